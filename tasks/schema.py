@@ -1,0 +1,112 @@
+"""The nouns that every room of the house shares: records, domains, benchmarks, batches."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+
+class FrozenConfig(BaseModel):
+    """Base of every configuration section: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One image on disk and what is known of it.
+
+    `person_id` is contiguous (0..num_persons-1) in a training list and the data set's own number
+    in validation and test lists. `parts` holds the K part descriptions (head, upper, lower, foot),
+    `caption` the description of the whole person; both are empty where a data set has none.
+    """
+
+    image_path: str
+    person_id: int
+    camera_id: int
+    caption: str = ""
+    parts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """What one retrieval evaluation needs: each query is ranked against the whole gallery."""
+
+    query: tuple[Record, ...]
+    gallery: tuple[Record, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RawDomain:
+    """A data set as its reader found it: ids are the data set's own, nothing is held out yet.
+
+    `description_file` is where the part descriptions of its images are, or None.
+    """
+
+    name: str
+    train: tuple[Record, ...]
+    test: Split
+    description_file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """One data set in the lifelong order; train, validation and test people are disjoint."""
+
+    name: str
+    train: tuple[Record, ...]
+    validation: Split
+    test: Split
+
+    @property
+    def num_persons(self) -> int:
+        """Number of training identities (person_id runs from 0 to num_persons - 1)."""
+        return 1 + max((record.person_id for record in self.train), default=-1)
+
+    def without(self, bad_indices: Collection[int]) -> Domain:
+        """The domain without the training records at `bad_indices`, ids made contiguous again."""
+        if not bad_indices:
+            return self
+        bad = set(bad_indices)
+        kept = [record for index, record in enumerate(self.train) if index not in bad]
+        ids = {old: new for new, old in enumerate(sorted({record.person_id for record in kept}))}
+        train = tuple(replace(record, person_id=ids[record.person_id]) for record in kept)
+        return replace(self, train=train)
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """Domains in lifelong order, those never trained on, and the lock that pins the protocol."""
+
+    name: str
+    seen: tuple[Domain, ...]
+    unseen: tuple[Domain, ...]
+    lock: Mapping[str, Any]
+
+    @property
+    def domains(self) -> tuple[Domain, ...]:
+        """Seen domains, then unseen ones: the columns of every result matrix."""
+        return self.seen + self.unseen
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One worker's share of a training batch.
+
+    Attributes:
+        indices: [B] long, positions in the domain's training list.
+        person_ids: [B] long, contiguous inside the domain.
+        camera_ids: [B] long.
+        views: augmented, normalised images [B, 3, H, W] by view name ("weak", "strong", "test");
+            empty for a stage that trains on cached features.
+    """
+
+    indices: Tensor
+    person_ids: Tensor
+    camera_ids: Tensor
+    views: Mapping[str, Tensor]
