@@ -63,6 +63,12 @@ class OptimizerConfig(FrozenConfig):
     )
 
 
+class LearnerConfig(FrozenConfig):
+    """Base of every learner's `Config`; `name` is the file in models/learners."""
+
+    name: str = Field(description="the learner: a file in models/learners")
+
+
 @dataclass(frozen=True)
 class Stage:
     """A phase inside a domain.
@@ -149,7 +155,7 @@ class LearnerState:
 
 
 class Learner(nn.Module, ABC):
-    """A method. Its file in models/learners holds one `Config` and one final subclass.
+    """A method. Its file in models/learners holds one `Config` and one final subclass, `Method`.
 
     The loop calls, for each domain: `begin_domain`, then for each of `stages()` its epochs of
     `forward` steps and `end_stage`, then `end_domain`. A resumed run restores the state saved at

@@ -1,0 +1,301 @@
+"""RunConfig: preset + dotted overrides -> one frozen, validated object.
+
+OmegaConf loads the YAML files, merges them and applies overrides; pydantic is the schema. Every
+way into a run (command line, search space, ablation row) goes through `load_config`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import json
+import os
+import pkgutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, field_validator
+
+import models.learners
+from models.backbones.clip import BackboneConfig
+from models.learner import LearnerConfig
+from runner.decoding import DataConfig
+from runner.tracking import TrackingConfig
+from tasks.benchmarks import BenchmarkConfig
+from tasks.schema import FrozenConfig
+
+PRESETS = Path(__file__).parent / "presets"
+
+
+class ConfigError(ValueError):
+    """The configuration is wrong; the message says which field, what came and what would do."""
+
+
+class RunNameConfig(FrozenConfig):
+    """What the run is called."""
+
+    name: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9._-]+$",
+        description="folder under storage.root; default <preset>-<learner>-seed<seed>-<hash>",
+    )
+
+
+class StorageConfig(FrozenConfig):
+    """Where runs are kept."""
+
+    root: str = Field(
+        "runs",
+        description="folder of all runs; relative to $LIFELONG_REID_HOME or the current folder",
+    )
+
+
+class CheckpointConfig(FrozenConfig):
+    """When and how much of a run is kept."""
+
+    every_epochs: int = Field(1, ge=1, description="epochs between checkpoints inside a stage")
+    keep: int = Field(2, ge=1, description="newest checkpoints kept to resume from")
+    keep_domains: bool = Field(True, description="keep the learner as it was after each domain")
+
+
+class ClusterConfig(FrozenConfig):
+    """Where a run computes; no field here changes its result beyond floating-point order."""
+
+    num_workers: int = Field(1, ge=0, description="Ray Train workers; 0 = in this process, no Ray")
+    use_gpu: bool = Field(False, description="one GPU a worker, nccl and bf16 autocast")
+    cpus_per_worker: float | None = Field(
+        None, gt=0, description="Ray CPUs reserved by a worker; default: a fair share, at most 1"
+    )
+    threads_per_worker: int = Field(1, ge=1, description="torch threads of a worker")
+    address: str | None = Field(
+        None, description="Ray cluster to join; default $RAY_ADDRESS, else a local one"
+    )
+    object_store_gb: float = Field(
+        0.5, gt=0.1, description="object store of a local cluster, GB (a joined one has its own)"
+    )
+    max_failures: int = Field(3, ge=0, description="times the workers are restarted after a crash")
+
+
+class RunConfig(FrozenConfig):
+    """Everything that defines one run."""
+
+    seed: int = Field(0, ge=0, description="every random draw of the run derives from it")
+    preset: str = Field("custom", description="name of the preset the configuration began with")
+    run: RunNameConfig = Field(default_factory=lambda: RunNameConfig(name=None))
+    storage: StorageConfig = Field(default_factory=lambda: StorageConfig(root="runs"))
+    tracking: TrackingConfig = Field(default_factory=TrackingConfig)
+    benchmark: BenchmarkConfig = Field(default_factory=BenchmarkConfig)
+    backbone: BackboneConfig = Field(default_factory=BackboneConfig)
+    data: DataConfig = Field(default_factory=DataConfig)
+    learner: SerializeAsAny[LearnerConfig]
+    checkpoints: CheckpointConfig = Field(default_factory=lambda: CheckpointConfig.model_construct())
+    cluster: ClusterConfig = Field(default_factory=lambda: ClusterConfig.model_construct())
+
+    @field_validator("learner", mode="before")
+    @classmethod
+    def _config_of_learner(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        return learner_module(str(value.get("name"))).Config.model_validate(dict(value))
+
+    @property
+    def global_batch(self) -> int:
+        """Images of one training batch over all workers."""
+        return self.data.persons_per_batch * self.data.images_per_person
+
+    @property
+    def hash(self) -> str:
+        """Eight hex digits over everything that may change the result."""
+        left_out = {"run", "storage", "tracking", "cluster", "checkpoints", "preset"}
+        kept = self.model_dump(mode="json", exclude=left_out)
+        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:8]
+
+    @property
+    def run_name(self) -> str:
+        """`run.name`, or a name the same command finds again."""
+        return self.run.name or f"{self.preset}-{self.learner.name}-seed{self.seed}-{self.hash}"
+
+
+def learner_names() -> list[str]:
+    """Every module under models/learners: the name is the file."""
+    return sorted(module.name for module in pkgutil.iter_modules(models.learners.__path__))
+
+
+def learner_module(name: str) -> Any:
+    """The module of a learner; it holds `Config` and `Method`.
+
+    Raises:
+        ConfigError: there is no such learner.
+    """
+    if name not in learner_names():
+        raise ConfigError(
+            f"learner.name: expected one of {', '.join(learner_names())}; got {name!r}"
+            + _nearest(name, learner_names())
+        )
+    return importlib.import_module(f"models.learners.{name}")
+
+
+def preset_names() -> list[str]:
+    """The presets that ship with the project (those beginning with `_` are only shared parts)."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml") if not path.stem.startswith("_"))
+
+
+def load_config(preset: str = "demo", overrides: Sequence[str] = ()) -> RunConfig:
+    """Reads a preset (a name, or a YAML file) and applies `key=value` overrides to it.
+
+    Raises:
+        ConfigError: with the full path of the field, what came, and the nearest valid name.
+    """
+    merged = OmegaConf.merge({"preset": Path(preset).stem}, _read_preset(preset))
+    for override in overrides:
+        key, separator, _ = override.partition("=")
+        if not separator or not key:
+            raise ConfigError(f"override {override!r}: expected key=value, like seed=1")
+        try:
+            merged = OmegaConf.merge(merged, OmegaConf.from_dotlist([override]))
+        except (OmegaConfBaseException, ValueError) as error:
+            raise ConfigError(f"override {override!r}: {error}") from error
+    return validate(_container(merged))
+
+
+def validate(values: Mapping[str, Any]) -> RunConfig:
+    """A RunConfig from nested plain values.
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
+    try:
+        config = RunConfig.model_validate(dict(values))
+    except ValidationError as error:
+        raise ConfigError(_explain(error, values)) from error
+    _check_batch(config)
+    return config
+
+
+def flatten(config: BaseModel) -> dict[str, Any]:
+    """Dotted path -> plain value, for logs and comparisons."""
+    return dict(_flat(config.model_dump(mode="json"), ""))
+
+
+def to_yaml(config: RunConfig) -> str:
+    """The whole configuration as YAML that `--preset FILE` reads back."""
+    return OmegaConf.to_yaml(OmegaConf.create(config.model_dump(mode="json")))
+
+
+def base_folder() -> Path:
+    """What relative paths in a configuration are relative to.
+
+    $LIFELONG_REID_HOME, or the current folder; in a job of `ray job submit`, whose folder is
+    temporary, ~/lifelong-reid.
+    """
+    if home := os.environ.get("LIFELONG_REID_HOME"):
+        return Path(home).expanduser().resolve()
+    here = Path.cwd()
+    return Path.home() / "lifelong-reid" if "working_dir_files" in here.parts else here
+
+
+def _check_batch(config: RunConfig) -> None:
+    workers = max(1, config.cluster.num_workers)
+    if config.global_batch % workers:
+        raise ConfigError(
+            f"cluster.num_workers: the batch of data.persons_per_batch x data.images_per_person = "
+            f"{config.global_batch} images cannot be split over {workers} workers; "
+            "choose a number that divides it"
+        )
+
+
+def _read_preset(preset: str) -> DictConfig:
+    path = PRESETS / f"{preset}.yaml"
+    if not path.is_file():
+        path = Path(preset)
+    if not path.is_file():
+        raise ConfigError(
+            f"--preset: expected a file or one of {', '.join(preset_names())}; got {preset!r}"
+            + _nearest(preset, preset_names())
+        )
+    loaded = OmegaConf.load(path)
+    if isinstance(loaded, ListConfig):
+        raise ConfigError(f"{path}: expected a mapping of configuration keys, got a list")
+    bases = [_read_preset(base) for base in loaded.pop("base", [])]
+    merged = OmegaConf.merge(*bases, loaded)
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def _container(node: Any) -> dict[str, Any]:
+    container = OmegaConf.to_container(node, resolve=True)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+def _flat(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from _flat(inner, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, value
+
+
+def _explain(error: ValidationError, values: Mapping[str, Any]) -> str:
+    lines: list[str] = []
+    for item in error.errors():
+        path = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            lines.append(f"{path}: unknown key" + _nearest_key(path, values))
+        else:
+            lines.append(f"{path or 'configuration'}: {item['msg']} (got {item['input']!r})")
+    return "\n".join(lines)
+
+
+def _nearest_key(path: str, values: Mapping[str, Any]) -> str:
+    learner = values.get("learner")
+    name = str(learner.get("name")) if isinstance(learner, Mapping) else ""
+    known = list(schema_keys(name if name in learner_names() else None))
+    leaf = path.rpartition(".")[2]
+    same_leaf = [key for key in known if key.rpartition(".")[2] == leaf]
+    if same_leaf:
+        return f"; did you mean {same_leaf[0]}?"
+    return _nearest(path, known)
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {matches[0]}?" if matches else ""
+
+
+def schema_keys(learner: str | None = None) -> Iterator[str]:
+    """Dotted path of every field, the learner's own included when its name is given."""
+    for path, _, _ in schema_fields(learner):
+        yield path
+
+
+def schema_fields(learner: str | None = None) -> Iterator[tuple[str, type[BaseModel], str]]:
+    """(dotted path, the section's class, the field's name) of every leaf of the schema."""
+    for name, field in RunConfig.model_fields.items():
+        if name == "learner":
+            if learner:
+                yield from _leaves(learner_module(learner).Config, "learner")
+        elif section := _section(field.annotation):
+            yield from _leaves(section, name)
+        else:
+            yield name, RunConfig, name
+
+
+def _leaves(section: type[BaseModel], path: str) -> Iterator[tuple[str, type[BaseModel], str]]:
+    for name, field in section.model_fields.items():
+        inner = _section(field.annotation)
+        if inner:
+            yield from _leaves(inner, f"{path}.{name}")
+        else:
+            yield f"{path}.{name}", section, name
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    for candidate in (annotation, *get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None

@@ -1,0 +1,111 @@
+"""Optimisers and learning-rate schedules, built from a stage's configuration.
+
+The learning rate is a pure function of the iteration and is set before every update, so a resumed
+stage needs no scheduler state.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
+import torch
+from torch import nn
+
+from models.learner import OptimizerConfig, ScheduleConfig
+
+
+def set_trainable(module: nn.Module, patterns: Iterable[str]) -> list[str]:
+    """Lets exactly the parameters that match `patterns` (fnmatch on their path) train.
+
+    Returns:
+        The matching paths, in the module's order.
+
+    Raises:
+        ValueError: a pattern matches no parameter.
+    """
+    patterns = tuple(patterns)
+    paths = [path for path, _ in module.named_parameters()]
+    for pattern in patterns:
+        if not any(fnmatchcase(path, pattern) for path in paths):
+            raise ValueError(
+                f"trainable pattern {pattern!r} matches no parameter; there are {paths[:5]} ..."
+            )
+    trainable = []
+    for path, parameter in module.named_parameters():
+        parameter.requires_grad_(any(fnmatchcase(path, pattern) for pattern in patterns))
+        parameter.grad = None
+        if parameter.requires_grad:
+            trainable.append(path)
+    return trainable
+
+
+def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """An optimiser over the parameters that train now, one group per (lr factor, decay).
+
+    Each group carries its `lr_factor`; `set_learning_rate` multiplies by it.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for path, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            key = (_lr_factor(path, config), _decay(path, config))
+            groups.setdefault(key, []).append(parameter)
+    arguments = [
+        {"params": parameters, "lr": config.lr * factor, "weight_decay": decay, "lr_factor": factor}
+        for (factor, decay), parameters in groups.items()
+    ]
+    match config.name:
+        case "adam":
+            return torch.optim.Adam(arguments, lr=config.lr)
+        case "adamw":
+            return torch.optim.AdamW(arguments, lr=config.lr)
+        case "sgd":
+            return torch.optim.SGD(arguments, lr=config.lr, momentum=config.momentum)
+
+
+def _lr_factor(path: str, config: OptimizerConfig) -> float:
+    factor = config.bias_lr_factor if path.endswith("bias") else 1.0
+    for pattern, multiple in config.lr_factors.items():
+        if fnmatchcase(path, pattern):
+            factor *= multiple
+    return factor
+
+
+def _decay(path: str, config: OptimizerConfig) -> float:
+    exempt = any(fnmatchcase(path, pattern) for pattern in config.no_decay)
+    return 0.0 if exempt else config.weight_decay
+
+
+def learning_rate_factor(
+    schedule: ScheduleConfig, iteration: int, iterations_per_epoch: int, total_iterations: int
+) -> float:
+    """Share of the base learning rate at `iteration` (0-based) of a stage.
+
+    A linear warm-up from `warmup_factor` to 1, multiplied by the schedule's shape; cosine runs
+    from the end of the warm-up to the end of the stage.
+    """
+    warmup = schedule.warmup_iterations or schedule.warmup_epochs * iterations_per_epoch
+    factor = 1.0
+    if iteration < warmup:
+        start = schedule.warmup_factor
+        factor = start + (1.0 - start) * iteration / warmup
+    match schedule.kind:
+        case "constant":
+            return factor
+        case "multistep":
+            milestones = list(schedule.milestone_iterations) or [
+                epoch * iterations_per_epoch for epoch in schedule.milestone_epochs
+            ]
+            return factor * schedule.gamma ** bisect_right(sorted(milestones), iteration)
+        case "cosine":
+            progress = max(0.0, iteration - warmup) / max(1.0, total_iterations - warmup)
+            shape = 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+            return factor * (schedule.final_factor + (1.0 - schedule.final_factor) * shape)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Sets every group's learning rate to `learning_rate` times the group's factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate * group["lr_factor"]

@@ -1,0 +1,154 @@
+"""A run's folder: who owns it, what it holds, and whether it is finished."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from runner.config import RunConfig, base_folder, flatten, load_config, to_yaml
+
+
+class RunStorage:
+    """Paths of one run under `storage.root`; see docs/storage.md for what the files hold."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config_file = folder / "config.yaml"
+        self.lock_file = folder / "protocol.lock.json"
+        self.events_file = folder / "events.jsonl"
+        self.quarantine_file = folder / "quarantine.jsonl"
+        self.results_file = folder / "results.json"
+        self.attempt_file = folder / "attempt.json"
+        self.checkpoints = folder / "checkpoints"
+        self._owner: IO[str] | None = None
+
+    @staticmethod
+    def of(config: RunConfig) -> RunStorage:
+        """The folder that this configuration's run has or will have."""
+        root = base_folder() / Path(config.storage.root).expanduser()
+        return RunStorage(root / config.run_name)
+
+    def open(self, config: RunConfig, *, fresh: bool) -> int:
+        """Makes this process the run's owner and returns the number of this start (from 1).
+
+        Args:
+            config: the run's configuration.
+            fresh: drop what an earlier start left.
+
+        Raises:
+            PermissionError: the folder cannot be written.
+            RuntimeError: another process is running the same run.
+            ValueError: the folder holds a run of another configuration.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._owner = (self.folder / ".owner").open("a")
+        except OSError as error:
+            raise PermissionError(
+                f"storage.root: cannot write to {self.folder} ({error.strerror}); "
+                "set storage.root to a folder you may write to"
+            ) from error
+        try:
+            fcntl.flock(self._owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RuntimeError(
+                f"{self.folder} is being written by another process; "
+                "wait for it, stop it, or choose another run.name"
+            ) from error
+        if fresh:
+            self._empty()
+        self._check_same(config)
+        write_atomically(self.config_file, to_yaml(config))
+        attempt = self._attempt() + 1
+        write_atomically(self.attempt_file, json.dumps({"attempt": attempt}))
+        return attempt
+
+    def close(self) -> None:
+        """Lets another process own the run."""
+        if self._owner is not None:
+            self._owner.close()
+            self._owner = None
+
+    def results(self) -> dict[str, Any] | None:
+        """results.json if the run is finished, else None."""
+        return json.loads(self.results_file.read_text()) if self.results_file.exists() else None
+
+    def write_results(self, results: Mapping[str, Any]) -> None:
+        """results.json, whole or not at all."""
+        write_atomically(self.results_file, json.dumps(results, indent=1))
+
+    def write_lock(self, lock: Mapping[str, Any]) -> None:
+        """protocol.lock.json.
+
+        Raises:
+            ValueError: the run began under another protocol (the data changed under it).
+        """
+        text = json.dumps(lock, indent=1, sort_keys=True)
+        if self.lock_file.exists() and self.lock_file.read_text() != text:
+            raise ValueError(
+                f"the data no longer match {self.lock_file}, under which this run began; "
+                "restore the data, or start over with --fresh"
+            )
+        write_atomically(self.lock_file, text)
+
+    def _attempt(self) -> int:
+        if not self.attempt_file.exists():
+            return 0
+        return json.loads(self.attempt_file.read_text())["attempt"]
+
+    def _empty(self) -> None:
+        for path in self.folder.iterdir():
+            if path.name == ".owner":
+                continue
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def _check_same(self, config: RunConfig) -> None:
+        if not self.config_file.exists():
+            return
+        before = load_config(str(self.config_file))
+        if before.hash == config.hash:
+            return
+        old, new = flatten(before), flatten(config)
+        differing = [
+            f"{key}: {old.get(key)!r} there, {new.get(key)!r} here"
+            for key in sorted(old.keys() | new.keys())
+            if old.get(key) != new.get(key) and not key.startswith(("run.", "preset"))
+        ]
+        raise ValueError(
+            f"{self.folder} holds a run of another configuration ({'; '.join(differing[:5])}); "
+            "choose another run.name, or start over with --fresh"
+        )
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes the file beside its place and renames it, so readers see the old or the new text."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def git_revision() -> str | None:
+    """The commit of the code that runs, with `+` when the tree has changes; None outside git."""
+    root = Path(__file__).parent
+    try:
+        revision = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        dirty = subprocess.run(
+            ["git", "-C", str(root), "status", "--porcelain", "--untracked-files=no"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return revision + ("+" if dirty else "")
