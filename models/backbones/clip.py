@@ -1,0 +1,282 @@
+"""CLIP on open_clip's own classes, in the form person re-identification needs.
+
+Differs from `open_clip.CLIP` in its face, not in its arithmetic: rectangular images, patch tokens
+and the class token before projection beside the joint embedding, and a text tower that starts from
+token *embeddings*, so that learned prompt vectors can stand among words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from models.backbones.clip_weights import TINY, create_clip
+from tasks.schema import FrozenConfig
+
+# Imported where it is used: open_clip takes seconds to import (timm, transformers), and reading a
+# configuration should not.
+if TYPE_CHECKING:
+    import open_clip
+    from open_clip.transformer import Transformer, VisionTransformer
+
+
+class BackboneConfig(FrozenConfig):
+    """Which CLIP, with which weights, on images of which size."""
+
+    name: str = Field(
+        TINY, description="tiny-clip, or an open_clip ViT: ViT-B-16, ViT-B-16-quickgelu, ..."
+    )
+    weights: str = Field(
+        "warm",
+        description="warm (tiny-clip's own file), random, a local file, or an open_clip tag "
+        "(openai, laion2b_s34b_b88k, ...), which may download",
+    )
+    image_height: int = Field(64, ge=8, description="input height in pixels, a multiple of a patch")
+    image_width: int = Field(32, ge=8, description="input width in pixels, a multiple of a patch")
+    context_length: int | None = Field(
+        None,
+        ge=3,
+        description="longest text in tokens, start and end included; none: the architecture's own",
+    )
+
+    @model_validator(mode="after")
+    def _warm_is_tiny(self) -> BackboneConfig:
+        if self.weights == "warm" and self.name != TINY:
+            raise ValueError(
+                f"backbone.weights=warm is {TINY}'s file, but backbone.name={self.name}: set "
+                "backbone.weights to an open_clip tag (openai, ...), a local file, or random"
+            )
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFeatures:
+    """What the image tower says of B images; nothing is normalised.
+
+    Attributes:
+        class_token: [B, W] after the final layer norm, before projection (W: tower width).
+        projected: [B, D] class token in the joint embedding space.
+        patches: [B, L, D] patch tokens in the joint space, row by row from the top left.
+    """
+
+    class_token: Tensor
+    projected: Tensor
+    patches: Tensor
+
+
+class ImageEncoder(nn.Module):
+    """open_clip's VisionTransformer for images of one, possibly rectangular, size.
+
+    It stands alone: a frozen teacher is `copy.deepcopy(encoder)`.
+    """
+
+    def __init__(self, visual: VisionTransformer, image_size: tuple[int, int]) -> None:
+        """Takes the tower over and resizes its positional embedding to `image_size` (H, W).
+
+        Raises:
+            ValueError: a side of the image is no multiple of the patch size.
+        """
+        super().__init__()
+        self.visual = visual
+        self.image_size = image_size
+        self.grid_size = _patch_grid(image_size, cast(tuple[int, int], visual.patch_size))
+        positions = resize_positions(
+            visual.positional_embedding.detach(), visual.grid_size, self.grid_size
+        )
+        visual.positional_embedding = nn.Parameter(positions.clone())
+        visual.image_size, visual.grid_size = image_size, self.grid_size
+
+    @property
+    def width(self) -> int:
+        """W, the size of a token before projection."""
+        return self.visual.conv1.out_channels
+
+    @property
+    def embed_dim(self) -> int:
+        """D, the size of the joint embedding."""
+        return self.visual.output_dim
+
+    def forward(self, images: Tensor) -> ImageFeatures:
+        """Normalised images [B, 3, H, W] -> their features.
+
+        Raises:
+            ValueError: the images do not have the size this encoder was built for.
+        """
+        if images.shape[1:] != (3, *self.image_size):
+            raise ValueError(
+                f"expected images [B, 3, {self.image_size[0]}, {self.image_size[1]}]; came "
+                f"{list(images.shape)}: set backbone.image_height and backbone.image_width"
+            )
+        visual = self.visual
+        patches = visual.conv1(images).flatten(2).transpose(1, 2)
+        class_token = visual.class_embedding.to(patches.dtype).expand(len(images), 1, -1)
+        tokens = torch.cat([class_token, patches], dim=1)
+        tokens = visual.ln_pre(tokens + visual.positional_embedding.to(tokens.dtype))
+        tokens = visual.ln_post(visual.transformer(tokens))
+        projected = tokens @ visual.proj
+        return ImageFeatures(tokens[:, 0], projected[:, 0], projected[:, 1:])
+
+
+class TextEncoder(nn.Module):
+    """CLIP's causal text tower, entered at the token embeddings."""
+
+    causal_mask: Tensor
+
+    def __init__(self, clip: open_clip.CLIP) -> None:
+        super().__init__()
+        self.token_embedding = cast(nn.Embedding, clip.token_embedding)
+        self.positional_embedding = cast(nn.Parameter, clip.positional_embedding)
+        self.transformer = cast("Transformer", clip.transformer)
+        self.ln_final = cast(nn.LayerNorm, clip.ln_final)
+        self.text_projection = cast(nn.Parameter, clip.text_projection)
+        self.logit_scale = clip.logit_scale
+        self.register_buffer("causal_mask", cast(Tensor, clip.attn_mask), persistent=False)
+
+    def forward(self, embeddings: Tensor, end_positions: Tensor) -> Tensor:
+        """Token embeddings [N, L, W] and end-of-text positions [N] -> text features [N, D].
+
+        Positions are added here, so that prompt vectors set among the words take theirs. Not
+        normalised. What stands after the end of a text has no influence on it: the tower is causal.
+
+        Raises:
+            ValueError: L is longer than the tower has positions.
+        """
+        length, limit = embeddings.shape[1], len(self.positional_embedding)
+        if length > limit:
+            raise ValueError(
+                f"expected texts of at most {limit} tokens; came {length}: shorten the texts or "
+                "the prompts in front of them (tokenize takes max_tokens)"
+            )
+        tokens = embeddings + self.positional_embedding[:length].to(embeddings.dtype)
+        tokens = self.transformer(tokens, attn_mask=self.causal_mask[:length, :length])
+        rows = torch.arange(len(tokens), device=tokens.device)
+        return self.ln_final(tokens[rows, end_positions]) @ self.text_projection
+
+
+class ClipBackbone(nn.Module):
+    """Image and text tower with a joint embedding space; state keys begin "image." or "text.".
+
+    As built, the text tower takes no gradient of its own (gradients still flow through it to
+    prompt vectors): it never trains, and a checkpoint may leave "text." out.
+    """
+
+    def __init__(self, image: ImageEncoder, text: TextEncoder, context_length: int | None) -> None:
+        super().__init__()
+        self.image = image
+        self.text = text.requires_grad_(False)
+        num_positions = len(text.positional_embedding)
+        self.context_length = min(context_length or num_positions, num_positions)
+
+    @property
+    def width(self) -> int:
+        """Size of the image tower's tokens before projection."""
+        return self.image.width
+
+    @property
+    def embed_dim(self) -> int:
+        """D, the size of the joint embedding."""
+        return self.image.embed_dim
+
+    @property
+    def text_width(self) -> int:
+        """Size of a token embedding: what a learned prompt vector must have."""
+        return self.text.token_embedding.embedding_dim
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """Scalar factor of cosine similarities as pretrained (exponentiated; 100 in OpenAI's)."""
+        return self.text.logit_scale.exp()
+
+    def encode_image(self, images: Tensor) -> ImageFeatures:
+        """Normalised images [B, 3, H, W] -> class token, joint embedding and patch tokens."""
+        return self.image(images)
+
+    def tokenize(self, texts: Sequence[str], max_tokens: int | None = None) -> Tensor:
+        """Texts -> CLIP BPE tokens [N, L] long on the CPU, L being the longest text's length.
+
+        Each row is start-of-text, the words, end-of-text, then zeros. A text longer than
+        `max_tokens` (or than `context_length`, if that is less) is cut and keeps its end-of-text.
+        """
+        import open_clip
+
+        limit = min(max_tokens or self.context_length, self.context_length)
+        tokens = open_clip.tokenize(list(texts), context_length=limit)
+        longest = int(self.end_positions(tokens).max()) + 1 if len(tokens) else 2
+        return tokens[:, :longest].contiguous()
+
+    @staticmethod
+    def end_positions(tokens: Tensor) -> Tensor:
+        """Tokens [N, L] -> position of each end-of-text [N]; it is the highest token number."""
+        return tokens.argmax(dim=-1)
+
+    def embed_tokens(self, tokens: Tensor) -> Tensor:
+        """Tokens [N, L] -> token embeddings [N, L, text_width], without positions."""
+        return self.text.token_embedding(tokens)
+
+    def encode_text(self, embeddings: Tensor, end_positions: Tensor) -> Tensor:
+        """Token embeddings [N, L, text_width], end positions [N] -> [N, D], not normalised."""
+        return self.text(embeddings, end_positions)
+
+    @torch.no_grad()
+    def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
+        """Texts -> text features [N, D], not normalised and without gradient.
+
+        Distinct strings are encoded once, in batches of like length.
+        """
+        device = self.text.positional_embedding.device
+        distinct = list(dict.fromkeys(texts))
+        rows = {text: row for row, text in enumerate(distinct)}
+        tokens = self.tokenize(distinct)
+        ends = self.end_positions(tokens)
+        features = torch.empty(len(distinct), self.embed_dim, device=device)
+        for chunk in ends.argsort(stable=True).split(batch_size):
+            length = int(ends[chunk[-1]]) + 1 if len(chunk) else 0
+            part = tokens[chunk, :length].to(device)
+            encoded = self.encode_text(self.embed_tokens(part), ends[chunk].to(device))
+            features[chunk.to(device)] = encoded.to(features.dtype)
+        return features[torch.tensor([rows[text] for text in texts], dtype=torch.long)]
+
+
+def build(config: BackboneConfig, seed: int) -> ClipBackbone:
+    """The backbone that `config` describes; `seed` decides the random weights, if any.
+
+    Raises:
+        ValueError: an architecture, tag, file or image size that does not fit; says which and why.
+        FileNotFoundError: the weights file is missing.
+        RuntimeError: the weights of a tag could not be downloaded.
+    """
+    clip = create_clip(config.name, config.weights, seed)
+    image_size = (config.image_height, config.image_width)
+    image = ImageEncoder(cast("VisionTransformer", clip.visual), image_size)
+    return ClipBackbone(image, TextEncoder(clip), config.context_length)
+
+
+def resize_positions(
+    positions: Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int]
+) -> Tensor:
+    """Positional embedding [1 + h*w, W] of one patch grid -> [1 + h'*w', W] of another.
+
+    The class token's row stays; the grid is interpolated bicubically with antialiasing, as
+    open_clip does for square inputs (CLIP-ReID: bilinear).
+    """
+    if old_grid == new_grid:
+        return positions
+    grid = positions[1:].unflatten(0, old_grid).permute(2, 0, 1)[None]
+    grid = nn.functional.interpolate(grid, new_grid, mode="bicubic", antialias=True)
+    return torch.cat([positions[:1], grid[0].flatten(1).T])
+
+
+def _patch_grid(image_size: tuple[int, int], patch_size: tuple[int, int]) -> tuple[int, int]:
+    height, width = image_size
+    patch_height, patch_width = patch_size
+    if height % patch_height or width % patch_width:
+        raise ValueError(
+            f"expected an image size in multiples of the {patch_height}x{patch_width} patch; came "
+            f"{height}x{width}: set backbone.image_height and backbone.image_width"
+        )
+    return height // patch_height, width // patch_width

@@ -1,0 +1,222 @@
+"""Where a CLIP's architecture and weights come from: tiny-clip's own file, open_clip, or a file."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+# Imported where it is used: open_clip takes seconds to import (timm, transformers), and reading a
+# configuration should not.
+if TYPE_CHECKING:
+    import open_clip
+
+TINY = "tiny-clip"
+WARM_FILE = Path(__file__).parent / "warm" / "tiny_clip.safetensors"
+WARM_COMMAND = "python -m runner.warm_start"
+TOKEN_TABLE_KEY = "token_embedding.weight"
+
+_TINY_ARCHITECTURE: dict[str, Any] = {
+    "embed_dim": 96,
+    "vision_cfg": {
+        "image_size": (64, 32),
+        "patch_size": 8,
+        "width": 96,
+        "layers": 4,
+        "head_width": 24,
+        "mlp_ratio": 2.0,
+    },
+    "text_cfg": {
+        "context_length": 64,
+        "vocab_size": 49408,
+        "width": 96,
+        "heads": 4,
+        "layers": 2,
+        "mlp_ratio": 2.0,
+    },
+}
+# What a plain CLIP ViT is described by: an architecture with any other key (timm or ResNet image
+# towers, attention pooling, other tokenizers, bidirectional text) does not have this file's form.
+_VISION_KEYS = {
+    "image_size", "layers", "width", "head_width", "patch_size", "mlp_ratio", "ls_init_value",
+}  # fmt: skip
+_TEXT_KEYS = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"}
+_FILE_SUFFIXES = {".safetensors", ".pt", ".pth", ".bin"}
+
+
+def create_clip(name: str, weights: str, seed: int) -> open_clip.CLIP:
+    """open_clip's CLIP of the architecture `name`, of its own image size, with `weights`.
+
+    `weights` is "warm", "random" (drawn from `seed`), the path of a local file, or an open_clip
+    tag. Only a tag may use the network.
+
+    Raises:
+        ValueError: an architecture, tag or file that does not fit; says which and why.
+        FileNotFoundError: the weights file is missing.
+        RuntimeError: the weights of a tag could not be downloaded.
+    """
+    architecture = _architecture(name)
+    quick_gelu = bool(architecture.get("quick_gelu"))
+    path = WARM_FILE if weights == "warm" else Path(weights)
+    is_file = path.suffix in _FILE_SUFFIXES or len(path.parts) > 1
+    if weights != "random" and not is_file:
+        return _pretrained(name, weights, quick_gelu)
+    clip = _initialised(architecture, seed)
+    token_table = clip.state_dict()[TOKEN_TABLE_KEY]
+    if name == TINY:
+        token_table.copy_(frozen_token_table())
+    if weights == "warm":
+        _check_warm_file(path)
+    if is_file:
+        if not path.is_file():
+            raise FileNotFoundError(f"backbone.weights: no file at {path.absolute()}")
+        if _is_torchscript(path) and not quick_gelu:
+            raise ValueError(_activation_problem(f"{path}: OpenAI's archives", name, True))
+        state = _read_state(path)
+        if name == TINY:
+            state[TOKEN_TABLE_KEY] = token_table
+        _load(clip, state, f"{path} into {name}")
+    return clip
+
+
+def frozen_token_table() -> Tensor:
+    """tiny-clip's token embedding [49408, 96]: fixed random vectors, so that no file stores it.
+
+    Five times the usual spread of 0.02: with less, words drown in the positional embedding.
+    """
+    text = _TINY_ARCHITECTURE["text_cfg"]
+    generator = np.random.default_rng(20260319)
+    shape = (text["vocab_size"], text["width"])
+    return torch.from_numpy(0.1 * generator.standard_normal(shape, dtype=np.float32))
+
+
+def file_sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's content."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _architecture(name: str) -> dict[str, Any]:
+    if name == TINY:
+        return _TINY_ARCHITECTURE
+    import open_clip
+
+    known = open_clip.list_models()
+    if name not in known:
+        near = difflib.get_close_matches(name, [TINY, *known], n=3)
+        raise ValueError(
+            f"backbone.name: expected {TINY} or an open_clip architecture; came {name!r}"
+            + (f"; did you mean {' or '.join(near)}?" if near else "")
+        )
+    config = cast(dict[str, Any], open_clip.get_model_config(name))
+    odd = (config.keys() - {"embed_dim", "quick_gelu", "vision_cfg", "text_cfg"}) | (
+        (config["vision_cfg"].keys() - _VISION_KEYS) | (config["text_cfg"].keys() - _TEXT_KEYS)
+    )
+    if odd or not isinstance(config["vision_cfg"]["layers"], int):
+        raise ValueError(
+            f"backbone.name: expected a CLIP vision transformer such as ViT-B-16; {name} is of "
+            f"another kind ({', '.join(sorted(odd)) or 'ResNet image tower'})"
+        )
+    return config
+
+
+def _initialised(architecture: Mapping[str, Any], seed: int) -> open_clip.CLIP:
+    import open_clip
+
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return open_clip.CLIP(**architecture)
+
+
+def _pretrained(name: str, tag: str, quick_gelu: bool) -> open_clip.CLIP:
+    import open_clip
+
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if tag not in tags:
+        raise ValueError(
+            f"backbone.weights: expected random, a local file or one of {name}'s tags "
+            f"({', '.join(tags) or 'it has none'}); came {tag!r}"
+        )
+    trained_quick = bool(open_clip.get_pretrained_cfg(name, tag).get("quick_gelu"))
+    if trained_quick != quick_gelu:
+        raise ValueError(_activation_problem(f"the weights {tag}", name, trained_quick))
+    try:
+        return cast("open_clip.CLIP", open_clip.create_model(name, pretrained=tag))
+    except (RuntimeError, OSError) as error:
+        raise RuntimeError(
+            f"could not load {name} {tag} ({error}); without a network, download the file "
+            "elsewhere and set backbone.weights to its path"
+        ) from error
+
+
+def _activation_problem(what: str, name: str, trained_quick: bool) -> str:
+    stem = name.removesuffix("-quickgelu")
+    return (
+        f"{what} were trained {'with' if trained_quick else 'without'} QuickGELU, {name} is not "
+        f"of that kind: set backbone.name={stem + '-quickgelu' if trained_quick else stem}"
+    )
+
+
+def _check_warm_file(path: Path) -> None:
+    facts = path.with_suffix(".json")
+    for file in (path, facts):
+        if not file.is_file():
+            raise FileNotFoundError(f"{file} is missing; make it anew: {WARM_COMMAND}")
+    expected, came = json.loads(facts.read_text())["sha256"], file_sha256(path)
+    if came != expected:
+        raise ValueError(
+            f"{path}: expected sha256 {expected[:12]}..., came {came[:12]}...; restore the file or "
+            f"make it anew: {WARM_COMMAND}"
+        )
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    """Tensors by open_clip's names from safetensors, a state dict, or OpenAI's TorchScript."""
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        if _is_torchscript(path):
+            state = torch.jit.load(path, map_location="cpu").state_dict()
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(
+            f"backbone.weights: {path} is no readable weights file: {error}"
+        ) from error
+    state = state.get("state_dict", state)
+    facts = {"input_resolution", "context_length", "vocab_size", "attn_mask"}  # of an archive
+    return {key.removeprefix("module."): state[key] for key in state if key not in facts}
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(Path(name).name == "constants.pkl" for name in archive.namelist())
+
+
+def _load(clip: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
+    own = clip.state_dict()
+    problems = {
+        "lacking": sorted(own.keys() - state.keys()),
+        "unknown": sorted(state.keys() - own.keys()),
+        "of another shape": sorted(
+            key for key in own.keys() & state.keys() if own[key].shape != state[key].shape
+        ),
+    }
+    found = [f"{len(keys)} {kind} ({keys[0]}, ...)" for kind, keys in problems.items() if keys]
+    if found:
+        raise ValueError(
+            f"cannot load {what}: of {len(own)} tensors {'; '.join(found)}. Set backbone.name to "
+            "the architecture that the file was trained with"
+        )
+    clip.load_state_dict(state)
