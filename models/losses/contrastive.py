@@ -1,0 +1,166 @@
+"""Contrastive losses between two sets of embeddings, with any number of positives per anchor.
+
+Similarities are cosines (embeddings are normalised here). `positives` are boolean matrices made
+by `same_identity`, `same_caption` or `same_identity_or_caption`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from models.losses.similarity import cosine_matrix, masked_mean
+
+
+def same_identity(person_ids: Tensor) -> Tensor:
+    """[B] long -> [B, B] bool, true where two images show the same person (the diagonal too)."""
+    return person_ids[:, None] == person_ids[None, :]
+
+
+def same_caption(caption_ids: Tensor) -> Tensor:
+    """[B] or [B, K] long -> [B, B] or [B, B, K] bool, true where two captions are the same text.
+
+    Captions are compared part by part; the diagonal is always true.
+    """
+    return caption_ids[:, None] == caption_ids[None, :]
+
+
+def same_identity_or_caption(person_ids: Tensor, caption_ids: Tensor) -> Tensor:
+    """[B] and ([B] or [B, K]) long -> [B, B] or [B, B, K] bool, true where either is the same."""
+    captions = same_caption(caption_ids)
+    identities = same_identity(person_ids)
+    return captions | (identities if captions.ndim == 2 else identities[..., None])
+
+
+def supervised_contrastive(
+    anchors: Tensor, others: Tensor, positives: Tensor, temperature: float
+) -> Tensor:
+    """Mean over anchors of -mean_{p in positives} log softmax_m(cos(anchor, other_m) / tau)_p.
+
+    Args:
+        anchors: [B, D].
+        others: [M, D]; an anchor's own positives stay in the softmax.
+        positives: [B, M] bool.
+        temperature: tau > 0.
+
+    Returns:
+        Scalar. Anchors without positives are left out; 0 with a zero gradient if none has any.
+        0 too with a single candidate (M = 1).
+
+    Source: Khosla et al. 2020 with the mean outside the logarithm, as in CLIP-ReID's first stage
+    (which leaves the embeddings unnormalised and has tau = 1).
+    """
+    return _positive_log_loss(cosine_matrix(anchors, others) / temperature, positives)
+
+
+def supervised_contrastive_parts(
+    anchors: Tensor, others: Tensor, positives: Tensor, temperature: float
+) -> Tensor:
+    """`supervised_contrastive` for each of K parts at once.
+
+    Args:
+        anchors: [B, K, D].
+        others: [M, K, D].
+        positives: [B, M], the same for every part, or [B, M, K].
+        temperature: tau > 0.
+
+    Returns:
+        [K], one loss per part.
+    """
+    logits = _part_cosines(anchors, others) / temperature
+    return _positive_log_loss(logits, _parts_first(positives))
+
+
+def symmetric_contrastive(
+    image: Tensor, text: Tensor, positives: Tensor, temperature: float
+) -> Tensor:
+    """Half the sum of `supervised_contrastive` from image to text and from text to image.
+
+    Args:
+        image: [B, D].
+        text: [B, D].
+        positives: [B, B] bool, rows are images and columns texts; the identity matrix is InfoNCE.
+        temperature: tau > 0.
+
+    Returns:
+        Scalar; 0 with a zero gradient for B = 1 or without positives.
+
+    Source: CLIP; positives beyond the diagonal as in VLADR's local matching.
+    """
+    return _both_directions(cosine_matrix(image, text) / temperature, positives)
+
+
+def symmetric_contrastive_parts(
+    image: Tensor, text: Tensor, positives: Tensor, temperature: float
+) -> Tensor:
+    """`symmetric_contrastive` for each of K parts at once.
+
+    Args:
+        image: [B, K, D].
+        text: [B, K, D].
+        positives: [B, B], the same for every part, or [B, B, K].
+        temperature: tau > 0.
+
+    Returns:
+        [K], one loss per part.
+    """
+    return _both_directions(_part_cosines(image, text) / temperature, _parts_first(positives))
+
+
+def image_text_cross_entropy(
+    image: Tensor, text: Tensor, targets: Tensor, temperature: float
+) -> Tensor:
+    """Mean over images of -log softmax_c(cos(image, text_c) / tau) at the image's own text.
+
+    Args:
+        image: [B, D], B >= 1.
+        text: [C, D], one row per candidate identity: those of the batch (`batch_candidates`) or
+            all of the domain.
+        targets: [B] long, the row of `text` of each image.
+        temperature: tau > 0.
+
+    Returns:
+        Scalar; 0 with one candidate (C = 1).
+
+    Source: VLADR, L_global, and CLIP-ReID's image-to-text loss. The VLADR authors' code takes the
+    identities of the batch and tau = 1.
+    """
+    return functional.cross_entropy(cosine_matrix(image, text) / temperature, targets)
+
+
+def batch_candidates(person_ids: Tensor) -> tuple[Tensor, Tensor]:
+    """The distinct identities of a batch and where each image finds its own among them.
+
+    Args:
+        person_ids: [B] long.
+
+    Returns:
+        Identities [C] in ascending order, and targets [B] with identities[targets] == person_ids.
+    """
+    identities, targets = torch.unique(person_ids, return_inverse=True)
+    return identities, targets
+
+
+def _positive_log_loss(logits: Tensor, positives: Tensor) -> Tensor:
+    """[..., B, M] logits and positives -> [...]: mean over positives, then over anchors."""
+    log_probabilities = functional.log_softmax(logits, dim=-1)
+    num_positives = positives.sum(-1)
+    losses = -(log_probabilities * positives).sum(-1) / num_positives.clamp(min=1)
+    return masked_mean(losses, num_positives > 0)
+
+
+def _both_directions(logits: Tensor, positives: Tensor) -> Tensor:
+    to_text = _positive_log_loss(logits, positives)
+    to_image = _positive_log_loss(logits.transpose(-1, -2), positives.transpose(-1, -2))
+    return (to_text + to_image) / 2
+
+
+def _part_cosines(rows: Tensor, columns: Tensor) -> Tensor:
+    """[B, K, D] and [M, K, D] -> [K, B, M]."""
+    return cosine_matrix(rows.transpose(0, 1), columns.transpose(0, 1))
+
+
+def _parts_first(positives: Tensor) -> Tensor:
+    """[B, M] -> [1, B, M], or [B, M, K] -> [K, B, M]."""
+    return positives[None] if positives.ndim == 2 else positives.permute(2, 0, 1)

@@ -1,0 +1,52 @@
+import math
+
+import pytest
+import torch
+
+from models.heads.attribute_decoder import AttributeDecoder
+
+
+def build(seed=0):
+    return AttributeDecoder(3, 8, 6, 2, torch.Generator().manual_seed(seed))
+
+
+def test_equals_attention_written_out():
+    decoder, patches = build(), torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(1))
+    attention = decoder.cross_attention
+    project = attention.in_proj_weight.chunk(3)
+    out = decoder(patches)
+    for b in range(2):
+        queries, keys, values = (
+            x @ w.T for x, w in zip((decoder.queries, patches[b], patches[b]), project, strict=True)
+        )
+        heads = []
+        for h in (slice(0, 4), slice(4, 8)):
+            weights = (queries[:, h] @ keys[:, h].T / math.sqrt(4)).softmax(dim=1)
+            heads.append(weights @ values[:, h])
+        wanted = decoder.linear(attention.out_proj(torch.cat(heads, dim=1)))
+        wanted = wanted / wanted.norm(dim=1, keepdim=True)
+        assert torch.allclose(out[b], wanted, atol=1e-6)
+
+
+def test_every_parameter_learns_and_can_be_singled_out():
+    decoder = build()
+    decoder(torch.randn(2, 5, 8))[..., 0].sum().backward()
+    groups = {name.split(".")[0] for name, _ in decoder.named_parameters()}
+    assert groups == {"queries", "cross_attention", "linear"}
+    for name, parameter in decoder.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+
+
+def test_initial_values_depend_on_the_generator_alone():
+    torch.manual_seed(0)
+    first = build().state_dict()
+    torch.manual_seed(1)
+    second, other = build().state_dict(), build(seed=1).state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not torch.equal(first["queries"], other["queries"])
+
+
+def test_width_not_divisible_by_the_heads():
+    with pytest.raises(ValueError, match="divisible by the number of heads, came 8 and 3"):
+        AttributeDecoder(3, 8, 6, 3, torch.Generator())
