@@ -1,0 +1,152 @@
+"""The spool keeps what was reported, whatever happens to its writers."""
+
+import json
+import math
+import multiprocessing
+import pickle
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from runner.events import EventSpool, as_number, read_events
+
+
+def emit_many(path: Path, writer: int, num_events: int) -> None:
+    spool = EventSpool(path)
+    for number in range(num_events):
+        spool.emit("iteration", writer=writer, iteration=number, padding="x" * 500)
+
+
+def test_events_come_back_in_order(tmp_path):
+    spool = EventSpool(tmp_path / "events.jsonl")
+    spool.emit("run", name="a", seen=["x", "y"], params={"data.size": (1, 2)})
+    spool.emit("log", level="info", message="Zürich ok\nsecond line")
+    events, offset, num_malformed = read_events(spool.path)
+    assert [event["event"] for event in events] == ["run", "log"]
+    assert events[0]["params"] == {"data.size": [1, 2]}
+    assert events[1]["message"] == "Zürich ok\nsecond line"
+    assert events[0]["time"] <= events[1]["time"]
+    assert (offset, num_malformed) == (spool.path.stat().st_size, 0)
+    assert read_events(spool.path, offset) == ([], offset, 0)
+
+
+def test_reading_goes_on_from_the_offset(tmp_path):
+    spool = EventSpool(tmp_path / "events.jsonl")
+    spool.emit("log", message="first")
+    offset = read_events(spool.path).offset
+    spool.emit("log", message="second")
+    assert [event["message"] for event in read_events(spool.path, offset).events] == ["second"]
+
+
+def test_a_missing_file_is_empty(tmp_path):
+    assert read_events(tmp_path / "none.jsonl", 7) == ([], 7, 0)
+
+
+def test_a_limited_read_stops_at_a_line(tmp_path):
+    spool = EventSpool(tmp_path / "events.jsonl")
+    for number in range(100):
+        spool.emit("log", message=str(number))
+    seen, offset, reads = [], 0, 0
+    while (part := read_events(spool.path, offset, max_bytes=500)).events:
+        seen += [int(event["message"]) for event in part.events]
+        offset, reads = part.offset, reads + 1
+    assert seen == list(range(100))
+    assert reads > 5
+
+
+def test_a_line_being_written_waits_for_its_end(tmp_path):
+    path = tmp_path / "events.jsonl"
+    EventSpool(path).emit("log", message="whole")
+    with path.open("ab") as file:
+        file.write(b'{"time": 1, "event": "lo')
+    events, offset, num_malformed = read_events(path)
+    assert len(events) == 1
+    assert num_malformed == 0
+    with path.open("ab") as file:
+        file.write(b'g", "message": "late"}\n')
+    assert read_events(path, offset).events == [{"time": 1, "event": "log", "message": "late"}]
+
+
+def test_an_event_after_a_torn_line_is_kept(tmp_path):
+    path = tmp_path / "events.jsonl"
+    spool = EventSpool(path)
+    spool.emit("log", message="before")
+    with path.open("ab") as file:
+        file.write(b'{"time": 1, "event": "itera')
+    spool.emit("log", message="after")
+    events, offset, num_malformed = read_events(path)
+    assert [event["message"] for event in events] == ["before", "after"]
+    assert num_malformed == 1
+    assert offset == path.stat().st_size
+
+
+def test_lines_that_are_no_events_are_counted(tmp_path):
+    path = tmp_path / "events.jsonl"
+    path.write_bytes(b'[1]\n{"event": 3, "time": 1}\n{"event": "log"}\n\n\xff\xfe\n')
+    assert read_events(path) == ([], path.stat().st_size, 4)
+
+
+def test_processes_and_threads_do_not_mix_their_lines(tmp_path):
+    path = tmp_path / "events.jsonl"
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=emit_many, args=(path, i, 200)) for i in range(2)]
+    workers += [threading.Thread(target=emit_many, args=(path, i, 200)) for i in range(2, 4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    events, _, num_malformed = read_events(path)
+    assert num_malformed == 0
+    for writer in range(4):
+        numbers = [event["iteration"] for event in events if event["writer"] == writer]
+        assert numbers == list(range(200))
+
+
+def test_the_spool_travels_to_a_worker(tmp_path):
+    spool = pickle.loads(pickle.dumps(EventSpool(tmp_path / "events.jsonl")))
+    spool.emit("log", message="hello")
+    assert len(read_events(spool.path).events) == 1
+
+
+def test_numbers_that_json_does_not_know(tmp_path):
+    spool = EventSpool(tmp_path / "events.jsonl")
+    spool.emit("iteration", loss=math.nan, terms={"id": math.inf, "ida": -math.inf})
+    line = spool.path.read_text()
+    event = json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert math.isnan(as_number(event["loss"]))
+    assert as_number(event["terms"]["id"]) == math.inf
+    assert as_number(event["terms"]["ida"]) == -math.inf
+
+
+@pytest.mark.parametrize("value", [None, True, "market", "1e3", [1.0], {}])
+def test_what_is_not_a_number(value):
+    assert as_number(value) is None
+
+
+def test_other_types_are_refused_by_name(tmp_path):
+    spool = EventSpool(tmp_path / "events.jsonl")
+    with pytest.raises(TypeError, match=r"iteration\.terms\.id: expected JSON .* got complex"):
+        spool.emit("iteration", terms={"id": 1j})
+    assert not spool.path.exists()
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(value=json_values)
+def test_json_survives(tmp_path_factory, value):
+    spool = EventSpool(tmp_path_factory.mktemp("spool") / "events.jsonl")
+    spool.emit("log", value=value)
+    assert read_events(spool.path).events[0]["value"] == value

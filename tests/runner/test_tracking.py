@@ -1,0 +1,542 @@
+"""What a run reported reaches MLflow once, whatever dies in between."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from runner import mlflow_sender
+from runner.deliveries import PARENT, RunHistory
+from runner.events import EventSpool, read_events
+from runner.mlflow_sender import TrackingError, TrackingState, public_uri
+from runner.tracking import Tracker, TrackingConfig, resolve_uri, sync
+
+SEEN = ["market", "cuhk"]
+UNSEEN = ["grid"]
+
+
+@pytest.fixture(scope="session")
+def database(tmp_path_factory) -> str:
+    """One database for the session: creating it is what costs."""
+    uri = f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+    folder = tmp_path_factory.mktemp("first") / "run"
+    folder.mkdir()
+    emit_run(folder)
+    sync(folder, TrackingConfig(uri=uri))
+    return uri
+
+
+@pytest.fixture
+def dead_uri() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{free.getsockname()[1]}"
+
+
+@pytest.fixture
+def silent_uri():
+    """A server that takes connections and never answers."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.fixture
+def run_folder(tmp_path) -> Path:
+    folder = tmp_path / "runs" / "demo-vladr-seed1"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def emit_run(folder: Path, attempt: int = 1, num_workers: int = 0) -> None:
+    EventSpool(folder / "events.jsonl").emit(
+        "run",
+        name=folder.name,
+        preset="demo",
+        learner="vladr",
+        benchmark="synthetic",
+        seed=1,
+        seen=SEEN,
+        unseen=UNSEEN,
+        params={"data.persons_per_batch": 16, "cluster.num_workers": num_workers, "run.name": None},
+        git_revision="abc123",
+        total_iterations=8,
+        attempt=attempt,
+    )
+
+
+def emit_iterations(folder: Path, domain_index: int, iterations: range) -> None:
+    spool = EventSpool(folder / "events.jsonl")
+    facts = {"domain": SEEN[domain_index], "domain_index": domain_index, "stage": "icar"}
+    spool.emit("stage", **facts, epochs=2, iterations_per_epoch=2, first_iteration=iterations[0])
+    for iteration in iterations:
+        spool.emit(
+            "iteration",
+            **facts,
+            epoch=0,
+            iteration=iteration,
+            loss=10.0 - iteration,
+            terms={"id": 1.0 + iteration, "triplet": float("nan")},
+            weights={"id": 1.0, "triplet": 0.5},
+            lr=1e-3,
+            images_per_s=100.0,
+        )
+
+
+def emit_evaluation(folder: Path, step: int) -> None:
+    scores = {name: {"mAP": 10.0 * step + i, "R1": 50.0} for i, name in enumerate(SEEN + UNSEEN)}
+    EventSpool(folder / "events.jsonl").emit(
+        "evaluation", step=step, split="test", scores=scores, seconds=1.5
+    )
+
+
+def emit_end_of_domain(folder: Path, domain_index: int) -> None:
+    EventSpool(folder / "events.jsonl").emit(
+        "domain_finished",
+        domain=SEEN[domain_index],
+        domain_index=domain_index,
+        timings={"train": 3.0, "stages": {"icar": 2.0}},
+    )
+    emit_evaluation(folder, domain_index + 1)
+
+
+def emit_end(folder: Path) -> None:
+    EventSpool(folder / "events.jsonl").emit(
+        "finished",
+        summary={"seen_mAP": 20.5, "forgetting_mAP": None},
+        timings={"total": 12.0},
+    )
+
+
+def emit_whole_run(folder: Path) -> None:
+    """A run that crashed in its second domain, was resumed, and repeated two iterations."""
+    emit_run(folder)
+    emit_evaluation(folder, 0)
+    emit_iterations(folder, 0, range(4))
+    emit_end_of_domain(folder, 0)
+    emit_iterations(folder, 1, range(4, 7))
+    emit_run(folder, attempt=2, num_workers=1)
+    emit_iterations(folder, 1, range(5, 8))
+    emit_end_of_domain(folder, 1)
+    emit_end(folder)
+
+
+def client_of(uri: str):
+    from mlflow import MlflowClient
+
+    return MlflowClient(uri)
+
+
+def history(client, run_id: str, key: str) -> list[tuple[int, float]]:
+    return [(point.step, point.value) for point in client.get_metric_history(run_id, key)]
+
+
+def children(client, experiment: str, parent_id: str) -> dict[str, str]:
+    """Run id by name of the runs nested below one."""
+    experiment_id = client.get_experiment_by_name(experiment).experiment_id
+    query = f"tags.mlflow.parentRunId = '{parent_id}'"
+    return {
+        run.info.run_name: run.info.run_id for run in client.search_runs([experiment_id], query)
+    }
+
+
+def check_whole_run(client, experiment: str, folder: Path) -> None:
+    experiment_id = client.get_experiment_by_name(experiment).experiment_id
+    runs = client.search_runs([experiment_id], "tags.learner = 'vladr'")
+    assert [run.info.run_name for run in runs] == [folder.name]
+    parent = runs[0]
+    assert parent.info.status == "FINISHED"
+    assert parent.data.params == {
+        "data.persons_per_batch": "16",
+        "cluster.num_workers": "0",
+        "run.name": "null",
+    }
+    assert parent.data.tags["attempt"] == "2"
+    assert parent.data.tags["git_revision"] == "abc123"
+    run_id = parent.info.run_id
+    assert history(client, run_id, "test.mAP.cuhk") == [(0, 1.0), (1, 11.0), (2, 21.0)]
+    assert history(client, run_id, "test.seen_mAP") == [(1, 10.0), (2, 20.5)]
+    assert history(client, run_id, "test.unseen_mAP") == [(0, 2.0), (1, 12.0), (2, 22.0)]
+    assert history(client, run_id, "summary.seen_mAP") == [(0, 20.5)]
+    assert history(client, run_id, "seconds.total") == [(0, 12.0)]
+    assert "summary.forgetting_mAP" not in parent.data.metrics
+    nested = children(client, experiment, run_id)
+    assert sorted(nested) == ["01-market", "02-cuhk"]
+    for name, iterations in (("01-market", range(4)), ("02-cuhk", range(4, 8))):
+        child = client.get_run(nested[name])
+        assert child.info.status == "FINISHED"
+        assert child.data.params == {"icar.epochs": "2", "icar.iterations_per_epoch": "2"}
+        losses = [(i, 10.0 - i) for i in iterations]
+        assert history(client, nested[name], "loss") == losses
+        assert history(client, nested[name], "terms.id") == [(i, 1.0 + i) for i in iterations]
+        assert len(history(client, nested[name], "terms.triplet")) == 4
+        assert history(client, nested[name], "weights.id") == [(iterations[0], 1.0)]
+        assert history(client, nested[name], "seconds.stages.icar") == [(0, 2.0)]
+
+
+# ---- what the server is to receive
+
+
+def test_repeated_iterations_count_once(run_folder):
+    emit_whole_run(run_folder)
+    deliveries = RunHistory().take(read_events(run_folder / "events.jsonl").events)
+    assert [delivery.run for delivery in deliveries] == [PARENT, "01-market", "02-cuhk"]
+    losses = [point for point in deliveries[2].metrics if point.name == "loss"]
+    assert [point.step for point in losses] == [4, 5, 6, 7]
+
+
+def test_slices_add_up_to_the_whole(run_folder):
+    emit_whole_run(run_folder)
+    events = read_events(run_folder / "events.jsonl").events
+    whole = {d.run: d.metrics for d in RunHistory().take(events)}
+    sliced: dict[str, list] = {}
+    in_parts = RunHistory()
+    for event in events:
+        for delivery in in_parts.take([event]):
+            sliced.setdefault(delivery.run, []).extend(delivery.metrics)
+    assert repr(sliced) == repr(whole)  # nan != nan
+
+
+def test_no_average_over_a_missing_score(run_folder):
+    emit_run(run_folder)
+    EventSpool(run_folder / "events.jsonl").emit(
+        "evaluation",
+        step=2,
+        split="test",
+        seconds=1.0,
+        scores={"market": {"mAP": 1.0}, "cuhk": {"mAP": None}, "grid": {"mAP": 3.0}},
+    )
+    points = RunHistory().take(read_events(run_folder / "events.jsonl").events)[0].metrics
+    names = {point.name for point in points}
+    assert names == {"test.seconds", "test.mAP.market", "test.mAP.grid", "test.unseen_mAP"}
+
+
+def test_a_failure_ends_the_runs_that_were_open(run_folder):
+    emit_run(run_folder)
+    emit_iterations(run_folder, 0, range(2))
+    EventSpool(run_folder / "events.jsonl").emit("failed", error="out of memory")
+    deliveries = RunHistory().take(read_events(run_folder / "events.jsonl").events)
+    assert [delivery.status for delivery in deliveries] == ["FAILED", "FAILED"]
+    assert deliveries[0].tags["error.attempt_1"] == "out of memory"
+
+
+def test_names_that_mlflow_refuses_are_mended(run_folder):
+    EventSpool(run_folder / "events.jsonl").emit(
+        "evaluation", step=0, split="test", seconds=1.0, scores={"a/b(c)": {"mAP": 1.0}}
+    )
+    points = RunHistory().take(read_events(run_folder / "events.jsonl").events)[0].metrics
+    assert "test.mAP.a_b_c_" in {point.name for point in points}
+
+
+# ---- sync
+
+
+def test_sync_sends_everything_once(database, run_folder):
+    config = TrackingConfig(uri=database, experiment="sync")
+    emit_whole_run(run_folder)
+    (run_folder / "results.json").write_text("{}")
+    (run_folder / "matrix.png").write_bytes(b"png")
+    first = sync(run_folder, config)
+    assert first.num_events_sent == len(read_events(run_folder / "events.jsonl").events)
+    assert first.num_artefacts_sent == 2
+    second = sync(run_folder, config)
+    assert (second.num_events_sent, second.num_metrics_sent, second.num_artefacts_sent) == (0, 0, 0)
+    assert first.run_id == second.run_id
+    client = client_of(database)
+    check_whole_run(client, "sync", run_folder)
+    paths = [file.path for file in client.list_artifacts(first.run_id)]
+    assert sorted(paths) == ["matrix.png", "results.json"]
+    assert not Path("mlruns").exists()
+    assert (run_folder.parent / "mlartifacts").is_dir()
+
+
+def test_a_changed_file_is_sent_again(database, run_folder):
+    config = TrackingConfig(uri=database, experiment="files")
+    emit_run(run_folder)
+    (run_folder / "results.json").write_text("{}")
+    assert sync(run_folder, config).num_artefacts_sent == 1
+    (run_folder / "results.json").write_text('{"a": 1}')
+    assert sync(run_folder, config).num_artefacts_sent == 1
+
+
+def test_a_state_lost_after_sending_changes_nothing(database, run_folder, monkeypatch):
+    """The driver may be killed after any write: what is in doubt is sent again and kept once."""
+    monkeypatch.setattr(mlflow_sender, "_SLICE_BYTES", 600)
+    config = TrackingConfig(uri=database, experiment="doubt")
+    saved: list[str] = []
+    save = TrackingState.save
+
+    def remember(self, folder, uri):
+        save(self, folder, uri)
+        saved.append((folder / "tracking.json").read_text())
+
+    monkeypatch.setattr(TrackingState, "save", remember)
+    emit_whole_run(run_folder)
+    sync(run_folder, config)
+    states = list(saved)
+    assert len(states) > 8
+    for state in (states[0], states[1], states[len(states) // 2], states[-2]):
+        (run_folder / "tracking.json").write_text(state)
+        sync(run_folder, config)
+    check_whole_run(client_of(database), "doubt", run_folder)
+
+
+def test_two_servers_are_remembered_apart(database, run_folder, tmp_path):
+    emit_whole_run(run_folder)
+    copy = tmp_path / "copy.db"
+    shutil.copy(database.removeprefix("sqlite:///"), copy)
+    for uri in (database, f"sqlite:///{copy}"):
+        config = TrackingConfig(uri=uri, experiment="two")
+        assert sync(run_folder, config).num_events_sent > 0
+        assert sync(run_folder, config).num_events_sent == 0
+        check_whole_run(client_of(uri), "two", run_folder)
+
+
+def test_a_deleted_run_is_explained(database, run_folder):
+    config = TrackingConfig(uri=database, experiment="deleted")
+    emit_run(run_folder)
+    sync(run_folder, config)
+    states = json.loads((run_folder / "tracking.json").read_text())
+    states[database]["runs"]["run"] = "0" * 32
+    (run_folder / "tracking.json").write_text(json.dumps(states))
+    emit_evaluation(run_folder, 0)
+    with pytest.raises(TrackingError, match=r"has no run 0+ any more; delete .*tracking\.json"):
+        sync(run_folder, config)
+
+
+def test_the_state_of_another_spool_is_refused(database, run_folder):
+    config = TrackingConfig(uri=database, experiment="shorter")
+    emit_whole_run(run_folder)
+    sync(run_folder, config)
+    (run_folder / "events.jsonl").unlink()
+    emit_run(run_folder)
+    with pytest.raises(TrackingError, match=r"shorter than what was sent"):
+        sync(run_folder, config)
+
+
+def test_sync_of_no_run(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"expected a run's events\.jsonl"):
+        sync(tmp_path, TrackingConfig())
+
+
+def test_sync_to_nowhere(run_folder):
+    emit_run(run_folder)
+    with pytest.raises(ValueError, match=r"tracking\.uri is null"):
+        sync(run_folder, TrackingConfig(uri=None))
+
+
+def test_sync_to_a_dead_server(dead_uri, run_folder):
+    emit_run(run_folder)
+    with pytest.raises(TrackingError, match=r"no answer .*refused.*Nothing is lost"):
+        sync(run_folder, TrackingConfig(uri=dead_uri))
+
+
+def test_an_unwritable_database_folder(run_folder):
+    emit_run(run_folder)
+    (run_folder / "file").write_text("")
+    with pytest.raises(TrackingError, match=r"cannot create the folder of .*mlflow\.db"):
+        sync(run_folder, TrackingConfig(uri=f"sqlite:///{run_folder}/file/mlflow.db"))
+
+
+# ---- the tracker
+
+
+def test_a_resumed_run_goes_on_in_the_same_runs(database, run_folder):
+    config = TrackingConfig(uri=database, experiment="tracker", drain_interval_s=0.05)
+    tracker = Tracker(run_folder, config).start()
+    emit_run(run_folder)
+    emit_evaluation(run_folder, 0)
+    emit_iterations(run_folder, 0, range(4))
+    emit_end_of_domain(run_folder, 0)
+    emit_iterations(run_folder, 1, range(4, 7))
+    assert tracker.close(20).error is None
+    tracker = Tracker(run_folder, config).start()
+    emit_run(run_folder, attempt=2, num_workers=1)
+    emit_iterations(run_folder, 1, range(5, 8))
+    emit_end_of_domain(run_folder, 1)
+    emit_end(run_folder)
+    report = tracker.close(20)
+    assert (report.pending, report.error) == (0, None)
+    check_whole_run(client_of(database), "tracker", run_folder)
+
+
+def test_events_arrive_while_the_run_goes_on(database, run_folder):
+    config = TrackingConfig(uri=database, experiment="live", drain_interval_s=0.05)
+    tracker = Tracker(run_folder, config).start()
+    emit_run(run_folder)
+    deadline = time.monotonic() + 20
+    while PARENT not in TrackingState.load(run_folder, database).runs:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    emit_iterations(run_folder, 0, range(2))
+    run_id = TrackingState.load(run_folder, database).runs[PARENT]
+    while not children(client_of(database), "live", run_id):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    with pytest.raises(TrackingError, match="sent by another process"):
+        sync(run_folder, config)
+    tracker.close(20)
+    assert client_of(database).get_run(run_id).info.status == "RUNNING"
+
+
+def test_a_dead_server_costs_one_warning(database, dead_uri, run_folder):
+    config = TrackingConfig(uri=dead_uri, drain_interval_s=0.05)
+    tracker = Tracker(run_folder, config).start()
+    start = time.monotonic()
+    emit_whole_run(run_folder)
+    assert time.monotonic() - start < 0.5
+    time.sleep(0.5)
+    report = tracker.close(10)
+    events = read_events(run_folder / "events.jsonl").events
+    warnings = [event["message"] for event in events if event["event"] == "log"]
+    assert len(warnings) == 1
+    assert "lifelong.py sync demo-vladr-seed1" in warnings[0]
+    assert report.pending == len(events)
+    assert "refused" in report.error
+    assert sync(run_folder, TrackingConfig(uri=database, experiment="dead")).num_events_sent > 0
+    sync(run_folder, TrackingConfig(uri=database, experiment="dead"))
+    check_whole_run(client_of(database), "dead", run_folder)
+
+
+def test_a_silent_server_holds_nobody(silent_uri, run_folder):
+    tracker = Tracker(run_folder, TrackingConfig(uri=silent_uri, request_timeout_s=2)).start()
+    emit_run(run_folder)
+    start = time.monotonic()
+    report = tracker.close(0.3)
+    assert time.monotonic() - start < 1.0
+    assert report.pending == 1
+    assert "not done after 0.3 s" in report.error
+
+
+def test_tracking_that_is_off(run_folder):
+    tracker = Tracker(run_folder, TrackingConfig(uri=None)).start()
+    emit_run(run_folder)
+    assert tracker.close(1).pending == 0
+    assert [path.name for path in run_folder.iterdir()] == ["events.jsonl"]
+
+
+def test_importing_the_tracker_imports_no_mlflow():
+    code = "import sys, runner.tracking; sys.exit('mlflow' in sys.modules or 'ray' in sys.modules)"
+    root = Path(mlflow_sender.__file__).parents[1]
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+
+
+# ---- the setting
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        None,
+        "http://host:5000",
+        "https://u:p@host",
+        "sqlite:////a/b.db",
+        "postgresql+psycopg2://h/d",
+    ],
+)
+def test_uris_that_are_taken(uri):
+    assert TrackingConfig(uri=uri).uri == uri
+
+
+@pytest.mark.parametrize(
+    "uri", ["runs/mlruns", "file:///tmp/mlruns", "ftp://host", "localhost:5000"]
+)
+def test_uris_that_are_refused(uri):
+    with pytest.raises(ValidationError, match=r"expected http\(s\)://host:port, sqlite:///file"):
+        TrackingConfig(uri=uri)
+
+
+@pytest.mark.parametrize("uri", ["sqlite://", "sqlite:///", "sqlite:///:memory:"])
+def test_a_database_without_a_file_is_refused(uri):
+    with pytest.raises(ValidationError, match=r"expected"):
+        TrackingConfig(uri=uri)
+
+
+def test_a_relative_database_is_resolved(tmp_path):
+    assert resolve_uri("sqlite:///runs/a.db", tmp_path) == f"sqlite:///{tmp_path}/runs/a.db"
+    assert resolve_uri("sqlite:////abs/a.db", tmp_path) == "sqlite:////abs/a.db"
+    assert resolve_uri("http://host", tmp_path) == "http://host"
+
+
+def test_passwords_stay_out_of_files(run_folder):
+    uri = "http://me:secret@127.0.0.1:9/path"
+    assert public_uri(uri) == "http://127.0.0.1:9/path"
+    TrackingState().save(run_folder, uri)
+    assert "secret" not in (run_folder / "tracking.json").read_text()
+
+
+# ---- a real server
+
+
+@pytest.fixture
+def server(tmp_path):
+    """Starts `mlflow server` on a port and stops it again; the same files at every start."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--workers", "1"]
+    command += ["--port", str(port), "--backend-store-uri", f"sqlite:///{tmp_path}/server.db"]
+    command += ["--artifacts-destination", str(tmp_path / "served")]
+    running: list[subprocess.Popen] = []
+
+    def start() -> str:
+        with (tmp_path / "server.log").open("ab") as log:
+            running.append(
+                subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+            )
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                return f"http://127.0.0.1:{port}"
+            time.sleep(0.2)
+        raise TimeoutError((tmp_path / "server.log").read_text())
+
+    def stop() -> None:
+        while running:
+            process = running.pop()
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    yield start, stop
+    stop()
+
+
+@pytest.mark.slow
+def test_a_server_that_dies_in_mid_run(server, run_folder):
+    start, stop = server
+    uri = start()
+    config = TrackingConfig(uri=uri, experiment="mortal", drain_interval_s=0.05)
+    tracker = Tracker(run_folder, config).start()
+    emit_run(run_folder)
+    emit_evaluation(run_folder, 0)
+    emit_iterations(run_folder, 0, range(4))
+    deadline = time.monotonic() + 60
+    while TrackingState.load(run_folder, uri).offset < (run_folder / "events.jsonl").stat().st_size:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    stop()
+    emit_end_of_domain(run_folder, 0)
+    emit_iterations(run_folder, 1, range(4, 7))
+    time.sleep(0.5)
+    (run_folder / "results.json").write_text("{}")
+    report = tracker.close(10)
+    assert report.pending > 0
+    assert "no answer" in report.error
+    emit_run(run_folder, attempt=2, num_workers=1)
+    emit_iterations(run_folder, 1, range(5, 8))
+    emit_end_of_domain(run_folder, 1)
+    emit_end(run_folder)
+    assert start() == uri
+    assert sync(run_folder, config).num_artefacts_sent == 1
+    assert sync(run_folder, config).num_events_sent == 0
+    check_whole_run(client_of(uri), "mortal", run_folder)
