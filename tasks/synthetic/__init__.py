@@ -1,0 +1,7 @@
+"""People who never were: identities, domains, drawings and captions made from integers.
+
+Nothing in this package imports torch, so that the processes that draw start quickly.
+"""
+
+GENERATOR_VERSION = 1
+"""Part of every cache key and protocol lock: raise it with any change of a drawing or a caption."""

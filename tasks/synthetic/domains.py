@@ -1,0 +1,294 @@
+"""Domains: five to train on, three never trained on, and random ones for the warm start.
+
+A domain is a wardrobe (who walks there) and a look (what its cameras make of them).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+
+from tasks.synthetic.people import COLOURS, Colour, Wardrobe, Weights
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What the cameras of a domain do to a picture.
+
+    Attributes:
+        scene: name of the backdrop.
+        wall, ground: main colours of the backdrop.
+        cast: factor of each RGB channel.
+        saturation, contrast, gamma: 1 leaves the picture as it is.
+        brightness: factor.
+        brightness_jitter: half-width of the uniform factor drawn for each image.
+        blur: radius in pixels at an image height of 64; grows with the height.
+        resolution: share of the pixels of a side that survive.
+        noise: standard deviation in grey levels (0..255).
+        occlusion_rate: share of the images with something in front of the person.
+    """
+
+    scene: str
+    wall: Colour
+    ground: Colour
+    cast: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    saturation: float = 1.0
+    contrast: float = 1.0
+    gamma: float = 1.0
+    brightness: float = 1.0
+    brightness_jitter: float = 0.08
+    blur: float = 0.0
+    resolution: float = 1.0
+    noise: float = 2.0
+    occlusion_rate: float = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class SyntheticDomain:
+    """A named place. `index` seeds its people and cameras whatever other domains are drawn."""
+
+    name: str
+    index: int
+    look: Look
+    wardrobe: Wardrobe
+
+
+def _colours(weights: str) -> Weights:
+    """Parses "black 3, navy 2": the palette of a wardrobe, each other colour at weight 0.15."""
+    named = {name: float(weight) for name, weight in (item.split() for item in weights.split(","))}
+    return {name: named.get(name, 0.15) for name in COLOURS}
+
+
+def _everyday() -> Wardrobe:
+    """The wardrobe that the domains vary."""
+    even = dict.fromkeys(COLOURS, 1.0)
+    return Wardrobe(
+        skin={"pale": 3, "tan": 3, "brown": 2, "dark": 2},
+        hair={"bald": 1, "short": 4, "long": 3, "tied": 2},
+        hair_colour={"black": 3, "brown": 3, "blonde": 2, "red": 1, "grey": 1.5},
+        headwear={"none": 6, "cap": 1.5, "beanie": 1, "hat": 1, "helmet": 0.3, "headscarf": 0.7},
+        eyewear={"none": 6, "glasses": 2, "sunglasses": 1},
+        upper={
+            "t-shirt": 2,
+            "tank top": 1,
+            "shirt": 2,
+            "sweater": 2,
+            "hoodie": 1.5,
+            "jacket": 1.5,
+            "coat": 1,
+            "blazer": 1,
+        },
+        upper_colour=even,
+        pattern={
+            "plain": 4,
+            "striped": 1.2,
+            "vertically striped": 0.8,
+            "checked": 1,
+            "dotted": 0.8,
+            "printed": 1,
+        },
+        lower={
+            "jeans": 3,
+            "trousers": 3,
+            "sweatpants": 1.5,
+            "leggings": 1,
+            "shorts": 1.5,
+            "skirt": 1.2,
+            "long skirt": 0.8,
+        },
+        lower_colour=even,
+        shoes={"sneakers": 4, "boots": 2, "sandals": 1, "leather shoes": 1.5, "heels": 0.7},
+        shoes_colour=_colours("white 3, black 3, brown 2, red 1, blue 1, yellow .6, grey 1"),
+        bag={
+            "none": 3,
+            "backpack": 2,
+            "handbag": 1.2,
+            "shoulder bag": 1.5,
+            "suitcase": 1,
+            "shopping bag": 1,
+            "briefcase": 0.7,
+        },
+        accent_colour=even,
+    )
+
+
+def training_domains() -> tuple[SyntheticDomain, ...]:
+    """The five places of the lifelong order."""
+    return _named(0, _training_looks(), _training_wardrobes())
+
+
+def unseen_domains() -> tuple[SyntheticDomain, ...]:
+    """The three places that nothing is trained on."""
+    return _named(5, _unseen_looks(), _unseen_wardrobes())
+
+
+def _named(
+    first_index: int, looks: tuple[Look, ...], wardrobes: tuple[Wardrobe, ...]
+) -> tuple[SyntheticDomain, ...]:
+    return tuple(
+        SyntheticDomain(look.scene, index, look, wardrobe)
+        for index, (look, wardrobe) in enumerate(zip(looks, wardrobes, strict=True), first_index)
+    )
+
+
+def _training_looks() -> tuple[Look, ...]:
+    return (
+        Look("plaza", (206, 170, 132), (190, 176, 160), (1.12, 1.0, 0.84), 1.15, 1.05, 0.95),
+        Look(
+            "station", (120, 134, 148), (108, 112, 118), (0.9, 1.0, 1.1),
+            saturation=0.6, contrast=0.68, brightness=1.04, blur=0.65, occlusion_rate=0.12,
+        ),
+        Look(
+            "campus", (134, 176, 214), (92, 146, 70), (0.96, 1.06, 0.94),
+            saturation=1.1, brightness_jitter=0.3, resolution=0.55, occlusion_rate=0.1,
+        ),
+        Look(
+            "office", (214, 204, 178), (150, 132, 110), (1.1, 1.04, 0.74),
+            saturation=0.85, contrast=0.9, gamma=0.85, brightness=1.04, occlusion_rate=0.3,
+        ),
+        Look(
+            "night", (52, 56, 78), (58, 56, 60), (0.86, 0.92, 1.12),
+            saturation=0.7, contrast=0.95, gamma=1.15, brightness=0.8,
+            brightness_jitter=0.15, noise=9.0, occlusion_rate=0.12,
+        ),
+    )  # fmt: skip
+
+
+def _unseen_looks() -> tuple[Look, ...]:
+    return (
+        Look("mall", (226, 172, 196), (196, 168, 178), (1.12, 0.92, 1.02), 1.15, 1.06, 0.92),
+        Look(
+            "harbour", (150, 186, 208), (128, 136, 140), (0.88, 1.0, 1.14),
+            saturation=0.72, contrast=0.8, brightness=1.06, blur=0.5, noise=4.0,
+        ),
+        Look(
+            "suburb", (168, 140, 116), (84, 122, 60), (1.06, 1.02, 0.86),
+            saturation=1.2, contrast=1.18, gamma=1.2, brightness=0.9, resolution=0.75,
+            brightness_jitter=0.18, noise=4.0, occlusion_rate=0.15,
+        ),
+    )  # fmt: skip
+
+
+def _training_wardrobes() -> tuple[Wardrobe, ...]:
+    usual = _everyday()
+    summer = replace(
+        usual,
+        headwear={"none": 4, "cap": 2, "hat": 2.5, "headscarf": 0.5},
+        eyewear={"none": 3, "sunglasses": 3, "glasses": 0.7},
+        upper={"t-shirt": 4, "tank top": 3, "shirt": 2, "blazer": 0.3},
+        upper_colour=_colours("white 2, yellow 2, red 2, pink 1.5, orange 1.5, teal 1.5, blue 1"),
+        lower={"shorts": 4, "skirt": 3, "jeans": 1.5, "trousers": 1, "long skirt": 1},
+        lower_colour=_colours("white 2, beige 2, blue 2, green 1, pink 1, red 1"),
+        shoes={"sandals": 4, "sneakers": 3, "heels": 0.7},
+        bag={"none": 3, "handbag": 2, "shopping bag": 1.5, "shoulder bag": 1.5, "backpack": 0.7},
+    )
+    winter = replace(
+        usual,
+        headwear={"none": 3, "beanie": 4, "headscarf": 1.5, "hat": 1},
+        eyewear={"none": 5, "glasses": 2},
+        upper={"coat": 4, "jacket": 3, "sweater": 1.5, "hoodie": 0.7},
+        upper_colour=_colours("black 3, navy 2.5, grey 2, brown 2, green 1, red 1, purple 1"),
+        pattern={"plain": 5, "checked": 2, "vertically striped": 0.7},
+        lower={"trousers": 4, "jeans": 3, "leggings": 1, "long skirt": 1},
+        lower_colour=_colours("black 3, grey 2, navy 2, brown 2, purple .7"),
+        shoes={"boots": 5, "leather shoes": 2, "sneakers": 1.5},
+        bag={"none": 2, "suitcase": 3.5, "backpack": 1.5, "shoulder bag": 1, "briefcase": 0.7},
+    )
+    student = replace(
+        usual,
+        hair_colour={"black": 3, "brown": 3, "blonde": 2.5, "red": 1.5, "grey": 0.1},
+        headwear={"none": 5, "cap": 2.5, "beanie": 1.5, "helmet": 1},
+        eyewear={"none": 4, "glasses": 3},
+        upper={"hoodie": 5, "t-shirt": 2.5, "sweater": 1.5, "jacket": 0.7},
+        pattern={"plain": 3, "printed": 3, "striped": 1, "checked": 1},
+        lower={"jeans": 4, "sweatpants": 2.5, "leggings": 1.5, "shorts": 1.5},
+        shoes={"sneakers": 6, "boots": 1, "sandals": 0.5},
+        bag={"none": 1.5, "backpack": 6, "shoulder bag": 1},
+    )
+    formal = replace(
+        usual,
+        headwear={"none": 8, "headscarf": 1, "hat": 0.6},
+        eyewear={"none": 3, "glasses": 3},
+        upper={"blazer": 4, "shirt": 4, "sweater": 1, "coat": 0.6},
+        upper_colour=_colours("white 2, grey 2, black 2, navy 2, blue 1.5, beige 1, pink .8"),
+        pattern={"plain": 4, "vertically striped": 2, "checked": 1.5},
+        lower={"trousers": 5, "skirt": 2.5, "long skirt": 0.6, "jeans": 0.5},
+        lower_colour=_colours("black 2.5, grey 2.5, navy 2, beige 1.5, brown 1.5"),
+        shoes={"leather shoes": 4, "heels": 3, "sneakers": 0.7},
+        bag={"none": 2.5, "briefcase": 4, "handbag": 2, "shoulder bag": 1.5},
+        accent_colour=_colours("white 2, black 2, brown 2, red 1.5, blue 1.5, grey 1"),
+    )
+    late = replace(usual, upper={**usual.upper, "jacket": 3.0, "hoodie": 2.5})
+    return summer, winter, student, formal, late
+
+
+def _unseen_wardrobes() -> tuple[Wardrobe, ...]:
+    usual = _everyday()
+    shopper = replace(
+        usual,
+        bag={"none": 1.5, "shopping bag": 5, "handbag": 2, "backpack": 1, "shoulder bag": 1},
+        lower={"jeans": 3, "leggings": 2, "skirt": 2, "trousers": 2, "long skirt": 1},
+    )
+    sailor = replace(
+        usual,
+        headwear={"none": 3, "cap": 2, "beanie": 2.5, "headscarf": 0.7},
+        upper={"sweater": 4, "coat": 2, "jacket": 2, "t-shirt": 1},
+        upper_colour=_colours("navy 3, white 2.5, yellow 2, red 1.5, blue 1.5, teal 1"),
+        pattern={"plain": 3, "striped": 4, "dotted": 0.5},
+        shoes={"boots": 3, "sneakers": 2, "sandals": 1},
+    )
+    sporty = replace(
+        usual,
+        headwear={"none": 4, "cap": 2.5, "helmet": 2.5},
+        upper={"t-shirt": 3, "tank top": 3, "hoodie": 2, "sweater": 1},
+        lower={"shorts": 3, "leggings": 3, "sweatpants": 3, "jeans": 1},
+        shoes={"sneakers": 6, "sandals": 1},
+        bag={"none": 5, "backpack": 2, "shoulder bag": 1},
+    )
+    return shopper, sailor, sporty
+
+
+SCENES = ("plaza", "station", "campus", "office", "night", "mall", "harbour", "suburb")
+
+
+def random_domain(index: int, rng: np.random.Generator) -> SyntheticDomain:
+    """A place with a random wardrobe and look, from broader ranges than the named domains'."""
+    return SyntheticDomain(f"web{index:03d}", index, _random_look(rng), _random_wardrobe(rng))
+
+
+def _random_wardrobe(rng: np.random.Generator) -> Wardrobe:
+    usual = _everyday()
+    varied: dict[str, Mapping[str, float]] = {}
+    for field in fields(Wardrobe):
+        weights: Weights = getattr(usual, field.name)
+        factors = np.exp(rng.normal(0.0, 0.8, len(weights)))
+        varied[field.name] = {
+            name: weight * float(factor)
+            for (name, weight), factor in zip(weights.items(), factors, strict=True)
+        }
+    return Wardrobe(**varied)
+
+
+def _random_look(rng: np.random.Generator) -> Look:
+    def colour() -> Colour:
+        red, green, blue = (int(value) for value in rng.integers(40, 230, 3))
+        return red, green, blue
+
+    cast = np.exp(rng.normal(0.0, 0.12, 3))
+    return Look(
+        scene=SCENES[int(rng.integers(len(SCENES)))],
+        wall=colour(),
+        ground=colour(),
+        cast=(float(cast[0]), float(cast[1]), float(cast[2])),
+        saturation=float(rng.uniform(0.45, 1.35)),
+        contrast=float(rng.uniform(0.6, 1.25)),
+        gamma=float(rng.uniform(0.75, 1.4)),
+        brightness=float(rng.uniform(0.65, 1.2)),
+        brightness_jitter=float(rng.uniform(0.0, 0.3)),
+        blur=float(max(0.0, rng.uniform(-0.8, 1.1))),
+        resolution=float(rng.uniform(0.5, 1.0) if rng.random() < 0.5 else 1.0),
+        noise=float(rng.uniform(0.0, 12.0)),
+        occlusion_rate=float(rng.uniform(0.0, 0.3)),
+    )

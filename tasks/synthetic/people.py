@@ -1,0 +1,187 @@
+"""Identities: what a person looks like, drawn from the wardrobe of a domain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+Weights = Mapping[str, float]
+Colour = tuple[int, int, int]
+
+COLOURS: Mapping[str, Colour] = {
+    "black": (26, 26, 30),
+    "white": (240, 240, 236),
+    "grey": (132, 134, 138),
+    "red": (204, 34, 38),
+    "blue": (40, 92, 210),
+    "navy": (26, 36, 92),
+    "green": (38, 138, 66),
+    "yellow": (242, 210, 46),
+    "orange": (240, 128, 30),
+    "purple": (122, 54, 156),
+    "pink": (242, 140, 180),
+    "brown": (114, 70, 40),
+    "beige": (216, 192, 150),
+    "teal": (24, 148, 152),
+}
+SKINS: Mapping[str, Colour] = {
+    "pale": (246, 210, 184),
+    "tan": (208, 154, 110),
+    "brown": (150, 98, 64),
+    "dark": (88, 58, 42),
+}
+HAIRS: Mapping[str, Colour] = {
+    "black": (24, 20, 20),
+    "brown": (94, 58, 34),
+    "blonde": (226, 186, 104),
+    "red": (178, 74, 30),
+    "grey": (176, 176, 178),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """One identity. Words name what a caption may say; numbers and colours are what is drawn.
+
+    `stature` is a share of the tallest body's height and `girth` a multiple of the mean width.
+    The bag hangs on the body's right for `bag_side` 1 and on its left for -1. `pattern_period`
+    is the distance between two stripes as a share of the body's height. `rgb` holds the drawn
+    colour of each coloured word under that word's field name; two people in red wear different
+    reds.
+    """
+
+    sex: str
+    stature: float
+    girth: float
+    skin: str
+    hair: str
+    hair_colour: str
+    headwear: str
+    headwear_colour: str
+    eyewear: str
+    beard: bool
+    upper: str
+    upper_colour: str
+    pattern: str
+    pattern_colour: str
+    lower: str
+    lower_colour: str
+    shoes: str
+    shoes_colour: str
+    bag: str
+    bag_colour: str
+    bag_side: int
+    pattern_period: float
+    rgb: Mapping[str, Colour]
+
+
+@dataclass(frozen=True, slots=True)
+class Wardrobe:
+    """How often each word occurs in a domain: weights, not necessarily summing to one."""
+
+    skin: Weights
+    hair: Weights
+    hair_colour: Weights
+    headwear: Weights
+    eyewear: Weights
+    upper: Weights
+    upper_colour: Weights
+    pattern: Weights
+    lower: Weights
+    lower_colour: Weights
+    shoes: Weights
+    shoes_colour: Weights
+    bag: Weights
+    accent_colour: Weights
+
+
+def words_of(field_name: str) -> Mapping[str, Colour]:
+    """The palette behind a coloured field of `Person`."""
+    return {"skin": SKINS, "hair_colour": HAIRS}.get(field_name, COLOURS)
+
+
+COLOURED_FIELDS = (
+    "skin",
+    "hair_colour",
+    "headwear_colour",
+    "upper_colour",
+    "pattern_colour",
+    "lower_colour",
+    "shoes_colour",
+    "bag_colour",
+)
+
+
+def draw_person(wardrobe: Wardrobe, rng: np.random.Generator) -> Person:
+    """A person of a domain; a pure function of the generator's state."""
+    woman = bool(rng.random() < 0.5)
+    pick = {field.name: _pick(getattr(wardrobe, field.name), rng) for field in fields(Wardrobe)}
+    upper_colour = pick["upper_colour"]
+    layered = pick["upper"] in ("jacket", "blazer")
+    words = {
+        "skin": pick["skin"],
+        "hair_colour": pick["hair_colour"],
+        "headwear_colour": pick["accent_colour"],
+        "upper_colour": upper_colour,
+        "pattern_colour": _pick_other(wardrobe.accent_colour, upper_colour, rng),
+        "lower_colour": _lower_colour(pick["lower"], wardrobe.lower_colour, rng),
+        "shoes_colour": pick["shoes_colour"],
+        "bag_colour": _pick(wardrobe.accent_colour, rng),
+    }
+    return Person(
+        sex="woman" if woman else "man",
+        stature=float(rng.uniform(0.86, 0.96) if woman else rng.uniform(0.9, 1.0)),
+        girth=float(np.clip(rng.normal(1.0, 0.12), 0.8, 1.3)),
+        hair=_hair(pick["hair"], woman, rng),
+        headwear=pick["headwear"],
+        eyewear=pick["eyewear"],
+        beard=not woman and bool(rng.random() < 0.3),
+        upper=pick["upper"],
+        pattern="plain" if layered else pick["pattern"],
+        lower=_lower(pick["lower"], woman),
+        shoes="leather shoes" if pick["shoes"] == "heels" and not woman else pick["shoes"],
+        bag=pick["bag"],
+        bag_side=1 if rng.random() < 0.5 else -1,
+        pattern_period=float(rng.uniform(0.065, 0.1)),
+        rgb={name: _jitter(words_of(name)[words[name]], rng) for name in COLOURED_FIELDS},
+        **words,
+    )
+
+
+def _pick(weights: Weights, rng: np.random.Generator) -> str:
+    names = list(weights)
+    cumulative = np.cumsum([weights[name] for name in names])
+    position = np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right")
+    return names[min(int(position), len(names) - 1)]
+
+
+def _pick_other(weights: Weights, taken: str, rng: np.random.Generator) -> str:
+    return _pick({name: weight for name, weight in weights.items() if name != taken}, rng)
+
+
+def _hair(hair: str, woman: bool, rng: np.random.Generator) -> str:
+    """Keeps the domain's variety but makes length a weak cue of sex, as it is in the street."""
+    if woman and hair in ("bald", "short") and rng.random() < 0.75:
+        return "long" if rng.random() < 0.6 else "tied"
+    if not woman and hair in ("long", "tied") and rng.random() < 0.75:
+        return "short"
+    return hair
+
+
+def _lower(lower: str, woman: bool) -> str:
+    if woman:
+        return lower
+    return {"skirt": "shorts", "long skirt": "trousers", "leggings": "sweatpants"}.get(lower, lower)
+
+
+def _lower_colour(lower: str, weights: Weights, rng: np.random.Generator) -> str:
+    denim = {"blue": 4.0, "navy": 3.0, "black": 2.0, "grey": 1.5, "white": 0.7}
+    return _pick(denim if lower == "jeans" else weights, rng)
+
+
+def _jitter(colour: Colour, rng: np.random.Generator) -> Colour:
+    shade = rng.normal(1.0, 0.05) * np.asarray(colour) + rng.normal(0.0, 6.0, 3)
+    red, green, blue = (int(value) for value in np.clip(shade.round(), 0, 255))
+    return red, green, blue
