@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
-from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw
 
 from tasks.synthetic.domains import Look
@@ -86,10 +85,12 @@ def draw_occluder(picture: Image.Image, rng: np.random.Generator) -> None:
         canvas.box(edge - 0.13, 0.62, edge + 0.13, 0.97, shade(colour, 0.5))
 
 
-def shade(colour: Colour, factor: float, offset: ArrayLike = 0.0) -> Colour:
-    """A lighter (factor > 1) or darker colour, moved by `offset` grey levels."""
+def shade(colour: Colour, factor: float, offset: float | Iterable[float] = 0.0) -> Colour:
+    """A lighter (factor > 1) or darker colour, moved by `offset` grey levels (one or three)."""
+    offsets = (offset,) * 3 if isinstance(offset, int | float) else offset
     red, green, blue = (
-        np.clip(np.asarray(colour) * factor + np.asarray(offset), 0, 255).astype(int).tolist()
+        int(min(max(channel * factor + move, 0.0), 255.0))
+        for channel, move in zip(colour, offsets, strict=True)
     )
     return red, green, blue
 
