@@ -23,17 +23,23 @@ class ScheduleConfig(FrozenConfig):
     """Learning rate over the iterations of one stage; every length carries its unit."""
 
     kind: Literal["constant", "cosine", "multistep"] = Field(
-        "constant", description="shape after the warm-up"
+        default="constant", description="shape after the warm-up"
     )
-    warmup_epochs: float = Field(0.0, ge=0, description="linear warm-up, in epochs")
-    warmup_iterations: int = Field(0, ge=0, description="linear warm-up, in iterations")
-    warmup_factor: float = Field(0.01, gt=0, le=1, description="share of lr at the first iteration")
-    milestone_epochs: tuple[float, ...] = Field((), description="multistep: lr drops, in epochs")
+    warmup_epochs: float = Field(default=0.0, ge=0, description="linear warm-up, in epochs")
+    warmup_iterations: int = Field(default=0, ge=0, description="linear warm-up, in iterations")
+    warmup_factor: float = Field(
+        default=0.01, gt=0, le=1, description="share of lr at the first iteration"
+    )
+    milestone_epochs: tuple[float, ...] = Field(
+        default=(), description="multistep: lr drops, in epochs"
+    )
     milestone_iterations: tuple[int, ...] = Field(
-        (), description="multistep: lr drops, in iterations"
+        default=(), description="multistep: lr drops, in iterations"
     )
-    gamma: float = Field(0.1, gt=0, le=1, description="multistep: factor of each drop")
-    final_factor: float = Field(0.0, ge=0, le=1, description="cosine: share of lr at the end")
+    gamma: float = Field(default=0.1, gt=0, le=1, description="multistep: factor of each drop")
+    final_factor: float = Field(
+        default=0.0, ge=0, le=1, description="cosine: share of lr at the end"
+    )
 
     @model_validator(mode="after")
     def _one_unit(self) -> ScheduleConfig:
@@ -47,19 +53,19 @@ class ScheduleConfig(FrozenConfig):
 class OptimizerConfig(FrozenConfig):
     """An optimiser and its schedule for one stage."""
 
-    name: Literal["adam", "adamw", "sgd"] = Field("adam", description="torch.optim class")
+    name: Literal["adam", "adamw", "sgd"] = Field(default="adam", description="torch.optim class")
     lr: float = Field(gt=0, description="base learning rate")
-    weight_decay: float = Field(0.0, ge=0, description="weight decay")
-    momentum: float = Field(0.9, ge=0, lt=1, description="sgd: momentum")
-    bias_lr_factor: float = Field(1.0, gt=0, description="lr multiple of bias parameters")
+    weight_decay: float = Field(default=0.0, ge=0, description="weight decay")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="sgd: momentum")
+    bias_lr_factor: float = Field(default=1.0, gt=0, description="lr multiple of bias parameters")
     lr_factors: dict[str, float] = Field(
         default_factory=dict, description="lr multiple by parameter-path pattern (fnmatch)"
     )
     no_decay: tuple[str, ...] = Field(
-        (), description="parameter-path patterns (fnmatch) without weight decay"
+        default=(), description="parameter-path patterns (fnmatch) without weight decay"
     )
     schedule: ScheduleConfig = Field(
-        default_factory=lambda: ScheduleConfig(), description="learning rate over the stage"
+        default_factory=ScheduleConfig, description="learning rate over the stage"
     )
 
 
@@ -169,6 +175,14 @@ class Learner(nn.Module, ABC):
         super().__init__()
         self.collective: Collective = collective or LocalCollective()
 
+    @staticmethod
+    def check_domain(config: LearnerConfig, domain: Domain) -> None:
+        """Refuses, before any work starts, a training domain that this method cannot learn.
+
+        Raises:
+            ValueError: says what is missing and what to do.
+        """
+
     @abstractmethod
     def begin_domain(self, domain: Domain, probe: Probe) -> None:
         """Grows heads and prompts, freezes the teacher, caches what the stages need."""
@@ -198,6 +212,9 @@ class Learner(nn.Module, ABC):
     def memory_state(self) -> dict[str, Tensor]:
         """Tensors that other processes may read while training runs (prototypes); may be empty."""
         return {}
+
+    def load_memory_state(self, tensors: Mapping[str, Tensor]) -> None:  # noqa: B027 - optional hook
+        """Takes over the published version of `memory_state`, the same on every worker."""
 
     def stored_bytes_per_domain(self) -> float:
         """Bytes kept of each learned domain beyond the network itself (0 where nothing is)."""

@@ -29,17 +29,22 @@ class BackboneConfig(FrozenConfig):
     """Which CLIP, with which weights, on images of which size."""
 
     name: str = Field(
-        TINY, description="tiny-clip, or an open_clip ViT: ViT-B-16, ViT-B-16-quickgelu, ..."
+        default=TINY,
+        description="tiny-clip, or an open_clip ViT: ViT-B-16, ViT-B-16-quickgelu, ...",
     )
     weights: str = Field(
-        "warm",
+        default="warm",
         description="warm (tiny-clip's own file), random, a local file, or an open_clip tag "
         "(openai, laion2b_s34b_b88k, ...), which may download",
     )
-    image_height: int = Field(64, ge=8, description="input height in pixels, a multiple of a patch")
-    image_width: int = Field(32, ge=8, description="input width in pixels, a multiple of a patch")
+    image_height: int = Field(
+        default=64, ge=8, description="input height in pixels, a multiple of a patch"
+    )
+    image_width: int = Field(
+        default=32, ge=8, description="input width in pixels, a multiple of a patch"
+    )
     context_length: int | None = Field(
-        None,
+        default=None,
         ge=3,
         description="longest text in tokens, start and end included; none: the architecture's own",
     )
@@ -127,7 +132,8 @@ class TextEncoder(nn.Module):
 
     causal_mask: Tensor
 
-    def __init__(self, clip: open_clip.CLIP) -> None:
+    def __init__(self, clip: open_clip.CLIP, context_length: int | None = None) -> None:
+        """Takes the tower over; `context_length` limits texts below the tower's own length."""
         super().__init__()
         self.token_embedding = cast(nn.Embedding, clip.token_embedding)
         self.positional_embedding = cast(nn.Parameter, clip.positional_embedding)
@@ -136,6 +142,59 @@ class TextEncoder(nn.Module):
         self.text_projection = cast(nn.Parameter, clip.text_projection)
         self.logit_scale = clip.logit_scale
         self.register_buffer("causal_mask", cast(Tensor, clip.attn_mask), persistent=False)
+        num_positions = len(self.positional_embedding)
+        self.context_length = min(context_length or num_positions, num_positions)
+
+    @property
+    def width(self) -> int:
+        """Size of a token embedding: what a learned prompt vector must have."""
+        return self.token_embedding.embedding_dim
+
+    @property
+    def embed_dim(self) -> int:
+        """D, the size of the joint embedding."""
+        return self.text_projection.shape[1]
+
+    def tokenize(self, texts: Sequence[str], max_tokens: int | None = None) -> Tensor:
+        """Texts -> CLIP BPE tokens [N, L] long on the CPU, L being the longest text's length.
+
+        Each row is start-of-text, the words, end-of-text, then zeros. A text longer than
+        `max_tokens` (or than `context_length`, if that is less) is cut and keeps its end-of-text.
+        """
+        import open_clip
+
+        limit = min(max_tokens or self.context_length, self.context_length)
+        tokens = open_clip.tokenize(list(texts), context_length=limit)
+        longest = int(self.end_positions(tokens).max()) + 1 if len(tokens) else 2
+        return tokens[:, :longest].contiguous()
+
+    @staticmethod
+    def end_positions(tokens: Tensor) -> Tensor:
+        """Tokens [N, L] -> position of each end-of-text [N]; it is the highest token number."""
+        return tokens.argmax(dim=-1)
+
+    def embed_tokens(self, tokens: Tensor) -> Tensor:
+        """Tokens [N, L] -> token embeddings [N, L, W], without positions."""
+        return self.token_embedding(tokens)
+
+    @torch.no_grad()
+    def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
+        """Texts -> text features [N, D], not normalised and without gradient.
+
+        Distinct strings are encoded once, in batches of like length.
+        """
+        device = self.positional_embedding.device
+        distinct = list(dict.fromkeys(texts))
+        rows = {text: row for row, text in enumerate(distinct)}
+        tokens = self.tokenize(distinct)
+        ends = self.end_positions(tokens)
+        features = torch.empty(len(distinct), self.embed_dim, device=device)
+        for chunk in ends.argsort(stable=True).split(batch_size):
+            length = int(ends[chunk[-1]]) + 1 if len(chunk) else 0
+            part = tokens[chunk, :length].to(device)
+            encoded = self(self.embed_tokens(part), ends[chunk].to(device))
+            features[chunk.to(device)] = encoded.to(features.dtype)
+        return features[torch.tensor([rows[text] for text in texts], dtype=torch.long)]
 
     def forward(self, embeddings: Tensor, end_positions: Tensor) -> Tensor:
         """Token embeddings [N, L, W] and end-of-text positions [N] -> text features [N, D].
@@ -165,81 +224,10 @@ class ClipBackbone(nn.Module):
     prompt vectors): it never trains, and a checkpoint may leave "text." out.
     """
 
-    def __init__(self, image: ImageEncoder, text: TextEncoder, context_length: int | None) -> None:
+    def __init__(self, image: ImageEncoder, text: TextEncoder) -> None:
         super().__init__()
         self.image = image
         self.text = text.requires_grad_(False)
-        num_positions = len(text.positional_embedding)
-        self.context_length = min(context_length or num_positions, num_positions)
-
-    @property
-    def width(self) -> int:
-        """Size of the image tower's tokens before projection."""
-        return self.image.width
-
-    @property
-    def embed_dim(self) -> int:
-        """D, the size of the joint embedding."""
-        return self.image.embed_dim
-
-    @property
-    def text_width(self) -> int:
-        """Size of a token embedding: what a learned prompt vector must have."""
-        return self.text.token_embedding.embedding_dim
-
-    @property
-    def logit_scale(self) -> Tensor:
-        """Scalar factor of cosine similarities as pretrained (exponentiated; 100 in OpenAI's)."""
-        return self.text.logit_scale.exp()
-
-    def encode_image(self, images: Tensor) -> ImageFeatures:
-        """Normalised images [B, 3, H, W] -> class token, joint embedding and patch tokens."""
-        return self.image(images)
-
-    def tokenize(self, texts: Sequence[str], max_tokens: int | None = None) -> Tensor:
-        """Texts -> CLIP BPE tokens [N, L] long on the CPU, L being the longest text's length.
-
-        Each row is start-of-text, the words, end-of-text, then zeros. A text longer than
-        `max_tokens` (or than `context_length`, if that is less) is cut and keeps its end-of-text.
-        """
-        import open_clip
-
-        limit = min(max_tokens or self.context_length, self.context_length)
-        tokens = open_clip.tokenize(list(texts), context_length=limit)
-        longest = int(self.end_positions(tokens).max()) + 1 if len(tokens) else 2
-        return tokens[:, :longest].contiguous()
-
-    @staticmethod
-    def end_positions(tokens: Tensor) -> Tensor:
-        """Tokens [N, L] -> position of each end-of-text [N]; it is the highest token number."""
-        return tokens.argmax(dim=-1)
-
-    def embed_tokens(self, tokens: Tensor) -> Tensor:
-        """Tokens [N, L] -> token embeddings [N, L, text_width], without positions."""
-        return self.text.token_embedding(tokens)
-
-    def encode_text(self, embeddings: Tensor, end_positions: Tensor) -> Tensor:
-        """Token embeddings [N, L, text_width], end positions [N] -> [N, D], not normalised."""
-        return self.text(embeddings, end_positions)
-
-    @torch.no_grad()
-    def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
-        """Texts -> text features [N, D], not normalised and without gradient.
-
-        Distinct strings are encoded once, in batches of like length.
-        """
-        device = self.text.positional_embedding.device
-        distinct = list(dict.fromkeys(texts))
-        rows = {text: row for row, text in enumerate(distinct)}
-        tokens = self.tokenize(distinct)
-        ends = self.end_positions(tokens)
-        features = torch.empty(len(distinct), self.embed_dim, device=device)
-        for chunk in ends.argsort(stable=True).split(batch_size):
-            length = int(ends[chunk[-1]]) + 1 if len(chunk) else 0
-            part = tokens[chunk, :length].to(device)
-            encoded = self.encode_text(self.embed_tokens(part), ends[chunk].to(device))
-            features[chunk.to(device)] = encoded.to(features.dtype)
-        return features[torch.tensor([rows[text] for text in texts], dtype=torch.long)]
 
 
 def build(config: BackboneConfig, seed: int) -> ClipBackbone:
@@ -253,7 +241,7 @@ def build(config: BackboneConfig, seed: int) -> ClipBackbone:
     clip = create_clip(config.name, config.weights, seed)
     image_size = (config.image_height, config.image_width)
     image = ImageEncoder(cast("VisionTransformer", clip.visual), image_size)
-    return ClipBackbone(image, TextEncoder(clip), config.context_length)
+    return ClipBackbone(image, TextEncoder(clip, config.context_length))
 
 
 def resize_positions(

@@ -49,7 +49,7 @@ def small_clip(quick_gelu: bool = False) -> open_clip.CLIP:
 
 
 def wrapped(clip: open_clip.CLIP, image_size: tuple[int, int] = (32, 32)) -> ClipBackbone:
-    return ClipBackbone(ImageEncoder(clip.visual, image_size), TextEncoder(clip), None)
+    return ClipBackbone(ImageEncoder(clip.visual, image_size), TextEncoder(clip))
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +65,10 @@ def test_both_towers_equal_open_clip_on_square_input(quick_gelu):
     with torch.no_grad():
         expected_image, expected_text = clip.encode_image(images), clip.encode_text(full_tokens)
         backbone = wrapped(clip)
-        features = backbone.encode_image(images)
+        features = backbone.image(images)
     torch.testing.assert_close(features.projected, expected_image)
     torch.testing.assert_close(features.class_token @ clip.visual.proj, expected_image)
-    torch.testing.assert_close(backbone.encode_texts(WORDS), expected_text)
+    torch.testing.assert_close(backbone.text.encode_texts(WORDS), expected_text)
 
 
 def test_patch_tokens_equal_open_clips_own():
@@ -77,7 +77,7 @@ def test_patch_tokens_equal_open_clips_own():
     with torch.no_grad():
         clip.visual.output_tokens = True
         _, tokens = clip.visual(images)
-        patches = wrapped(clip).encode_image(images).patches
+        patches = wrapped(clip).image(images).patches
     torch.testing.assert_close(patches, tokens @ clip.visual.proj)
 
 
@@ -87,18 +87,18 @@ def test_vit_b_16_takes_person_shaped_images():
     )
     backbone = build(config, seed=0)
     with torch.no_grad():
-        features = backbone.encode_image(torch.zeros(1, 3, 256, 128))
+        features = backbone.image(torch.zeros(1, 3, 256, 128))
     assert features.class_token.shape == (1, 768)
     assert features.projected.shape == (1, 512)
     assert features.patches.shape == (1, 16 * 8, 512)
-    sizes = (backbone.width, backbone.embed_dim, backbone.text_width, backbone.context_length)
+    sizes = (backbone.image.width, backbone.image.embed_dim, backbone.text.width, backbone.text.context_length)
     assert sizes == (768, 512, 512, 77)
     activation = backbone.image.visual.transformer.resblocks[0].mlp.gelu
     assert type(activation).__name__ == "QuickGELU"
 
 
 def test_tiny_shapes_keys_and_size(tiny):
-    features = tiny.encode_image(torch.zeros(2, 3, 64, 32))
+    features = tiny.image(torch.zeros(2, 3, 64, 32))
     assert features.class_token.shape == (2, 96)
     assert features.projected.shape == (2, 96)
     assert features.patches.shape == (2, 8 * 4, 96)
@@ -106,7 +106,7 @@ def test_tiny_shapes_keys_and_size(tiny):
     assert not any(parameter.requires_grad for parameter in tiny.text.parameters())
     assert all(parameter.requires_grad for parameter in tiny.image.parameters())
     assert 0.30e6 < sum(parameter.numel() for parameter in tiny.image.parameters()) < 0.36e6
-    assert tiny.logit_scale.item() == pytest.approx(1 / 0.07, rel=1e-5)
+    assert tiny.text.logit_scale.exp().item() == pytest.approx(1 / 0.07, rel=1e-5)
 
 
 def test_random_weights_are_a_function_of_the_seed_alone():
@@ -121,62 +121,62 @@ def test_random_weights_are_a_function_of_the_seed_alone():
 
 
 def test_tokens_are_trimmed_and_cut_texts_keep_their_end(tiny):
-    tokens = tiny.tokenize(["a man", "a man in a red coat"])
+    tokens = tiny.text.tokenize(["a man", "a man in a red coat"])
     assert tokens.shape == (2, 8)
-    assert tiny.end_positions(tokens).tolist() == [3, 7]
-    cut = tiny.tokenize(["word " * 200])
+    assert tiny.text.end_positions(tokens).tolist() == [3, 7]
+    cut = tiny.text.tokenize(["word " * 200])
     assert cut.shape == (1, 64)
-    assert tiny.end_positions(cut).tolist() == [63]
-    assert tiny.tokenize(["word " * 200], max_tokens=5).tolist()[0][-1] == 49407
-    assert tiny.tokenize([]).shape == (0, 2)
-    assert tiny.encode_texts([]).shape == (0, 96)
+    assert tiny.text.end_positions(cut).tolist() == [63]
+    assert tiny.text.tokenize(["word " * 200], max_tokens=5).tolist()[0][-1] == 49407
+    assert tiny.text.tokenize([]).shape == (0, 2)
+    assert tiny.text.encode_texts([]).shape == (0, 96)
 
 
 def test_context_length_caps_the_tokens():
     backbone = build(BackboneConfig(weights="random", context_length=6), seed=0)
-    assert backbone.context_length == 6
-    assert backbone.tokenize(["word " * 50]).shape == (1, 6)
+    assert backbone.text.context_length == 6
+    assert backbone.text.tokenize(["word " * 50]).shape == (1, 6)
 
 
 @settings(deadline=None, max_examples=20)
 @given(st.integers(0, 8), st.integers(0, 2**31 - 1))
 def test_what_follows_the_end_of_a_text_changes_nothing(padding, seed):
     backbone = wrapped(small_clip())
-    tokens = backbone.tokenize(["a man in red"])
-    embeddings, ends = backbone.embed_tokens(tokens), backbone.end_positions(tokens)
+    tokens = backbone.text.tokenize(["a man in red"])
+    embeddings, ends = backbone.text.embed_tokens(tokens), backbone.text.end_positions(tokens)
     noise = torch.randn(1, padding, 16, generator=torch.Generator().manual_seed(seed))
     torch.testing.assert_close(
-        backbone.encode_text(torch.cat([embeddings, noise], dim=1), ends),
-        backbone.encode_text(embeddings, ends),
+        backbone.text(torch.cat([embeddings, noise], dim=1), ends),
+        backbone.text(embeddings, ends),
     )
 
 
 def test_a_frozen_text_tower_passes_gradients_to_prompt_vectors(tiny):
-    tokens = tiny.tokenize(["a red cap"])
-    prompt = torch.zeros(1, 2, tiny.text_width, requires_grad=True)
-    embeddings = torch.cat([prompt, tiny.embed_tokens(tokens)], dim=1)
-    tiny.encode_text(embeddings, tiny.end_positions(tokens) + 2).sum().backward()
+    tokens = tiny.text.tokenize(["a red cap"])
+    prompt = torch.zeros(1, 2, tiny.text.width, requires_grad=True)
+    embeddings = torch.cat([prompt, tiny.text.embed_tokens(tokens)], dim=1)
+    tiny.text(embeddings, tiny.text.end_positions(tokens) + 2).sum().backward()
     assert prompt.grad is not None
     assert prompt.grad.abs().sum() > 0
 
 
 def test_too_long_texts_are_refused(tiny):
     with pytest.raises(ValueError, match="at most 64 tokens; came 65"):
-        tiny.encode_text(torch.zeros(1, 65, 96), torch.tensor([64]))
+        tiny.text(torch.zeros(1, 65, 96), torch.tensor([64]))
 
 
 def test_encode_texts_equals_one_by_one_in_any_batch_size(tiny):
     texts = ["a red cap", "blue jeans and brown boots", "a red cap", "a cap", "a"]
-    together = tiny.encode_texts(texts, batch_size=2)
+    together = tiny.text.encode_texts(texts, batch_size=2)
     assert torch.equal(together[0], together[2])
-    one_by_one = torch.cat([tiny.encode_texts([text]) for text in texts])
+    one_by_one = torch.cat([tiny.text.encode_texts([text]) for text in texts])
     torch.testing.assert_close(together, one_by_one)
 
 
 def test_the_image_tower_alone_is_a_frozen_teacher(tiny):
     teacher = copy.deepcopy(tiny.image).requires_grad_(False)
     images = torch.randn(2, 3, 64, 32, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(teacher(images).projected, tiny.encode_image(images).projected)
+    torch.testing.assert_close(teacher(images).projected, tiny.image(images).projected)
     assert teacher.visual.proj is not tiny.image.visual.proj
 
 
@@ -208,7 +208,7 @@ def test_images_of_another_size_are_refused(tiny):
     with pytest.raises(
         ValueError, match=r"expected images \[B, 3, 64, 32\].*backbone.image_height"
     ):
-        tiny.encode_image(torch.zeros(1, 3, 128, 64))
+        tiny.image(torch.zeros(1, 3, 128, 64))
     with pytest.raises(ValueError, match="multiples of the 8x8 patch; came 60x32"):
         build(BackboneConfig(weights="random", image_height=60), seed=0)
 
@@ -252,7 +252,7 @@ def test_local_files_load(tmp_path, suffix):
     assert torch.equal(backbone.image.visual.proj, state["visual.proj"])
     assert torch.equal(backbone.text.text_projection, state["text_projection"])
     larger = build(BackboneConfig(weights=str(path), image_height=128, image_width=64), seed=0)
-    assert larger.encode_image(torch.zeros(1, 3, 128, 64)).patches.shape == (1, 16 * 8, 96)
+    assert larger.image(torch.zeros(1, 3, 128, 64)).patches.shape == (1, 16 * 8, 96)
 
 
 def test_openai_torchscript_archives_load_and_need_quick_gelu(tmp_path, monkeypatch):

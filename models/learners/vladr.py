@@ -1,0 +1,502 @@
+"""VLADR: lifelong person re-identification with disentangled textual attributes (CVPR 2026).
+
+Two stages a domain. MTAD learns prompts with both encoders frozen: free tokens per identity, and
+free tokens per attribute that all identities and domains share. ICAR trains the image tower
+against the cached text features: cross-modal attribute alignment (CMA) pulls each decoded visual
+attribute to its description, cross-domain alignment (IDA) holds on to what earlier domains taught.
+docs/vladr.md lists where this differs from the paper and from its authors' code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, final
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from models.backbones.clip import ClipBackbone, ImageEncoder
+from models.cross_domain import (
+    AffinityTermConfig,
+    Alignment,
+    PrototypeTermConfig,
+    RelationTermConfig,
+    cross_domain_terms,
+    needs_old_model,
+)
+from models.heads.attribute_decoder import AttributeDecoder
+from models.learner import (
+    Collective,
+    Learner,
+    LearnerConfig,
+    OptimizerConfig,
+    Probe,
+    ScheduleConfig,
+    Stage,
+    StepResult,
+)
+from models.losses.alignment import attribute_alignment
+from models.losses.contrastive import (
+    batch_candidates,
+    image_text_cross_entropy,
+    same_identity,
+    same_identity_or_caption,
+    symmetric_contrastive,
+    symmetric_contrastive_parts,
+)
+from models.losses.disentangle import orthogonality
+from models.losses.identity import cross_entropy
+from models.losses.metric import batch_hard_triplet
+from models.prototypes import PrototypeMemory
+from models.reid import (
+    Frozen,
+    IdentityTermConfig,
+    InterpolationConfig,
+    ReidNetwork,
+    TermConfig,
+    TripletTermConfig,
+    blend,
+    features_of,
+    mean_terms,
+    weights_of,
+)
+from models.textual import Descriptions, TextualAttributes, check_descriptions
+from tasks.schema import Batch, Domain, FrozenConfig
+
+IDENTITY_STAGE, ATTRIBUTE_STAGE, IMAGE_STAGE = "mtad-identity", "mtad-attribute", "icar"
+
+
+class MatchTermConfig(TermConfig):
+    """A contrastive term of stage 1, its positives chosen by identity (and equal text)."""
+
+    temperature: float = Field(default=0.07, gt=0, description="tau of the softmax over the batch")
+
+
+class TextIdentityTermConfig(TermConfig):
+    """Cross-entropy (a light head, dropped after the stage) + triplet on mean_k t_k."""
+
+    margin: float | None = Field(
+        default=0.3, ge=0, description="triplet margin; null = soft margin"
+    )
+    logit_scale: float = Field(default=14.0, gt=0, description="factor of the head's cosines")
+
+
+class ImageTextTermConfig(TermConfig):
+    """L_global: cross-entropy of cos(f, t_g) / temperature over identities."""
+
+    temperature: float = Field(
+        default=0.07, gt=0, description="tau; the authors' code has none (1)"
+    )
+    candidates: Literal["batch", "domain"] = Field(
+        default="batch", description="identities of the batch, or all of the domain"
+    )
+
+
+class CmaTermConfig(TermConfig):
+    """L_CMA: every visual attribute v_k towards its text t_k."""
+
+    distance: Literal["contrastive", "cosine"] = Field(
+        default="contrastive", description="symmetric InfoNCE over the batch, or 1 - cos"
+    )
+    temperature: float = Field(default=0.07, gt=0, description="tau of the contrastive distance")
+    reduction: Literal["sum", "mean"] = Field(default="mean", description="over the K attributes")
+    positives: Literal["caption", "diagonal"] = Field(
+        default="caption", description="equal texts are positives too, or the image's own alone"
+    )
+
+
+class LossesConfig(FrozenConfig):
+    """Every loss term by name; the forms of L_IDA count only if learner.alignment lists them."""
+
+    match_global: MatchTermConfig = Field(default_factory=MatchTermConfig)
+    match_local: MatchTermConfig = Field(default_factory=MatchTermConfig)
+    orthogonality: TermConfig = Field(default_factory=TermConfig)
+    text_identity: TextIdentityTermConfig = Field(default_factory=TextIdentityTermConfig)
+    identity: IdentityTermConfig = Field(default_factory=IdentityTermConfig)
+    triplet: TripletTermConfig = Field(default_factory=TripletTermConfig)
+    image_text: ImageTextTermConfig = Field(default_factory=ImageTextTermConfig)
+    cma: CmaTermConfig = Field(default_factory=CmaTermConfig)
+    affinity: AffinityTermConfig = Field(default_factory=AffinityTermConfig)
+    prototype: PrototypeTermConfig = Field(default_factory=PrototypeTermConfig)
+    prototype_relation: RelationTermConfig = Field(default_factory=RelationTermConfig)
+    identity_prototype: RelationTermConfig = Field(default_factory=RelationTermConfig)
+
+
+class StageConfig(FrozenConfig):
+    """Length and optimiser of one stage."""
+
+    epochs: int = Field(ge=1, description="epochs of the stage in each domain")
+    optimizer: OptimizerConfig = Field(description="optimiser and schedule of the stage")
+
+
+def _prompt_stage() -> StageConfig:
+    return StageConfig(epochs=120, optimizer=OptimizerConfig(lr=3.5e-4, weight_decay=1e-4))
+
+
+def _image_stage() -> StageConfig:
+    schedule = ScheduleConfig(kind="multistep", warmup_epochs=10, milestone_epochs=(30,))
+    return StageConfig(
+        epochs=60,
+        optimizer=OptimizerConfig(
+            lr=5e-6,
+            weight_decay=1e-4,
+            bias_lr_factor=2,
+            no_decay=("network.decoder.*",),
+            schedule=schedule,
+        ),
+    )
+
+
+class Config(LearnerConfig):
+    """Settings of VLADR; every part of the ablation is a switch here."""
+
+    name: Literal["vladr"] = Field(default="vladr", description="the learner")
+    num_attributes: int = Field(
+        default=4, ge=1, description="K, attributes (head, upper, lower, foot)"
+    )
+    num_decoder_heads: int = Field(default=8, ge=1, description="attention heads of the decoder")
+    descriptions: Descriptions = Field(
+        default="parts",
+        description="the K texts of an image: its parts; the whole description, any K; or the "
+        "whole description's words dealt at random (ablation)",
+    )
+    granularity: Literal["attribute", "global"] = Field(
+        default="attribute",
+        description="what L_IDA and the memory hold: v_k, or f alone (ablation)",
+    )
+    alignment: tuple[Alignment, ...] = Field(
+        default=("affinity",), description="forms of L_IDA, summed; empty switches it off"
+    )
+    views: Literal["weak", "both"] = Field(
+        default="weak", description="views that image_text, cma and L_IDA read; L_reid reads both"
+    )
+    prototypes: Literal["refreshed", "online"] = Field(
+        default="refreshed",
+        description="end of a domain: exact means after interpolation, or the EMA",
+    )
+    prototype_momentum: float = Field(
+        default=0.9, ge=0, le=1, description="m of the prototypes' EMA"
+    )
+    num_identity_tokens: int = Field(
+        default=4, ge=1, description="free tokens of an identity prompt"
+    )
+    num_attribute_tokens: int = Field(
+        default=2, ge=0, description="free tokens M of an attribute prompt; 0 = raw descriptions"
+    )
+    losses: LossesConfig = Field(default_factory=LossesConfig)
+    interpolation: InterpolationConfig = Field(default_factory=InterpolationConfig)
+    mtad_identity: StageConfig = Field(default_factory=_prompt_stage)
+    mtad_attribute: StageConfig = Field(default_factory=_prompt_stage)
+    icar: StageConfig = Field(default_factory=_image_stage)
+
+    @property
+    def reads_attributes(self) -> bool:
+        """Whether any term reads the decoder's v_k."""
+        on_attributes = self.alignment and self.granularity == "attribute"
+        return bool(self.losses.cma.weight or on_attributes)
+
+
+class AttributeNetwork(ReidNetwork):
+    """The network with its attribute decoder: what is frozen as the old model."""
+
+    def __init__(
+        self, image: ImageEncoder, num_attributes: int, num_heads: int, generator: torch.Generator
+    ) -> None:
+        super().__init__(image)
+        self.decoder = AttributeDecoder(
+            num_attributes, image.embed_dim, image.embed_dim, num_heads, generator
+        )
+
+
+@final
+class Method(Learner):
+    """VLADR."""
+
+    unsaved = ("text.",)
+
+    def __init__(self, config: Config, backbone: ClipBackbone, collective: Collective) -> None:
+        super().__init__(collective)
+        self.config = config
+        generator = torch.Generator().manual_seed(torch.initial_seed())
+        self.text = backbone.text
+        self.network = AttributeNetwork(
+            backbone.image, config.num_attributes, config.num_decoder_heads, generator
+        )
+        self.textual = TextualAttributes(
+            config.num_attributes,
+            config.num_identity_tokens,
+            config.num_attribute_tokens,
+            self.text,
+            generator,
+        )
+        num_prototypes = config.num_attributes if config.granularity == "attribute" else 1
+        self.memory = PrototypeMemory(num_prototypes, backbone.image.embed_dim)
+        self.old: Frozen | None = None
+        self._offset = 0
+
+    @staticmethod
+    def check_domain(config: LearnerConfig, domain: Domain) -> None:
+        """Refuses a domain without the descriptions the configuration needs."""
+        assert isinstance(config, Config)
+        check_descriptions(domain, config.num_attributes, config.descriptions)
+
+    # The domain's course ----------------------------------------------------------------------
+
+    def begin_domain(self, domain: Domain, probe: Probe) -> None:
+        """Freezes the old model, grows the classifiers, makes prompts for the new people."""
+        learned = self.network.num_identities > 0
+        if learned and (self._needs_old() or self.config.interpolation.mode != "none"):
+            self.old = Frozen(self.network)
+        features = probe(lambda images: features_of(self.network.image(images)))
+        projected = features["projected"]
+        person_ids = torch.tensor(
+            [record.person_id for record in domain.train], device=projected.device
+        )
+        self._offset = self.network.num_identities
+        self.network.grow(features["class_token"], projected, person_ids)
+        generator = torch.Generator().manual_seed(torch.initial_seed())
+        self.textual.begin_domain(domain, self.config.descriptions, projected, self.text, generator)
+        if self.config.losses.cma.weight and not self.config.num_attribute_tokens:
+            self.textual.freeze_attributes(self.text)
+        self.memory.begin_domain(self.memory.num_domains)
+
+    def stages(self) -> Sequence[Stage]:
+        """The prompts that some later term reads, then the image tower."""
+        config, found = self.config, list[Stage]()
+        if config.losses.image_text.weight:
+            stage = config.mtad_identity
+            trainable = ("textual.identities.*",)
+            found.append(Stage(IDENTITY_STAGE, stage.epochs, (), trainable, stage.optimizer))
+        if config.losses.cma.weight and config.num_attribute_tokens:
+            stage = config.mtad_attribute
+            trainable = ("textual.attributes.*",)
+            if config.losses.text_identity.weight:
+                trainable += ("textual.pool_head.*",)
+            found.append(Stage(ATTRIBUTE_STAGE, stage.epochs, (), trainable, stage.optimizer))
+        stage = config.icar
+        trainable = ("network.image.*", "network.neck_*.weight", "network.head_*")
+        if config.reads_attributes:
+            trainable += ("network.decoder.*",)
+        views = ("weak", "strong")
+        found.append(Stage(IMAGE_STAGE, stage.epochs, views, trainable, stage.optimizer))
+        return found
+
+    def forward(self, batch: Batch, stage: str) -> StepResult:
+        """One step of the stage, on the global batch."""
+        match stage:
+            case "mtad-identity":
+                terms = self._identity_prompt_terms(batch)
+            case "mtad-attribute":
+                terms = self._attribute_prompt_terms(batch)
+            case _:
+                terms = self._image_terms(batch)
+        return StepResult.of(terms, weights_of(terms, self.config.losses))
+
+    def end_stage(self, stage: str, probe: Probe) -> None:
+        """Encodes the frozen prompts once: from here on text features are looked up."""
+        if stage == IDENTITY_STAGE:
+            self.textual.freeze_identities(self.text)
+        if stage == ATTRIBUTE_STAGE:
+            self.textual.freeze_attributes(self.text)
+        if stage == IMAGE_STAGE:
+            self.textual.drop_image_features()
+
+    def end_domain(self, probe: Probe) -> None:
+        """Interpolates first, then refreshes the prototypes with the weights that stay."""
+        if self.old is not None:
+            blend(self.network, self._old_network(), self.config.interpolation, probe)
+            self.old = None
+        if not self._keeps_prototypes():
+            return
+        domain = int(self.memory.current_domain)
+        wants_identities = "identity_prototype" in self.config.alignment
+        if self.config.prototypes == "refreshed" or wants_identities:
+            features = probe(lambda images: {"v": self._compared(self.network, images)})["v"]
+            if self.config.prototypes == "refreshed":
+                self.memory.refresh(features)
+            if wants_identities:
+                self.memory.add_identities(domain, features, self.textual.person_ids)
+        self.memory.freeze()
+
+    def embed_images(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] -> L2-normalised concatenation of both necks' outputs [B, W + D]."""
+        return self.network.embed(images)
+
+    # Stage 1: prompts -------------------------------------------------------------------------
+
+    def _identity_prompt_terms(self, batch: Batch) -> dict[str, Tensor]:
+        image = self.collective.gather(self.textual.image_features[batch.indices])
+        text = self.collective.gather(self.textual.encode_identities(batch.person_ids, self.text))
+        person_ids = self.collective.gather(batch.person_ids)
+        temperature = self.config.losses.match_global.temperature
+        positives = same_identity(person_ids)
+        return {"match_global": symmetric_contrastive(image, text, positives, temperature)}
+
+    def _attribute_prompt_terms(self, batch: Batch) -> dict[str, Tensor]:
+        losses, gather = self.config.losses, self.collective.gather
+        image = gather(self.textual.image_features[batch.indices])
+        text = gather(self.textual.encode_attributes(batch.indices, self.text))
+        entry_ids = gather(self.textual.entry_ids[batch.indices])
+        person_ids = gather(batch.person_ids)
+        terms: dict[str, Tensor] = {}
+        if losses.match_local.weight:
+            terms["match_local"] = symmetric_contrastive_parts(
+                image[:, None].expand_as(text),
+                text,
+                same_identity_or_caption(person_ids, entry_ids),
+                losses.match_local.temperature,
+            ).mean()
+        if losses.orthogonality.weight:
+            terms["orthogonality"] = orthogonality(text)
+        if losses.text_identity.weight:
+            pooled = F.normalize(text.mean(1), dim=1)
+            logits = losses.text_identity.logit_scale * self.textual.pool_head(pooled)
+            triplet = batch_hard_triplet(pooled, person_ids, losses.text_identity.margin)
+            terms["text_identity"] = cross_entropy(logits, person_ids) + triplet
+        return terms
+
+    # Stage 2: the image tower -----------------------------------------------------------------
+
+    def _image_terms(self, batch: Batch) -> dict[str, Tensor]:
+        losses, gather = self.config.losses, self.collective.gather
+        features = self.network.image(torch.cat([batch.views["weak"], batch.views["strong"]]))
+        class_token = self._gather_views(features.class_token)
+        projected = self._gather_views(features.projected)
+        person_ids, indices = gather(batch.person_ids), gather(batch.indices)
+        targets = person_ids + self._offset
+        terms = mean_terms(
+            [
+                self.network.identity_terms(g, f, targets, losses.identity, losses.triplet)
+                for g, f in zip(class_token, projected, strict=True)
+            ]
+        )
+        num_views = 1 if self.config.views == "weak" else 2
+        attributes = self._attributes(features.patches, num_views, len(batch.indices))
+        olds = self._old_features(batch, num_views)
+        aligned = [
+            self._aligned_terms(projected[n], attributes[n], olds[n], person_ids, indices)
+            for n in range(num_views)
+        ]
+        if self._keeps_prototypes():
+            compared = self._comparable(projected[0], attributes[0])
+            self.memory.update(compared.detach(), self.config.prototype_momentum)
+        return terms | mean_terms(aligned)
+
+    def _aligned_terms(
+        self,
+        projected: Tensor,
+        attributes: Tensor | None,
+        old: Tensor | None,
+        person_ids: Tensor,
+        indices: Tensor,
+    ) -> dict[str, Tensor]:
+        """L_global, L_CMA and L_IDA of one view: f [B, D], v [B, K, D], the old model's v."""
+        losses, terms = self.config.losses, dict[str, Tensor]()
+        if losses.image_text.weight:
+            terms["image_text"] = self._image_text(projected, person_ids)
+        if losses.cma.weight:
+            assert attributes is not None
+            on_caption = losses.cma.positives == "caption"
+            terms["cma"] = attribute_alignment(
+                attributes,
+                self.textual.attribute_features(indices),
+                self.textual.entry_ids[indices] if on_caption else None,
+                losses.cma.distance,
+                losses.cma.temperature,
+                losses.cma.reduction,
+            )
+        if self.config.alignment and self.memory.num_domains:
+            terms |= cross_domain_terms(
+                self.config.alignment,
+                losses.prototype,
+                losses.prototype_relation,
+                losses.identity_prototype,
+                losses.affinity,
+                self._comparable(projected, attributes),
+                old,
+                self.memory,
+            )
+        return terms
+
+    def _image_text(self, projected: Tensor, person_ids: Tensor) -> Tensor:
+        settings = self.config.losses.image_text
+        if settings.candidates == "domain":
+            text, targets = self.textual.identity_features, person_ids
+        else:
+            identities, targets = batch_candidates(person_ids)
+            text = self.textual.identity_features[identities]
+        return image_text_cross_entropy(projected, text, targets, settings.temperature)
+
+    def _attributes(
+        self, patches: Tensor, num_views: int, batch_size: int
+    ) -> Sequence[Tensor | None]:
+        """v_k of the global batch for each view that is aligned, if any term reads it."""
+        if not self.config.reads_attributes:
+            return [None] * num_views
+        decoded = self.network.decoder(patches[: num_views * batch_size])
+        return self._gather_views(decoded, num_views)
+
+    def _old_features(self, batch: Batch, num_views: int) -> Sequence[Tensor | None]:
+        """What L_IDA compares, by the frozen model of the previous domain, on the same views."""
+        if self.old is None or not self._needs_old():
+            return [None] * num_views
+        views = [batch.views["weak"], batch.views["strong"]][:num_views]
+        with torch.no_grad():
+            features = self._compared(self._old_network(), torch.cat(views))
+        return self._gather_views(features, num_views)
+
+    def _compared(self, network: AttributeNetwork, images: Tensor) -> Tensor:
+        """[B, 3, H, W] -> what the memory holds: v [B, K, D], or f [B, 1, D]."""
+        features = network.image(images)
+        if self.config.granularity == "global":
+            return self._comparable(features.projected, None)
+        return network.decoder(features.patches)
+
+    def _comparable(self, projected: Tensor, attributes: Tensor | None) -> Tensor:
+        if self.config.granularity == "global":
+            return F.normalize(projected, dim=1)[:, None]
+        assert attributes is not None
+        return attributes
+
+    def _gather_views(self, rows: Tensor, num_views: int = 2) -> Sequence[Tensor]:
+        """[V*B, ...] of this worker's views -> V tensors [W*B, ...] of the global batch."""
+        by_image = rows.unflatten(0, (num_views, -1)).transpose(0, 1)
+        return self.collective.gather(by_image).unbind(1)
+
+    def _keeps_prototypes(self) -> bool:
+        return self.config.reads_attributes or self.config.granularity == "global"
+
+    def _needs_old(self) -> bool:
+        return needs_old_model(self.config.alignment)
+
+    def _old_network(self) -> AttributeNetwork:
+        assert self.old is not None
+        network = self.old.module
+        assert isinstance(network, AttributeNetwork)
+        return network
+
+    # What outlives the process ----------------------------------------------------------------
+
+    def memory_state(self) -> dict[str, Tensor]:
+        """The prototype memory's tensors."""
+        return dict(self.memory.state_dict())
+
+    def load_memory_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Takes the published prototypes."""
+        for name, tensor in tensors.items():
+            setattr(self.memory, name, tensor)
+
+    def stored_bytes_per_domain(self) -> float:
+        """Prototype bytes over the learned domains."""
+        return self.memory.stored_bytes / max(self.memory.num_domains, 1)
+
+    def facts(self) -> dict[str, Any]:
+        """Where the domain's classifier rows begin, and whether an old model is held."""
+        return {"offset": self._offset, "has_old": self.old is not None}
+
+    def rebuild(self, facts: Mapping[str, Any]) -> None:
+        """Makes room for the old model."""
+        self._offset = int(facts["offset"])
+        self.old = Frozen(self.network) if facts["has_old"] else None

@@ -1,0 +1,180 @@
+"""What every learner on a CLIP image tower shares: two BN necks, two classifiers, two losses.
+
+The tower gives g, the class token before projection, and f, its joint embedding. Each has a BN
+neck and a bias-free identity classifier; the test embedding is the L2-normalised concatenation of
+both necks' outputs (CLIP-ReID, VLADR).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.backbones.clip import ImageEncoder, ImageFeatures
+from models.heads.bnneck import BNNeck, GrowingClassifier
+from models.interpolation import adaptive_alpha, interpolate
+from models.learner import Probe
+from models.losses.identity import cross_entropy
+from models.losses.metric import batch_hard_triplet
+from models.prototypes import identity_centres
+from tasks.schema import FrozenConfig
+
+
+class TermConfig(FrozenConfig):
+    """A loss term; weight 0 switches it off and spends no time on it."""
+
+    weight: float = Field(default=1.0, ge=0, description="factor of the term in the loss; 0 = off")
+
+
+class IdentityTermConfig(TermConfig):
+    """Cross-entropy over all identities learned so far, summed over the two classifiers."""
+
+    label_smoothing: float = Field(
+        default=0.1, ge=0, lt=1, description="share given to all classes"
+    )
+
+
+class TripletTermConfig(TermConfig):
+    """Batch-hard triplet on f."""
+
+    margin: float | None = Field(default=None, ge=0, description="hinge margin; null = soft margin")
+    normalise: bool = Field(default=False, description="L2-normalise f first")
+
+
+class InterpolationConfig(FrozenConfig):
+    """Mixing of old and new weights after a domain: w = a * new + (1 - a) * old."""
+
+    mode: Literal["none", "fixed", "adaptive"] = Field(
+        default="none",
+        description="fixed: a = alpha (DASK .5); adaptive: from affinity drift (LSTKC)",
+    )
+    alpha: float = Field(
+        default=0.5, ge=0, le=1, description="a of mode fixed: share of the new weights"
+    )
+    keep_diagonal: bool = Field(
+        default=True,
+        description="adaptive: keep self-similarity in the affinity (LSTKC yes, DASK no)",
+    )
+
+
+class ReidNetwork(nn.Module):
+    """Image tower, necks and classifiers: all that is interpolated between domains."""
+
+    def __init__(self, image: ImageEncoder) -> None:
+        super().__init__()
+        self.image = image
+        self.neck_class = BNNeck(image.width)
+        self.neck_projected = BNNeck(image.embed_dim)
+        self.head_class = GrowingClassifier(image.width)
+        self.head_projected = GrowingClassifier(image.embed_dim)
+
+    @property
+    def num_identities(self) -> int:
+        """Identities of all domains begun so far."""
+        return len(self.head_projected.weight)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Normalised images [B, 3, H, W] -> L2-normalised test embeddings [B, W + D]."""
+        features = self.image(images)
+        both = (self.neck_class(features.class_token), self.neck_projected(features.projected))
+        return F.normalize(torch.cat(both, dim=1), dim=1)
+
+    def grow(self, class_token: Tensor, projected: Tensor, person_ids: Tensor) -> None:
+        """Adds a row per identity to both classifiers: its features' L2-normalised centre.
+
+        Args:
+            class_token: [N, W] features g of a domain's training images.
+            projected: [N, D] features f.
+            person_ids: [N], contiguous from 0.
+        """
+        num_persons = int(person_ids.max()) + 1
+        self.head_class.grow(identity_centres(class_token, person_ids, num_persons))
+        self.head_projected.grow(identity_centres(projected, person_ids, num_persons))
+
+    def identity_terms(
+        self,
+        class_token: Tensor,
+        projected: Tensor,
+        targets: Tensor,
+        identity: IdentityTermConfig,
+        triplet: TripletTermConfig,
+    ) -> dict[str, Tensor]:
+        """L_reid of one view of the global batch: the terms `identity` and `triplet`.
+
+        Args:
+            class_token: [B, W] features g.
+            projected: [B, D] features f.
+            targets: [B] rows of the classifiers (person_id + identities of earlier domains).
+            identity: settings of the cross-entropy.
+            triplet: settings of the triplet.
+        """
+        terms: dict[str, Tensor] = {}
+        if identity.weight:
+            logits = (
+                self.head_class(self.neck_class(class_token)),
+                self.head_projected(self.neck_projected(projected)),
+            )
+            terms["identity"] = torch.stack(
+                [cross_entropy(each, targets, identity.label_smoothing) for each in logits]
+            ).sum()
+        if triplet.weight:
+            features = F.normalize(projected, dim=1) if triplet.normalise else projected
+            terms["triplet"] = batch_hard_triplet(features, targets, triplet.margin)
+        return terms
+
+
+class Frozen(nn.Module):
+    """A copy that never trains and always stands in eval mode: the model of the past."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = copy.deepcopy(module).requires_grad_(False)
+        super().train(False)
+
+    def train(self, mode: bool = True) -> Frozen:
+        """Stays in eval mode."""
+        del mode
+        return self
+
+
+def mean_terms(views: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Mean of every term over the views, so that a weight means the same for one view or two."""
+    return {name: torch.stack([view[name] for view in views]).mean() for name in views[0]}
+
+
+def weights_of(terms: Mapping[str, Tensor], losses: FrozenConfig) -> dict[str, float]:
+    """The configured weight of each term, which is the loss section's field of the same name."""
+    return {name: getattr(losses, name).weight for name in terms}
+
+
+def blend(
+    network: ReidNetwork, old: ReidNetwork, config: InterpolationConfig, probe: Probe
+) -> float:
+    """Interpolates `network` with its state before the domain, in place.
+
+    Returns:
+        The share a of the new weights (1 when interpolation is off).
+    """
+    match config.mode:
+        case "none":
+            return 1.0
+        case "fixed":
+            alpha = config.alpha
+        case "adaptive":
+            features = probe(
+                lambda images: {"new": network.embed(images), "old": old.embed(images)}
+            )
+            alpha = adaptive_alpha(features["new"], features["old"], config.keep_diagonal)
+    network.load_state_dict(interpolate(network.state_dict(), old.state_dict(), alpha))
+    return alpha
+
+
+def features_of(features: ImageFeatures) -> dict[str, Tensor]:
+    """The two features that begin a domain, as a probe returns them."""
+    return {"class_token": features.class_token, "projected": features.projected}

@@ -1,0 +1,200 @@
+"""MTAD: prompts that disentangle what a text says of a person, and the text features they give.
+
+Each image has K attribute texts. Equal texts of one attribute are one *entry*, encoded once; an
+image knows its entries by number, so equal numbers are equal texts. While the attribute prompts
+train, entries are encoded with gradient; once frozen, all entries are encoded once a domain and
+looked up from then on.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from models.backbones.clip import TextEncoder
+from models.heads.bnneck import GrowingClassifier
+from models.heads.prompts import AttributePrompts, IdentityPrompts, prepend, splice
+from tasks.schema import Domain, Record
+
+Descriptions = Literal["parts", "whole", "random"]
+
+ENCODE_ROWS = 256
+PLACEHOLDER = "X"
+TEMPLATE_START = "A photo of a"
+
+
+class TextualAttributes(nn.Module):
+    """Prompts and cached text features of the domain in hand.
+
+    Buffers of the domain: `person_ids` [N], `entry_tokens` [E, L], `entry_attributes` [E],
+    `entry_ids` [N, K], `image_features` [N, D] (while the prompts train), `identity_features` [C, D] and
+    `entry_features` [E, D] (once they are frozen).
+    """
+
+    person_ids: Tensor
+    entry_tokens: Tensor
+    entry_attributes: Tensor
+    entry_ids: Tensor
+    image_features: Tensor
+    identity_features: Tensor
+    entry_features: Tensor
+
+    def __init__(
+        self,
+        num_attributes: int,
+        num_identity_tokens: int,
+        num_attribute_tokens: int,
+        text: TextEncoder,
+        generator: Generator,
+    ) -> None:
+        super().__init__()
+        self.num_identity_tokens = num_identity_tokens
+        self.attributes = AttributePrompts(
+            num_attributes, num_attribute_tokens, text.width, generator
+        )
+        self.identities = IdentityPrompts(0, num_identity_tokens, text.width, generator)
+        self.pool_head = GrowingClassifier(text.embed_dim)
+        for name, shape, dtype in (
+            ("person_ids", (0,), torch.long),
+            ("entry_tokens", (0, 2), torch.long),
+            ("entry_attributes", (0,), torch.long),
+            ("entry_ids", (0, num_attributes), torch.long),
+            ("image_features", (0, text.embed_dim), torch.float32),
+            ("identity_features", (0, text.embed_dim), torch.float32),
+            ("entry_features", (0, text.embed_dim), torch.float32),
+        ):
+            self.register_buffer(name, torch.zeros(shape, dtype=dtype))
+
+    def begin_domain(
+        self,
+        domain: Domain,
+        descriptions: Descriptions,
+        image_features: Tensor,
+        text: TextEncoder,
+        generator: Generator,
+    ) -> None:
+        """New identity prompts, and the entries of the domain's descriptions.
+
+        Args:
+            domain: the domain; its training records carry the descriptions.
+            descriptions: what the K texts of an image are.
+            image_features: [N, D] features f of the training images, by the frozen image tower.
+            text: the frozen text tower.
+            generator: CPU generator of the new prompts.
+        """
+        device = self.entry_ids.device
+        num_attributes, _, width = self.attributes.vectors.shape
+        prompts = IdentityPrompts(domain.num_persons, self.num_identity_tokens, width, generator)
+        self.identities = prompts.to(device)
+        self.image_features = F.normalize(image_features, dim=1)
+        numbers: dict[tuple[int, str], int] = {}
+        ids = [
+            [
+                numbers.setdefault((k, words), len(numbers))
+                for k, words in enumerate(attribute_texts(record, num_attributes, descriptions))
+            ]
+            for record in domain.train
+        ]
+        self.person_ids = torch.tensor([r.person_id for r in domain.train], device=device)
+        self.entry_ids = torch.tensor(ids, device=device)
+        self.entry_attributes = torch.tensor([k for k, _ in numbers], device=device)
+        self.entry_tokens = text.tokenize([words for _, words in numbers]).to(device)
+        self.pool_head = GrowingClassifier(text.embed_dim).to(device)
+        centres = torch.randn(domain.num_persons, text.embed_dim, generator=generator)
+        self.pool_head.grow(F.normalize(centres, dim=1).to(device))
+
+    def encode_identities(self, person_ids: Tensor, text: TextEncoder) -> Tensor:
+        """[B] -> L2-normalised text features t_g of these identities' prompts [B, D]."""
+        distinct, where = torch.unique(person_ids, return_inverse=True)
+        tokens = text.tokenize([self._template()]).to(person_ids.device)
+        position = 1 + len(TEMPLATE_START.split())
+        template = text.embed_tokens(tokens)[0]
+        prompts = splice(template, self.identities.vectors[distinct], position)
+        ends = text.end_positions(tokens).expand(len(distinct))
+        return F.normalize(text(prompts, ends), dim=1)[where]
+
+    def encode_attributes(self, indices: Tensor, text: TextEncoder) -> Tensor:
+        """[B] images -> L2-normalised text features t_k of their descriptions [B, K, D]."""
+        distinct, where = torch.unique(self.entry_ids[indices], return_inverse=True)
+        return self._encode_entries(distinct, text)[where]
+
+    @torch.no_grad()
+    def freeze_identities(self, text: TextEncoder) -> None:
+        """Caches the text feature of every identity of the domain."""
+        everybody = torch.arange(len(self.identities.vectors), device=self.entry_ids.device)
+        chunks = [self.encode_identities(chunk, text) for chunk in everybody.split(ENCODE_ROWS)]
+        self.identity_features = torch.cat(chunks).float()
+
+    @torch.no_grad()
+    def freeze_attributes(self, text: TextEncoder) -> None:
+        """Caches the text feature of every entry of the domain."""
+        entries = torch.arange(len(self.entry_tokens), device=self.entry_ids.device)
+        chunks = [self._encode_entries(chunk, text) for chunk in entries.split(ENCODE_ROWS)]
+        self.entry_features = torch.cat(chunks).float()
+
+    def drop_image_features(self) -> None:
+        """Frees what only the prompts' training needed."""
+        self.image_features = self.image_features[:0]
+
+    def attribute_features(self, indices: Tensor) -> Tensor:
+        """[B] images -> cached t_k [B, K, D]."""
+        return self.entry_features[self.entry_ids[indices]]
+
+    def _encode_entries(self, entries: Tensor, text: TextEncoder) -> Tensor:
+        tokens = self.entry_tokens[entries]
+        ends = text.end_positions(tokens)
+        tokens = tokens[:, : int(ends.max()) + 1]
+        vectors = self.attributes.vectors[self.entry_attributes[entries]]
+        embeddings, ends = prepend(text.embed_tokens(tokens), ends, vectors, text.context_length)
+        return F.normalize(text(embeddings, ends), dim=1)
+
+    def _template(self) -> str:
+        return f"{TEMPLATE_START} {' '.join([PLACEHOLDER] * self.num_identity_tokens)} person."
+
+
+def attribute_texts(
+    record: Record, num_attributes: int, descriptions: Descriptions
+) -> Sequence[str]:
+    """The K texts of an image.
+
+    parts: its part descriptions; whole: the whole description K times; random: the words of the
+    whole description dealt to the K attributes at random, seeded by the description and the
+    image's name (the control that shows what a meaningful partition is worth).
+    """
+    match descriptions:
+        case "parts":
+            return record.parts
+        case "whole":
+            return [record.caption] * num_attributes
+        case "random":
+            draw = random.Random(record.image_path.rpartition("/")[2] + record.caption)
+            dealt: list[list[str]] = [[] for _ in range(num_attributes)]
+            for word in record.caption.split():
+                dealt[draw.randrange(num_attributes)].append(word)
+            return [" ".join(words) for words in dealt]
+
+
+def check_descriptions(domain: Domain, num_attributes: int, descriptions: Descriptions) -> None:
+    """Refuses a training domain whose records lack the descriptions the learner reads.
+
+    Raises:
+        ValueError: descriptions are missing, or there are not as many parts as attributes.
+    """
+    for record in domain.train:
+        if not record.caption:
+            raise ValueError(
+                f"domain {domain.name}: learner vladr reads descriptions, and {record.image_path} "
+                f"has none; put {domain.name}_description.txt beside the data set, or choose a "
+                "learner without text (learner.name=finetune)"
+            )
+        if descriptions == "parts" and len(record.parts) != num_attributes:
+            raise ValueError(
+                f"learner.num_attributes: learner.descriptions=parts needs one attribute per part, "
+                f"and {domain.name} has {len(record.parts)} parts; got {num_attributes}. "
+                "Set learner.descriptions=whole to choose another number"
+            )
