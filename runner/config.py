@@ -39,7 +39,7 @@ class RunNameConfig(FrozenConfig):
     """What the run is called."""
 
     name: str | None = Field(
-        None,
+        default=None,
         pattern=r"^[A-Za-z0-9._-]+$",
         description="folder under storage.root; default <preset>-<learner>-seed<seed>-<hash>",
     )
@@ -49,7 +49,7 @@ class StorageConfig(FrozenConfig):
     """Where runs are kept."""
 
     root: str = Field(
-        "runs",
+        default="runs",
         description="folder of all runs; relative to $LIFELONG_REID_HOME or the current folder",
     )
 
@@ -57,43 +57,57 @@ class StorageConfig(FrozenConfig):
 class CheckpointConfig(FrozenConfig):
     """When and how much of a run is kept."""
 
-    every_epochs: int = Field(1, ge=1, description="epochs between checkpoints inside a stage")
-    keep: int = Field(2, ge=1, description="newest checkpoints kept to resume from")
-    keep_domains: bool = Field(True, description="keep the learner as it was after each domain")
+    every_epochs: int = Field(
+        default=1, ge=1, description="epochs between checkpoints inside a stage"
+    )
+    keep: int = Field(default=2, ge=1, description="newest checkpoints kept to resume from")
+    keep_domains: bool = Field(
+        default=True, description="keep the learner as it was after each domain"
+    )
 
 
 class ClusterConfig(FrozenConfig):
     """Where a run computes; no field here changes its result beyond floating-point order."""
 
-    num_workers: int = Field(1, ge=0, description="Ray Train workers; 0 = in this process, no Ray")
-    use_gpu: bool = Field(False, description="one GPU a worker, nccl and bf16 autocast")
-    cpus_per_worker: float | None = Field(
-        None, gt=0, description="Ray CPUs reserved by a worker; default: a fair share, at most 1"
+    num_workers: int = Field(
+        default=1, ge=0, description="Ray Train workers; 0 = in this process, no Ray"
     )
-    threads_per_worker: int = Field(1, ge=1, description="torch threads of a worker")
+    use_gpu: bool = Field(default=False, description="one GPU a worker, nccl and bf16 autocast")
+    cpus_per_worker: float | None = Field(
+        default=None,
+        gt=0,
+        description="Ray CPUs reserved by a worker; default: a fair share, at most 1",
+    )
+    threads_per_worker: int = Field(default=1, ge=1, description="torch threads of a worker")
     address: str | None = Field(
-        None, description="Ray cluster to join; default $RAY_ADDRESS, else a local one"
+        default=None, description="Ray cluster to join; default $RAY_ADDRESS, else a local one"
     )
     object_store_gb: float = Field(
-        0.5, gt=0.1, description="object store of a local cluster, GB (a joined one has its own)"
+        default=0.5,
+        gt=0.1,
+        description="object store of a local cluster, GB (a joined one has its own)",
     )
-    max_failures: int = Field(3, ge=0, description="times the workers are restarted after a crash")
+    max_failures: int = Field(
+        default=3, ge=0, description="times the workers are restarted after a crash"
+    )
 
 
 class RunConfig(FrozenConfig):
     """Everything that defines one run."""
 
-    seed: int = Field(0, ge=0, description="every random draw of the run derives from it")
-    preset: str = Field("custom", description="name of the preset the configuration began with")
-    run: RunNameConfig = Field(default_factory=lambda: RunNameConfig(name=None))
-    storage: StorageConfig = Field(default_factory=lambda: StorageConfig(root="runs"))
+    seed: int = Field(default=0, ge=0, description="every random draw of the run derives from it")
+    preset: str = Field(
+        default="custom", description="name of the preset the configuration began with"
+    )
+    run: RunNameConfig = Field(default_factory=RunNameConfig)
+    storage: StorageConfig = Field(default_factory=StorageConfig)
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
     benchmark: BenchmarkConfig = Field(default_factory=BenchmarkConfig)
     backbone: BackboneConfig = Field(default_factory=BackboneConfig)
     data: DataConfig = Field(default_factory=DataConfig)
     learner: SerializeAsAny[LearnerConfig]
-    checkpoints: CheckpointConfig = Field(default_factory=lambda: CheckpointConfig.model_construct())
-    cluster: ClusterConfig = Field(default_factory=lambda: ClusterConfig.model_construct())
+    checkpoints: CheckpointConfig = Field(default_factory=CheckpointConfig)
+    cluster: ClusterConfig = Field(default_factory=ClusterConfig)
 
     @field_validator("learner", mode="before")
     @classmethod

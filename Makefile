@@ -1,0 +1,44 @@
+# make run: set up and show it all. make test: set up and test. Everything lives in .venv.
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup run test test-slow lint types bench docs warm-start clean
+
+setup: .venv/.complete
+
+.venv/.complete: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "Installing the pinned packages into .venv (about 3 minutes and 6 GB the first time) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,test]'
+	@touch $@
+
+run: setup
+	$(BIN)/python runner/lifelong.py run --preset demo
+
+test: setup
+	$(BIN)/python -m pytest
+
+test-slow: setup
+	$(BIN)/python -m pytest -m "slow and not gpu"
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: setup
+	$(BIN)/basedpyright
+
+bench: setup
+	$(BIN)/python -m runner.bench
+
+docs: setup
+	$(BIN)/python -m runner.document
+
+warm-start: setup
+	$(BIN)/python -m runner.warm_start
+
+clean:
+	rm -rf .venv build *.egg-info

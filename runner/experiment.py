@@ -1,0 +1,205 @@
+"""One run from configuration to results.json; reads like a lab notebook."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runner.checkpoints import CheckpointStore
+from runner.config import RunConfig, base_folder, flatten, learner_module
+from runner.events import EventSpool
+from runner.progress import ProgressView, follow
+from runner.reporting import write_figures
+from runner.storage import RunStorage, git_revision
+from runner.tracking import DrainReport, Tracker, resolve_uri
+from tasks.benchmarks import load_benchmark
+from tasks.metrics import ResultMatrix
+from tasks.schema import Benchmark
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run.
+
+    Attributes:
+        folder: the run's storage.
+        results: what results.json holds.
+        was_finished: the run had been finished by an earlier start; nothing was computed.
+        tracking: how tracking ended; None if it was off or nothing was computed.
+    """
+
+    folder: Path
+    results: dict[str, Any]
+    was_finished: bool = False
+    tracking: DrainReport | None = None
+
+
+def run_experiment(
+    config: RunConfig, *, fresh: bool = False, view: ProgressView | None = None
+) -> RunResult:
+    """Runs, or goes on with, the run that `config` describes.
+
+    Args:
+        config: the run. With cluster.num_workers=0 it stays in this process and imports neither
+            ray nor mlflow; `sync` tracks it afterwards.
+        fresh: start over, dropping what an earlier start of the same run left.
+        view: shows events while the run goes on.
+
+    Raises:
+        ValueError, OSError: the input is wrong; says what was expected, what came, what to do.
+        RuntimeError: the run is in use by another process, or workers kept failing.
+    """
+    began = time.time()
+    storage = RunStorage.of(config)
+    benchmark = read_benchmark(config)
+    attempt = storage.open(config, fresh=fresh)
+    try:
+        storage.write_lock(benchmark.lock)
+        finished = storage.results()
+        if finished is not None:
+            return RunResult(storage.folder, finished, was_finished=True)
+        spool = EventSpool(storage.events_file)
+        with _shown(storage, view):
+            _announce(spool, config, benchmark, attempt)
+            tracker = _tracker(storage, config)
+            try:
+                outcome = _compute(config, benchmark, storage, attempt)
+                results = summarise(config, benchmark, outcome, attempt, time.time() - began)
+                storage.write_results(results)
+                write_figures(results, storage.folder)
+                spool.emit("finished", summary=results["summary"], timings=results["timings"])
+            except BaseException as error:
+                spool.emit("failed", error=f"{type(error).__name__}: {error}")
+                raise
+            finally:
+                report = tracker.close(timeout_s=30.0) if tracker else None
+        return RunResult(storage.folder, results, tracking=report)
+    finally:
+        storage.close()
+
+
+def read_benchmark(config: RunConfig) -> Benchmark:
+    """Reads the data, and asks the learner whether it can learn from them."""
+    settings = config.benchmark
+    root = base_folder() / Path(settings.root).expanduser()
+    benchmark = load_benchmark(
+        settings.model_copy(update={"root": str(root)}),
+        image_height=config.backbone.image_height,
+        image_width=config.backbone.image_width,
+    )
+    method = learner_module(config.learner.name).Method
+    for domain in benchmark.seen:
+        method.check_domain(config.learner, domain)
+        if domain.num_persons < config.data.persons_per_batch:
+            raise ValueError(
+                f"data.persons_per_batch: a batch needs {config.data.persons_per_batch} different "
+                f"people, and {domain.name} has {domain.num_persons} to train on; lower it"
+            )
+    return benchmark
+
+
+def summarise(
+    config: RunConfig,
+    benchmark: Benchmark,
+    outcome: Mapping[str, Any],
+    attempt: int,
+    wall_s: float,
+) -> dict[str, Any]:
+    """What results.json holds; see docs/storage.md."""
+    seen = tuple(domain.name for domain in benchmark.seen)
+    unseen = tuple(domain.name for domain in benchmark.unseen)
+    test = ResultMatrix.from_json(outcome["test"], seen, unseen)
+    validation = ResultMatrix.from_json(outcome["validation"], seen, unseen)
+    seconds: dict[str, float] = outcome["seconds"]
+    training = seconds.get("training", 0.0)
+    evaluation = seconds.get("evaluation", 0.0)
+    timings = {f"{name}_s": value for name, value in seconds.items() if name != "evaluated_images"}
+    timings["wall_s"] = wall_s
+    timings["train_images_per_s"] = outcome["num_trained_images"] / max(training, 1e-9)
+    timings["evaluation_images_per_s"] = seconds.get("evaluated_images", 0.0) / max(
+        evaluation, 1e-9
+    )
+    return {
+        "learner": config.learner.name,
+        "benchmark": benchmark.name,
+        "seed": config.seed,
+        "git_revision": git_revision(),
+        "config_hash": config.hash,
+        "domains": {"seen": list(seen), "unseen": list(unseen)},
+        "scores": test.to_json(),
+        "validation": validation.to_json(),
+        "summary": test.summary(),
+        "validation_summary": validation.summary(),
+        "num_iterations": outcome["iteration"],
+        "num_quarantined_training_images": outcome["num_bad_images"],
+        "num_parameters": outcome["num_parameters"],
+        "stored_bytes_per_domain": outcome["stored_bytes_per_domain"],
+        "num_starts": attempt,
+        "timings": timings,
+    }
+
+
+def _compute(
+    config: RunConfig, benchmark: Benchmark, storage: RunStorage, attempt: int
+) -> dict[str, Any]:
+    if config.cluster.num_workers == 0:
+        from runner.worker import run_in_process
+
+        return run_in_process(config, benchmark, storage, attempt)
+    from runner.cluster import run_on_ray
+
+    checkpoint = CheckpointStore(storage.checkpoints, config.hash).latest()
+    first_domain = checkpoint.position.domain if checkpoint else 0
+    last = len(benchmark.seen) - 1
+    return run_on_ray(config, benchmark, storage, attempt, min(first_domain, last))
+
+
+def _announce(spool: EventSpool, config: RunConfig, benchmark: Benchmark, attempt: int) -> None:
+    spool.emit(
+        "run",
+        name=config.run_name,
+        preset=config.preset,
+        learner=config.learner.name,
+        benchmark=benchmark.name,
+        seed=config.seed,
+        seen=[domain.name for domain in benchmark.seen],
+        unseen=[domain.name for domain in benchmark.unseen],
+        params=flatten(config),
+        git_revision=git_revision(),
+        attempt=attempt,
+    )
+
+
+def tracking_uri(config: RunConfig) -> str | None:
+    """`tracking.uri` with a relative database path made absolute."""
+    uri = config.tracking.uri
+    return resolve_uri(uri, base_folder()) if uri else None
+
+
+def _tracker(storage: RunStorage, config: RunConfig) -> Tracker | None:
+    if config.cluster.num_workers == 0 or config.tracking.uri is None:
+        return None
+    settings = config.tracking.model_copy(update={"uri": tracking_uri(config)})
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    return Tracker(storage.folder, settings).start()
+
+
+@contextmanager
+def _shown(storage: RunStorage, view: ProgressView | None) -> Iterator[None]:
+    """Shows the run's events on a thread of their own while the block runs."""
+    if view is None:
+        yield
+        return
+    stop = threading.Event()
+    thread = follow(storage.events_file, view, stop)
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()

@@ -1,0 +1,491 @@
+"""Domains x stages x epochs, for one worker: the lifelong protocol itself.
+
+Nothing here knows Ray: images come from a DomainStream, other workers are a WorkerGroup, and a run
+in one plain process is the same code. Every random draw derives from (seed, domain, stage, epoch),
+so the loop can begin again at any epoch boundary and repeat exactly what it would have done.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from models.learner import Encode, Learner, LearnerState, Stage, StepResult
+from runner.checkpoints import Checkpoint, CheckpointStore, Position
+from runner.collectives import WorkerGroup
+from runner.config import RunConfig
+from runner.evaluation import evaluate_domains
+from runner.events import EventSpool
+from runner.memory import MemoryStore
+from runner.optim import (
+    build_optimizer,
+    learning_rate_factor,
+    set_learning_rate,
+    set_trainable,
+)
+from runner.prefetch import ahead
+from runner.stream import DomainStream, OpenedDomain
+from tasks.metrics import ResultMatrix
+from tasks.sampling import (
+    derive_seed,
+    epoch_plan,
+    image_seeds,
+    num_iterations,
+    underfilled_persons,
+)
+from tasks.schema import Batch, Benchmark
+from tasks.transforms import augment, normalise
+
+FLUSH_ITERATIONS = 10
+
+
+@dataclass
+class WorkerContext:
+    """What one worker is given: its part of the cluster, and the run's storage.
+
+    `spool` is None on every worker but rank 0.
+    """
+
+    stream: DomainStream
+    memory: MemoryStore
+    group: WorkerGroup
+    checkpoints: CheckpointStore
+    spool: EventSpool | None
+    device: torch.device
+
+
+@dataclass
+class Progress:
+    """What the loop has found so far; it travels in every checkpoint."""
+
+    test: ResultMatrix
+    validation: ResultMatrix
+    iteration: int = 0
+    memory_version: int = 0
+    num_bad_images: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    num_trained_images: int = 0
+
+    def spend(self, name: str, seconds: float) -> None:
+        """Adds to the time account `name`."""
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; `from_json` reads them back."""
+        return {**vars(self), "test": self.test.to_json(), "validation": self.validation.to_json()}
+
+    @staticmethod
+    def from_json(benchmark: Benchmark, values: dict[str, Any]) -> Progress:
+        """The inverse of `to_json`."""
+        empty = Progress.begin(benchmark)
+        matrices = {
+            name: ResultMatrix.from_json(values[name], empty.test.seen, empty.test.unseen)
+            for name in ("test", "validation")
+        }
+        return Progress(**{**values, **matrices})
+
+    @staticmethod
+    def begin(benchmark: Benchmark) -> Progress:
+        """Empty matrices for the benchmark's domains."""
+        seen = tuple(domain.name for domain in benchmark.seen)
+        unseen = tuple(domain.name for domain in benchmark.unseen)
+        return Progress(ResultMatrix(seen, unseen), ResultMatrix(seen, unseen))
+
+
+class LifelongLoop:
+    """Walks one learner through the benchmark's domains, from wherever the storage says."""
+
+    def __init__(
+        self, config: RunConfig, benchmark: Benchmark, learner: Learner, context: WorkerContext
+    ) -> None:
+        self.config = config
+        self.benchmark = benchmark
+        self.context = context
+        self.device = context.device
+        self.learner = learner.to(self.device)
+        self.progress = Progress.begin(benchmark)
+
+    def run(self) -> Progress:
+        """Trains and evaluates until every domain is learned; the same on every worker."""
+        checkpoint = self.context.checkpoints.latest()
+        if checkpoint is None:
+            position = Position()
+            self._emit_plan()
+            self._evaluate(step=0)
+            self._save(position, None)
+        else:
+            position = self._restore(checkpoint)
+            self._emit_plan()
+        self.context.group.barrier()
+        optimizer_state = checkpoint.optimizer if checkpoint else None
+        for index in range(position.domain, len(self.benchmark.seen)):
+            start = position if index == position.domain else Position(domain=index)
+            self._learn_domain(start, optimizer_state)
+            optimizer_state = None
+        return self.progress
+
+    # One domain -----------------------------------------------------------------------------
+
+    def _learn_domain(self, start: Position, optimizer_state: dict[str, Any] | None) -> None:
+        index = start.domain
+        began = time.perf_counter()
+        opened = self.context.stream.open(index)
+        self.progress.spend("waiting", time.perf_counter() - began)
+        self._log_domain(opened)
+        if (start.stage, start.epoch) == (0, 0):
+            self._seed("begin", opened.domain.name)
+            with self._timed("probing"):
+                self.learner.begin_domain(opened.domain, self._probe(opened))
+        stages = self.learner.stages()
+        for number in range(start.stage, len(stages)):
+            first_epoch = start.epoch if number == start.stage else 0
+            self._train_stage(opened, index, number, stages[number], first_epoch, optimizer_state)
+            optimizer_state = None
+        self._seed("end", opened.domain.name)
+        with self._timed("probing"):
+            self.learner.end_domain(self._probe(opened))
+        self._publish_memory()
+        self.context.stream.release(index)
+        self._evaluate(step=index + 1)
+        if self.context.group.rank == 0 and self.config.checkpoints.keep_domains:
+            state = self.learner.save_state()
+            self.context.checkpoints.save_domain(index, opened.domain.name, state.tensors)
+        self._save(Position(domain=index + 1), None)
+        self._emit(
+            "domain_finished",
+            domain=opened.domain.name,
+            domain_index=index,
+            timings=dict(self.progress.seconds),
+        )
+
+    def _log_domain(self, opened: OpenedDomain) -> None:
+        self.progress.num_bad_images += opened.num_bad
+        person_ids = _person_ids(opened)
+        thin = underfilled_persons(person_ids, self.config.data.images_per_person)
+        name = opened.domain.name
+        if thin:
+            self._log(
+                f"{name}: {thin} of {opened.domain.num_persons} identities have fewer than "
+                f"{self.config.data.images_per_person} images; they are drawn with replacement"
+            )
+        if opened.num_bad:
+            self._log(f"{name}: {opened.num_bad} unreadable training images, see quarantine.jsonl")
+
+    def _publish_memory(self) -> None:
+        """Rank 0 publishes the prototypes; every worker then reads the published version."""
+        state = self.learner.memory_state()
+        if not state:
+            return
+        group, memory = self.context.group, self.context.memory
+        if group.rank == 0:
+            self.progress.memory_version = memory.publish(state, self.progress.memory_version)
+        self.progress.memory_version = group.broadcast(self.progress.memory_version)
+        _, tensors = memory.latest()
+        self.learner.load_memory_state(
+            {name: tensor.to(self.device, copy=True) for name, tensor in tensors.items()}
+        )
+
+    # One stage ------------------------------------------------------------------------------
+
+    def _train_stage(
+        self,
+        opened: OpenedDomain,
+        index: int,
+        number: int,
+        stage: Stage,
+        first_epoch: int,
+        optimizer_state: dict[str, Any] | None,
+    ) -> None:
+        set_trainable(self.learner, stage.trainable)
+        optimizer = build_optimizer(self.learner, stage.optimizer)
+        if optimizer_state is not None:
+            optimizer.load_state_dict(optimizer_state)
+        module = self._distributed()
+        self._emit(
+            "stage",
+            domain=opened.domain.name,
+            domain_index=index,
+            stage=stage.name,
+            epochs=stage.epochs,
+            iterations_per_epoch=self._iterations(_person_ids(opened)),
+            first_iteration=self.progress.iteration,
+        )
+        for epoch in range(first_epoch, stage.epochs):
+            self._seed(opened.domain.name, stage.name, epoch)
+            with self._timed("training"):
+                self._train_epoch(opened, index, stage, epoch, optimizer, module)
+            last = epoch + 1 == stage.epochs
+            if last or (epoch + 1) % self.config.checkpoints.every_epochs == 0:
+                self._save(Position(index, number, epoch + 1), optimizer)
+        self._seed(opened.domain.name, stage.name, "end")
+        with self._timed("probing"):
+            self.learner.end_stage(stage.name, self._probe(opened))
+
+    def _train_epoch(
+        self,
+        opened: OpenedDomain,
+        index: int,
+        stage: Stage,
+        epoch: int,
+        optimizer: torch.optim.Optimizer,
+        module: nn.Module,
+    ) -> None:
+        iterations = self._iterations(_person_ids(opened))
+        log = _StepLog(self, opened.domain.name, index, stage.name, epoch)
+        self.learner.train()
+        for number, batch in enumerate(ahead(self._batches(opened, stage, epoch), depth=2)):
+            factor = learning_rate_factor(
+                stage.optimizer.schedule,
+                epoch * iterations + number,
+                iterations,
+                stage.epochs * iterations,
+            )
+            set_learning_rate(optimizer, stage.optimizer.lr * factor)
+            with self._autocast():
+                result: StepResult = module(_to(batch, self.device), stage.name)
+            optimizer.zero_grad(set_to_none=True)
+            result.loss.backward()
+            optimizer.step()
+            self.progress.iteration += 1
+            self.progress.num_trained_images += self.config.global_batch
+            log.add(result, stage.optimizer.lr * factor)
+        log.flush()
+
+    def _batches(self, opened: OpenedDomain, stage: Stage, epoch: int) -> Iterator[Batch]:
+        """This worker's share of an epoch's global batches, augmented; on the CPU."""
+        data, group = self.config.data, self.context.group
+        seed = derive_seed(self.config.seed, opened.domain.name, stage.name, epoch)
+        person_ids = _person_ids(opened)
+        camera_ids = np.array([record.camera_id for record in opened.domain.train])
+        plan = epoch_plan(person_ids, data.persons_per_batch, data.images_per_person, seed)
+        size = plan.shape[1] // group.world_size
+        share = slice(group.rank * size, (group.rank + 1) * size)
+        local = plan[:, share]
+        pixels = opened.images.batches(local) if stage.views else None
+        for number, indices in enumerate(local):
+            views: dict[str, Tensor] = {}
+            if pixels is not None:
+                raw = next(pixels)
+                seeds = image_seeds(seed, number, plan.shape[1])[share]
+                views = {name: augment(raw, name, seeds, data.transform) for name in stage.views}
+            yield Batch(
+                torch.from_numpy(indices),
+                torch.from_numpy(person_ids[indices]),
+                torch.from_numpy(camera_ids[indices]),
+                views,
+            )
+
+    def _distributed(self) -> nn.Module:
+        if self.context.group.world_size == 1:
+            return self.learner
+        ids = [self.device.index] if self.device.type == "cuda" else None
+        return DistributedDataParallel(self.learner, device_ids=ids, broadcast_buffers=False)
+
+    # A pass over the training images ----------------------------------------------------------
+
+    def _probe(self, opened: OpenedDomain) -> Any:
+        """The learner's `Probe` for a domain: this worker's share, then everybody's rows."""
+
+        def probe(encode: Encode) -> dict[str, Tensor]:
+            group, size = self.context.group, self.config.data.evaluation_batch_size
+            was_training = self.learner.training
+            self.learner.eval()
+            share = np.array_split(np.arange(len(opened.domain.train)), group.world_size)[
+                group.rank
+            ]
+            chunks: list[dict[str, Tensor]] = []
+            for start in range(0, len(share), size):
+                pixels = opened.images.fetch(share[start : start + size])
+                images = normalise(pixels, self.config.data.transform).to(self.device)
+                with torch.no_grad(), self._autocast():
+                    encoded = encode(images)
+                chunks.append({name: value.float() for name, value in encoded.items()})
+            self.learner.train(was_training)
+            return {
+                name: group.gather_rows(torch.cat([chunk[name] for chunk in chunks]))
+                for name in chunks[0]
+            }
+
+        return probe
+
+    # Evaluation, checkpoints, events ----------------------------------------------------------
+
+    def _evaluate(self, step: int) -> None:
+        began = time.perf_counter()
+        self.learner.eval()
+        with self._autocast():
+            rows = evaluate_domains(
+                self.learner.embed_images, self.benchmark, self.context, self.config.data
+            )
+        seconds = time.perf_counter() - began
+        self.progress.spend("evaluation", seconds)
+        for split, matrix in (
+            ("test", self.progress.test),
+            ("validation", self.progress.validation),
+        ):
+            for domain, scores in rows.scores[split].items():
+                matrix.record(step, domain, scores)
+            self._emit(
+                "evaluation", step=step, split=split, scores=rows.scores[split], seconds=seconds
+            )
+        self.progress.seconds["evaluated_images"] = (
+            self.progress.seconds.get("evaluated_images", 0) + rows.num_images
+        )
+
+    def _save(self, position: Position, optimizer: torch.optim.Optimizer | None) -> None:
+        if self.context.group.rank == 0:
+            began = time.perf_counter()
+            state = self.learner.save_state()
+            self.context.checkpoints.save(
+                Checkpoint(
+                    position=position,
+                    tensors=state.tensors,
+                    facts=state.facts,
+                    optimizer=optimizer.state_dict() if optimizer else None,
+                    progress=self.progress.to_json(),
+                )
+            )
+            self.progress.spend("checkpoints", time.perf_counter() - began)
+
+    def _restore(self, checkpoint: Checkpoint) -> Position:
+        self.learner.load_state(LearnerState(checkpoint.tensors, checkpoint.facts))
+        self.learner.to(self.device)
+        self.progress = Progress.from_json(self.benchmark, checkpoint.progress)
+        position = checkpoint.position
+        if self.context.group.rank == 0:
+            self.context.memory.reset(self.progress.memory_version, self.learner.memory_state())
+        self._log(
+            f"resumed at domain {position.domain + 1}, stage {position.stage + 1}, "
+            f"epoch {position.epoch + 1}",
+            level="info",
+        )
+        return position
+
+    def _emit_plan(self) -> None:
+        epochs = sum(stage.epochs for stage in self.learner.stages())
+        per_domain = [
+            epochs * self._iterations(np.array([record.person_id for record in domain.train]))
+            for domain in self.benchmark.seen
+        ]
+        self._emit(
+            "plan", total_iterations=sum(per_domain), first_iteration=self.progress.iteration
+        )
+
+    def _emit(self, event: str, **fields: Any) -> None:
+        if self.context.spool is not None:
+            self.context.spool.emit(event, **fields)
+
+    def _log(self, message: str, level: str = "warning") -> None:
+        self._emit("log", level=level, message=message)
+
+    def _iterations(self, person_ids: np.ndarray) -> int:
+        data = self.config.data
+        return num_iterations(person_ids, data.persons_per_batch, data.images_per_person)
+
+    def _seed(self, *keys: int | str) -> None:
+        """Seeds torch for what follows, so that a resumed run draws what this one draws."""
+        torch.manual_seed(derive_seed(self.config.seed, *keys))
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        cuda = self.device.type == "cuda"
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=cuda)
+
+    def _timed(self, name: str) -> _Timer:
+        return _Timer(self.progress, name)
+
+
+class _Timer:
+    """Adds the wall time of a block to a progress account."""
+
+    def __init__(self, progress: Progress, name: str) -> None:
+        self.progress = progress
+        self.name = name
+
+    def __enter__(self) -> None:
+        self.began = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.spend(self.name, time.perf_counter() - self.began)
+
+
+class _StepLog:
+    """Collects steps and writes them every few iterations, so that a GPU is not waited for."""
+
+    def __init__(
+        self, loop: LifelongLoop, domain: str, domain_index: int, stage: str, epoch: int
+    ) -> None:
+        self.loop = loop
+        self.where = {
+            "domain": domain,
+            "domain_index": domain_index,
+            "stage": stage,
+            "epoch": epoch,
+        }
+        self.steps: list[tuple[int, StepResult, float]] = []
+        self.began = time.perf_counter()
+
+    def add(self, result: StepResult, learning_rate: float) -> None:
+        detached = StepResult(
+            result.loss.detach(),
+            {name: term.detach() for name, term in result.terms.items()},
+            result.weights,
+        )
+        self.steps.append((self.loop.progress.iteration, detached, learning_rate))
+        if len(self.steps) >= FLUSH_ITERATIONS:
+            self.flush()
+
+    def flush(self) -> None:
+        if not self.steps:
+            return
+        values = torch.stack([_scalars(step) for _, step, _ in self.steps]).tolist()
+        elapsed = time.perf_counter() - self.began
+        speed = len(self.steps) * self.loop.config.global_batch / max(elapsed, 1e-9)
+        for (iteration, step, learning_rate), (loss, *terms) in zip(
+            self.steps, values, strict=True
+        ):
+            named = dict(zip(step.terms, terms, strict=True))
+            if not np.isfinite(loss):
+                raise FloatingPointError(
+                    f"the loss became {loss} at iteration {iteration} ({self.where}; terms {named}); "
+                    "lower the stage's optimizer.lr or the weight of the term that grew"
+                )
+            self.loop._emit(
+                "iteration",
+                **self.where,
+                iteration=iteration,
+                loss=loss,
+                terms=named,
+                weights=dict(step.weights),
+                lr=learning_rate,
+                images_per_s=speed,
+            )
+        self.steps.clear()
+        self.began = time.perf_counter()
+
+
+def _scalars(step: StepResult) -> Tensor:
+    values: Sequence[Tensor] = [step.loss, *step.terms.values()]
+    return torch.stack([value.float() for value in values])
+
+
+def _person_ids(opened: OpenedDomain) -> np.ndarray:
+    return np.array([record.person_id for record in opened.domain.train], dtype=np.int64)
+
+
+def _to(batch: Batch, device: torch.device) -> Batch:
+    if device.type == "cpu":
+        return batch
+    return Batch(
+        batch.indices.to(device),
+        batch.person_ids.to(device),
+        batch.camera_ids.to(device),
+        {name: view.to(device, non_blocking=True) for name, view in batch.views.items()},
+    )

@@ -1,0 +1,76 @@
+"""One worker of a run, whoever started it: builds the learner and walks it through the domains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models.backbones.clip import build
+from models.learner import Learner
+from runner.checkpoints import CheckpointStore
+from runner.collectives import LocalGroup, WorkerGroup
+from runner.config import RunConfig, learner_module
+from runner.events import EventSpool
+from runner.loop import LifelongLoop, WorkerContext
+from runner.memory import LocalMemory, MemoryStore
+from runner.storage import RunStorage
+from runner.stream import DomainStream, LocalStream
+from tasks.sampling import derive_seed
+from tasks.schema import Benchmark
+
+
+def build_learner(config: RunConfig, group: WorkerGroup) -> Learner:
+    """The configured learner on the configured backbone; a pure function of the seed."""
+    seed = derive_seed(config.seed, "learner")
+    torch.manual_seed(seed)
+    backbone = build(config.backbone, seed)
+    return learner_module(config.learner.name).Method(config.learner, backbone, group)
+
+
+def run_worker(
+    config: RunConfig,
+    benchmark: Benchmark,
+    storage: RunStorage,
+    attempt: int,
+    stream: DomainStream,
+    memory: MemoryStore,
+    group: WorkerGroup,
+    device: torch.device,
+) -> dict[str, Any]:
+    """Trains to the end and returns what the run found, as plain values."""
+    torch.set_num_threads(config.cluster.threads_per_worker)
+    learner = build_learner(config, group)
+    checkpoints = CheckpointStore(
+        storage.checkpoints,
+        config.hash,
+        attempt_file=storage.attempt_file,
+        attempt=attempt,
+        keep=config.checkpoints.keep,
+    )
+    spool = EventSpool(storage.events_file) if group.rank == 0 else None
+    context = WorkerContext(stream, memory, group, checkpoints, spool, device)
+    progress = LifelongLoop(config, benchmark, learner, context).run()
+    return {
+        **progress.to_json(),
+        "stored_bytes_per_domain": learner.stored_bytes_per_domain(),
+        "num_parameters": sum(parameter.numel() for parameter in learner.parameters()),
+    }
+
+
+def run_in_process(
+    config: RunConfig, benchmark: Benchmark, storage: RunStorage, attempt: int
+) -> dict[str, Any]:
+    """The whole run in this process: no Ray, no MLflow, the same numbers."""
+    height, width = config.backbone.image_height, config.backbone.image_width
+    stream = LocalStream(benchmark, config.data, height, width, Path(storage.quarantine_file))
+    device = torch.device("cuda" if config.cluster.use_gpu else "cpu")
+    threads = torch.get_num_threads()
+    try:
+        return run_worker(
+            config, benchmark, storage, attempt, stream, LocalMemory(), LocalGroup(), device
+        )
+    finally:
+        torch.set_num_threads(threads)
+        stream.close()
