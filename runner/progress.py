@@ -1,0 +1,252 @@
+"""The screen of a run: what the event spool says, live on a terminal, as plain lines elsewhere."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from runner.deliveries import mean_score
+from runner.events import Event, as_number, read_events
+
+_POLL_S = 0.2
+_LINE_INTERVAL_S = 5.0  # without a terminal: seconds between two lines of one stage
+_MIN_TIMED_S = 3.0  # no time left is promised from less than this
+
+
+class ProgressView:
+    """Shows a run's events, in their order, on a console; a context manager.
+
+    On a terminal one live block says where the run is, and what is worth keeping (its start, an
+    evaluation, a warning) is printed above it. Without one (CI, job logs) there is a line at a
+    stage's first iteration, then every few seconds, and at its last.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live: Live | None = None
+        self._run: Event = {}
+        self._stage: Event = {}
+        self._iteration: Event | None = None
+        self._first_iteration: Event | None = None
+        self._last_line_time = -math.inf
+        self._doing = "starting"
+        self._spinner = Spinner("dots")
+
+    def __enter__(self) -> ProgressView:
+        if self._console.is_terminal:
+            # Replacing sys.stdout would also catch what is none of this view's business.
+            self._live = Live(
+                console=self._console,
+                get_renderable=self._block,
+                refresh_per_second=5,
+                transient=True,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def handle(self, event: Event) -> None:
+        """Takes the next event; a kind it does not know changes nothing."""
+        handlers: dict[str, Callable[[Event], None]] = {
+            "run": self._show_run,
+            "stage": self._show_stage,
+            "iteration": self._show_iteration,
+            "evaluation": self._show_evaluation,
+            "domain_finished": self._show_domain_finished,
+            "log": self._show_log,
+            "finished": self._show_finished,
+            "failed": self._show_failed,
+        }
+        if event["event"] in handlers:
+            handlers[event["event"]](event)
+
+    def _show_run(self, event: Event) -> None:
+        self._run, self._stage = event, {}
+        self._iteration = self._first_iteration = None
+        self._doing = "preparing the first iteration"
+        attempt = event.get("attempt") or 1
+        resumed = f"  (start {attempt}: goes on from its checkpoint)" if attempt > 1 else ""
+        self._print(Text.assemble((str(event["name"]), "bold"), (resumed, "yellow")))
+        facts = {name: event.get(name) for name in ("learner", "benchmark", "seed")}
+        if root := (event.get("params") or {}).get("storage.root"):
+            facts["storage"] = f"{root}/{event['name']}"
+        self._print(Text.assemble(*_pairs(facts)))
+
+    def _show_stage(self, event: Event) -> None:
+        self._stage = event
+        self._doing = f"{self._where(event)}: first iteration"
+        self._last_line_time = -math.inf
+
+    def _show_iteration(self, event: Event) -> None:
+        self._iteration = event
+        self._first_iteration = self._first_iteration or event
+        self._doing = ""
+        if self._live is None and self._is_line_due(event):
+            self._last_line_time = float(event["time"])
+            parts = (self._where(event), self._count(event), *_rates(event), self._time_left())
+            self._print(Text("  " + " | ".join(part for part in (*parts, _losses(event)) if part)))
+
+    def _show_evaluation(self, event: Event) -> None:
+        seen, unseen = self._run.get("seen") or [], self._run.get("unseen") or []
+        step, scores = int(event["step"]), event["scores"]
+        name = f"after {step}/{len(seen)} {seen[step - 1]}" if step else "untrained"
+        split = "" if event["split"] == "test" else f" ({event['split']})"
+        line = Text(f"{name}{split}: ", style="green" if not split else "dim")
+        first = {"learned": seen[:step]} if step else {"not yet learned": seen}
+        averages = [
+            f"{group} {shown}"
+            for group, domains in (first | {"unseen": unseen}).items()
+            if (shown := _averages(scores, domains))
+        ]
+        line.append("; ".join(averages))
+        seconds = as_number(event.get("seconds"))
+        line.append("" if seconds is None else f"  ({seconds:.1f} s)", style="dim")
+        self._print(line)
+        self._doing = "preparing the next domain" if step < len(seen) else "finishing"
+
+    def _show_domain_finished(self, event: Event) -> None:
+        timings = {name: as_number(value) for name, value in (event.get("timings") or {}).items()}
+        parts = [f"{name} {value:.1f} s" for name, value in timings.items() if value is not None]
+        number = f"{int(event['domain_index']) + 1}/{len(self._run.get('seen') or []) or '?'}"
+        self._print(Text(f"learned {number} {event['domain']}: {', '.join(parts)}", style="dim"))
+        self._doing = f"evaluating after {event['domain']}"
+
+    def _show_log(self, event: Event) -> None:
+        warning = event.get("level") == "warning"
+        prefix = "warning: " if warning else ""
+        self._print(Text(f"{prefix}{event['message']}", style="yellow" if warning else "dim"))
+
+    def _show_finished(self, event: Event) -> None:
+        self._doing = "done"
+        seconds = as_number((event.get("timings") or {}).get("total"))
+        self._print(Text("finished" if seconds is None else f"finished in {_clock(seconds)}"))
+
+    def _show_failed(self, event: Event) -> None:
+        self._doing = "failed"
+        self._print(Text(f"failed: {event.get('error')}", style="bold red"))
+
+    def _print(self, line: Text) -> None:
+        self._console.print(line, soft_wrap=True)
+
+    def _is_line_due(self, event: Event) -> bool:
+        stage = self._stage
+        length = int(stage.get("epochs") or 0) * int(stage.get("iterations_per_epoch") or 0)
+        last = int(stage.get("first_iteration") or 0) + length - 1
+        waited = float(event["time"]) - self._last_line_time
+        return waited >= _LINE_INTERVAL_S or int(event["iteration"]) == last
+
+    def _where(self, event: Event) -> str:
+        number = f"{int(event['domain_index']) + 1}/{len(self._run.get('seen') or []) or '?'}"
+        place = f"domain {number} {event['domain']}, {event['stage']}"
+        if "epoch" not in event:
+            return place
+        return f"{place} epoch {int(event['epoch']) + 1}/{self._stage.get('epochs', '?')}"
+
+    def _count(self, event: Event) -> str:
+        return f"iteration {int(event['iteration']) + 1}/{self._run.get('total_iterations', '?')}"
+
+    def _time_left(self) -> str:
+        """From the mean pace of this start, evaluations included; stages differ, so it wavers."""
+        first, last = self._first_iteration, self._iteration
+        total = as_number(self._run.get("total_iterations"))
+        if first is None or last is None or total is None:
+            return ""
+        num_timed = int(last["iteration"]) - int(first["iteration"])
+        seconds = float(last["time"]) - float(first["time"])
+        if num_timed < 1 or seconds < _MIN_TIMED_S:
+            return ""
+        num_left = max(0.0, total - 1 - int(last["iteration"]))
+        return f"{_clock(num_left * seconds / num_timed)} left"
+
+    def _block(self) -> RenderableType:
+        """The live lines of a terminal."""
+        event = self._iteration
+        if event is None or self._doing:
+            self._spinner.update(text=Text(f"{self._doing} ..."))
+            waiting: RenderableType = self._spinner
+            return waiting if event is None else Group(self._bar(event), waiting)
+        rates = " | ".join(part for part in (*_rates(event), _losses(event)) if part)
+        return Group(self._bar(event), Text(rates, style="dim", no_wrap=True, overflow="ellipsis"))
+
+    def _bar(self, event: Event) -> Table:
+        total = as_number(self._run.get("total_iterations")) or 1.0
+        row = Table.grid(padding=(0, 1))
+        for _ in range(3):
+            row.add_column(no_wrap=True)
+        bar = ProgressBar(total=total, completed=int(event["iteration"]) + 1, width=24)
+        tail = ", ".join(part for part in (self._count(event), self._time_left()) if part)
+        row.add_row(Text(self._where(event), style="bold"), bar, Text(tail))
+        return row
+
+
+def follow(spool_path: Path, view: ProgressView, stop: threading.Event) -> threading.Thread:
+    """Starts a thread that hands the view every event written from now on, until `stop` is set.
+
+    What was written before `stop` is still shown: join the thread before closing the view.
+    """
+    offset = spool_path.stat().st_size if spool_path.exists() else 0
+    thread = threading.Thread(
+        target=_follow, args=(spool_path, view, stop, offset), name="progress", daemon=True
+    )
+    thread.start()
+    return thread
+
+
+def _follow(path: Path, view: ProgressView, stop: threading.Event, offset: int) -> None:
+    stopping = False
+    while not stopping:
+        stopping = stop.wait(_POLL_S)
+        part = read_events(path, offset)
+        offset = part.offset
+        for event in part.events:
+            view.handle(event)
+
+
+def _pairs(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Styled pieces "name value" of the facts that are known."""
+    pieces: list[tuple[str, str]] = []
+    for name, value in facts.items():
+        if value is not None:
+            pieces += [(f"{name} ", "dim"), (f"{value}   ", "")]
+    return pieces
+
+
+def _rates(event: Event) -> list[str]:
+    rate = as_number(event.get("images_per_s"))
+    return [] if rate is None else [f"{rate:.0f} images/s"]
+
+
+def _losses(event: Event) -> str:
+    """The loss and its raw terms."""
+    loss = as_number(event.get("loss"))
+    terms = {name: as_number(value) for name, value in (event.get("terms") or {}).items()}
+    shown = " ".join(f"{name} {value:.3g}" for name, value in terms.items() if value is not None)
+    head = "" if loss is None else f"loss {loss:.3g}"
+    return f"{head} ({shown})" if head and shown else head or shown
+
+
+def _averages(scores: Mapping[str, Mapping[str, Any]], domains: Sequence[str]) -> str:
+    averages = {metric: mean_score(scores, metric, domains) for metric in ("mAP", "R1")}
+    known = {metric: value for metric, value in averages.items() if value is not None}
+    return ", ".join(f"{metric} {value:.1f}" for metric, value in known.items())
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

@@ -1,0 +1,130 @@
+"""A finished run for the eye: a table for the terminal, and two pictures.
+
+Both read the dictionary that results.json holds: `scores[metric]` has a row per step 0..T (step 0
+is before any training) and a column per domain, seen ones first, in percent, null where a value
+does not exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.text import Text
+
+from tasks.metrics import ResultMatrix
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_MISSING = "·"
+
+
+def write_figures(results: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Draws `matrix.png` (the mAP matrix) and `curves.png` (mAP over the steps) into `folder`.
+
+    Needs no display, and leaves matplotlib's global state alone.
+
+    Raises:
+        ValueError: the results' rows do not fit their domains.
+    """
+    from runner.figures import draw_curves, draw_matrix  # matplotlib takes its time to load
+
+    matrix = _matrix(results)
+    title = f"{results['learner']} on {results['benchmark']}, seed {results['seed']}"
+    drawings = {"matrix.png": draw_matrix(matrix, title), "curves.png": draw_curves(matrix, title)}
+    for name, figure in drawings.items():
+        figure.savefig(folder / name, dpi=160)
+    return [folder / name for name in drawings]
+
+
+def results_table(results: Mapping[str, Any]) -> Table:
+    """The run in one table, in percent.
+
+    A row per domain with mAP and R1 after the last step; for seen domains also the mAP before any
+    training and when the domain had just been learned, and what was forgotten of it (the best mAP
+    after steps 1..T-1 minus the last). Then the averages, and the summary below the table.
+
+    Raises:
+        ValueError: the results' rows do not fit their domains.
+    """
+    from rich.table import Table
+
+    matrix, summary = _matrix(results), results["summary"]
+    table = Table(
+        title=f"{results['learner']} on {results['benchmark']}, seed {results['seed']} (%)",
+        caption=_caption(summary),
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+        caption_justify="left",
+        title_style="bold",
+        caption_style="",
+    )
+    table.add_column("step", justify="right", style="dim")
+    table.add_column("domain", no_wrap=True)
+    table.add_column("mAP", justify="right", style="bold")
+    table.add_column("R1", justify="right")
+    for heading in ("mAP untrained", "mAP learned", "mAP forgotten"):
+        table.add_column(heading, justify="right", style="dim")
+    for index, domain in enumerate(matrix.seen):
+        learned = matrix.score("mAP", index + 1, domain)
+        _add_domain(table, matrix, domain, str(index + 1), learned, _forgotten(matrix, index))
+    _add_average(table, "seen average", summary["seen_mAP"], summary["seen_R1"])
+    for domain in matrix.unseen:
+        _add_domain(table, matrix, domain, "", None, None)
+    if matrix.unseen:
+        _add_average(table, "unseen average", summary["unseen_mAP"], summary["unseen_R1"])
+    return table
+
+
+def _matrix(results: Mapping[str, Any]) -> ResultMatrix:
+    domains = results["domains"]
+    scores = {metric: results["scores"][metric] for metric in ("mAP", "R1")}
+    return ResultMatrix.from_json(scores, tuple(domains["seen"]), tuple(domains["unseen"]))
+
+
+def _add_domain(
+    table: Table,
+    matrix: ResultMatrix,
+    domain: str,
+    step: str,
+    learned: float | None,
+    forgotten: float | None,
+) -> None:
+    last = matrix.num_steps
+    values = (matrix.score("mAP", last, domain), matrix.score("R1", last, domain))
+    before = matrix.score("mAP", 0, domain)
+    cells = [_percent(value) for value in (*values, before, learned, forgotten)]
+    table.add_row(step, Text(domain), *cells)
+
+
+def _add_average(table: Table, name: str, mean_ap: float | None, rank_1: float | None) -> None:
+    table.add_section()
+    table.add_row("", name, _percent(mean_ap), _percent(rank_1), style="cyan")
+    table.add_section()
+
+
+def _forgotten(matrix: ResultMatrix, domain_index: int) -> float | None:
+    last = matrix.num_steps
+    if domain_index + 1 == last:
+        return None
+    domain = matrix.seen[domain_index]
+    scores = [matrix.score("mAP", step, domain) for step in range(1, last + 1)]
+    known = [score for score in scores if score is not None]
+    return max(known[:-1]) - known[-1] if len(known) == last else None
+
+
+def _caption(summary: Mapping[str, float | None]) -> str:
+    named = {
+        "forgetting": "forgetting_mAP",
+        "backward transfer": "backward_transfer_mAP",
+        "forward transfer": "forward_transfer_mAP",
+        "average incremental": "average_incremental_mAP",
+    }
+    return "mAP: " + ", ".join(f"{name} {_percent(summary[key])}" for name, key in named.items())
+
+
+def _percent(value: float | None) -> str:
+    return _MISSING if value is None else f"{value:.1f}"

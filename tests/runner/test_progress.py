@@ -1,0 +1,180 @@
+"""What the screen says, from hand-written events."""
+
+import io
+import threading
+
+import pytest
+from rich.console import Console
+
+from runner.events import EventSpool
+from runner.progress import ProgressView, follow
+
+RUN = {
+    "event": "run",
+    "time": 100.0,
+    "name": "demo-vladr-seed1",
+    "learner": "vladr",
+    "benchmark": "synthetic",
+    "seed": 1,
+    "seen": ["plaza", "station"],
+    "unseen": ["mall"],
+    "params": {"storage.root": "/data/runs"},
+    "total_iterations": 40,
+    "attempt": 1,
+}
+STAGE = {
+    "event": "stage",
+    "time": 101.0,
+    "domain": "station",
+    "domain_index": 1,
+    "stage": "icar",
+    "epochs": 2,
+    "iterations_per_epoch": 10,
+    "first_iteration": 20,
+}
+SCORES = {
+    "plaza": {"mAP": 50.0, "R1": 66.0},
+    "station": {"mAP": 40.0, "R1": 50.0},
+    "mall": {"mAP": 33.3, "R1": 44.4},
+}
+
+
+def iteration(number: int, time: float) -> dict:
+    return {
+        "event": "iteration",
+        "time": time,
+        "domain": "station",
+        "domain_index": 1,
+        "stage": "icar",
+        "epoch": (number - 20) // 10,
+        "iteration": number,
+        "loss": 1.5,
+        "terms": {"reid": 1.25, "cma": "nan"},
+        "weights": {"reid": 1.0, "cma": 1.0},
+        "lr": 1e-3,
+        "images_per_s": 312.4,
+    }
+
+
+def evaluation(step: int, split: str = "test") -> dict:
+    return {
+        "event": "evaluation",
+        "time": 200.0,
+        "step": step,
+        "split": split,
+        "scores": SCORES,
+        "seconds": 1.25,
+    }
+
+
+def plain(*events: dict) -> list[str]:
+    """The lines of a console that is no terminal."""
+    console = Console(file=io.StringIO(), force_terminal=False, width=60)
+    with ProgressView(console) as view:
+        for event in events:
+            view.handle(event)
+    return console.file.getvalue().splitlines()
+
+
+def test_the_header_comes_with_the_first_event():
+    lines = plain(RUN)
+    assert lines[0].strip() == "demo-vladr-seed1"
+    for fact in ("vladr", "synthetic", "seed 1", "/data/runs/demo-vladr-seed1"):
+        assert fact in lines[1]
+
+
+def test_a_resumed_run_says_so():
+    assert "start 3: goes on from its checkpoint" in plain(RUN | {"attempt": 3})[0]
+
+
+def test_a_line_at_the_first_iteration_then_every_few_seconds_then_at_the_last():
+    iterations = [iteration(20 + i, 102.0 + i) for i in range(20)]
+    lines = plain(RUN, STAGE, *iterations)[2:]
+    numbers = [int(line.split("iteration ")[1].split("/")[0]) for line in lines]
+    assert numbers == [21, 26, 31, 36, 40]
+    assert "domain 2/2 station, icar epoch 1/2" in lines[0]
+    assert "312 images/s" in lines[0]
+    assert "loss 1.5 (reid 1.25 cma nan)" in lines[0]
+    assert "left" not in lines[0]
+    assert "0:00:14 left" in lines[1]
+    assert "0:00:00 left" in lines[-1]
+
+
+def test_a_new_stage_prints_its_first_iteration_at_once():
+    second = STAGE | {"stage": "more", "first_iteration": 21}
+    lines = plain(RUN, STAGE, iteration(20, 102.0), second, iteration(21, 102.1))
+    assert len(lines) == 4
+
+
+@pytest.mark.parametrize(
+    ("event", "expected"),
+    [
+        (evaluation(0), "untrained: not yet learned mAP 45.0, R1 58.0; unseen mAP 33.3, R1 44.4"),
+        (evaluation(1), "after 1/2 plaza: learned mAP 50.0, R1 66.0; unseen mAP 33.3, R1 44.4"),
+        (evaluation(2), "after 2/2 station: learned mAP 45.0, R1 58.0; unseen mAP 33.3"),
+        (evaluation(2, "validation"), "after 2/2 station (validation): learned mAP 45.0"),
+        (
+            {
+                "event": "domain_finished",
+                "time": 1.0,
+                "domain": "plaza",
+                "domain_index": 0,
+                "timings": {"train": 3.21, "wait": 0.04},
+            },
+            "learned 1/2 plaza: train 3.2 s, wait 0.0 s",
+        ),
+        (
+            {"event": "log", "time": 1.0, "level": "warning", "message": "[x] is odd"},
+            "warning: [x] is odd",
+        ),
+        (
+            {"event": "finished", "time": 1.0, "summary": {}, "timings": {"total": 3725.2}},
+            "finished in 1:02:05",
+        ),
+        ({"event": "failed", "time": 1.0, "error": "no [memory]"}, "failed: no [memory]"),
+    ],
+)
+def test_lines_worth_keeping(event, expected):
+    assert expected in plain(RUN, event)[-1]
+
+
+def test_a_run_without_unseen_domains():
+    scores = {name: SCORES[name] for name in RUN["seen"]}
+    line = plain(RUN | {"unseen": []}, evaluation(1) | {"scores": scores})[-1]
+    assert line.strip() == "after 1/2 plaza: learned mAP 50.0, R1 66.0  (1.2 s)"
+
+
+def test_unknown_and_early_events_are_no_trouble():
+    assert plain({"event": "novelty", "time": 1.0}) == []
+    assert "domain 2/? station" in plain(STAGE, iteration(20, 1.0))[0]
+
+
+def test_a_terminal_shows_a_live_block():
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    with ProgressView(console) as view:
+        view.handle(RUN)
+        view.handle(STAGE)
+        view.handle(iteration(20, 102.0))
+        view.handle(iteration(30, 112.0))
+        console.print("printed above")
+        view.handle({"event": "log", "time": 1.0, "level": "info", "message": "hello"})
+    shown = console.file.getvalue()
+    assert "domain 2/2 station, icar epoch 2/2" in shown
+    assert "iteration 31/40, 0:00:09 left" in shown
+    assert "printed above" in shown
+    assert "hello" in shown
+
+
+def test_following_shows_what_is_written_from_now_on(tmp_path):
+    spool = EventSpool(tmp_path / "events.jsonl")
+    spool.emit("log", level="info", message="before")
+    console = Console(file=io.StringIO(), force_terminal=False)
+    stop = threading.Event()
+    with ProgressView(console) as view:
+        thread = follow(spool.path, view, stop)
+        for number in range(50):
+            spool.emit("log", level="info", message=f"line {number}")
+        stop.set()
+        thread.join(5)
+    assert not thread.is_alive()
+    assert console.file.getvalue().split("\n")[:-1] == [f"line {number}" for number in range(50)]
