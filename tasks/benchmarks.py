@@ -6,6 +6,7 @@ To add one, give it a name in `BenchmarkConfig`, its domains in `seen_and_unseen
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -129,7 +130,13 @@ def _seen_domain(raw: RawDomain, config: BenchmarkConfig) -> Domain:
     contiguous = {person_id: index for index, person_id in enumerate(train_ids)}
     train = tuple(record for record in raw.train if record.person_id in contiguous)
     if raw.description_file is not None:
-        train = attach(train, read_descriptions(raw.description_file))
+        descriptions = read_descriptions(raw.description_file)
+        if descriptions.num_duplicates:
+            logging.getLogger(__name__).warning(
+                "%d lines of %s repeat an image; the last line of each counts",
+                descriptions.num_duplicates, descriptions.path,
+            )  # fmt: skip
+        train = attach(train, descriptions)
     return Domain(
         name=raw.name,
         train=tuple(replace(each, person_id=contiguous[each.person_id]) for each in train),

@@ -47,7 +47,7 @@ def read_descriptions(path: Path) -> Descriptions:
         )
     parts: dict[str, Parts] = {}
     num_lines = 0
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
         if line.strip():
             name, sentences = _parse(line, path, number)
             parts[name] = sentences
