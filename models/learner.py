@@ -126,18 +126,12 @@ class Collective(Protocol):
         """
         ...
 
-    def mean(self, local: Tensor) -> Tensor:
-        """Element-wise mean over the workers, without gradient."""
-        ...
-
 
 class LocalCollective:
     """One process: everything is the identity."""
 
     def gather(self, local: Tensor) -> Tensor:
-        return local
-
-    def mean(self, local: Tensor) -> Tensor:
+        """The tensor itself."""
         return local
 
 
@@ -199,10 +193,10 @@ class Learner(nn.Module, ABC):
     def embed_images(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] normalised images -> [B, D] L2-normalised test embeddings."""
 
-    def end_stage(self, stage: str, probe: Probe) -> None:  # noqa: B027 - optional hook
+    def end_stage(self, stage: str, probe: Probe) -> None:
         """Freezes what the stage learned and caches what the next one needs."""
 
-    def end_domain(self, probe: Probe) -> None:  # noqa: B027 - optional hook
+    def end_domain(self, probe: Probe) -> None:
         """Interpolates weights, refreshes and freezes prototypes."""
 
     def replay_records(self) -> Sequence[Record]:
@@ -213,7 +207,7 @@ class Learner(nn.Module, ABC):
         """Tensors that other processes may read while training runs (prototypes); may be empty."""
         return {}
 
-    def load_memory_state(self, tensors: Mapping[str, Tensor]) -> None:  # noqa: B027 - optional hook
+    def load_memory_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Takes over the published version of `memory_state`, the same on every worker."""
 
     def stored_bytes_per_domain(self) -> float:
@@ -233,7 +227,7 @@ class Learner(nn.Module, ABC):
         """JSON-able facts from which `rebuild` restores the structure."""
         return {}
 
-    def rebuild(self, facts: Mapping[str, Any]) -> None:  # noqa: B027 - optional hook
+    def rebuild(self, facts: Mapping[str, Any]) -> None:
         """Creates the modules that exist only from some domain on (a teacher, say)."""
 
     def load_state(self, state: LearnerState) -> None:

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from models.backbones.clip import ImageEncoder, ImageFeatures
 from models.heads.bnneck import BNNeck, GrowingClassifier
@@ -83,7 +83,7 @@ class ReidNetwork(nn.Module):
         """Normalised images [B, 3, H, W] -> L2-normalised test embeddings [B, W + D]."""
         features = self.image(images)
         both = (self.neck_class(features.class_token), self.neck_projected(features.projected))
-        return F.normalize(torch.cat(both, dim=1), dim=1)
+        return functional.normalize(torch.cat(both, dim=1), dim=1)
 
     def grow(self, class_token: Tensor, projected: Tensor, person_ids: Tensor) -> None:
         """Adds a row per identity to both classifiers: its features' L2-normalised centre.
@@ -124,7 +124,7 @@ class ReidNetwork(nn.Module):
                 [cross_entropy(each, targets, identity.label_smoothing) for each in logits]
             ).sum()
         if triplet.weight:
-            features = F.normalize(projected, dim=1) if triplet.normalise else projected
+            features = functional.normalize(projected, dim=1) if triplet.normalise else projected
             terms["triplet"] = batch_hard_triplet(features, targets, triplet.margin)
         return terms
 

@@ -14,7 +14,7 @@ from typing import Literal
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from models.backbones.clip import TextEncoder
 from models.heads.bnneck import GrowingClassifier
@@ -32,8 +32,8 @@ class TextualAttributes(nn.Module):
     """Prompts and cached text features of the domain in hand.
 
     Buffers of the domain: `person_ids` [N], `entry_tokens` [E, L], `entry_attributes` [E],
-    `entry_ids` [N, K], `image_features` [N, D] (while the prompts train), `identity_features` [C, D] and
-    `entry_features` [E, D] (once they are frozen).
+    `entry_ids` [N, K], `image_features` [N, D] (while the prompts train), `identity_features`
+    [C, D] and `entry_features` [E, D] (once they are frozen).
     """
 
     person_ids: Tensor
@@ -91,7 +91,7 @@ class TextualAttributes(nn.Module):
         num_attributes, _, width = self.attributes.vectors.shape
         prompts = IdentityPrompts(domain.num_persons, self.num_identity_tokens, width, generator)
         self.identities = prompts.to(device)
-        self.image_features = F.normalize(image_features, dim=1)
+        self.image_features = functional.normalize(image_features, dim=1)
         numbers: dict[tuple[int, str], int] = {}
         ids = [
             [
@@ -106,7 +106,7 @@ class TextualAttributes(nn.Module):
         self.entry_tokens = text.tokenize([words for _, words in numbers]).to(device)
         self.pool_head = GrowingClassifier(text.embed_dim).to(device)
         centres = torch.randn(domain.num_persons, text.embed_dim, generator=generator)
-        self.pool_head.grow(F.normalize(centres, dim=1).to(device))
+        self.pool_head.grow(functional.normalize(centres, dim=1).to(device))
 
     def encode_identities(self, person_ids: Tensor, text: TextEncoder) -> Tensor:
         """[B] -> L2-normalised text features t_g of these identities' prompts [B, D]."""
@@ -116,7 +116,7 @@ class TextualAttributes(nn.Module):
         template = text.embed_tokens(tokens)[0]
         prompts = splice(template, self.identities.vectors[distinct], position)
         ends = text.end_positions(tokens).expand(len(distinct))
-        return F.normalize(text(prompts, ends), dim=1)[where]
+        return functional.normalize(text(prompts, ends), dim=1)[where]
 
     def encode_attributes(self, indices: Tensor, text: TextEncoder) -> Tensor:
         """[B] images -> L2-normalised text features t_k of their descriptions [B, K, D]."""
@@ -151,7 +151,7 @@ class TextualAttributes(nn.Module):
         tokens = tokens[:, : int(ends.max()) + 1]
         vectors = self.attributes.vectors[self.entry_attributes[entries]]
         embeddings, ends = prepend(text.embed_tokens(tokens), ends, vectors, text.context_length)
-        return F.normalize(text(embeddings, ends), dim=1)
+        return functional.normalize(text(embeddings, ends), dim=1)
 
     def _template(self) -> str:
         return f"{TEMPLATE_START} {' '.join([PLACEHOLDER] * self.num_identity_tokens)} person."
@@ -194,7 +194,7 @@ def check_descriptions(domain: Domain, num_attributes: int, descriptions: Descri
             )
         if descriptions == "parts" and len(record.parts) != num_attributes:
             raise ValueError(
-                f"learner.num_attributes: learner.descriptions=parts needs one attribute per part, "
+                "learner.num_attributes: learner.descriptions=parts needs one attribute per part, "
                 f"and {domain.name} has {len(record.parts)} parts; got {num_attributes}. "
                 "Set learner.descriptions=whole to choose another number"
             )

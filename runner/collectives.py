@@ -24,10 +24,6 @@ class WorkerGroup(Protocol):
         """[B, ...] -> [W*B, ...] in rank order, differentiable; every worker sends equal shapes."""
         ...
 
-    def mean(self, local: Tensor) -> Tensor:
-        """Element-wise mean over the workers, without gradient."""
-        ...
-
     def gather_rows(self, local: Tensor) -> Tensor:
         """Concatenates rows of differing numbers, in rank order, without gradient."""
         ...
@@ -51,10 +47,6 @@ class LocalGroup:
         """The tensor itself."""
         return local
 
-    def mean(self, local: Tensor) -> Tensor:
-        """The tensor itself, detached."""
-        return local.detach()
-
     def gather_rows(self, local: Tensor) -> Tensor:
         """The tensor itself, detached."""
         return local.detach()
@@ -77,12 +69,6 @@ class DistributedGroup:
     def gather(self, local: Tensor) -> Tensor:
         """All workers' rows in rank order; the gradient of the local rows is summed over ranks."""
         return _Gather.apply(local)  # pyright: ignore[reportReturnType]
-
-    def mean(self, local: Tensor) -> Tensor:
-        """Element-wise mean over ranks."""
-        total = local.detach().clone()
-        dist.all_reduce(total)
-        return total / self.world_size
 
     def gather_rows(self, local: Tensor) -> Tensor:
         """Pads to the longest share, gathers, and cuts the padding away."""
@@ -112,13 +98,13 @@ class DistributedGroup:
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, local: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(_: Any, local: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         shares = [torch.empty_like(local) for _ in range(dist.get_world_size())]
         dist.all_gather(shares, local.contiguous())
         return torch.cat(shares)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(_: Any, gradient: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         gradient = gradient.contiguous().clone()
         dist.all_reduce(gradient)
         return gradient.chunk(dist.get_world_size())[dist.get_rank()]

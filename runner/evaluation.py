@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -21,10 +22,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EvaluationRow:
-    """Scores in percent by split ("test", "validation"), domain and metric."""
+    """Scores in percent by split ("test", "validation"), domain and metric, and what they took."""
 
     scores: dict[str, dict[str, dict[str, float]]]
     num_images: int
+    seconds: float
 
 
 def evaluate_domains(
@@ -38,6 +40,7 @@ def evaluate_domains(
     Images are streamed through the workers once and only embeddings are kept. An unreadable image
     is quarantined by the stream and takes no part. Every worker returns the same row.
     """
+    began = time.perf_counter()
     parts = [
         (kind, domain.name, split)
         for domain in benchmark.domains
@@ -54,7 +57,8 @@ def evaluate_domains(
             ranked = _rank(split, features[start:stop], present[start:stop])
             scores[kind][name] = ranked.percent()
             start = stop
-    return EvaluationRow(context.group.broadcast(scores), len(records))
+    scores = context.group.broadcast(scores)
+    return EvaluationRow(scores, len(records), time.perf_counter() - began)
 
 
 def _embed(

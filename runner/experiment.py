@@ -116,15 +116,12 @@ def summarise(
     unseen = tuple(domain.name for domain in benchmark.unseen)
     test = ResultMatrix.from_json(outcome["test"], seen, unseen)
     validation = ResultMatrix.from_json(outcome["validation"], seen, unseen)
-    seconds: dict[str, float] = outcome["seconds"]
-    training = seconds.get("training", 0.0)
-    evaluation = seconds.get("evaluation", 0.0)
-    timings = {f"{name}_s": value for name, value in seconds.items() if name != "evaluated_images"}
-    timings["wall_s"] = wall_s
-    timings["train_images_per_s"] = outcome["num_trained_images"] / max(training, 1e-9)
-    timings["evaluation_images_per_s"] = seconds.get("evaluated_images", 0.0) / max(
-        evaluation, 1e-9
-    )
+    seconds, counts = outcome["seconds"], outcome["counts"]
+    timings = {f"{name}_s": value for name, value in seconds.items()} | {
+        "wall_s": wall_s,
+        "train_images_per_s": counts["trained_images"] / max(seconds["training"], 1e-9),
+        "evaluation_images_per_s": counts["evaluated_images"] / max(seconds["evaluation"], 1e-9),
+    }
     return {
         "learner": config.learner.name,
         "benchmark": benchmark.name,
@@ -137,7 +134,7 @@ def summarise(
         "summary": test.summary(),
         "validation_summary": validation.summary(),
         "num_iterations": outcome["iteration"],
-        "num_quarantined_training_images": outcome["num_bad_images"],
+        "num_unreadable_training_images": counts["unreadable_training_images"],
         "num_parameters": outcome["num_parameters"],
         "stored_bytes_per_domain": outcome["stored_bytes_per_domain"],
         "num_starts": attempt,

@@ -1,18 +1,19 @@
-"""The command line of lifelong-reid: `python runner/lifelong.py [run] [--preset demo] [key=value]`."""
+"""The command line: `python runner/lifelong.py [run] [--preset demo] [key=value ...]`."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-# The file is run as a script from any folder and under `ray job submit`: its own folder must not
-# shadow the packages beside it.
-sys.path[:] = [str(Path(__file__).resolve().parents[1]), *sys.path[bool(__package__ is None) :]]
+if not __package__:
+    # Run as a script, from any folder or under `ray job submit`: Python put this folder first on
+    # the path, where the packages' parent belongs.
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import argparse  # noqa: E402
-from collections.abc import Sequence  # noqa: E402
+import argparse
+from collections.abc import Sequence
 
-from rich.console import Console  # noqa: E402
+from rich.console import Console
 
 COMMANDS = ("run", "show-config", "sync")
 

@@ -7,10 +7,9 @@ so the loop can begin again at any epoch boundary and repeat exactly what it wou
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from runner.collectives import WorkerGroup
 from runner.config import RunConfig
 from runner.evaluation import evaluate_domains
 from runner.events import EventSpool
+from runner.journal import Progress, StepLog
 from runner.memory import MemoryStore
 from runner.optim import (
     build_optimizer,
@@ -33,7 +33,6 @@ from runner.optim import (
 )
 from runner.prefetch import ahead
 from runner.stream import DomainStream, OpenedDomain
-from tasks.metrics import ResultMatrix
 from tasks.sampling import (
     derive_seed,
     epoch_plan,
@@ -43,8 +42,6 @@ from tasks.sampling import (
 )
 from tasks.schema import Batch, Benchmark
 from tasks.transforms import augment, normalise
-
-FLUSH_ITERATIONS = 10
 
 
 @dataclass
@@ -60,44 +57,6 @@ class WorkerContext:
     checkpoints: CheckpointStore
     spool: EventSpool | None
     device: torch.device
-
-
-@dataclass
-class Progress:
-    """What the loop has found so far; it travels in every checkpoint."""
-
-    test: ResultMatrix
-    validation: ResultMatrix
-    iteration: int = 0
-    memory_version: int = 0
-    num_bad_images: int = 0
-    seconds: dict[str, float] = field(default_factory=dict)
-    num_trained_images: int = 0
-
-    def spend(self, name: str, seconds: float) -> None:
-        """Adds to the time account `name`."""
-        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values; `from_json` reads them back."""
-        return {**vars(self), "test": self.test.to_json(), "validation": self.validation.to_json()}
-
-    @staticmethod
-    def from_json(benchmark: Benchmark, values: dict[str, Any]) -> Progress:
-        """The inverse of `to_json`."""
-        empty = Progress.begin(benchmark)
-        matrices = {
-            name: ResultMatrix.from_json(values[name], empty.test.seen, empty.test.unseen)
-            for name in ("test", "validation")
-        }
-        return Progress(**{**values, **matrices})
-
-    @staticmethod
-    def begin(benchmark: Benchmark) -> Progress:
-        """Empty matrices for the benchmark's domains."""
-        seen = tuple(domain.name for domain in benchmark.seen)
-        unseen = tuple(domain.name for domain in benchmark.unseen)
-        return Progress(ResultMatrix(seen, unseen), ResultMatrix(seen, unseen))
 
 
 class LifelongLoop:
@@ -136,13 +95,12 @@ class LifelongLoop:
 
     def _learn_domain(self, start: Position, optimizer_state: dict[str, Any] | None) -> None:
         index = start.domain
-        began = time.perf_counter()
-        opened = self.context.stream.open(index)
-        self.progress.spend("waiting", time.perf_counter() - began)
+        with self.progress.timed("waiting"):
+            opened = self.context.stream.open(index)
         self._log_domain(opened)
         if (start.stage, start.epoch) == (0, 0):
             self._seed("begin", opened.domain.name)
-            with self._timed("probing"):
+            with self.progress.timed("probing"):
                 self.learner.begin_domain(opened.domain, self._probe(opened))
         stages = self.learner.stages()
         for number in range(start.stage, len(stages)):
@@ -150,7 +108,7 @@ class LifelongLoop:
             self._train_stage(opened, index, number, stages[number], first_epoch, optimizer_state)
             optimizer_state = None
         self._seed("end", opened.domain.name)
-        with self._timed("probing"):
+        with self.progress.timed("probing"):
             self.learner.end_domain(self._probe(opened))
         self._publish_memory()
         self.context.stream.release(index)
@@ -167,7 +125,7 @@ class LifelongLoop:
         )
 
     def _log_domain(self, opened: OpenedDomain) -> None:
-        self.progress.num_bad_images += opened.num_bad
+        self.progress.count("unreadable_training_images", opened.num_bad)
         person_ids = _person_ids(opened)
         thin = underfilled_persons(person_ids, self.config.data.images_per_person)
         name = opened.domain.name
@@ -220,13 +178,13 @@ class LifelongLoop:
         )
         for epoch in range(first_epoch, stage.epochs):
             self._seed(opened.domain.name, stage.name, epoch)
-            with self._timed("training"):
+            with self.progress.timed("training"):
                 self._train_epoch(opened, index, stage, epoch, optimizer, module)
             last = epoch + 1 == stage.epochs
             if last or (epoch + 1) % self.config.checkpoints.every_epochs == 0:
                 self._save(Position(index, number, epoch + 1), optimizer)
         self._seed(opened.domain.name, stage.name, "end")
-        with self._timed("probing"):
+        with self.progress.timed("probing"):
             self.learner.end_stage(stage.name, self._probe(opened))
 
     def _train_epoch(
@@ -239,7 +197,13 @@ class LifelongLoop:
         module: nn.Module,
     ) -> None:
         iterations = self._iterations(_person_ids(opened))
-        log = _StepLog(self, opened.domain.name, index, stage.name, epoch)
+        where = {
+            "domain": opened.domain.name,
+            "domain_index": index,
+            "stage": stage.name,
+            "epoch": epoch,
+        }
+        log = StepLog(self.context.spool, where, self.config.global_batch)
         self.learner.train()
         for number, batch in enumerate(ahead(self._batches(opened, stage, epoch), depth=2)):
             factor = learning_rate_factor(
@@ -255,8 +219,8 @@ class LifelongLoop:
             result.loss.backward()
             optimizer.step()
             self.progress.iteration += 1
-            self.progress.num_trained_images += self.config.global_batch
-            log.add(result, stage.optimizer.lr * factor)
+            self.progress.count("trained_images", self.config.global_batch)
+            log.add(self.progress.iteration, result, stage.optimizer.lr * factor)
         log.flush()
 
     def _batches(self, opened: OpenedDomain, stage: Stage, epoch: int) -> Iterator[Batch]:
@@ -319,30 +283,30 @@ class LifelongLoop:
     # Evaluation, checkpoints, events ----------------------------------------------------------
 
     def _evaluate(self, step: int) -> None:
-        began = time.perf_counter()
         self.learner.eval()
-        with self._autocast():
-            rows = evaluate_domains(
+        with self.progress.timed("evaluation"), self._autocast():
+            row = evaluate_domains(
                 self.learner.embed_images, self.benchmark, self.context, self.config.data
             )
-        seconds = time.perf_counter() - began
-        self.progress.spend("evaluation", seconds)
+        self.progress.count("evaluated_images", row.num_images)
         for split, matrix in (
             ("test", self.progress.test),
             ("validation", self.progress.validation),
         ):
-            for domain, scores in rows.scores[split].items():
+            for domain, scores in row.scores[split].items():
                 matrix.record(step, domain, scores)
             self._emit(
-                "evaluation", step=step, split=split, scores=rows.scores[split], seconds=seconds
+                "evaluation",
+                step=step,
+                split=split,
+                scores=row.scores[split],
+                seconds=row.seconds,
             )
-        self.progress.seconds["evaluated_images"] = (
-            self.progress.seconds.get("evaluated_images", 0) + rows.num_images
-        )
 
     def _save(self, position: Position, optimizer: torch.optim.Optimizer | None) -> None:
-        if self.context.group.rank == 0:
-            began = time.perf_counter()
+        if self.context.group.rank != 0:
+            return
+        with self.progress.timed("checkpoints"):
             state = self.learner.save_state()
             self.context.checkpoints.save(
                 Checkpoint(
@@ -353,7 +317,6 @@ class LifelongLoop:
                     progress=self.progress.to_json(),
                 )
             )
-            self.progress.spend("checkpoints", time.perf_counter() - began)
 
     def _restore(self, checkpoint: Checkpoint) -> Position:
         self.learner.load_state(LearnerState(checkpoint.tensors, checkpoint.facts))
@@ -397,83 +360,6 @@ class LifelongLoop:
     def _autocast(self) -> AbstractContextManager[Any]:
         cuda = self.device.type == "cuda"
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=cuda)
-
-    def _timed(self, name: str) -> _Timer:
-        return _Timer(self.progress, name)
-
-
-class _Timer:
-    """Adds the wall time of a block to a progress account."""
-
-    def __init__(self, progress: Progress, name: str) -> None:
-        self.progress = progress
-        self.name = name
-
-    def __enter__(self) -> None:
-        self.began = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.spend(self.name, time.perf_counter() - self.began)
-
-
-class _StepLog:
-    """Collects steps and writes them every few iterations, so that a GPU is not waited for."""
-
-    def __init__(
-        self, loop: LifelongLoop, domain: str, domain_index: int, stage: str, epoch: int
-    ) -> None:
-        self.loop = loop
-        self.where = {
-            "domain": domain,
-            "domain_index": domain_index,
-            "stage": stage,
-            "epoch": epoch,
-        }
-        self.steps: list[tuple[int, StepResult, float]] = []
-        self.began = time.perf_counter()
-
-    def add(self, result: StepResult, learning_rate: float) -> None:
-        detached = StepResult(
-            result.loss.detach(),
-            {name: term.detach() for name, term in result.terms.items()},
-            result.weights,
-        )
-        self.steps.append((self.loop.progress.iteration, detached, learning_rate))
-        if len(self.steps) >= FLUSH_ITERATIONS:
-            self.flush()
-
-    def flush(self) -> None:
-        if not self.steps:
-            return
-        values = torch.stack([_scalars(step) for _, step, _ in self.steps]).tolist()
-        elapsed = time.perf_counter() - self.began
-        speed = len(self.steps) * self.loop.config.global_batch / max(elapsed, 1e-9)
-        for (iteration, step, learning_rate), (loss, *terms) in zip(
-            self.steps, values, strict=True
-        ):
-            named = dict(zip(step.terms, terms, strict=True))
-            if not np.isfinite(loss):
-                raise FloatingPointError(
-                    f"the loss became {loss} at iteration {iteration} ({self.where}; terms {named}); "
-                    "lower the stage's optimizer.lr or the weight of the term that grew"
-                )
-            self.loop._emit(
-                "iteration",
-                **self.where,
-                iteration=iteration,
-                loss=loss,
-                terms=named,
-                weights=dict(step.weights),
-                lr=learning_rate,
-                images_per_s=speed,
-            )
-        self.steps.clear()
-        self.began = time.perf_counter()
-
-
-def _scalars(step: StepResult) -> Tensor:
-    values: Sequence[Tensor] = [step.loss, *step.terms.values()]
-    return torch.stack([value.float() for value in values])
 
 
 def _person_ids(opened: OpenedDomain) -> np.ndarray:

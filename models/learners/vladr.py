@@ -15,7 +15,7 @@ from typing import Any, Literal, final
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional
 
 from models.backbones.clip import ClipBackbone, ImageEncoder
 from models.cross_domain import (
@@ -351,7 +351,7 @@ class Method(Learner):
         if losses.orthogonality.weight:
             terms["orthogonality"] = orthogonality(text)
         if losses.text_identity.weight:
-            pooled = F.normalize(text.mean(1), dim=1)
+            pooled = functional.normalize(text.mean(1), dim=1)
             logits = losses.text_identity.logit_scale * self.textual.pool_head(pooled)
             triplet = batch_hard_triplet(pooled, person_ids, losses.text_identity.margin)
             terms["text_identity"] = cross_entropy(logits, person_ids) + triplet
@@ -456,7 +456,7 @@ class Method(Learner):
 
     def _comparable(self, projected: Tensor, attributes: Tensor | None) -> Tensor:
         if self.config.granularity == "global":
-            return F.normalize(projected, dim=1)[:, None]
+            return functional.normalize(projected, dim=1)[:, None]
         assert attributes is not None
         return attributes
 

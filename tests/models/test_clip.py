@@ -91,7 +91,12 @@ def test_vit_b_16_takes_person_shaped_images():
     assert features.class_token.shape == (1, 768)
     assert features.projected.shape == (1, 512)
     assert features.patches.shape == (1, 16 * 8, 512)
-    sizes = (backbone.image.width, backbone.image.embed_dim, backbone.text.width, backbone.text.context_length)
+    sizes = (
+        backbone.image.width,
+        backbone.image.embed_dim,
+        backbone.text.width,
+        backbone.text.context_length,
+    )
     assert sizes == (768, 512, 512, 77)
     activation = backbone.image.visual.transformer.resblocks[0].mlp.gelu
     assert type(activation).__name__ == "QuickGELU"
