@@ -6,7 +6,8 @@ dead therefore never touches training, and nothing that was reported is lost wit
 A line is `{"time": unix seconds, "event": kind, ...fields}`. The kinds and their fields:
 
 - `run`: name, preset, learner, benchmark, seed, seen, unseen, params (by dotted path),
-  git_revision, total_iterations, attempt. Written by the driver at each start.
+  git_revision, attempt, total_iterations if it is known. Written by the driver at each start.
+- `plan`: total_iterations of the whole run, first_iteration of this start. Written by rank 0.
 - `stage`: domain, domain_index (from 0), stage, epochs, iterations_per_epoch, first_iteration.
 - `iteration`: domain, domain_index, stage, epoch, iteration (counts through the whole run; written
   again under the same number where a resumed run repeats it), loss, terms, weights, lr,

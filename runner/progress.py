@@ -36,6 +36,7 @@ class ProgressView:
         self._live: Live | None = None
         self._run: Event = {}
         self._stage: Event = {}
+        self._num_iterations: float | None = None
         self._iteration: Event | None = None
         self._first_iteration: Event | None = None
         self._last_line_time = -math.inf
@@ -43,7 +44,7 @@ class ProgressView:
         self._spinner = Spinner("dots")
 
     def __enter__(self) -> ProgressView:
-        if self._console.is_terminal:
+        if self._console.is_terminal and self._live is None:
             # Replacing sys.stdout would also catch what is none of this view's business.
             self._live = Live(
                 console=self._console,
@@ -65,6 +66,7 @@ class ProgressView:
         """Takes the next event; a kind it does not know changes nothing."""
         handlers: dict[str, Callable[[Event], None]] = {
             "run": self._show_run,
+            "plan": self._take_plan,
             "stage": self._show_stage,
             "iteration": self._show_iteration,
             "evaluation": self._show_evaluation,
@@ -78,6 +80,7 @@ class ProgressView:
 
     def _show_run(self, event: Event) -> None:
         self._run, self._stage = event, {}
+        self._num_iterations = as_number(event.get("total_iterations"))
         self._iteration = self._first_iteration = None
         self._doing = "preparing the first iteration"
         attempt = event.get("attempt") or 1
@@ -87,6 +90,9 @@ class ProgressView:
         if root := (event.get("params") or {}).get("storage.root"):
             facts["storage"] = f"{root}/{event['name']}"
         self._print(Text.assemble(*_pairs(facts)))
+
+    def _take_plan(self, event: Event) -> None:
+        self._num_iterations = as_number(event.get("total_iterations"))
 
     def _show_stage(self, event: Event) -> None:
         self._stage = event
@@ -159,12 +165,13 @@ class ProgressView:
         return f"{place} epoch {int(event['epoch']) + 1}/{self._stage.get('epochs', '?')}"
 
     def _count(self, event: Event) -> str:
-        return f"iteration {int(event['iteration']) + 1}/{self._run.get('total_iterations', '?')}"
+        total = "?" if self._num_iterations is None else f"{self._num_iterations:.0f}"
+        return f"iteration {int(event['iteration']) + 1}/{total}"
 
     def _time_left(self) -> str:
         """From the mean pace of this start, evaluations included; stages differ, so it wavers."""
         first, last = self._first_iteration, self._iteration
-        total = as_number(self._run.get("total_iterations"))
+        total = self._num_iterations
         if first is None or last is None or total is None:
             return ""
         num_timed = int(last["iteration"]) - int(first["iteration"])
@@ -185,20 +192,21 @@ class ProgressView:
         return Group(self._bar(event), Text(rates, style="dim", no_wrap=True, overflow="ellipsis"))
 
     def _bar(self, event: Event) -> Table:
-        total = as_number(self._run.get("total_iterations")) or 1.0
         row = Table.grid(padding=(0, 1))
         for _ in range(3):
             row.add_column(no_wrap=True)
-        bar = ProgressBar(total=total, completed=int(event["iteration"]) + 1, width=24)
+        bar = ProgressBar(
+            total=self._num_iterations or 1.0, completed=int(event["iteration"]) + 1, width=24
+        )
         tail = ", ".join(part for part in (self._count(event), self._time_left()) if part)
         row.add_row(Text(self._where(event), style="bold"), bar, Text(tail))
         return row
 
 
 def follow(spool_path: Path, view: ProgressView, stop: threading.Event) -> threading.Thread:
-    """Starts a thread that hands the view every event written from now on, until `stop` is set.
+    """Starts a thread that opens the view and hands it every event written from now on.
 
-    What was written before `stop` is still shown: join the thread before closing the view.
+    Once `stop` is set, the thread shows what was written before, closes the view and ends.
     """
     offset = spool_path.stat().st_size if spool_path.exists() else 0
     thread = threading.Thread(
@@ -210,12 +218,13 @@ def follow(spool_path: Path, view: ProgressView, stop: threading.Event) -> threa
 
 def _follow(path: Path, view: ProgressView, stop: threading.Event, offset: int) -> None:
     stopping = False
-    while not stopping:
-        stopping = stop.wait(_POLL_S)
-        part = read_events(path, offset)
-        offset = part.offset
-        for event in part.events:
-            view.handle(event)
+    with view:
+        while not stopping:
+            stopping = stop.wait(_POLL_S)
+            part = read_events(path, offset)
+            offset = part.offset
+            for event in part.events:
+                view.handle(event)
 
 
 def _pairs(facts: Mapping[str, Any]) -> list[tuple[str, str]]:

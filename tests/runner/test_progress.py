@@ -149,6 +149,24 @@ def test_unknown_and_early_events_are_no_trouble():
     assert "domain 2/? station" in plain(STAGE, iteration(20, 1.0))[0]
 
 
+def test_the_plan_says_how_many_iterations():
+    plan = {"event": "plan", "time": 100.5, "total_iterations": 77, "first_iteration": 20}
+    run = {key: value for key, value in RUN.items() if key != "total_iterations"}
+    assert "iteration 21/?" in plain(run, STAGE, iteration(20, 102.0))[-1]
+    assert "iteration 21/77" in plain(run, plan, STAGE, iteration(20, 102.0))[-1]
+
+
+def test_following_opens_a_live_block_and_closes_it(tmp_path):
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    stop = threading.Event()
+    thread = follow(tmp_path / "events.jsonl", ProgressView(console), stop)
+    stop.set()
+    thread.join(5)
+    shown = console.file.getvalue()
+    assert "starting" in shown
+    assert shown.index("\x1b[?25l") < shown.index("\x1b[?25h"), "the cursor comes back"
+
+
 def test_a_terminal_shows_a_live_block():
     console = Console(file=io.StringIO(), force_terminal=True, width=120)
     with ProgressView(console) as view:
@@ -170,11 +188,10 @@ def test_following_shows_what_is_written_from_now_on(tmp_path):
     spool.emit("log", level="info", message="before")
     console = Console(file=io.StringIO(), force_terminal=False)
     stop = threading.Event()
-    with ProgressView(console) as view:
-        thread = follow(spool.path, view, stop)
-        for number in range(50):
-            spool.emit("log", level="info", message=f"line {number}")
-        stop.set()
-        thread.join(5)
+    thread = follow(spool.path, ProgressView(console), stop)
+    for number in range(50):
+        spool.emit("log", level="info", message=f"line {number}")
+    stop.set()
+    thread.join(5)
     assert not thread.is_alive()
     assert console.file.getvalue().split("\n")[:-1] == [f"line {number}" for number in range(50)]
