@@ -102,7 +102,8 @@ class ProgressView:
     def _show_iteration(self, event: Event) -> None:
         self._iteration = event
         self._first_iteration = self._first_iteration or event
-        self._doing = ""
+        is_last = int(event["iteration"]) == self._last_iteration()
+        self._doing = f"after {event['stage']}: next stage or evaluation" if is_last else ""
         if self._live is None and self._is_line_due(event):
             self._last_line_time = float(event["time"])
             parts = (self._where(event), self._count(event), *_rates(event), self._time_left())
@@ -124,14 +125,14 @@ class ProgressView:
         seconds = as_number(event.get("seconds"))
         line.append("" if seconds is None else f"  ({seconds:.1f} s)", style="dim")
         self._print(line)
-        self._doing = "preparing the next domain" if step < len(seen) else "finishing"
+        self._doing = "preparing what comes next"
 
     def _show_domain_finished(self, event: Event) -> None:
         timings = {name: as_number(value) for name, value in (event.get("timings") or {}).items()}
         parts = [f"{name} {value:.1f} s" for name, value in timings.items() if value is not None]
         number = f"{int(event['domain_index']) + 1}/{len(self._run.get('seen') or []) or '?'}"
         self._print(Text(f"learned {number} {event['domain']}: {', '.join(parts)}", style="dim"))
-        self._doing = f"evaluating after {event['domain']}"
+        self._doing = "preparing what comes next"
 
     def _show_log(self, event: Event) -> None:
         warning = event.get("level") == "warning"
@@ -151,11 +152,14 @@ class ProgressView:
         self._console.print(line, soft_wrap=True)
 
     def _is_line_due(self, event: Event) -> bool:
+        waited = float(event["time"]) - self._last_line_time
+        return waited >= _LINE_INTERVAL_S or int(event["iteration"]) == self._last_iteration()
+
+    def _last_iteration(self) -> int:
+        """The number of the present stage's last iteration; -1 before any stage."""
         stage = self._stage
         length = int(stage.get("epochs") or 0) * int(stage.get("iterations_per_epoch") or 0)
-        last = int(stage.get("first_iteration") or 0) + length - 1
-        waited = float(event["time"]) - self._last_line_time
-        return waited >= _LINE_INTERVAL_S or int(event["iteration"]) == last
+        return int(stage.get("first_iteration") or 0) + length - 1
 
     def _where(self, event: Event) -> str:
         number = f"{int(event['domain_index']) + 1}/{len(self._run.get('seen') or []) or '?'}"
