@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from runner.memory import LocalMemory, MemoryStore, StaleVersionError
+
+MakeStore = Callable[[], MemoryStore]
+"""Another client of the same memory (the local store has one client: itself)."""
+
+
+@pytest.fixture(scope="module")
+def ray_memory(ray_session: None) -> Iterator[MakeStore]:
+    from runner.ray_memory import RayMemory, serve_memory
+
+    with serve_memory("test"):
+        yield lambda: RayMemory("test")
+
+
+@pytest.fixture(params=["local", "ray"])
+def connect(request: pytest.FixtureRequest) -> MakeStore:
+    if request.param == "local":
+        memory = LocalMemory()
+        return lambda: memory
+    shared: MakeStore = request.getfixturevalue("ray_memory")
+    shared().reset(0, {})
+    return shared
+
+
+def tensors() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(5, 4, 3, generator=generator)
+    return {
+        "prototypes": values,
+        "half": values.to(torch.bfloat16),
+        "transposed": values.permute(2, 0, 1),
+        "counts": torch.arange(5),
+        "flags": torch.tensor([True, False]),
+        "scalar": torch.tensor(0.25),
+        "empty": torch.zeros(0, 3),
+    }
+
+
+def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert found[name].dtype == tensor.dtype
+        assert torch.equal(found[name], tensor)
+
+
+def test_version_zero_is_empty(connect: MakeStore) -> None:
+    assert connect().latest() == (0, {})
+
+
+def test_what_is_published_comes_back_bit_for_bit(connect: MakeStore) -> None:
+    assert connect().publish(tensors(), expected_version=0) == 1
+    version, found = connect().latest()
+    assert version == 1
+    assert_same(found, tensors())
+
+
+def test_one_of_two_writers_is_refused(connect: MakeStore) -> None:
+    first, second = connect(), connect()
+    first.publish({"a": torch.ones(2)}, expected_version=0)
+    with pytest.raises(StaleVersionError, match="version 0: the newest version is 1") as refused:
+        second.publish({"a": torch.zeros(2)}, expected_version=0)
+    assert (refused.value.expected, refused.value.found) == (0, 1)
+    version, found = second.latest()
+    assert torch.equal(found["a"], torch.ones(2))
+    assert second.publish({"a": torch.zeros(2)}, expected_version=version) == 2
+
+
+def test_readers_own_what_they_read(connect: MakeStore) -> None:
+    source = torch.ones(3, requires_grad=True)
+    connect().publish({"a": source}, expected_version=0)
+    with torch.no_grad():
+        source.zero_()
+    _, found = connect().latest()
+    found["a"].zero_()
+    assert torch.equal(connect().latest()[1]["a"], torch.ones(3))
+
+
+def test_reset_takes_over_a_checkpoint(connect: MakeStore) -> None:
+    memory = connect()
+    memory.publish({"a": torch.ones(2)}, expected_version=0)
+    memory.reset(7, {"b": torch.zeros(1)})
+    version, found = memory.latest()
+    assert (version, list(found)) == (7, ["b"])
+    assert memory.publish({}, expected_version=7) == 8
+
+
+def test_the_tensors_outlive_the_worker_that_published_them(ray_session: None) -> None:
+    import ray
+
+    from runner.ray_memory import RayMemory, serve_memory
+
+    class Publisher:
+        def publish(self) -> int:
+            # Larger than what Ray answers inline, so that it lies in the object store.
+            return RayMemory("mortal").publish({"a": torch.ones(200_000)}, expected_version=0)
+
+    with serve_memory("mortal"):
+        publisher = ray.remote(num_cpus=0)(Publisher).remote()
+        assert ray.get(publisher.publish.remote()) == 1
+        ray.kill(publisher)
+        with pytest.raises(ray.exceptions.RayActorError):
+            ray.get(publisher.publish.remote())
+        version, found = RayMemory("mortal").latest()
+    assert version == 1
+    assert torch.equal(found["a"], torch.ones(200_000))
+
+
+def test_a_run_has_one_memory(ray_session: None) -> None:
+    from runner.ray_memory import serve_memory
+
+    with (
+        serve_memory("one"),
+        pytest.raises(ValueError, match="memory-one"),
+        serve_memory("one"),
+    ):
+        pass

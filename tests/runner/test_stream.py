@@ -1,0 +1,366 @@
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from runner.decoding import DataConfig
+from runner.pixels import decode_many
+from runner.quarantine import BadImage, Quarantine
+from runner.stream import IMAGES_PER_BLOCK, BlockImages, DomainStream, LocalStream
+from tasks.schema import Benchmark, Domain, Record, Split
+
+HEIGHT, WIDTH = 32, 16
+SIZES = (300, 20, 12)
+"""Training images by seen domain; the first takes two blocks."""
+
+NUM_TEST = 30
+RUNS = itertools.count()
+
+
+def draw(path: Path, seed: int) -> str:
+    """A JPEG of another size than the decoded one, written unless it exists."""
+    if not path.exists():
+        pixels = np.random.default_rng(seed).integers(0, 256, (40, 20, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path)
+    return str(path)
+
+
+def make_domain(folder: Path, name: str, num_train: int) -> Domain:
+    train = tuple(
+        Record(draw(folder / f"{name}-{index:03}.jpg", index), index // 4, index % 2)
+        for index in range(num_train)
+    )
+    test = tuple(
+        Record(draw(folder / f"{name}-test-{index:03}.jpg", 1000 + index), index // 2, index % 2)
+        for index in range(NUM_TEST)
+    )
+    return Domain(name, train, Split((), ()), Split(test[:10], test[10:]))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("people")
+
+
+@pytest.fixture
+def benchmark_(folder: Path) -> Benchmark:
+    names = ("first", "second", "third")
+    seen = tuple(make_domain(folder, name, size) for name, size in zip(names, SIZES, strict=True))
+    return Benchmark("tiny", seen, (), {})
+
+
+def corrupt(benchmark: Benchmark, folder: Path) -> tuple[Benchmark, Path, Path]:
+    """The benchmark with a torn JPEG and a text file in the second domain, train and test."""
+    torn, text = folder / "torn.jpg", folder / "text.jpg"
+    whole = Path(benchmark.seen[1].train[0].image_path).read_bytes()
+    torn.write_bytes(whole[: len(whole) // 2])
+    text.write_text("not an image")
+    second = benchmark.seen[1]
+    train = list(second.train)
+    train[3] = Record(str(torn), 0, 0)
+    train[4] = Record(str(text), 1, 0)
+    train[5:8] = [replace(record, person_id=2) for record in train[5:8]]
+    test = Split((Record(str(text), 0, 0), *second.test.query[1:]), second.test.gallery)
+    changed = Domain(second.name, tuple(train), second.validation, test)
+    seen = (benchmark.seen[0], changed, benchmark.seen[2])
+    return Benchmark(benchmark.name, seen, (), {}), torn, text
+
+
+@dataclass
+class Harness:
+    """Opens streams of one kind ("local" or "ray"); every run has its own quarantine file."""
+
+    kind: str
+    quarantine: Path
+    exits: contextlib.ExitStack
+
+    def start(self, benchmark: Benchmark, *, held: bool = True, bad: float = 0.0) -> DomainStream:
+        share = 0.3 if held else 1e-9
+        config = DataConfig(max_bad_share=bad, object_store_share=share, evaluation_batch_size=8)
+        if self.kind == "local":
+            stream = LocalStream(benchmark, config, HEIGHT, WIDTH, self.quarantine)
+            self.exits.callback(stream.close)
+            return stream
+        from runner.ray_stream import RayStream, serve_stream
+
+        name = f"stream-test-{next(RUNS)}"
+        self.exits.enter_context(
+            serve_stream(name, benchmark, config, HEIGHT, WIDTH, self.quarantine)
+        )
+        return RayStream(name, benchmark, config, HEIGHT, WIDTH)
+
+    def entries(self) -> list[dict[str, str]]:
+        return [json.loads(line) for line in self.quarantine.read_text().splitlines()]
+
+
+@pytest.fixture(params=["local", "ray"])
+def harness(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Harness]:
+    if request.param == "ray":
+        request.getfixturevalue("ray_session")
+    with contextlib.ExitStack() as exits:
+        yield Harness(request.param, tmp_path / "run" / "quarantine.jsonl", exits)
+
+
+def naive(records: Sequence[Record]) -> np.ndarray:
+    return decode_many([record.image_path for record in records], HEIGHT, WIDTH).pixels
+
+
+def make_plan(num_images: int, iterations: int = 40, batch: int = 8) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, num_images, (iterations, batch))
+
+
+@pytest.mark.parametrize("held", [True, False], ids=["blocks", "streamed"])
+def test_batches_are_those_of_a_naive_loop(
+    harness: Harness, benchmark_: Benchmark, held: bool
+) -> None:
+    stream = harness.start(benchmark_, held=held)
+    opened = stream.open(0)
+    assert opened.domain == benchmark_.seen[0]
+    assert opened.num_bad == 0
+    expected = naive(opened.domain.train)
+    plan = make_plan(SIZES[0])
+    batches = list(opened.images.batches(plan))
+    assert len(batches) == len(plan)
+    for indices, batch in zip(plan, batches, strict=True):
+        assert batch.dtype == np.uint8
+        assert batch.flags.writeable
+        assert batch.flags.c_contiguous
+        np.testing.assert_array_equal(batch, expected[indices])
+    indices = np.arange(SIZES[0])[::-1]
+    np.testing.assert_array_equal(opened.images.fetch(indices), expected[indices])
+    assert list(opened.images.batches(plan[:0])) == []
+    assert not harness.quarantine.exists()
+
+
+def test_a_plan_may_be_left_early(harness: Harness, benchmark_: Benchmark) -> None:
+    opened = harness.start(benchmark_, held=False).open(1)
+    batches = opened.images.batches(make_plan(SIZES[1]))
+    next(batches)
+    del batches
+    assert opened.images.fetch(np.array([5])).shape == (1, HEIGHT, WIDTH, 3)
+
+
+@pytest.mark.parametrize("held", [True, False], ids=["blocks", "streamed"])
+def test_unreadable_training_images_are_left_out_and_listed_once(
+    harness: Harness, benchmark_: Benchmark, tmp_path: Path, held: bool
+) -> None:
+    benchmark, torn, text = corrupt(benchmark_, tmp_path)
+    stream = harness.start(benchmark, held=held, bad=0.2)
+    opened = stream.open(1)
+    assert opened.num_bad == 2
+    assert opened.domain == benchmark.seen[1].without({3, 4})
+    # Person 1 had nothing but the text file: identities are contiguous again.
+    assert opened.domain.num_persons == benchmark.seen[1].num_persons - 1
+    np.testing.assert_array_equal(
+        opened.images.fetch(np.arange(len(opened.domain.train))), naive(opened.domain.train)
+    )
+    stream.release(1)
+    stream.open(1)
+    entries = harness.entries()
+    assert [entry["path"] for entry in entries] == [str(torn), str(text)]
+    assert {(entry["domain"], entry["split"]) for entry in entries} == {("second", "train")}
+    assert "OSError" in entries[0]["reason"]
+    assert "cannot identify image file" in entries[1]["reason"]
+
+
+def test_too_many_unreadable_images_end_the_run_with_a_message(
+    harness: Harness, benchmark_: Benchmark, tmp_path: Path
+) -> None:
+    benchmark, torn, _ = corrupt(benchmark_, tmp_path)
+    stream = harness.start(benchmark, bad=0.05)
+    message = rf"second: 2 of 20 .*10.00%.*allows 5.00%.*{torn.name}.*raise data.max_bad_share"
+    with pytest.raises(ValueError, match=message):
+        stream.open(1)
+    assert len(harness.entries()) == 2
+
+
+def test_test_images_come_in_order_without_the_unreadable(
+    harness: Harness, benchmark_: Benchmark, tmp_path: Path
+) -> None:
+    benchmark, _, text = corrupt(benchmark_, tmp_path)
+    stream = harness.start(benchmark)
+    second, third = benchmark.seen[1:]
+    # The unreadable image fills a chunk of its own at the end.
+    records = [*third.test.gallery, *second.test.gallery[:4], second.test.query[0]]
+    chunks = list(stream.test_images(records))
+    assert [len(positions) for positions, _ in chunks] == [8, 8, 8]
+    positions = np.concatenate([positions for positions, _ in chunks])
+    assert positions.tolist() == list(range(len(records) - 1))
+    pixels = np.concatenate([pixels for _, pixels in chunks])
+    assert all(pixels.flags.writeable for _, pixels in chunks)
+    np.testing.assert_array_equal(pixels, naive(records)[:-1])
+    list(stream.test_images(records))
+    (entry,) = harness.entries()
+    assert (entry["path"], entry["domain"], entry["split"]) == (str(text), "second", "test")
+    assert list(stream.test_images([])) == []
+
+
+def test_a_released_domain_is_refused_and_can_be_opened_again(
+    harness: Harness, benchmark_: Benchmark
+) -> None:
+    stream = harness.start(benchmark_)
+    images = stream.open(2).images
+    stream.release(2)
+    with pytest.raises(RuntimeError, match="released domain"):
+        images.fetch(np.array([0]))
+    again = stream.open(2)
+    np.testing.assert_array_equal(again.images.fetch(np.arange(3)), naive(again.domain.train[:3]))
+
+
+def test_a_file_that_vanishes_during_the_run_is_an_error(
+    harness: Harness, benchmark_: Benchmark, tmp_path: Path
+) -> None:
+    second = benchmark_.seen[1]
+    mortal = Path(draw(tmp_path / "mortal.jpg", 5))
+    domain = Domain(
+        second.name, (Record(str(mortal), 0, 0), *second.train), second.validation, second.test
+    )
+    opened = harness.start(Benchmark("tiny", (domain,), (), {}), held=False).open(0)
+    mortal.unlink()
+    with pytest.raises(OSError, match=r"mortal.jpg was readable .* no longer is"):
+        opened.images.fetch(np.array([0]))
+
+
+def test_the_next_domain_is_decoded_ahead_locally(benchmark_: Benchmark, tmp_path: Path) -> None:
+    stream = LocalStream(benchmark_, DataConfig(), HEIGHT, WIDTH, tmp_path / "quarantine.jsonl")
+    stream.open(0)
+    ahead = stream._decoded[1]
+    ahead.result(timeout=10)
+    assert stream._start(1) is ahead
+    assert sorted(stream._decoded) == [0, 1]
+    stream.close()
+
+
+def test_block_images_across_uneven_blocks() -> None:
+    whole = np.arange(7 * 2 * 1 * 3, dtype=np.uint8).reshape(7, 2, 1, 3)
+    images = BlockImages([whole[:1], whole[1:5], whole[5:]], np.array([0, 2, 4, 5, 6]))
+    indices = np.array([4, 0, 1, 3, 2, 2])
+    np.testing.assert_array_equal(images.fetch(indices), whole[[6, 0, 2, 5, 4, 4]])
+
+
+def test_a_quarantine_continues_that_of_a_killed_run(tmp_path: Path) -> None:
+    file = tmp_path / "quarantine.jsonl"
+    a, b = (BadImage(name, "why", "domain", "train") for name in "ab")
+    Quarantine(file).add([a, b])
+    file.write_text(file.read_text()[:-5])
+    Quarantine(file).add([a, b, b])
+    assert [json.loads(line)["path"] for line in file.read_text().splitlines()] == ["a", "b"]
+
+
+# Only on Ray -------------------------------------------------------------------------------------
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def ray_stream(
+    ray_session: None, benchmark_: Benchmark, tmp_path: Path
+) -> Iterator[tuple[str, Benchmark, DataConfig]]:
+    from runner.ray_stream import serve_stream
+
+    name, config = f"stream-test-{next(RUNS)}", DataConfig()
+    with serve_stream(name, benchmark_, config, HEIGHT, WIDTH, tmp_path / "quarantine.jsonl"):
+        yield name, benchmark_, config
+
+
+def test_the_actor_keeps_this_domain_and_the_next(
+    ray_stream: tuple[str, Benchmark, DataConfig],
+) -> None:
+    import ray
+
+    from runner.ray_stream import RayStream
+
+    name, benchmark, config = ray_stream
+    stream = RayStream(name, benchmark, config, HEIGHT, WIDTH)
+    actor = ray.get_actor(f"stream-{name}")
+
+    def ready() -> set[str]:
+        return ray.get(actor.decoded_domains.remote())
+
+    wait_until(lambda: ready() == {"first"})
+    stream.open(0)
+    wait_until(lambda: ready() == {"first", "second"})
+    stream.release(0)
+    began = time.perf_counter()
+    stream.open(1)
+    assert time.perf_counter() - began < 1
+    wait_until(lambda: ready() == {"second", "third"})
+    # A restart from an earlier checkpoint must not hold a third domain.
+    stream.open(0)
+    assert ready() <= {"first", "second"}
+
+
+def test_release_frees_the_object_store(ray_stream: tuple[str, Benchmark, DataConfig]) -> None:
+    import ray
+
+    from runner.ray_stream import RayStream
+
+    name, benchmark, config = ray_stream
+    stream = RayStream(name, benchmark, config, HEIGHT, WIDTH)
+    actor = ray.get_actor(f"stream-{name}")
+
+    def free_bytes() -> float:
+        return ray.available_resources()["object_store_memory"]
+
+    images = stream.open(0).images
+    images.fetch(np.array([0]))
+    wait_until(lambda: "second" in ray.get(actor.decoded_domains.remote()))
+    time.sleep(0.5)  # what the cluster knows of its free memory is that old
+    before = free_bytes()
+    stream.release(0)
+    # The second block is small enough for Ray to keep it elsewhere.
+    wait_until(lambda: free_bytes() >= before + IMAGES_PER_BLOCK * HEIGHT * WIDTH * 3)
+
+
+def test_blocks_survive_the_worker_that_asked_for_them(
+    ray_stream: tuple[str, Benchmark, DataConfig],
+) -> None:
+    import ray
+
+    from runner.ray_stream import RayStream
+    from runner.stream_actor import DomainFiles
+
+    name, benchmark, config = ray_stream
+
+    class Worker:
+        def open(self) -> int:
+            stream = RayStream(name, benchmark, config, HEIGHT, WIDTH)
+            return int(stream.open(0).images.fetch(np.array([7])).sum())
+
+    worker = ray.remote(num_cpus=0)(Worker).remote()
+    total = ray.get(worker.open.remote())
+    actor = ray.get_actor(f"stream-{name}")
+    files = DomainFiles("first", tuple(r.image_path for r in benchmark.seen[0].train), held=True)
+    before = [ref.hex() for ref in ray.get(actor.open.remote(files, None)).blocks]
+    ray.kill(worker)
+    with pytest.raises(ray.exceptions.RayActorError):
+        ray.get(worker.open.remote())
+    opened = RayStream(name, benchmark, config, HEIGHT, WIDTH).open(0)
+    assert int(opened.images.fetch(np.array([7])).sum()) == total
+    assert [ref.hex() for ref in ray.get(actor.open.remote(files, None)).blocks] == before
+
+
+def test_a_restarted_actor_decodes_again(ray_stream: tuple[str, Benchmark, DataConfig]) -> None:
+    import ray
+
+    from runner.ray_stream import RayStream
+
+    name, benchmark, config = ray_stream
+    stream = RayStream(name, benchmark, config, HEIGHT, WIDTH)
+    before = stream.open(0).images.fetch(np.arange(4))
+    ray.kill(ray.get_actor(f"stream-{name}"), no_restart=False)
+    np.testing.assert_array_equal(stream.open(0).images.fetch(np.arange(4)), before)
