@@ -82,7 +82,7 @@ class CheckpointStore:
         self.keep = keep
 
     def save(self, checkpoint: Checkpoint) -> Path:
-        """Writes one checkpoint atomically and drops the oldest beyond `keep`.
+        """Writes one checkpoint atomically; drops the oldest beyond `keep` and unfinished ones.
 
         Raises:
             FencedError: a newer start of the run has taken over.
@@ -92,7 +92,8 @@ class CheckpointStore:
         name = f"position-{position.domain:03d}-{position.stage:02d}-{position.epoch:04d}"
         target = self.folder / name
         temporary = self.folder / f".{name}.{os.getpid()}"
-        shutil.rmtree(temporary, ignore_errors=True)
+        for unfinished in self.folder.glob(".position-*"):
+            shutil.rmtree(unfinished, ignore_errors=True)
         temporary.mkdir(parents=True)
         save_file(_contiguous(checkpoint.tensors), temporary / "tensors.safetensors")
         if checkpoint.optimizer is not None:

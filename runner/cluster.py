@@ -21,8 +21,8 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from runner.collectives import DistributedGroup, LocalGroup
 from runner.config import RunConfig, validate
-from runner.ray_memory import RayMemory, start_memory, stop_memory
-from runner.ray_stream import RayStream, start_stream, stop_stream
+from runner.ray_memory import RayMemory, serve_memory
+from runner.ray_stream import RayStream, serve_stream
 from runner.storage import RunStorage
 from runner.worker import run_worker
 from tasks.schema import Benchmark
@@ -48,24 +48,22 @@ def run_on_ray(
         FloatingPointError: the loss became NaN or infinite.
         RuntimeError: workers died more often than cluster.max_failures.
     """
+    height, width = config.backbone.image_height, config.backbone.image_width
     with connected(config):
         cpus = worker_cpus(config, ray.cluster_resources())
-        height, width = config.backbone.image_height, config.backbone.image_width
-        start_memory(config.run_name)
-        start_stream(
-            config.run_name,
-            benchmark,
-            config.data,
-            height,
-            width,
-            storage.quarantine_file,
-            first_domain,
-        )
-        try:
+        with (
+            serve_memory(config.run_name),
+            serve_stream(
+                config.run_name,
+                benchmark,
+                config.data,
+                height,
+                width,
+                storage.quarantine_file,
+                first_domain,
+            ),
+        ):
             outcome = _fit(config, benchmark, storage, attempt, cpus)
-        finally:
-            stop_stream(config.run_name)
-            stop_memory(config.run_name)
     if "error" in outcome:
         kind = FloatingPointError if outcome["kind"] == "FloatingPointError" else ValueError
         raise kind(outcome["error"])

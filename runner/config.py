@@ -16,9 +16,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, field_validator
+from pydantic_core import ErrorDetails
 
 import models.learners
 from models.backbones.clip import BackboneConfig
@@ -30,6 +32,9 @@ from tasks.schema import FrozenConfig
 
 PRESETS = Path(__file__).parent / "presets"
 
+NOT_IN_HASH = frozenset({"run", "preset", "storage", "tracking", "checkpoints", "cluster"})
+"""What says where and how often, and changes no result."""
+
 
 class ConfigError(ValueError):
     """The configuration is wrong; the message says which field, what came and what would do."""
@@ -40,7 +45,7 @@ class RunNameConfig(FrozenConfig):
 
     name: str | None = Field(
         default=None,
-        pattern=r"^[A-Za-z0-9._-]+$",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
         description="folder under storage.root; default <preset>-<learner>-seed<seed>-<hash>",
     )
 
@@ -124,14 +129,15 @@ class RunConfig(FrozenConfig):
     @property
     def hash(self) -> str:
         """Eight hex digits over everything that may change the result."""
-        left_out = {"run", "storage", "tracking", "cluster", "checkpoints", "preset"}
-        kept = self.model_dump(mode="json", exclude=left_out)
+        kept = self.model_dump(mode="json", exclude=set(NOT_IN_HASH))
         return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:8]
 
     @property
     def run_name(self) -> str:
         """`run.name`, or a name the same command finds again."""
-        return self.run.name or f"{self.preset}-{self.learner.name}-seed{self.seed}-{self.hash}"
+        learner = self.learner.name
+        stem = self.preset if self.preset.endswith(learner) else f"{self.preset}-{learner}"
+        return self.run.name or f"{stem}-seed{self.seed}-{self.hash}"
 
 
 def learner_names() -> list[str]:
@@ -171,7 +177,7 @@ def load_config(preset: str = "demo", overrides: Sequence[str] = ()) -> RunConfi
             raise ConfigError(f"override {override!r}: expected key=value, like seed=1")
         try:
             merged = OmegaConf.merge(merged, OmegaConf.from_dotlist([override]))
-        except (OmegaConfBaseException, ValueError) as error:
+        except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError) as error:
             raise ConfigError(f"override {override!r}: {error}") from error
     return validate(_container(merged))
 
@@ -231,7 +237,10 @@ def _read_preset(preset: str) -> DictConfig:
             f"--preset: expected a file or one of {', '.join(preset_names())}; got {preset!r}"
             + _nearest(preset, preset_names())
         )
-    loaded = OmegaConf.load(path)
+    try:
+        loaded = OmegaConf.load(path)
+    except (yaml.YAMLError, OSError, ValueError) as error:
+        raise ConfigError(f"{path}: expected YAML; {error}") from error
     if isinstance(loaded, ListConfig):
         raise ConfigError(f"{path}: expected a mapping of configuration keys, got a list")
     bases = [_read_preset(base) for base in loaded.pop("base", [])]
@@ -241,7 +250,10 @@ def _read_preset(preset: str) -> DictConfig:
 
 
 def _container(node: Any) -> dict[str, Any]:
-    container = OmegaConf.to_container(node, resolve=True)
+    try:
+        container = OmegaConf.to_container(node, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"configuration: {error}") from error
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
 
@@ -255,29 +267,44 @@ def _flat(value: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def _explain(error: ValidationError, values: Mapping[str, Any]) -> str:
-    lines: list[str] = []
-    for item in error.errors():
-        path = ".".join(str(part) for part in item["loc"])
-        if item["type"] == "extra_forbidden":
-            lines.append(f"{path}: unknown key" + _nearest_key(path, values))
-        else:
-            lines.append(f"{path or 'configuration'}: {item['msg']} (got {item['input']!r})")
-    return "\n".join(lines)
+    return "\n".join(_problem(item, values) for item in error.errors())
 
 
-def _nearest_key(path: str, values: Mapping[str, Any]) -> str:
+def _problem(item: ErrorDetails, values: Mapping[str, Any]) -> str:
+    path = ".".join(str(part) for part in item["loc"]) or "configuration"
+    if item["type"] == "extra_forbidden":
+        return f"{path}: unknown key" + _hint(path, values)
+    if item["type"] == "missing":
+        return f"{path}: expected a value, none came"
+    cause = item.get("ctx", {}).get("error")
+    if isinstance(cause, ConfigError):
+        return str(cause)
+    if isinstance(cause, ValueError):
+        return f"{path}: {cause}"
+    return f"{path}: {item['msg']} (got {item['input']!r})"
+
+
+def _hint(path: str, values: Mapping[str, Any]) -> str:
+    """What the writer of an unknown key most likely wanted."""
     learner = values.get("learner")
     name = str(learner.get("name")) if isinstance(learner, Mapping) else ""
-    known = list(schema_keys(name if name in learner_names() else None))
+    owners = [other for other in learner_names() if path in _keys_and_sections(other)]
+    if owners:
+        return f" of learner {name}; it belongs to learner {' and '.join(owners)}"
+    known = _keys_and_sections(name if name in learner_names() else None)
     leaf = path.rpartition(".")[2]
     same_leaf = [key for key in known if key.rpartition(".")[2] == leaf]
-    if same_leaf:
-        return f"; did you mean {same_leaf[0]}?"
-    return _nearest(path, known)
+    return _nearest(path, same_leaf, cutoff=0.0) or _nearest(path, known)
 
 
-def _nearest(name: str, known: Sequence[str]) -> str:
-    matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+def _keys_and_sections(learner: str | None) -> list[str]:
+    keys = list(schema_keys(learner))
+    sections = {key[:end] for key in keys for end, sign in enumerate(key) if sign == "."}
+    return sorted({*keys, *sections})
+
+
+def _nearest(name: str, known: Sequence[str], cutoff: float = 0.5) -> str:
+    matches = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
     return f"; did you mean {matches[0]}?" if matches else ""
 
 

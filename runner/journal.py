@@ -92,7 +92,7 @@ class StepLog:
         self.began = time.perf_counter()
 
     def add(self, iteration: int, result: StepResult, learning_rate: float) -> None:
-        """Takes the step that was iteration `iteration` of the run (from 1)."""
+        """Takes the step that was iteration `iteration` of the run (from 0)."""
         detached = StepResult(
             result.loss.detach(),
             {name: term.detach() for name, term in result.terms.items()},

@@ -86,7 +86,7 @@ def _run(options: argparse.Namespace) -> int:
     if config.tracking.uri is None:
         return 0
     if config.cluster.num_workers == 0 or pending:
-        command = f"python runner/lifelong.py sync {result.folder.name}"
+        command = f"python runner/lifelong.py sync {result.folder}"
         console.print(f"Tracking  {command} sends this run to MLflow", soft_wrap=True)
     else:
         command = f"mlflow ui --backend-store-uri {tracking_uri(config)}"
@@ -106,6 +106,7 @@ def _show_config(options: argparse.Namespace) -> int:
 def _sync(options: argparse.Namespace) -> int:
     from runner.config import base_folder, load_config
     from runner.experiment import tracking_uri
+    from runner.mlflow_sender import public_uri
     from runner.tracking import sync
 
     folder = Path(options.run)
@@ -120,7 +121,7 @@ def _sync(options: argparse.Namespace) -> int:
     report = sync(folder, settings)
     Console().print(
         f"sent {report.num_events_sent} events, {report.num_metrics_sent} metric points and "
-        f"{report.num_artefacts_sent} files to {settings.uri}",
+        f"{report.num_artefacts_sent} files to {public_uri(settings.uri or '')}",
         soft_wrap=True,
     )
     return 0

@@ -95,6 +95,7 @@ class LifelongLoop:
 
     def _learn_domain(self, start: Position, optimizer_state: dict[str, Any] | None) -> None:
         index = start.domain
+        before = dict(self.progress.seconds)
         with self.progress.timed("waiting"):
             opened = self.context.stream.open(index)
         self._log_domain(opened)
@@ -121,7 +122,10 @@ class LifelongLoop:
             "domain_finished",
             domain=opened.domain.name,
             domain_index=index,
-            timings=dict(self.progress.seconds),
+            timings={
+                name: seconds - before.get(name, 0.0)
+                for name, seconds in self.progress.seconds.items()
+            },
         )
 
     def _log_domain(self, opened: OpenedDomain) -> None:
@@ -218,9 +222,9 @@ class LifelongLoop:
             optimizer.zero_grad(set_to_none=True)
             result.loss.backward()
             optimizer.step()
+            log.add(self.progress.iteration, result, stage.optimizer.lr * factor)
             self.progress.iteration += 1
             self.progress.count("trained_images", self.config.global_batch)
-            log.add(self.progress.iteration, result, stage.optimizer.lr * factor)
         log.flush()
 
     def _batches(self, opened: OpenedDomain, stage: Stage, epoch: int) -> Iterator[Batch]:

@@ -6,6 +6,7 @@ stage needs no scheduler state.
 
 from __future__ import annotations
 
+import difflib
 import math
 from bisect import bisect_right
 from collections.abc import Iterable
@@ -27,12 +28,7 @@ def set_trainable(module: nn.Module, patterns: Iterable[str]) -> list[str]:
         ValueError: a pattern matches no parameter.
     """
     patterns = tuple(patterns)
-    paths = [path for path, _ in module.named_parameters()]
-    for pattern in patterns:
-        if not any(fnmatchcase(path, pattern) for path in paths):
-            raise ValueError(
-                f"trainable pattern {pattern!r} matches no parameter; there are {paths[:5]} ..."
-            )
+    _check_patterns(module, "trainable", patterns)
     trainable = []
     for path, parameter in module.named_parameters():
         parameter.requires_grad_(any(fnmatchcase(path, pattern) for pattern in patterns))
@@ -46,7 +42,13 @@ def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.O
     """An optimiser over the parameters that train now, one group per (lr factor, decay).
 
     Each group carries its `lr_factor`; `set_learning_rate` multiplies by it.
+
+    Raises:
+        ValueError: a pattern of `lr_factors` or `no_decay` matches no parameter of the module,
+            trained now or not.
     """
+    _check_patterns(module, "lr_factors", config.lr_factors)
+    _check_patterns(module, "no_decay", config.no_decay)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for path, parameter in module.named_parameters():
         if parameter.requires_grad:
@@ -63,6 +65,17 @@ def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.O
             return torch.optim.AdamW(arguments, lr=config.lr)
         case "sgd":
             return torch.optim.SGD(arguments, lr=config.lr, momentum=config.momentum)
+
+
+def _check_patterns(module: nn.Module, purpose: str, patterns: Iterable[str]) -> None:
+    paths = [path for path, _ in module.named_parameters()]
+    for pattern in patterns:
+        if not any(fnmatchcase(path, pattern) for path in paths):
+            near = difflib.get_close_matches(pattern, paths, n=3, cutoff=0.0)
+            raise ValueError(
+                f"{purpose}: pattern {pattern!r} matches no parameter; there are {', '.join(near)}"
+                f" and {len(paths) - len(near)} more"
+            )
 
 
 def _lr_factor(path: str, config: OptimizerConfig) -> float:

@@ -5,20 +5,30 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
+@dataclass(frozen=True)
+class _End:
+    """What follows the last item: why there are no more."""
+
+    error: BaseException | None = None
+
+
 def ahead(items: Iterator[T], depth: int) -> Iterator[T]:
     """Yields what `items` yields, computing up to `depth` of them in advance on one thread.
 
-    Order and errors are those of `items`; leaving the loop early stops the thread.
+    Order and errors are those of `items`; leaving the loop early stops the thread. `depth` is at
+    least 1.
     """
-    ready: queue.Queue[T | BaseException | None] = queue.Queue(maxsize=depth)
+    assert depth >= 1, "a queue without a limit would hold everything"
+    ready: queue.Queue[T | _End] = queue.Queue(maxsize=depth)
     stopped = threading.Event()
 
-    def put(item: T | BaseException | None) -> bool:
+    def put(item: T | _End) -> bool:
         while not stopped.is_set():
             try:
                 ready.put(item, timeout=0.1)
@@ -32,17 +42,17 @@ def ahead(items: Iterator[T], depth: int) -> Iterator[T]:
             for item in items:
                 if not put(item):
                     return
-            put(None)
+            put(_End())
         except BaseException as error:  # handed to the consumer, which raises it
-            put(error)
+            put(_End(error))
 
     thread = threading.Thread(target=work, name="prefetch", daemon=True)
     thread.start()
     try:
-        while (item := ready.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
+        while not isinstance(item := ready.get(), _End):
             yield item
+        if item.error is not None:
+            raise item.error
     finally:
         stopped.set()
         thread.join()

@@ -141,7 +141,7 @@ class ProgressView:
 
     def _show_finished(self, event: Event) -> None:
         self._doing = "done"
-        seconds = as_number((event.get("timings") or {}).get("total"))
+        seconds = as_number((event.get("timings") or {}).get("wall_s"))
         self._print(Text("finished" if seconds is None else f"finished in {_clock(seconds)}"))
 
     def _show_failed(self, event: Event) -> None:

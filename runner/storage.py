@@ -11,7 +11,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from runner.config import RunConfig, base_folder, flatten, load_config, to_yaml
+from runner.config import (
+    NOT_IN_HASH,
+    ConfigError,
+    RunConfig,
+    base_folder,
+    flatten,
+    load_config,
+    to_yaml,
+)
 
 
 class RunStorage:
@@ -39,34 +47,25 @@ class RunStorage:
 
         Args:
             config: the run's configuration.
-            fresh: drop what an earlier start left.
+            fresh: drop what an earlier start left. Starts are counted on all the same: a worker
+                of an earlier start that still lives must not pass for one of this start.
 
         Raises:
             PermissionError: the folder cannot be written.
             RuntimeError: another process is running the same run.
             ValueError: the folder holds a run of another configuration.
         """
+        self._own()
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._owner = (self.folder / ".owner").open("a")
-        except OSError as error:
-            raise PermissionError(
-                f"storage.root: cannot write to {self.folder} ({error.strerror}); "
-                "set storage.root to a folder you may write to"
-            ) from error
-        try:
-            fcntl.flock(self._owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise RuntimeError(
-                f"{self.folder} is being written by another process; "
-                "wait for it, stop it, or choose another run.name"
-            ) from error
-        if fresh:
-            self._empty()
-        self._check_same(config)
-        write_atomically(self.config_file, to_yaml(config))
-        attempt = self._attempt() + 1
-        write_atomically(self.attempt_file, json.dumps({"attempt": attempt}))
+            if fresh:
+                self._empty()
+            self._check_same(config)
+            write_atomically(self.config_file, to_yaml(config))
+            attempt = self._attempt() + 1
+            write_atomically(self.attempt_file, json.dumps({"attempt": attempt}))
+        except BaseException:
+            self.close()
+            raise
         return attempt
 
     def close(self) -> None:
@@ -97,6 +96,24 @@ class RunStorage:
             )
         write_atomically(self.lock_file, text)
 
+    def _own(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._owner = (self.folder / ".owner").open("a")
+        except OSError as error:
+            raise PermissionError(
+                f"storage.root: cannot write to {self.folder} ({error.strerror}); "
+                "set storage.root to a folder you may write to"
+            ) from error
+        try:
+            fcntl.flock(self._owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self.close()
+            raise RuntimeError(
+                f"{self.folder} is being written by another process; "
+                "wait for it, stop it, or choose another run.name"
+            ) from error
+
     def _attempt(self) -> int:
         if not self.attempt_file.exists():
             return 0
@@ -104,21 +121,27 @@ class RunStorage:
 
     def _empty(self) -> None:
         for path in self.folder.iterdir():
-            if path.name == ".owner":
+            if path.name in (".owner", self.attempt_file.name):
                 continue
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def _check_same(self, config: RunConfig) -> None:
         if not self.config_file.exists():
             return
-        before = load_config(str(self.config_file))
+        try:
+            before = load_config(str(self.config_file))
+        except ConfigError as error:
+            raise ValueError(
+                f"{self.folder} holds a run that this version cannot read ({error}); "
+                "choose another run.name, or start over with --fresh"
+            ) from error
         if before.hash == config.hash:
             return
         old, new = flatten(before), flatten(config)
         differing = [
             f"{key}: {old.get(key)!r} there, {new.get(key)!r} here"
             for key in sorted(old.keys() | new.keys())
-            if old.get(key) != new.get(key) and not key.startswith(("run.", "preset"))
+            if old.get(key) != new.get(key) and key.partition(".")[0] not in NOT_IN_HASH
         ]
         raise ValueError(
             f"{self.folder} holds a run of another configuration ({'; '.join(differing[:5])}); "

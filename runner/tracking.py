@@ -160,7 +160,7 @@ class Tracker:
         self._warned = True
         message = (
             f"Tracking: {self._error}. Training goes on; "
-            f"`python runner/lifelong.py sync {self._run_folder.name}` sends the rest."
+            f"`python runner/lifelong.py sync {self._run_folder}` sends the rest."
         )
         with contextlib.suppress(OSError):
             EventSpool(self._spool).emit("log", level="warning", message=message)

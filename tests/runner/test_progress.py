@@ -128,7 +128,7 @@ def test_a_new_stage_prints_its_first_iteration_at_once():
             "warning: [x] is odd",
         ),
         (
-            {"event": "finished", "time": 1.0, "summary": {}, "timings": {"total": 3725.2}},
+            {"event": "finished", "time": 1.0, "summary": {}, "timings": {"wall_s": 3725.2}},
             "finished in 1:02:05",
         ),
         ({"event": "failed", "time": 1.0, "error": "no [memory]"}, "failed: no [memory]"),
