@@ -63,7 +63,7 @@ def cross_domain_terms(
     """The terms of the chosen forms, from the second domain on.
 
     Args:
-        alignment: which forms; a form of weight 0 is left out.
+        alignment: which forms, each of a weight above 0.
         prototype: settings of `prototype`.
         relation: settings of `prototype_relation`.
         identity: settings of `identity_prototype`.
@@ -73,7 +73,7 @@ def cross_domain_terms(
         memory: prototypes of the learned domains.
     """
     terms: dict[str, Tensor] = {}
-    if "prototype" in alignment and prototype.weight:
+    if "prototype" in alignment:
         terms["prototype"] = prototype_pull(
             v_new,
             memory.attribute_prototypes(),
@@ -83,15 +83,15 @@ def cross_domain_terms(
         )
     if v_old is None:
         return terms
-    if "prototype_relation" in alignment and relation.weight:
+    if "prototype_relation" in alignment:
         terms["prototype_relation"] = prototype_relation(
             v_new, v_old, memory.attribute_prototypes(), relation.temperature, relation.reduction
         )
-    if "identity_prototype" in alignment and identity.weight:
+    if "identity_prototype" in alignment:
         terms["identity_prototype"] = identity_prototype_relation(
             v_new, v_old, memory.identity_prototypes(), identity.temperature, identity.reduction
         )
-    if "affinity" in alignment and batch.weight:
+    if "affinity" in alignment:
         terms["affinity"] = affinity(
             v_new,
             v_old,

@@ -233,6 +233,8 @@ class Learner(nn.Module, ABC):
     def load_state(self, state: LearnerState) -> None:
         """Restores `save_state`; tensors that grew since construction take the saved shape.
 
+        The state is copied: what the learner does next leaves it as it was.
+
         Raises:
             KeyError: a saved tensor has no place here, or a place here has no saved tensor.
         """
@@ -251,7 +253,7 @@ def _assign(root: nn.Module, path: str, tensor: Tensor) -> None:
         current = getattr(owner, name)
     except AttributeError as error:
         raise KeyError(f"the checkpoint holds {path}, which this learner does not have") from error
-    value = tensor.to(device=current.device, dtype=current.dtype)
+    value = tensor.to(device=current.device, dtype=current.dtype, copy=True)
     if isinstance(current, nn.Parameter):
         setattr(owner, name, nn.Parameter(value, requires_grad=current.requires_grad))
     else:

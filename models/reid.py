@@ -143,6 +143,22 @@ class Frozen(nn.Module):
         return self
 
 
+def trainable_patterns(identity: IdentityTermConfig) -> tuple[str, ...]:
+    """What of a learner's `network` trains: the tower, and what the identity term alone reads."""
+    read_by_identity = ("network.neck_*.weight", "network.head_*") if identity.weight else ()
+    return ("network.image.*", *read_by_identity)
+
+
+def check_any_on(terms: Mapping[str, TermConfig], stage: str) -> None:
+    """Refuses a stage that every learned domain runs and whose loss is switched off altogether.
+
+    Raises:
+        ValueError: all weights are 0.
+    """
+    if not any(term.weight for term in terms.values()):
+        raise ValueError(f"{stage} has no loss: give one of {', '.join(terms)} a weight above 0")
+
+
 def mean_terms(views: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Mean of every term over the views, so that a weight means the same for one view or two."""
     return {name: torch.stack([view[name] for view in views]).mean() for name in views[0]}

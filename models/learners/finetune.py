@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, final
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from models.backbones.clip import ClipBackbone
@@ -30,7 +30,9 @@ from models.reid import (
     ReidNetwork,
     TripletTermConfig,
     blend,
+    check_any_on,
     features_of,
+    trainable_patterns,
     weights_of,
 )
 from tasks.schema import Batch, Domain, FrozenConfig
@@ -41,6 +43,11 @@ class LossesConfig(FrozenConfig):
 
     identity: IdentityTermConfig = Field(default_factory=IdentityTermConfig)
     triplet: TripletTermConfig = Field(default_factory=TripletTermConfig)
+
+    @model_validator(mode="after")
+    def _some_loss(self) -> LossesConfig:
+        check_any_on({"identity": self.identity, "triplet": self.triplet}, "the image tower")
+        return self
 
 
 class Config(LearnerConfig):
@@ -81,7 +88,7 @@ class Method(Learner):
 
     def stages(self) -> Sequence[Stage]:
         """One stage."""
-        trainable = ("network.image.*", "network.neck_*.weight", "network.head_*")
+        trainable = trainable_patterns(self.config.losses.identity)
         return [Stage("finetune", self.config.epochs, ("weak",), trainable, self.config.optimizer)]
 
     def forward(self, batch: Batch, stage: str) -> StepResult:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, final
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional
 
@@ -58,8 +58,10 @@ from models.reid import (
     TermConfig,
     TripletTermConfig,
     blend,
+    check_any_on,
     features_of,
     mean_terms,
+    trainable_patterns,
     weights_of,
 )
 from models.textual import Descriptions, TextualAttributes, check_descriptions
@@ -122,6 +124,12 @@ class LossesConfig(FrozenConfig):
     prototype: PrototypeTermConfig = Field(default_factory=PrototypeTermConfig)
     prototype_relation: RelationTermConfig = Field(default_factory=RelationTermConfig)
     identity_prototype: RelationTermConfig = Field(default_factory=RelationTermConfig)
+
+    @model_validator(mode="after")
+    def _some_loss(self) -> LossesConfig:
+        names = ("identity", "triplet", "image_text", "cma")
+        check_any_on({name: getattr(self, name) for name in names}, "stage icar")
+        return self
 
 
 class StageConfig(FrozenConfig):
@@ -192,10 +200,30 @@ class Config(LearnerConfig):
     icar: StageConfig = Field(default_factory=_image_stage)
 
     @property
+    def forms(self) -> tuple[Alignment, ...]:
+        """The forms of L_IDA that are listed and have a weight."""
+        return tuple(form for form in self.alignment if getattr(self.losses, form).weight)
+
+    @property
     def reads_attributes(self) -> bool:
-        """Whether any term reads the decoder's v_k."""
-        on_attributes = self.alignment and self.granularity == "attribute"
-        return bool(self.losses.cma.weight or on_attributes)
+        """Whether any term, at least from the second domain on, reads the decoder's v_k."""
+        return bool(self.losses.cma.weight or (self.forms and self.granularity == "attribute"))
+
+    @property
+    def trains_identity_prompts(self) -> bool:
+        """Whether a later term reads the identity prompts, and one of stage 1 trains them."""
+        return bool(self.losses.image_text.weight and self.losses.match_global.weight)
+
+    @property
+    def trains_attribute_prompts(self) -> bool:
+        """Whether there are attribute prompts that a later term reads and one of stage 1 trains."""
+        losses = self.losses
+        trained_by = (losses.match_local, losses.orthogonality, losses.text_identity)
+        return bool(
+            losses.cma.weight
+            and self.num_attribute_tokens
+            and any(term.weight for term in trained_by)
+        )
 
 
 class AttributeNetwork(ReidNetwork):
@@ -258,26 +286,26 @@ class Method(Learner):
         self.network.grow(features["class_token"], projected, person_ids)
         generator = torch.Generator().manual_seed(torch.initial_seed())
         self.textual.begin_domain(domain, self.config.descriptions, projected, self.text, generator)
-        if self.config.losses.cma.weight and not self.config.num_attribute_tokens:
-            self.textual.freeze_attributes(self.text)
+        self._freeze_untrained_prompts()
         self.memory.begin_domain(self.memory.num_domains)
 
     def stages(self) -> Sequence[Stage]:
-        """The prompts that some later term reads, then the image tower."""
+        """The prompts that are read and trained, then the image tower."""
         config, found = self.config, list[Stage]()
-        if config.losses.image_text.weight:
+        if config.trains_identity_prompts:
             stage = config.mtad_identity
             trainable = ("textual.identities.*",)
             found.append(Stage(IDENTITY_STAGE, stage.epochs, (), trainable, stage.optimizer))
-        if config.losses.cma.weight and config.num_attribute_tokens:
+        if config.trains_attribute_prompts:
             stage = config.mtad_attribute
             trainable = ("textual.attributes.*",)
             if config.losses.text_identity.weight:
                 trainable += ("textual.pool_head.*",)
             found.append(Stage(ATTRIBUTE_STAGE, stage.epochs, (), trainable, stage.optimizer))
         stage = config.icar
-        trainable = ("network.image.*", "network.neck_*.weight", "network.head_*")
-        if config.reads_attributes:
+        trainable = trainable_patterns(config.losses.identity)
+        # In the first domain there is nothing to align to, and cma alone reads the decoder.
+        if config.losses.cma.weight or (config.reads_attributes and self.memory.num_domains):
             trainable += ("network.decoder.*",)
         views = ("weak", "strong")
         found.append(Stage(IMAGE_STAGE, stage.epochs, views, trainable, stage.optimizer))
@@ -311,7 +339,7 @@ class Method(Learner):
         if not self._keeps_prototypes():
             return
         domain = int(self.memory.current_domain)
-        wants_identities = "identity_prototype" in self.config.alignment
+        wants_identities = "identity_prototype" in self.config.forms
         if self.config.prototypes == "refreshed" or wants_identities:
             features = probe(lambda images: {"v": self._compared(self.network, images)})["v"]
             if self.config.prototypes == "refreshed":
@@ -323,6 +351,14 @@ class Method(Learner):
     def embed_images(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> L2-normalised concatenation of both necks' outputs [B, W + D]."""
         return self.network.embed(images)
+
+    def _freeze_untrained_prompts(self) -> None:
+        """Encodes at once the prompts that are read later and that no stage will train."""
+        config = self.config
+        if config.losses.image_text.weight and not config.trains_identity_prompts:
+            self.textual.freeze_identities(self.text)
+        if config.losses.cma.weight and not config.trains_attribute_prompts:
+            self.textual.freeze_attributes(self.text)
 
     # Stage 1: prompts -------------------------------------------------------------------------
 
@@ -407,9 +443,9 @@ class Method(Learner):
                 losses.cma.temperature,
                 losses.cma.reduction,
             )
-        if self.config.alignment and self.memory.num_domains:
+        if self.config.forms and self.memory.num_domains:
             terms |= cross_domain_terms(
-                self.config.alignment,
+                self.config.forms,
                 losses.prototype,
                 losses.prototype_relation,
                 losses.identity_prototype,
@@ -469,7 +505,7 @@ class Method(Learner):
         return self.config.reads_attributes or self.config.granularity == "global"
 
     def _needs_old(self) -> bool:
-        return needs_old_model(self.config.alignment)
+        return needs_old_model(self.config.forms)
 
     def _old_network(self) -> AttributeNetwork:
         assert self.old is not None

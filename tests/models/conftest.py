@@ -1,0 +1,140 @@
+"""A small world around a learner: 8 people, 4 images each, and a course that drives it."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from models.backbones.clip import BackboneConfig, ClipBackbone, build
+from models.learner import Encode, Learner, LocalCollective, OptimizerConfig, Stage, StepResult
+from runner.optim import build_optimizer, set_trainable
+from tasks.schema import Batch, Domain, Record, Split
+
+NUM_PERSONS, IMAGES_PER_PERSON = 8, 4
+OPTIMIZER = OptimizerConfig(name="sgd", lr=0.02)
+
+
+def generator(*keys: object) -> torch.Generator:
+    return torch.Generator().manual_seed(zlib.crc32(repr(keys).encode()))
+
+
+def make_domain(name: str) -> Domain:
+    """Two people share every head, all share the upper body, feet differ inside a person."""
+    num_images = NUM_PERSONS * IMAGES_PER_PERSON
+    persons = [index // IMAGES_PER_PERSON for index in range(num_images)]
+    train = tuple(
+        Record(
+            f"{name}/{index:04d}.jpg",
+            person,
+            index % IMAGES_PER_PERSON,
+            f"a person with hair {person // 2} and a red coat, shoes {index % 3}",
+            (f"hair {person // 2}", "a red coat", f"trousers {person}", f"shoes {index % 3}"),
+        )
+        for index, person in enumerate(persons)
+    )
+    return Domain(name, train, Split((), ()), Split((), ()))
+
+
+class Course:
+    """Calls a learner as the loop does, in one process and on images that stand for themselves."""
+
+    def __init__(self, learner: Learner) -> None:
+        self.learner = learner
+        self.domain = make_domain("none")
+        self.images = torch.randn(4, 3, 64, 32, generator=generator("images"))
+
+    def begin(self, domain: Domain | str) -> None:
+        self.domain = make_domain(domain) if isinstance(domain, str) else domain
+        shape = (len(self.domain.train), 3, 64, 32)
+        self.images = torch.randn(*shape, generator=generator("images", self.domain.name))
+        torch.manual_seed(zlib.crc32(self.domain.name.encode()))
+        self.learner.begin_domain(self.domain, self.probe)
+
+    def probe(self, encode: Encode) -> dict[str, Tensor]:
+        was_training = self.learner.training
+        self.learner.eval()
+        with torch.no_grad():
+            features = dict(encode(self.images))
+        self.learner.train(was_training)
+        return features
+
+    def batch(self, stage: Stage, number: int) -> Batch:
+        """Four people with three images each; views are the images with some noise."""
+        draw = generator(self.domain.name, stage.name, number)
+        persons = torch.randperm(NUM_PERSONS, generator=draw)[:4]
+        shots = torch.stack([torch.randperm(IMAGES_PER_PERSON, generator=draw)[:3] for _ in "1234"])
+        indices = (persons[:, None] * IMAGES_PER_PERSON + shots).flatten()
+        records = [self.domain.train[index] for index in indices.tolist()]
+        noise = {view: torch.randn(12, 3, 64, 32, generator=draw) for view in stage.views}
+        return Batch(
+            indices,
+            torch.tensor([record.person_id for record in records]),
+            torch.tensor([record.camera_id for record in records]),
+            {view: self.images[indices] + 0.2 * value for view, value in noise.items()},
+        )
+
+    def train(self, stage: Stage, numbers: range = range(2)) -> list[StepResult]:
+        """Some iterations of a stage, with a step that moves something."""
+        set_trainable(self.learner, stage.trainable)
+        optimizer = build_optimizer(self.learner, OPTIMIZER)
+        self.learner.train()
+        results = list[StepResult]()
+        for number in numbers:
+            result = self.learner(self.batch(stage, number), stage.name)
+            optimizer.zero_grad()
+            result.loss.backward()
+            optimizer.step()
+            results.append(result)
+        return results
+
+    def finish(self) -> None:
+        """All stages of the domain begun last, and its end."""
+        for stage in self.learner.stages():
+            self.train(stage)
+            self.learner.end_stage(stage.name, self.probe)
+        self.learner.end_domain(self.probe)
+
+    def learn(self, *domains: Domain | str) -> None:
+        for domain in domains:
+            self.begin(domain)
+            self.finish()
+
+    def terms(self, stage_name: str) -> dict[str, float]:
+        """The terms of the next step of a stage, no matter what was trained before."""
+        (stage,) = [stage for stage in self.learner.stages() if stage.name == stage_name]
+        self.learner.train()
+        result = self.learner(self.batch(stage, 0), stage.name)
+        return {name: float(value.detach()) for name, value in result.terms.items()}
+
+
+@pytest.fixture(scope="session")
+def backbone() -> ClipBackbone:
+    """A tiny CLIP with random weights; copy it before it learns."""
+    return build(BackboneConfig(weights="random"), 0)
+
+
+@pytest.fixture
+def domain() -> Callable[[str], Domain]:
+    return make_domain
+
+
+@pytest.fixture
+def course(backbone: ClipBackbone) -> Callable[..., Course]:
+    """`course(learner, collective=..., seed=..., **settings)`: a new learner and its course."""
+
+    def begin(name: str, *, seed: int = 0, collective: Any = None, **settings: Any) -> Course:
+        module = importlib.import_module(f"models.learners.{name}")
+        torch.manual_seed(seed)
+        tower = copy.deepcopy(backbone)
+        return Course(
+            module.Method(module.Config(**settings), tower, collective or LocalCollective())
+        )
+
+    return begin
