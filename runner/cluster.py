@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +97,7 @@ def connected(config: RunConfig) -> Iterator[None]:
         ray.init(
             address=address,
             log_to_driver=False,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
             runtime_env={"env_vars": _worker_environment()},
             **settings,
         )
@@ -112,7 +112,7 @@ def connected(config: RunConfig) -> Iterator[None]:
         ray.shutdown()
 
 
-def worker_cpus(config: RunConfig, resources: dict[str, float]) -> float:
+def worker_cpus(config: RunConfig, resources: Mapping[str, float]) -> float:
     """Ray CPUs of one worker, so that all workers and one decoding task fit side by side.
 
     Raises:
@@ -185,6 +185,7 @@ def _fit(
             f"the workers failed more than cluster.max_failures={cluster.max_failures} times; "
             f"the last failure: {error}. The same command goes on from the last checkpoint"
         ) from error
+    assert result.return_value is not None
     return result.return_value
 
 

@@ -104,22 +104,23 @@ class RunConfig(FrozenConfig):
     preset: str = Field(
         default="custom", description="name of the preset the configuration began with"
     )
-    run: RunNameConfig = Field(default_factory=RunNameConfig)
-    storage: StorageConfig = Field(default_factory=StorageConfig)
-    tracking: TrackingConfig = Field(default_factory=TrackingConfig)
-    benchmark: BenchmarkConfig = Field(default_factory=BenchmarkConfig)
-    backbone: BackboneConfig = Field(default_factory=BackboneConfig)
-    data: DataConfig = Field(default_factory=DataConfig)
+    run: RunNameConfig = Field(default_factory=lambda: RunNameConfig())
+    storage: StorageConfig = Field(default_factory=lambda: StorageConfig())
+    tracking: TrackingConfig = Field(default_factory=lambda: TrackingConfig())
+    benchmark: BenchmarkConfig = Field(default_factory=lambda: BenchmarkConfig())
+    backbone: BackboneConfig = Field(default_factory=lambda: BackboneConfig())
+    data: DataConfig = Field(default_factory=lambda: DataConfig())
     learner: SerializeAsAny[LearnerConfig]
-    checkpoints: CheckpointConfig = Field(default_factory=CheckpointConfig)
-    cluster: ClusterConfig = Field(default_factory=ClusterConfig)
+    checkpoints: CheckpointConfig = Field(default_factory=lambda: CheckpointConfig())
+    cluster: ClusterConfig = Field(default_factory=lambda: ClusterConfig())
 
     @field_validator("learner", mode="before")
     @classmethod
     def _config_of_learner(cls, value: Any) -> Any:
         if not isinstance(value, Mapping):
             return value
-        return learner_module(str(value.get("name"))).Config.model_validate(dict(value))
+        fields = _mapping(value)
+        return learner_module(str(fields.get("name"))).Config.model_validate(fields)
 
     @property
     def global_batch(self) -> int:
@@ -254,14 +255,18 @@ def _container(node: Any) -> dict[str, Any]:
         container = OmegaConf.to_container(node, resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"configuration: {error}") from error
-    assert isinstance(container, dict)
-    return {str(key): value for key, value in container.items()}
+    return _mapping(container)
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    """A mapping with string keys, for values whose type only YAML knows."""
+    return {str(key): inner for key, inner in value.items()}
 
 
 def _flat(value: Any, path: str) -> Iterator[tuple[str, Any]]:
     if isinstance(value, Mapping) and value:
-        for key, inner in value.items():
-            yield from _flat(inner, f"{path}.{key}" if path else str(key))
+        for key, inner in _mapping(value).items():
+            yield from _flat(inner, f"{path}.{key}" if path else key)
     else:
         yield path, value
 
@@ -287,20 +292,22 @@ def _problem(item: ErrorDetails, values: Mapping[str, Any]) -> str:
 def _hint(path: str, values: Mapping[str, Any]) -> str:
     """What the writer of an unknown key most likely wanted."""
     learner = values.get("learner")
-    name = str(learner.get("name")) if isinstance(learner, Mapping) else ""
+    name = str(_mapping(learner).get("name")) if isinstance(learner, Mapping) else ""
     owners = [other for other in learner_names() if path in _keys_and_sections(other)]
     if owners:
         return f" of learner {name}; it belongs to learner {' and '.join(owners)}"
     known = _keys_and_sections(name if name in learner_names() else None)
     leaf = path.rpartition(".")[2]
     same_leaf = [key for key in known if key.rpartition(".")[2] == leaf]
-    return _nearest(path, same_leaf, cutoff=0.0) or _nearest(path, known)
+    return (
+        _nearest(path, same_leaf, 0.6) or _nearest(path, same_leaf[:1], 0) or _nearest(path, known)
+    )
 
 
 def _keys_and_sections(learner: str | None) -> list[str]:
     keys = list(schema_keys(learner))
     sections = {key[:end] for key in keys for end, sign in enumerate(key) if sign == "."}
-    return sorted({*keys, *sections})
+    return [*keys, *sorted(sections)]
 
 
 def _nearest(name: str, known: Sequence[str], cutoff: float = 0.5) -> str:

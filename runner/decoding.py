@@ -15,24 +15,31 @@ class DataConfig(FrozenConfig):
     """How images reach the learner."""
 
     persons_per_batch: int = Field(
-        16, ge=1, description="P: identities in the global batch, whatever the worker count"
+        default=16, ge=1, description="P: identities in the global batch, whatever the worker count"
     )
     images_per_person: int = Field(
-        4, ge=1, description="K: images of each identity; with replacement where it has fewer"
+        default=4,
+        ge=1,
+        description="K: images of each identity; with replacement where it has fewer",
     )
     max_bad_share: float = Field(
-        0.001, ge=0, lt=1, description="share of a domain's training images that may be unreadable"
+        default=0.001,
+        ge=0,
+        lt=1,
+        description="share of a domain's training images that may be unreadable",
     )
     object_store_share: float = Field(
-        0.3,
+        default=0.3,
         gt=0,
         le=0.45,
         description="share of one node's object store that one decoded domain may take (two are "
         "held at a time); a larger domain is decoded as it is read",
     )
-    decode_cpus: float = Field(0.25, gt=0, le=1, description="CPUs that a decoding task asks for")
+    decode_cpus: float = Field(
+        default=0.25, gt=0, le=1, description="CPUs that a decoding task asks for"
+    )
     evaluation_batch_size: int = Field(
-        128, ge=1, description="images per worker in a batch without gradients"
+        default=128, ge=1, description="images per worker in a batch without gradients"
     )
     transform: TransformConfig = Field(
         default_factory=lambda: TransformConfig.model_construct(),

@@ -34,15 +34,21 @@ class TrackingConfig(FrozenConfig):
     """Where the run is tracked; `null` tracks nowhere (the spool is written all the same)."""
 
     uri: str | None = Field(
-        "sqlite:///runs/mlflow.db",
+        default="sqlite:///runs/mlflow.db",
         description="MLflow server (http://...) or database (sqlite:///file.db); null = off",
     )
-    experiment: str = Field("lifelong-reid", min_length=1, description="MLflow experiment")
+    experiment: str = Field(default="lifelong-reid", min_length=1, description="MLflow experiment")
     drain_interval_s: float = Field(
-        2.0, gt=0, description="seconds between two looks at the spool; longer after a failure"
+        default=2.0,
+        gt=0,
+        description="seconds between two looks at the spool; longer after a failure",
     )
-    request_timeout_s: int = Field(5, ge=1, description="seconds until an HTTP request gives up")
-    request_retries: int = Field(1, ge=0, le=10, description="further tries of an HTTP request")
+    request_timeout_s: int = Field(
+        default=5, ge=1, description="seconds until an HTTP request gives up"
+    )
+    request_retries: int = Field(
+        default=1, ge=0, le=10, description="further tries of an HTTP request"
+    )
 
     @field_validator("uri")
     @classmethod
