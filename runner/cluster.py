@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from tasks.schema import Benchmark
 
 ROOT = Path(__file__).resolve().parents[1]
 MIN_WORKER_CPUS = 0.25
+CONNECT_TIMEOUT_S = 10.0
 
 
 def run_on_ray(
@@ -94,6 +96,7 @@ def connected(config: RunConfig) -> Iterator[None]:
             "include_dashboard": False,
         }
     try:
+        _knock(address)
         ray.init(
             address=address,
             log_to_driver=False,
@@ -101,7 +104,7 @@ def connected(config: RunConfig) -> Iterator[None]:
             runtime_env={"env_vars": _worker_environment()},
             **settings,
         )
-    except (ConnectionError, RuntimeError) as error:
+    except (OSError, RuntimeError) as error:
         raise ConnectionError(
             f"cluster.address: no Ray cluster answers at {address!r} ({error}); start one with "
             "`ray start --head`, or unset RAY_ADDRESS to run on this machine"
@@ -110,6 +113,13 @@ def connected(config: RunConfig) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Ray itself would wait two minutes before it says that nobody is there."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdecimal():
+        socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S).close()
 
 
 def worker_cpus(config: RunConfig, resources: Mapping[str, float]) -> float:
