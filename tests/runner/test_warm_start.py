@@ -1,0 +1,112 @@
+"""The warm start trains, repeats itself, and the shipped weights are what their facts say."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from models.backbones import clip_weights
+from models.backbones.clip import BackboneConfig, build
+from runner import warm_start
+from runner.warm_start import WarmStartConfig, learning_rate, measure, save, train
+from tasks.synthetic import GENERATOR_VERSION
+from tasks.synthetic.pool import Pool, draw_pool
+
+TINY_RUN = WarmStartConfig(num_steps=3, batch_size=6, warmup_steps=2)
+
+
+@pytest.fixture(scope="module")
+def pool() -> Pool:
+    return draw_pool(2, 5, 2, seed=3, height=64, width=32)
+
+
+def test_three_steps_run_repeat_themselves_and_leave_the_token_table_alone(pool):
+    first, again = train(TINY_RUN, pool), train(TINY_RUN, pool)
+    untrained = build(BackboneConfig(weights="random"), TINY_RUN.seed).state_dict()
+    for key, tensor in first.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[key]), key
+    changed = {
+        key for key, tensor in first.state_dict().items() if not tensor.equal(untrained[key])
+    }
+    assert "image.visual.conv1.weight" in changed
+    assert "text.text_projection" in changed
+    assert not changed & {"text.token_embedding.weight", "text.logit_scale"}
+
+
+def test_saved_weights_load_as_they_were(pool, tmp_path):
+    trained = train(TINY_RUN, pool)
+    path = tmp_path / "weights.safetensors"
+    save(trained, path, {"recipe": TINY_RUN.model_dump()})
+    loaded = build(BackboneConfig(weights=str(path)), seed=5)
+    for key, tensor in trained.state_dict().items():
+        assert torch.equal(tensor, loaded.state_dict()[key]), key
+    facts = json.loads(path.with_suffix(".json").read_text())
+    assert facts["sha256"] == clip_weights.file_sha256(path)
+    assert facts["recipe"]["num_steps"] == 3
+    assert path.stat().st_size < 2.5e6
+
+
+def test_the_learning_rate_warms_up_and_falls_to_nothing():
+    config = WarmStartConfig(num_steps=100, warmup_steps=10, lr=1.0)
+    rates = [learning_rate(step, config) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9] == rates[10] == pytest.approx(1.0)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[55] == pytest.approx(0.5)
+    assert 0 < rates[-1] < 1e-3
+
+
+def test_batches_pass_over_the_pool_without_repeating():
+    batches = warm_start._Batches(20, WarmStartConfig(batch_size=6))
+    passes = torch.cat([batches.next()[0] for _ in range(3)])
+    assert len(set(passes.tolist())) == 18
+    rows, seeds = batches.next()
+    assert rows.shape == (6,)
+    assert len(set(seeds.tolist())) == 6
+
+
+@pytest.mark.parametrize(("num_matches", "num_gallery"), [(1, 1), (1, 7), (3, 9)])
+def test_chance_is_the_mean_over_random_rankings(num_matches, num_gallery):
+    generator = np.random.default_rng(0)
+    ranks = np.arange(1, num_gallery + 1)
+    precisions = []
+    for _ in range(4000):
+        hits = generator.permutation(num_gallery) < num_matches
+        precisions.append((np.cumsum(hits) / ranks)[hits].mean())
+    expected = warm_start._random_map(num_matches, num_gallery)
+    assert np.mean(precisions) == pytest.approx(expected, abs=0.02)
+
+
+def test_the_command_writes_weights_and_facts(tmp_path, monkeypatch, capsys):
+    small = {"num_domains": 2, "num_identities": 3, "batch_size": 4}
+    defaults = WarmStartConfig
+    monkeypatch.setattr(warm_start, "WarmStartConfig", lambda **given: defaults(**given, **small))
+    path = tmp_path / "made" / "tiny.safetensors"
+    warm_start.main(["--steps", "2", "--output", str(path)])
+    facts = json.loads(path.with_suffix(".json").read_text())
+    assert facts["generator_version"] == GENERATOR_VERSION
+    assert facts["command"] == "python -m runner.warm_start --steps 2 --seed 0"
+    assert all(math.isfinite(value) for value in facts["zero_shot_map_percent"].values())
+    assert f"wrote {path}" in capsys.readouterr().out
+
+
+def test_the_shipped_weights_fit_their_facts_and_the_drawing():
+    facts = json.loads(clip_weights.WARM_FILE.with_suffix(".json").read_text())
+    assert facts["sha256"] == clip_weights.file_sha256(clip_weights.WARM_FILE)
+    assert facts["generator_version"] == GENERATOR_VERSION, "make the weights anew"
+    assert facts["recipe"] == WarmStartConfig().model_dump()
+    assert clip_weights.WARM_FILE.stat().st_size < 2.5e6
+
+
+def test_the_shipped_weights_know_people_and_words_but_leave_something_to_learn():
+    facts = json.loads(clip_weights.WARM_FILE.with_suffix(".json").read_text())
+    held_out = warm_start._draw(WarmStartConfig(), 4, "held out")
+    figures = measure(build(BackboneConfig(), seed=0), held_out)
+    assert figures == pytest.approx(facts["zero_shot_map_percent"], abs=0.3)
+    assert 5 * figures["image_chance"] < figures["image"] < 80
+    for kind in ("upper", "lower", "whole"):
+        assert figures[kind] > 3 * figures["text_chance"]
+    for kind in ("head", "foot"):
+        assert figures[kind] > 1.2 * figures["text_chance"]
