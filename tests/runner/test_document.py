@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+from pydantic import BaseModel, Field
+
+from runner import document
+from runner.config import learner_names, load_config, preset_names, schema_keys
+
+
+def test_the_page_in_the_repository_fits_the_schema():
+    assert document.main(["--check"]) == 0, "docs/configuration.md is stale: run `make docs`"
+
+
+def test_check_refuses_a_missing_or_stale_page_and_writes_nothing(tmp_path, capsys):
+    page = tmp_path / "docs" / "configuration.md"
+    assert document.main(["--check", "--output", str(page)]) == 1
+    assert not page.parent.exists()
+    assert document.main(["--output", str(page)]) == 0
+    assert document.main(["--check", "--output", str(page)]) == 0
+    page.write_text(page.read_text() + "edited by hand\n")
+    assert document.main(["--check", "--output", str(page)]) == 1
+    assert "run `make docs`" in capsys.readouterr().err
+
+
+def test_every_key_of_every_learner_has_one_row_and_a_meaning():
+    rows = document.entries() + [row for name in learner_names() for row in document.entries(name)]
+    expected = list(schema_keys())
+    for name in learner_names():
+        expected += [key for key in schema_keys(name) if key.startswith("learner.")]
+    assert [row.key for row in rows] == expected
+    assert [row.key for row in rows if not row.meaning] == []
+    page = document.render()
+    for row in rows:
+        assert f"| `{row.key}` |" in page
+
+
+def test_defaults_are_those_of_the_place_and_not_of_the_class():
+    rows = {row.key: row for row in document.entries("vladr")}
+    assert rows["learner.icar.optimizer.lr"].default == "5e-06"
+    assert rows["learner.mtad_identity.optimizer.lr"].default == "0.00035"
+
+
+def test_every_preset_and_stable_key_is_listed_and_exists():
+    page = document.render()
+    for name in preset_names():
+        assert f"| `{name}` |" in page
+    known = set(schema_keys("vladr"))
+    for key in document.STABLE_KEYS:
+        assert key.replace("<term>", "cma") in known
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "value"),
+    [
+        ("learner.alignment=[affinity,prototype_relation]", "alignment", None),
+        ('learner.icar.optimizer.lr_factors={"network.head_*": 3}', "lr_factors", 3.0),
+    ],
+)
+def test_the_overrides_that_the_page_shows_work(override, key, value):
+    learner = load_config("demo", [override]).learner.model_dump()
+    if key == "alignment":
+        assert learner["alignment"] == ("affinity", "prototype_relation")
+    else:
+        assert learner["icar"]["optimizer"]["lr_factors"]["network.head_*"] == value
+
+
+@pytest.mark.parametrize(
+    ("annotation", "words"),
+    [
+        (int, "integer"),
+        (bool, "true or false"),
+        (float | None, "number or `null`"),
+        (Literal["a", "b"], "`a` or `b`"),
+        (tuple[float, ...], "list of numbers"),
+        (tuple[float, float], "list of 2 numbers"),
+        (tuple[Literal["x", "y"], ...], "list of `x` or `y`"),
+        (dict[str, float], "mapping from text to numbers"),
+        (
+            Literal["all"] | Annotated[int, Field(ge=1)] | Path,
+            "`all` or integer at least 1 or path",
+        ),
+    ],
+)
+def test_types_in_words(annotation, words):
+    assert document.describe_type(annotation) == words
+
+
+def test_a_type_without_words_is_an_error():
+    with pytest.raises(TypeError, match="teach it"):
+        document.describe_type(set[int])
+
+
+class _Ranges(BaseModel):
+    share: float = Field(0.5, ge=0, lt=1)
+    name: str = Field("x", pattern="^x$", min_length=1)
+    free: int = 3
+
+
+def test_ranges_in_words():
+    bounds = {
+        name: document.describe_bounds(field.metadata)
+        for name, field in _Ranges.model_fields.items()
+    }
+    assert bounds == {
+        "share": "at least 0, below 1",
+        "name": "1 or more characters, matches `^x$`",
+        "free": "",
+    }

@@ -1,0 +1,54 @@
+"""What README and docs tell the reader to type exists."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from runner.config import learner_names, load_config, preset_names, schema_keys
+from runner.lifelong import COMMANDS
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", ROOT / "cluster.yaml", *sorted((ROOT / "docs").glob("*.md"))]
+KEYS = {key for name in learner_names() for key in schema_keys(name)}
+SECTIONS = sorted({key.partition(".")[0] for key in KEYS if "." in key})
+
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+@pages
+def test_overrides_name_fields(page):
+    pattern = rf"(?<![\w./-])((?:{'|'.join(SECTIONS)})(?:\.\w+)+)=(?!=)"
+    named = set(re.findall(pattern, page.read_text(encoding="utf-8")))
+    assert named - KEYS == set()
+
+
+@pages
+def test_presets_commands_and_targets_exist(page):
+    text = page.read_text(encoding="utf-8")
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    presets = set(re.findall(r"--preset ([a-z][\w-]*)(?![\w/.-])", text))
+    commands = set(re.findall(r"lifelong\.py ([a-z][a-z-]*)(?=[ `\n])", text))
+    makes = set(re.findall(r"(?:^|`)make ([a-z-]+)", text, flags=re.MULTILINE))
+    assert presets <= set(preset_names())
+    assert commands <= set(COMMANDS)
+    assert makes <= set(targets)
+
+
+@pages
+def test_links_lead_somewhere(page):
+    links = re.findall(r"(?<!!)\[[^\]]*\]\(([^)#:]+)\)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_the_settings_of_the_authors_code_are_valid_together():
+    text = (ROOT / "docs" / "vladr.md").read_text(encoding="utf-8")
+    block = text.partition("To come closer to the authors' code:")[2].split("```")[1]
+    config = load_config("vladr", block.split())
+    assert config.backbone.name == "ViT-B-16-quickgelu"
+
+
+def test_the_readme_stays_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 180
