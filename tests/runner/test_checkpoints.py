@@ -1,0 +1,179 @@
+"""Checkpoints are whole or not there, exact to the bit, and written by the run's owner alone."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from runner.checkpoints import Checkpoint, CheckpointStore, FencedError, Position
+
+BEGIN = Position()
+
+
+def tensors(seed=0):
+    draw = torch.Generator().manual_seed(seed)
+    return {
+        "weight": torch.randn(3, 4, generator=draw),
+        "half": torch.randn(5, generator=draw).bfloat16(),
+        "turned": torch.randn(3, 4, generator=draw).T,
+        "counts": torch.tensor([1, 2**40]),
+        "scalar": torch.tensor(7),
+        "flag": torch.tensor(True),
+        "empty": torch.empty(0, 4),
+        "strange": torch.tensor([float("nan"), float("inf"), -0.0]),
+    }
+
+
+def bits(tensor):
+    return tensor.contiguous().flatten().view(torch.uint8)
+
+
+def assert_bit_equal(first, second):
+    assert first.keys() == second.keys()
+    for path, tensor in first.items():
+        other = second[path]
+        assert (tensor.dtype, tensor.shape) == (other.dtype, other.shape), path
+        assert torch.equal(bits(tensor), bits(other)), path
+
+
+def checkpoint(position=BEGIN, seed=0, optimizer=None):
+    return Checkpoint(position, tensors(seed), {"offset": 8}, optimizer, {"iteration": seed})
+
+
+def test_a_checkpoint_comes_back_bit_for_bit(tmp_path):
+    store = CheckpointStore(tmp_path / "checkpoints", "abc")
+    assert store.latest() is None
+    written = checkpoint(Position(1, 2, 3))
+    store.save(written)
+    read = CheckpointStore(tmp_path / "checkpoints", "abc").latest()
+    assert read is not None
+    assert_bit_equal(written.tensors, read.tensors)
+    assert read.position == Position(1, 2, 3)
+    assert read.facts == {"offset": 8}
+    assert read.progress == {"iteration": 0}
+    assert read.optimizer is None
+
+
+def descend(module, optimizer, draw, steps):
+    for _ in range(steps):
+        optimizer.zero_grad()
+        module(torch.randn(6, 4, generator=draw)).square().sum().backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW", "SGD"])
+def test_an_optimiser_goes_on_bit_for_bit(tmp_path, name):
+    def build(module):
+        groups = [
+            {"params": [module.weight], "lr": 1e-2, "weight_decay": 0.1, "lr_factor": 1.0},
+            {"params": [module.bias], "lr": 2e-2, "weight_decay": 0.0, "lr_factor": 2.0},
+        ]
+        settings = {"momentum": 0.9} if name == "SGD" else {}
+        return getattr(torch.optim, name)(groups, lr=1e-2, **settings)
+
+    torch.manual_seed(0)
+    module = nn.Linear(4, 3)
+    optimizer = build(module)
+    descend(module, optimizer, torch.Generator().manual_seed(1), 3)
+    store = CheckpointStore(tmp_path, "abc")
+    state = dict(module.state_dict())
+    store.save(Checkpoint(Position(0, 0, 1), state, {}, optimizer.state_dict()))
+    descend(module, optimizer, torch.Generator().manual_seed(2), 3)
+
+    read = store.latest()
+    assert read is not None
+    assert read.optimizer is not None
+    resumed = nn.Linear(4, 3)
+    resumed.load_state_dict(read.tensors)
+    again = build(resumed)
+    again.load_state_dict(read.optimizer)
+    assert [group["lr_factor"] for group in again.param_groups] == [1.0, 2.0]
+    descend(resumed, again, torch.Generator().manual_seed(2), 3)
+    assert_bit_equal(dict(module.state_dict()), dict(resumed.state_dict()))
+
+
+def test_nothing_but_tensors_is_unpickled(tmp_path):
+    store = CheckpointStore(tmp_path, "abc")
+    folder = store.save(checkpoint(optimizer={"state": {}}))
+    torch.save({"state": Position}, folder / "optimizer.pt")
+    with pytest.raises(Exception, match="Weights only load failed"):
+        store.latest()
+
+
+def test_the_newest_position_wins_and_only_some_are_kept(tmp_path):
+    store = CheckpointStore(tmp_path, "abc", keep=2)
+    positions = [Position(), Position(0, 0, 9), Position(0, 1, 2), Position(0, 1, 10), Position(2)]
+    assert positions == sorted(positions)
+    for seed, position in enumerate(positions):
+        store.save(checkpoint(position, seed))
+        latest = store.latest()
+        assert latest is not None
+        assert (latest.position, latest.progress["iteration"]) == (position, seed)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["position-000-01-0010", "position-002-00-0000"]
+
+
+def test_saving_a_position_again_replaces_it(tmp_path):
+    store = CheckpointStore(tmp_path, "abc")
+    store.save(checkpoint(Position(1), 0, optimizer={"state": {}}))
+    store.save(checkpoint(Position(1), 1))
+    latest = store.latest()
+    assert latest is not None
+    assert (latest.progress, latest.optimizer) == ({"iteration": 1}, None)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(tmp_path):
+    CheckpointStore(tmp_path, "abc").save(checkpoint())
+    with pytest.raises(ValueError, match=r"hash abc, this run has xyz\); choose another run\.name"):
+        CheckpointStore(tmp_path, "xyz").latest()
+
+
+def test_a_half_written_checkpoint_counts_for_nothing_and_goes(tmp_path, monkeypatch):
+    store = CheckpointStore(tmp_path, "abc")
+    store.save(checkpoint(Position(0, 0, 1), 1))
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("runner.checkpoints._sync", killed)
+        with pytest.raises(KeyboardInterrupt):
+            store.save(checkpoint(Position(0, 0, 2), 2))
+    assert len(list(tmp_path.iterdir())) == 2
+    latest = store.latest()
+    assert latest is not None
+    assert latest.progress == {"iteration": 1}
+    (tmp_path / ".position-000-00-0002.99999").mkdir()
+    store.save(checkpoint(Position(0, 0, 3), 3))
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["position-000-00-0001", "position-000-00-0003"]
+
+
+def test_a_newer_start_fences_the_older_one_off(tmp_path):
+    attempt_file = tmp_path / "attempt.json"
+    attempt_file.write_text(json.dumps({"attempt": 1}))
+    store = CheckpointStore(tmp_path / "c", "abc", attempt_file, attempt=1)
+    store.save(checkpoint(Position(0, 0, 1)))
+    attempt_file.write_text(json.dumps({"attempt": 2}))
+    message = "start 2 of this run has taken over; start 1 stops here"
+    with pytest.raises(FencedError, match=message):
+        store.save(checkpoint(Position(0, 0, 2)))
+    with pytest.raises(FencedError, match=message):
+        store.save_domain(0, "plaza", tensors())
+    assert [path.name for path in (tmp_path / "c").iterdir()] == ["position-000-00-0001"]
+    newer = CheckpointStore(tmp_path / "c", "abc", attempt_file, attempt=2)
+    newer.save(checkpoint(Position(0, 0, 2)))
+
+
+def test_the_learner_of_every_domain_stays(tmp_path):
+    store = CheckpointStore(tmp_path / "c", "abc", keep=1)
+    paths = [store.save_domain(index, name, tensors(index)) for index, name in enumerate("ab")]
+    for domain in range(3):
+        store.save(checkpoint(Position(domain)))
+    assert [path.name for path in paths] == ["after-01-a.safetensors", "after-02-b.safetensors"]
+    for index, path in enumerate(paths):
+        assert_bit_equal(tensors(index), load_file(path))
+    assert len(list((tmp_path / "c").iterdir())) == 3
