@@ -134,7 +134,7 @@ def summarise(
         "summary": test.summary(),
         "validation_summary": validation.summary(),
         "num_iterations": outcome["iteration"],
-        "num_unreadable_training_images": counts["unreadable_training_images"],
+        "num_unreadable_training_images": sum(outcome["unreadable_images"].values()),
         "num_parameters": outcome["num_parameters"],
         "stored_bytes_per_domain": outcome["stored_bytes_per_domain"],
         "num_starts": attempt,

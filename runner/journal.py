@@ -29,7 +29,8 @@ class Progress:
         validation: scores on the validation identities.
         iteration: optimiser updates done.
         memory_version: version of the published prototypes.
-        counts: images trained on, images evaluated, unreadable training images.
+        counts: images trained on, images evaluated.
+        unreadable_images: unreadable training images by domain.
         seconds: wall time by what it was spent on.
     """
 
@@ -38,6 +39,7 @@ class Progress:
     iteration: int = 0
     memory_version: int = 0
     counts: dict[str, int] = field(default_factory=dict)
+    unreadable_images: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
     def count(self, name: str, number: int) -> None:

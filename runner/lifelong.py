@@ -115,10 +115,12 @@ def _sync(options: argparse.Namespace) -> int:
 
     folder = Path(options.run)
     if not folder.is_dir():
-        folder = base_folder() / "runs" / options.run
+        given = dict(override.partition("=")[::2] for override in options.overrides)
+        folder = base_folder() / given.get("storage.root", "runs") / options.run
     if not (folder / "config.yaml").is_file():
         raise FileNotFoundError(
-            f"sync: expected a run's name under runs/ or its folder; found no run at {folder}"
+            f"sync: expected a run's folder, or its name under storage.root; found no run at "
+            f"{folder}. Give the folder, or storage.root=..."
         )
     config = load_config(str(folder / "config.yaml"), options.overrides)
     settings = config.tracking.model_copy(update={"uri": tracking_uri(config)})

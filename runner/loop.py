@@ -129,7 +129,7 @@ class LifelongLoop:
         )
 
     def _log_domain(self, opened: OpenedDomain) -> None:
-        self.progress.count("unreadable_training_images", opened.num_bad)
+        self.progress.unreadable_images[opened.domain.name] = opened.num_bad
         person_ids = _person_ids(opened)
         thin = underfilled_persons(person_ids, self.config.data.images_per_person)
         name = opened.domain.name
