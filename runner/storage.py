@@ -63,6 +63,7 @@ class RunStorage:
             write_atomically(self.config_file, to_yaml(config))
             attempt = self._attempt() + 1
             write_atomically(self.attempt_file, json.dumps({"attempt": attempt}))
+            self.quarantine_file.touch()
         except BaseException:
             self.close()
             raise
