@@ -1,0 +1,377 @@
+"""Whole lifelong runs on a handful of people: what they leave, and what may not change it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from runner import experiment, loop
+from runner.checkpoints import Checkpoint, CheckpointStore
+from runner.config import RunConfig, load_config
+from runner.events import read_events
+from runner.experiment import RunResult, run_experiment
+from runner.journal import StepLog
+from tasks.metrics import METRICS
+
+MakeConfig = Callable[..., RunConfig]
+Numbers = Callable[[Mapping[str, Any]], dict[str, Any]]
+Finished = tuple[RunConfig, RunResult]
+
+LEARNERS = ("finetune", "vladr")
+# What a resumed run could most easily lose: an old model in mid-domain, prototypes, a probe.
+HARDER = {
+    "finetune": ("learner.interpolation.mode=adaptive",),
+    "vladr": (
+        "learner.interpolation.mode=adaptive",
+        "learner.alignment=[affinity,prototype,prototype_relation,identity_prototype]",
+    ),
+}
+
+
+class PowerCutError(Exception):
+    """Stands for whatever ends a process."""
+
+
+@pytest.fixture(scope="module", params=LEARNERS)
+def finished(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_config: MakeConfig,
+) -> Finished:
+    """An uninterrupted run of each learner."""
+    learner = request.param
+    storage = tmp_path_factory.mktemp(f"finished-{learner}")
+    config = tiny_config(storage, learner, *HARDER[learner])
+    return config, run_experiment(config)
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runs of the tests themselves; those of `finished`, made before, have them."""
+    monkeypatch.setattr(experiment, "write_figures", lambda *_: None)
+
+
+def events_of(folder: Path, kind: str) -> list[dict[str, Any]]:
+    return [
+        event for event in read_events(folder / "events.jsonl").events if event["event"] == kind
+    ]
+
+
+# ---- what a run leaves behind
+
+
+def test_results_have_the_stable_shape(finished: Finished) -> None:
+    config, run = finished
+    results = json.loads((run.folder / "results.json").read_text())
+    assert results == run.results
+    assert not run.was_finished
+    assert set(results) >= {
+        *("learner", "benchmark", "seed", "git_revision", "domains", "scores", "validation"),
+        *("summary", "timings"),
+    }
+    assert results["learner"] == config.learner.name
+    assert (results["benchmark"], results["seed"]) == ("synthetic", 0)
+    assert results["domains"] == {"seen": ["plaza", "station"], "unseen": ["mall"]}
+    for split in ("scores", "validation"):
+        assert set(results[split]) == set(METRICS)
+        for rows in results[split].values():
+            assert [len(row) for row in rows] == [3, 3, 3]
+            assert all(0 <= cell <= 100 for row in rows for cell in row)
+    assert max(max(row) for row in results["scores"]["R10"]) > 1, "percent, not fractions"
+    assert set(results["summary"]) == {
+        *("seen_mAP", "seen_R1", "unseen_mAP", "unseen_R1", "forgetting_mAP"),
+        *("backward_transfer_mAP", "forward_transfer_mAP", "average_incremental_mAP"),
+    }
+    last = results["scores"]["mAP"][-1]
+    assert results["summary"]["seen_mAP"] == pytest.approx(sum(last[:2]) / 2)
+    assert results["summary"]["unseen_mAP"] == pytest.approx(last[2])
+    assert all(value >= 0 for value in results["timings"].values())
+
+
+def test_training_changes_every_row(finished: Finished) -> None:
+    before, first, second = finished[1].results["scores"]["mAP"]
+    assert before != first != second
+
+
+def test_the_folder_holds_what_other_tools_read(finished: Finished) -> None:
+    config, run = finished
+    assert run.folder.name == config.run_name
+    assert load_config(str(run.folder / "config.yaml")) == config
+    lock = json.loads((run.folder / "protocol.lock.json").read_text())
+    assert (lock["benchmark"], lock["order"]) == ("synthetic", ["plaza", "station"])
+    assert lock["image_size"] == [64, 32]
+    assert (run.folder / "quarantine.jsonl").read_text() == ""
+    for picture in ("matrix.png", "curves.png"):
+        assert (run.folder / picture).read_bytes().startswith(b"\x89PNG")
+    kept = sorted(path.name for path in (run.folder / "checkpoints").iterdir())
+    assert kept[:2] == ["after-01-plaza.safetensors", "after-02-station.safetensors"]
+    assert kept[-1] == "position-002-00-0000"
+    assert len(kept) == 2 + config.checkpoints.keep
+
+
+def test_every_kind_of_event_is_written(finished: Finished) -> None:
+    _, run = finished
+    folder = run.folder
+    assert [event["attempt"] for event in events_of(folder, "run")] == [1]
+    num_iterations = run.results["num_iterations"]
+    (plan,) = events_of(folder, "plan")
+    assert (plan["total_iterations"], plan["first_iteration"]) == (num_iterations, 0)
+    iterations = events_of(folder, "iteration")
+    assert [event["iteration"] for event in iterations] == list(range(num_iterations))
+    for event in iterations:
+        weighted = sum(event["weights"][name] * value for name, value in event["terms"].items())
+        assert event["loss"] == pytest.approx(weighted, rel=1e-5)
+        assert event["images_per_s"] > 0
+    evaluations = [(event["step"], event["split"]) for event in events_of(folder, "evaluation")]
+    assert evaluations == [(step, split) for step in range(3) for split in ("test", "validation")]
+    assert [event["domain"] for event in events_of(folder, "domain_finished")] == [
+        "plaza",
+        "station",
+    ]
+    stages = [
+        (event["domain_index"], event["first_iteration"]) for event in events_of(folder, "stage")
+    ]
+    assert stages == sorted(stages)
+    (end,) = events_of(folder, "finished")
+    assert end["summary"] == run.results["summary"]
+    assert not events_of(folder, "failed")
+
+
+# ---- what changes the numbers, and what may not
+
+
+def test_a_finished_run_is_not_run_again(
+    finished: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, run = finished
+    written = (run.folder / "events.jsonl").read_bytes()
+    monkeypatch.setattr(loop.LifelongLoop, "run", lambda _: pytest.fail("computed again"))
+    again = run_experiment(config)
+    assert again.was_finished
+    assert again.results == run.results
+    assert (run.folder / "events.jsonl").read_bytes() == written
+
+
+def test_a_fresh_start_finds_the_same_numbers(
+    finished: Finished,
+    tiny_config: MakeConfig,
+    tmp_path: Path,
+    numbers_of: Numbers,
+) -> None:
+    config, run = finished
+    moved = config.model_copy(update={"storage": tiny_config(tmp_path).storage})
+    left = Path(tmp_path, config.run_name, "checkpoints", "position-000-00-0001", "state.json")
+    left.parent.mkdir(parents=True)
+    left.write_text("what an interrupted start of another version left")
+    fresh = run_experiment(moved, fresh=True)
+    assert not fresh.was_finished
+    assert numbers_of(fresh.results) == numbers_of(run.results)
+
+
+def test_another_seed_is_another_run(
+    finished: Finished, tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    config, run = finished
+    name = config.learner.name
+    other = tiny_config(tmp_path, name, *HARDER[name], "seed=1")
+    assert other.run_name != config.run_name
+    assert run_experiment(other).results["scores"] != run.results["scores"]
+
+
+def test_where_and_how_often_is_no_part_of_the_result(
+    finished: Finished,
+    tiny_config: MakeConfig,
+    tmp_path: Path,
+    numbers_of: Numbers,
+) -> None:
+    config, run = finished
+    name = config.learner.name
+    elsewhere = tiny_config(
+        tmp_path,
+        name,
+        *HARDER[name],
+        "run.name=elsewhere",
+        "checkpoints.every_epochs=5",
+        "checkpoints.keep_domains=false",
+        "data.evaluation_batch_size=128",
+    )
+    assert numbers_of(run_experiment(elsewhere).results) == numbers_of(run.results)
+
+
+# ---- interrupted = uninterrupted
+
+
+Cut = Callable[[pytest.MonkeyPatch], None]
+
+
+def after_each_checkpoint(patch: pytest.MonkeyPatch) -> None:
+    """The power fails as soon as a checkpoint is written: every boundary is resumed from."""
+    save = CheckpointStore.save
+
+    def save_and_die(self: CheckpointStore, checkpoint: Checkpoint) -> None:
+        save(self, checkpoint)
+        raise PowerCutError
+
+    patch.setattr(CheckpointStore, "save", save_and_die)
+
+
+def before_every_third_checkpoint(patch: pytest.MonkeyPatch) -> None:
+    """The power fails when an epoch, or a domain's end, is done but not yet written."""
+    save, calls = CheckpointStore.save, count()
+
+    def save_or_die(self: CheckpointStore, checkpoint: Checkpoint) -> None:
+        if next(calls) % 3 == 2:
+            raise PowerCutError
+        save(self, checkpoint)
+
+    patch.setattr(CheckpointStore, "save", save_or_die)
+
+
+def in_mid_epoch(patch: pytest.MonkeyPatch) -> None:
+    """The power fails in the second iteration of an epoch, once for each epoch."""
+    add, died = StepLog.add, set[tuple[str, str, int]]()
+
+    def add_or_die(self: StepLog, iteration: int, result: Any, learning_rate: float) -> None:
+        add(self, iteration, result, learning_rate)
+        epoch = (self.where["domain"], self.where["stage"], self.where["epoch"])
+        if len(self.steps) == 2 and epoch not in died:
+            died.add(epoch)
+            raise PowerCutError
+
+    patch.setattr(StepLog, "add", add_or_die)
+
+
+def between_evaluation_and_checkpoint(patch: pytest.MonkeyPatch) -> None:
+    """The power fails when a domain's row is known and its checkpoint is not written."""
+    save_domain, calls = CheckpointStore.save_domain, count()
+
+    def save_or_die(self: CheckpointStore, *arguments: Any) -> Path:
+        if next(calls) % 2 == 0:
+            raise PowerCutError
+        return save_domain(self, *arguments)
+
+    patch.setattr(CheckpointStore, "save_domain", save_or_die)
+
+
+def starts(config: RunConfig, limit: int) -> Iterator[RunResult | None]:
+    """Gives the same command again and again until it ends by itself."""
+    for _ in range(limit):
+        try:
+            yield run_experiment(config)
+            return
+        except PowerCutError:
+            yield None
+    pytest.fail(f"{limit} starts did not finish the run")
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        after_each_checkpoint,
+        before_every_third_checkpoint,
+        in_mid_epoch,
+        between_evaluation_and_checkpoint,
+    ],
+)
+def test_an_interrupted_run_equals_an_uninterrupted_one(
+    finished: Finished,
+    tiny_config: MakeConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    numbers_of: Numbers,
+    cut: Cut,
+) -> None:
+    config, run = finished
+    cut(monkeypatch)
+    interrupted = config.model_copy(update={"storage": tiny_config(tmp_path).storage})
+    *cuts, last = starts(interrupted, limit=20)
+    assert len(cuts) >= 2
+    assert last is not None
+    assert numbers_of(last.results) == numbers_of(run.results)
+    assert last.results["num_starts"] == len(cuts) + 1
+    tensors = "checkpoints/after-02-station.safetensors"
+    assert (last.folder / tensors).read_bytes() == (run.folder / tensors).read_bytes()
+
+
+@pytest.mark.parametrize("finished", ["vladr"], indirect=True)
+def test_one_ray_worker_finds_the_same_numbers(
+    finished: Finished,
+    ray_session: None,
+    tmp_path: Path,
+    tiny_config: MakeConfig,
+    numbers_of: Numbers,
+) -> None:
+    config, run = finished
+    name = config.learner.name
+    on_ray = tiny_config(tmp_path, name, *HARDER[name], "cluster.num_workers=1")
+    assert on_ray.run_name == config.run_name
+    result = run_experiment(on_ray)
+    assert numbers_of(result.results) == numbers_of(run.results)
+    tensors = "checkpoints/after-02-station.safetensors"
+    assert (result.folder / tensors).read_bytes() == (run.folder / tensors).read_bytes()
+    losses = [
+        [(event["iteration"], event["loss"]) for event in events_of(folder, "iteration")]
+        for folder in (run.folder, result.folder)
+    ]
+    assert losses[0] == losses[1], "other batches"
+
+
+# ---- what ends a run
+
+
+def test_a_diverged_loss_ends_the_run(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, "finetune", "learner.optimizer.lr=1e30")
+    message = r"loss became (nan|inf) at iteration \d+ \(domain plaza, stage finetune; terms .*lr"
+    with pytest.raises(FloatingPointError, match=message):
+        run_experiment(config)
+    folder = tmp_path / config.run_name
+    assert not (folder / "results.json").exists()
+    (failed,) = events_of(folder, "failed")
+    assert failed["error"].startswith("FloatingPointError: the loss became")
+
+
+@pytest.mark.slow
+def test_a_diverged_loss_ends_the_run_on_ray_without_another_try(
+    ray_session: None, tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    lr = "learner.optimizer.lr=1e30"
+    config = tiny_config(tmp_path, "finetune", lr, "cluster.num_workers=1")
+    with pytest.raises(FloatingPointError, match="loss became"):
+        run_experiment(config)
+    assert len(events_of(tmp_path / config.run_name, "plan")) == 1
+
+
+def test_a_run_without_ray_imports_none_of_it(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    config = tiny_config(tmp_path / "runs")
+    text = config.model_dump_json()
+    program = f"""
+import json, sys
+from runner.config import validate
+from runner.experiment import run_experiment
+run_experiment(validate(json.loads({text!r})))
+print([name for name in ("ray", "mlflow", "optuna") if name in sys.modules])
+"""
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning:runner", "-c", program],
+        cwd=root, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_torch_threads_are_given_back(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        run_experiment(tiny_config(tmp_path, "finetune", "cluster.threads_per_worker=2"))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
