@@ -18,6 +18,7 @@ from runner.optim import build_optimizer, set_trainable
 from tasks.schema import Batch, Domain, Record, Split
 
 NUM_PERSONS, IMAGES_PER_PERSON = 8, 4
+HEIGHT, WIDTH = 32, 16
 OPTIMIZER = OptimizerConfig(name="sgd", lr=0.02)
 
 
@@ -48,12 +49,12 @@ class Course:
     def __init__(self, learner: Learner) -> None:
         self.learner = learner
         self.domain = make_domain("none")
-        self.images = torch.randn(4, 3, 64, 32, generator=generator("images"))
+        self.images = torch.randn(4, 3, HEIGHT, WIDTH, generator=generator("images"))
 
     def begin(self, domain: Domain | str) -> None:
         self.domain = make_domain(domain) if isinstance(domain, str) else domain
-        shape = (len(self.domain.train), 3, 64, 32)
-        self.images = torch.randn(*shape, generator=generator("images", self.domain.name))
+        shape = (len(self.domain.train), 3, HEIGHT, WIDTH)
+        self.images = torch.randn(shape, generator=generator("images", self.domain.name))
         torch.manual_seed(zlib.crc32(self.domain.name.encode()))
         self.learner.begin_domain(self.domain, self.probe)
 
@@ -72,7 +73,7 @@ class Course:
         shots = torch.stack([torch.randperm(IMAGES_PER_PERSON, generator=draw)[:3] for _ in "1234"])
         indices = (persons[:, None] * IMAGES_PER_PERSON + shots).flatten()
         records = [self.domain.train[index] for index in indices.tolist()]
-        noise = {view: torch.randn(12, 3, 64, 32, generator=draw) for view in stage.views}
+        noise = {view: torch.randn(12, 3, HEIGHT, WIDTH, generator=draw) for view in stage.views}
         return Batch(
             indices,
             torch.tensor([record.person_id for record in records]),
@@ -117,7 +118,8 @@ class Course:
 @pytest.fixture(scope="session")
 def backbone() -> ClipBackbone:
     """A tiny CLIP with random weights; copy it before it learns."""
-    return build(BackboneConfig(weights="random"), 0)
+    config = BackboneConfig(weights="random", image_height=HEIGHT, image_width=WIDTH)
+    return build(config, 0)
 
 
 @pytest.fixture

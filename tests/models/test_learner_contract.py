@@ -171,7 +171,7 @@ def test_embeddings_are_unit_vectors_and_each_image_has_its_own(course, name):
         with torch.no_grad():
             return pupil.learner.embed_images(images)
 
-    images = torch.randn(6, 3, 64, 32, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(6, 3, 32, 16, generator=torch.Generator().manual_seed(0))
     before = embed(images)
     pupil.learn("first")
     for embeddings in (before, embed(images)):
@@ -198,6 +198,31 @@ def test_classifiers_grow_and_old_rows_stay_until_trained(course, name):
     pupil.finish()
     for head in HEADS:
         assert not torch.equal(getattr(network, head).weight[:8], before[head])
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_people_of_a_later_domain_have_the_later_rows(course, name, monkeypatch):
+    pupil = course(name)
+    network, seen = getattr(pupil.learner, "network", None), []
+    if not isinstance(network, ReidNetwork):
+        pytest.skip("no classifier that grows")
+    original = network.identity_terms
+
+    def spy(class_token, projected, targets, *losses):
+        seen.append(targets)
+        return original(class_token, projected, targets, *losses)
+
+    monkeypatch.setattr(network, "identity_terms", spy)
+    pupil.learn("first")
+    assert torch.cat(seen).max() < 8
+    seen.clear()
+    pupil.begin("second")
+    for stage in pupil.learner.stages():
+        pupil.train(stage, range(1))
+        pupil.learner.end_stage(stage.name, pupil.probe)
+        wanted = pupil.batch(stage, 0).person_ids + 8
+        assert all(torch.equal(targets, wanted) for targets in seen)
+    assert seen
 
 
 def network_after_training(pupil):

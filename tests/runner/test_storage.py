@@ -119,9 +119,9 @@ def test_fresh_empties_the_folder_and_counts_on(configured):
     storage.close()
     other = configured("seed=5")
     assert storage.open(other, fresh=True) == 2, "a worker of start 1 must not pass for one of this"
-    found = {path.name for path in storage.folder.iterdir()}
-    assert found == {".owner", "config.yaml", "attempt.json"}
-    assert storage.results() is None
+    for gone in (storage.results_file, storage.lock_file, storage.checkpoints):
+        assert not gone.exists()
+    assert load_config(str(storage.config_file)) == other
 
 
 def test_results_are_read_back(configured):
