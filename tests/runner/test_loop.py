@@ -176,6 +176,7 @@ def test_a_fresh_start_finds_the_same_numbers(
     assert numbers_of(fresh.results) == numbers_of(run.results)
 
 
+@pytest.mark.parametrize("finished", ["finetune"], indirect=True)
 def test_another_seed_is_another_run(
     finished: Finished, tiny_config: MakeConfig, tmp_path: Path
 ) -> None:
@@ -186,6 +187,7 @@ def test_another_seed_is_another_run(
     assert run_experiment(other).results["scores"] != run.results["scores"]
 
 
+@pytest.mark.parametrize("finished", ["vladr"], indirect=True)
 def test_where_and_how_often_is_no_part_of_the_result(
     finished: Finished,
     tiny_config: MakeConfig,
@@ -273,13 +275,15 @@ def starts(config: RunConfig, limit: int) -> Iterator[RunResult | None]:
 
 
 @pytest.mark.parametrize(
-    "cut",
+    ("finished", "cut"),
     [
-        after_each_checkpoint,
-        before_every_third_checkpoint,
-        in_mid_epoch,
-        between_evaluation_and_checkpoint,
+        ("finetune", after_each_checkpoint),
+        ("vladr", after_each_checkpoint),
+        ("vladr", before_every_third_checkpoint),
+        ("vladr", in_mid_epoch),
+        ("vladr", between_evaluation_and_checkpoint),
     ],
+    indirect=["finished"],
 )
 def test_an_interrupted_run_equals_an_uninterrupted_one(
     finished: Finished,
