@@ -53,7 +53,9 @@ class LossesConfig(FrozenConfig):
 class Config(LearnerConfig):
     """Settings of fine-tuning."""
 
-    name: Literal["finetune"] = Field(default="finetune", description="the learner")
+    name: Literal["finetune"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        default="finetune", description="the learner"
+    )
     epochs: int = Field(default=60, ge=1, description="epochs per domain")
     losses: LossesConfig = Field(default_factory=LossesConfig)
     interpolation: InterpolationConfig = Field(default_factory=InterpolationConfig)

@@ -1,0 +1,182 @@
+"""The settings of VLADR; models/learners/vladr.py says what they do."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from models.cross_domain import (
+    AffinityTermConfig,
+    Alignment,
+    PrototypeTermConfig,
+    RelationTermConfig,
+)
+from models.learner import LearnerConfig, OptimizerConfig, ScheduleConfig
+from models.reid import (
+    IdentityTermConfig,
+    InterpolationConfig,
+    TermConfig,
+    TripletTermConfig,
+    check_any_on,
+)
+from models.textual import Descriptions
+from tasks.schema import FrozenConfig
+
+
+class MatchTermConfig(TermConfig):
+    """A contrastive term of stage 1, its positives chosen by identity (and equal text)."""
+
+    temperature: float = Field(default=0.07, gt=0, description="tau of the softmax over the batch")
+
+
+class TextIdentityTermConfig(TermConfig):
+    """Cross-entropy (a light head, dropped after the stage) + triplet on mean_k t_k."""
+
+    margin: float | None = Field(
+        default=0.3, ge=0, description="triplet margin; null = soft margin"
+    )
+    logit_scale: float = Field(default=14.0, gt=0, description="factor of the head's cosines")
+
+
+class ImageTextTermConfig(TermConfig):
+    """L_global: cross-entropy of cos(f, t_g) / temperature over identities."""
+
+    temperature: float = Field(
+        default=0.07, gt=0, description="tau; the authors' code has none (1)"
+    )
+    candidates: Literal["batch", "domain"] = Field(
+        default="batch", description="identities of the batch, or all of the domain"
+    )
+
+
+class CmaTermConfig(TermConfig):
+    """L_CMA: every visual attribute v_k towards its text t_k."""
+
+    distance: Literal["contrastive", "cosine"] = Field(
+        default="contrastive", description="symmetric InfoNCE over the batch, or 1 - cos"
+    )
+    temperature: float = Field(default=0.07, gt=0, description="tau of the contrastive distance")
+    reduction: Literal["sum", "mean"] = Field(default="mean", description="over the K attributes")
+    positives: Literal["caption", "diagonal"] = Field(
+        default="caption", description="equal texts are positives too, or the image's own alone"
+    )
+
+
+class LossesConfig(FrozenConfig):
+    """Every loss term by name; the forms of L_IDA count only if learner.alignment lists them."""
+
+    match_global: MatchTermConfig = Field(default_factory=MatchTermConfig)
+    match_local: MatchTermConfig = Field(default_factory=MatchTermConfig)
+    orthogonality: TermConfig = Field(default_factory=TermConfig)
+    text_identity: TextIdentityTermConfig = Field(default_factory=TextIdentityTermConfig)
+    identity: IdentityTermConfig = Field(default_factory=IdentityTermConfig)
+    triplet: TripletTermConfig = Field(default_factory=TripletTermConfig)
+    image_text: ImageTextTermConfig = Field(default_factory=ImageTextTermConfig)
+    cma: CmaTermConfig = Field(default_factory=CmaTermConfig)
+    affinity: AffinityTermConfig = Field(default_factory=AffinityTermConfig)
+    prototype: PrototypeTermConfig = Field(default_factory=PrototypeTermConfig)
+    prototype_relation: RelationTermConfig = Field(default_factory=RelationTermConfig)
+    identity_prototype: RelationTermConfig = Field(default_factory=RelationTermConfig)
+
+    @model_validator(mode="after")
+    def _some_loss(self) -> LossesConfig:
+        names = ("identity", "triplet", "image_text", "cma")
+        check_any_on({name: getattr(self, name) for name in names}, "stage icar")
+        return self
+
+
+class StageConfig(FrozenConfig):
+    """Length and optimiser of one stage."""
+
+    epochs: int = Field(ge=1, description="epochs of the stage in each domain")
+    optimizer: OptimizerConfig = Field(description="optimiser and schedule of the stage")
+
+
+def _prompt_stage() -> StageConfig:
+    return StageConfig(epochs=120, optimizer=OptimizerConfig(lr=3.5e-4, weight_decay=1e-4))
+
+
+def _image_stage() -> StageConfig:
+    schedule = ScheduleConfig(kind="multistep", warmup_epochs=10, milestone_epochs=(30,))
+    return StageConfig(
+        epochs=60,
+        optimizer=OptimizerConfig(
+            lr=5e-6,
+            weight_decay=1e-4,
+            bias_lr_factor=2,
+            no_decay=("network.decoder.*",),
+            schedule=schedule,
+        ),
+    )
+
+
+class Config(LearnerConfig):
+    """Settings of VLADR; every part of the ablation is a switch here."""
+
+    name: Literal["vladr"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        default="vladr", description="the learner"
+    )
+    num_attributes: int = Field(
+        default=4, ge=1, description="K, attributes (head, upper, lower, foot)"
+    )
+    num_decoder_heads: int = Field(default=8, ge=1, description="attention heads of the decoder")
+    descriptions: Descriptions = Field(
+        default="parts",
+        description="the K texts of an image: its parts; the whole description, any K; or the "
+        "whole description's words dealt at random (ablation)",
+    )
+    granularity: Literal["attribute", "global"] = Field(
+        default="attribute",
+        description="what L_IDA and the memory hold: v_k, or f alone (ablation)",
+    )
+    alignment: tuple[Alignment, ...] = Field(
+        default=("affinity",), description="forms of L_IDA, summed; empty switches it off"
+    )
+    views: Literal["weak", "both"] = Field(
+        default="weak", description="views that image_text, cma and L_IDA read; L_reid reads both"
+    )
+    prototypes: Literal["refreshed", "online"] = Field(
+        default="refreshed",
+        description="end of a domain: exact means after interpolation, or the EMA",
+    )
+    prototype_momentum: float = Field(
+        default=0.9, ge=0, le=1, description="m of the prototypes' EMA"
+    )
+    num_identity_tokens: int = Field(
+        default=4, ge=1, description="free tokens of an identity prompt"
+    )
+    num_attribute_tokens: int = Field(
+        default=2, ge=0, description="free tokens M of an attribute prompt; 0 = raw descriptions"
+    )
+    losses: LossesConfig = Field(default_factory=LossesConfig)
+    interpolation: InterpolationConfig = Field(default_factory=InterpolationConfig)
+    mtad_identity: StageConfig = Field(default_factory=_prompt_stage)
+    mtad_attribute: StageConfig = Field(default_factory=_prompt_stage)
+    icar: StageConfig = Field(default_factory=_image_stage)
+
+    @property
+    def forms(self) -> tuple[Alignment, ...]:
+        """The forms of L_IDA that are listed and have a weight."""
+        return tuple(form for form in self.alignment if getattr(self.losses, form).weight)
+
+    @property
+    def reads_attributes(self) -> bool:
+        """Whether any term, at least from the second domain on, reads the decoder's v_k."""
+        return bool(self.losses.cma.weight or (self.forms and self.granularity == "attribute"))
+
+    @property
+    def trains_identity_prompts(self) -> bool:
+        """Whether a later term reads the identity prompts, and one of stage 1 trains them."""
+        return bool(self.losses.image_text.weight and self.losses.match_global.weight)
+
+    @property
+    def trains_attribute_prompts(self) -> bool:
+        """Whether there are attribute prompts that a later term reads and one of stage 1 trains."""
+        losses = self.losses
+        trained_by = (losses.match_local, losses.orthogonality, losses.text_identity)
+        return bool(
+            losses.cma.weight
+            and self.num_attribute_tokens
+            and any(term.weight for term in trained_by)
+        )
