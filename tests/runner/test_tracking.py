@@ -1,10 +1,7 @@
 """What a run reported reaches MLflow once, whatever dies in between."""
 
-import contextlib
 import json
-import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -478,42 +475,9 @@ def test_passwords_stay_out_of_files(run_folder):
 # ---- a real server
 
 
-@pytest.fixture
-def server(tmp_path):
-    """Starts `mlflow server` on a port and stops it again; the same files at every start."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--workers", "1"]
-    command += ["--port", str(port), "--backend-store-uri", f"sqlite:///{tmp_path}/server.db"]
-    command += ["--artifacts-destination", str(tmp_path / "served")]
-    running: list[subprocess.Popen] = []
-
-    def start() -> str:
-        with (tmp_path / "server.log").open("ab") as log:
-            running.append(
-                subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-            )
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                return f"http://127.0.0.1:{port}"
-            time.sleep(0.2)
-        raise TimeoutError((tmp_path / "server.log").read_text())
-
-    def stop() -> None:
-        while running:
-            process = running.pop()
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-    yield start, stop
-    stop()
-
-
 @pytest.mark.slow
-def test_a_server_that_dies_in_mid_run(server, run_folder):
-    start, stop = server
+def test_a_server_that_dies_in_mid_run(mlflow_server, run_folder):
+    start, stop = mlflow_server
     uri = start()
     config = TrackingConfig(uri=uri, experiment="mortal", drain_interval_s=0.05)
     tracker = Tracker(run_folder, config).start()
