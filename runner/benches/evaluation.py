@@ -1,0 +1,90 @@
+"""Evaluated images/s, decoding and ranking included: with the local stream and with Ray's."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from runner.benches.findings import Findings, Measurement, interleaved
+from runner.benches.workbench import Workbench
+from runner.checkpoints import CheckpointStore
+from runner.collectives import LocalGroup
+from runner.config import RunConfig
+from runner.evaluation import evaluate_domains
+from runner.experiment import read_benchmark
+from runner.loop import WorkerContext
+from runner.memory import LocalMemory
+from runner.stream import DomainStream, LocalStream
+from runner.worker import build_learner
+from tasks.schema import Benchmark
+
+
+def measure(bench: Workbench) -> Findings:
+    """The demo's network embeds every test split with as many threads as a worker has."""
+    from runner.cluster import connected
+    from runner.ray_stream import RayStream, serve_stream
+
+    config = bench.config("finetune", "cluster.num_workers=1")
+    benchmark = copied(read_benchmark(config), bench.sizes.num_evaluated_copies)
+    size = config.backbone.image_height, config.backbone.image_width
+    quarantine = bench.folder / "quarantine.jsonl"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(config.cluster.threads_per_worker)
+    local = LocalStream(benchmark, config.data, *size, quarantine)
+    try:
+        with (
+            connected(config),
+            serve_stream("bench", benchmark, config.data, *size, quarantine),
+        ):
+            served = RayStream("bench", benchmark, config.data, *size)
+            variants = {
+                "in_process": _evaluator(config, benchmark, local, bench),
+                "ray": _evaluator(config, benchmark, served, bench),
+            }
+            interleaved(variants, 1)
+            found = interleaved(variants, bench.repeats)
+            served.close()
+    finally:
+        local.close()
+        torch.set_num_threads(threads)
+    return Findings(
+        tuple(
+            Measurement(f"evaluation.{variant}", "images/s", tuple(values))
+            for variant, values in found.items()
+        )
+    )
+
+
+def copied(benchmark: Benchmark, num_copies: int) -> Benchmark:
+    """The benchmark with each seen domain `num_copies` times, under names of their own."""
+    seen = tuple(
+        replace(domain, name=f"{domain.name}-{number}")
+        for number in range(num_copies)
+        for domain in benchmark.seen
+    )
+    return replace(benchmark, seen=seen)
+
+
+def _evaluator(
+    config: RunConfig, benchmark: Benchmark, stream: DomainStream, bench: Workbench
+) -> Callable[[], float]:
+    group = LocalGroup()
+    learner = build_learner(config, group).eval()
+    context = WorkerContext(
+        stream,
+        LocalMemory(),
+        group,
+        CheckpointStore(bench.folder / "checkpoints", config.hash),
+        None,
+        torch.device("cpu"),
+    )
+
+    def evaluate() -> float:
+        began = time.perf_counter()
+        row = evaluate_domains(learner.embed_images, benchmark, context, config.data)
+        return row.num_images / (time.perf_counter() - began)
+
+    return evaluate

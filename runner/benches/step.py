@@ -1,0 +1,178 @@
+"""Seconds of VLADR's image step at ViT-B/16, 256x128, 16 images: ours and a straightforward one."""
+
+from __future__ import annotations
+
+import copy
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from models.backbones.clip import BackboneConfig, build
+from models.learner import Encode, LocalCollective, Stage, StepResult
+from models.learners.vladr import IDENTITY_STAGE, IMAGE_STAGE, Config, Method
+from runner.benches.findings import Aim, Findings, Measurement, interleaved, ratio
+from runner.benches.reference_step import TERMS, ReferenceStep, build_reference_optimizer
+from runner.benches.workbench import Workbench
+from runner.optim import build_optimizer, set_learning_rate, set_trainable
+from tasks.schema import Batch, Domain, Record, Split
+from tasks.synthetic.captions import write_captions
+from tasks.synthetic.domains import training_domains
+from tasks.synthetic.people import draw_person
+
+NUM_PERSONS, IMAGES_PER_PERSON = 4, 4
+TOLERANCE = 1e-3
+
+Step = Callable[[], float]
+
+
+def measure(bench: Workbench) -> Findings:
+    """Both on all CPUs of this process, from the same weights, after their losses were compared.
+
+    Raises:
+        RuntimeError: the two versions do not compute the same.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    try:
+        variants = build_steps(bench.sizes.step_backbone, bench.sizes.step_image_height)
+        found = interleaved(variants, bench.repeats)
+    finally:
+        torch.set_num_threads(threads)
+    ours, reference = (
+        Measurement(f"step.{name}", "s", tuple(found[name])) for name in ("ours", "reference")
+    )
+    speedup = ratio("step.reference / ours", reference, ours, Aim(">=", 2.0))
+    return Findings((ours, reference), (speedup,))
+
+
+def build_steps(backbone: str, image_height: int) -> dict[str, Step]:
+    """`ours` and `reference`: each call does one step and returns its seconds.
+
+    Raises:
+        RuntimeError: as `measure`.
+    """
+    generator = torch.Generator().manual_seed(0)
+    first = described_domain(0, images_per_person=1)
+    second = described_domain(1, images_per_person=IMAGES_PER_PERSON)
+    learner = _learner_in_second_domain(backbone, image_height, first, second, generator)
+    (stage,) = [stage for stage in learner.stages() if stage.name == IMAGE_STAGE]
+    set_trainable(learner, stage.trainable)
+    learner.train()
+    twin = copy.deepcopy(learner)
+    batch = _batch(second, image_height, generator)
+    reference = ReferenceStep(twin, second)
+    check_agreement(learner(batch, stage.name), reference.forward(batch))
+    return {
+        "ours": _timed(lambda: learner(batch, stage.name), _our_optimizer(learner, stage)),
+        "reference": _timed(
+            lambda: reference.forward(batch), build_reference_optimizer(twin, stage.optimizer)
+        ),
+    }
+
+
+def check_agreement(ours: StepResult, reference: StepResult) -> None:
+    """Raises a RuntimeError that names the terms in which the two versions differ."""
+    assert set(ours.terms) == set(reference.terms) == set(TERMS)
+    pairs = {name: (ours.terms[name].item(), reference.terms[name].item()) for name in TERMS}
+    differing = {
+        name: pair
+        for name, pair in pairs.items()
+        if abs(pair[0] - pair[1]) > TOLERANCE * max(1.0, abs(pair[1]))
+    }
+    if differing:
+        raise RuntimeError(
+            f"step: the versions do not compute the same (ours, theirs): {differing}"
+        )
+
+
+def described_domain(index: int, images_per_person: int) -> Domain:
+    """Four people of a synthetic domain with an annotator's part sentences; there are no files."""
+    place = training_domains()[index]
+    rng = np.random.default_rng(index)
+    records = list[Record]()
+    for person_id in range(NUM_PERSONS):
+        person = draw_person(place.wardrobe, rng)
+        for number in range(images_per_person):
+            parts = write_captions(person, rng).parts
+            path = f"{place.name}/{person_id}-{number}.jpg"
+            records.append(Record(path, person_id, number, " ".join(parts), parts))
+    return Domain(place.name, tuple(records), Split((), ()), Split((), ()))
+
+
+def _config() -> Config:
+    """The authors' settings of the stage, as far as they decide what is computed."""
+    values: dict[str, Any] = {
+        "num_attribute_tokens": 0,
+        "losses": {
+            "identity": {"label_smoothing": 0.0},
+            "image_text": {"temperature": 1.0},
+            "cma": {"temperature": 1.0, "positives": "diagonal"},
+            "affinity": {"temperature": 0.005, "reduction": "sum", "probability_floor": 1e-8},
+        },
+    }
+    return Config.model_validate(values)
+
+
+def _learner_in_second_domain(
+    backbone: str, image_height: int, first: Domain, second: Domain, generator: Generator
+) -> Method:
+    settings = BackboneConfig(
+        name=backbone,
+        weights="random",
+        image_height=image_height,
+        image_width=image_height // 2,
+    )
+    torch.manual_seed(0)
+    learner = Method(_config(), build(settings, 0), LocalCollective())
+    for domain in (first, second):
+        images = _images(len(domain.train), image_height, generator)
+
+        def probe(encode: Encode, images: Tensor = images) -> dict[str, Tensor]:
+            learner.eval()
+            with torch.no_grad():
+                return dict(encode(images))
+
+        learner.begin_domain(domain, probe)
+        learner.end_stage(IDENTITY_STAGE, probe)
+        if domain is first:
+            learner.end_domain(probe)
+    with torch.no_grad():
+        # As after some training: were old and new alike, the affinity term would be 0.
+        for parameter in learner.network.image.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.add_(0.1 * parameter.abs().mean() * noise)
+    return learner
+
+
+def _batch(domain: Domain, image_height: int, generator: Generator) -> Batch:
+    indices = torch.arange(len(domain.train))
+    views = {name: _images(len(indices), image_height, generator) for name in ("weak", "strong")}
+    person_ids = torch.tensor([record.person_id for record in domain.train])
+    return Batch(indices, person_ids, torch.zeros_like(indices), views)
+
+
+def _images(number: int, height: int, generator: Generator) -> Tensor:
+    return torch.randn(number, 3, height, height // 2, generator=generator)
+
+
+def _our_optimizer(learner: Method, stage: Stage) -> torch.optim.Optimizer:
+    optimizer = build_optimizer(learner, stage.optimizer)
+    set_learning_rate(optimizer, stage.optimizer.lr)
+    return optimizer
+
+
+def _timed(forward: Callable[[], StepResult], optimizer: torch.optim.Optimizer) -> Step:
+    def step() -> float:
+        began = time.perf_counter()
+        loss = forward().loss
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        return time.perf_counter() - began
+
+    return step

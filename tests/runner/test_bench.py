@@ -1,0 +1,226 @@
+"""Benches: statistics, reading of runs, the compared steps, the JSON file; one real cheap bench."""
+
+from __future__ import annotations
+
+import io
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from models.learner import StepResult
+from runner import bench
+from runner.benches import decode
+from runner.benches.findings import Aim, Findings, Measurement, interleaved, ratio
+from runner.benches.step import build_steps, check_agreement, described_domain
+from runner.benches.traces import Gap, gaps, run_command, steady_images_per_s
+from runner.benches.tracking import free_port
+from runner.benches.workbench import Sizes, Workbench
+from runner.config import load_config
+
+# ---- statistics
+
+
+@given(st.lists(st.tuples(*[st.floats(0.01, 100)] * 2), min_size=1, max_size=9))
+@settings(deadline=None, max_examples=30)
+def test_a_ratio_is_formed_inside_each_repeat(pairs):
+    above = Measurement("a", "s", tuple(pair[0] for pair in pairs))
+    below = Measurement("b", "s", tuple(pair[1] for pair in pairs))
+    found = ratio("a / b", above, below)
+    assert found.values == tuple(a / b for a, b in pairs)
+    assert sum(value <= found.median for value in found.values) >= len(pairs) / 2
+    assert sum(value >= found.median for value in found.values) >= len(pairs) / 2
+
+
+def test_a_machine_that_slows_down_changes_times_but_no_ratio():
+    slowing = (1.0, 2.0, 4.0)
+    ours = Measurement("ours", "s", slowing)
+    theirs = Measurement("theirs", "s", tuple(3 * value for value in slowing))
+    assert ratio("theirs / ours", theirs, ours).values == (3.0, 3.0, 3.0)
+
+
+def test_a_ratio_needs_as_many_values_on_both_sides():
+    with pytest.raises(ValueError, match="shorter"):
+        ratio("a / b", Measurement("a", "s", (1.0, 2.0)), Measurement("b", "s", (1.0,)))
+
+
+def test_variants_take_turns():
+    calls: list[str] = []
+
+    def variant(name: str) -> int:
+        calls.append(name)
+        return len(calls)
+
+    found = interleaved({"A": lambda: variant("A"), "B": lambda: variant("B")}, 3)
+    assert calls == ["A", "B"] * 3
+    assert found == {"A": [1, 3, 5], "B": [2, 4, 6]}
+
+
+def test_aims():
+    assert Aim(">=", 0.95).met(0.95)
+    assert not Aim(">=", 0.95).met(0.94)
+    assert Aim("<=", 1.0).met(1.0)
+    assert not Aim("<=", 1.0).met(1.1)
+    assert Measurement("a", "s", (3.0, 1.0, 1.1), Aim("<=", 1.0)).met is False
+    assert Measurement("a", "s", (1.0,)).met is None
+
+
+# ---- the file and the table
+
+
+def some_findings() -> Findings:
+    speeds = Findings((Measurement("loop.ray", "images/s", (90.0, 110.0, 95.0)),))
+    shares = Findings((), (Measurement("loop.ray / in_process", "x", (0.9, 1.0), Aim(">=", 0.95)),))
+    return speeds + shares
+
+
+def test_the_json_file_holds_medians_values_ratios_and_the_machine():
+    found = json.loads(json.dumps(bench.report(some_findings(), bench.machine())))
+    machine = found.pop("machine")
+    assert found == {
+        "loop.ray": {"median": 95.0, "values": [90.0, 110.0, 95.0], "unit": "images/s"},
+        "ratios": {
+            "loop.ray / in_process": {
+                "median": 0.95,
+                "values": [0.9, 1.0],
+                "unit": "x",
+                "aim": ">= 0.95",
+                "met": True,
+            }
+        },
+    }
+    assert machine["cpus"] >= 1
+    assert torch.__version__.startswith(machine["torch"].partition("+")[0])
+
+
+def test_the_table_shows_medians_and_aims():
+    console = Console(width=120, file=io.StringIO(), record=True)
+    console.print(bench.table(some_findings()))
+    shown = console.export_text()
+    assert "loop.ray / in_process" in shown
+    assert ">= 0.95 met" in shown
+    assert "90 - 110" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--only", "lop"], "invalid choice: 'lop'"),
+        (["--repeats", "0"], "expected at least 1, got 0"),
+    ],
+)
+def test_wrong_options(arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        bench.main(arguments)
+    assert message in capsys.readouterr().err
+
+
+# ---- reading a run
+
+
+def event(kind: str, time: float, domain: int, **fields: Any) -> dict[str, Any]:
+    return {"event": kind, "time": time, "domain_index": domain, **fields}
+
+
+def iterations(domain: int, stage: str, ends: list[tuple[int, float]]) -> list[dict[str, Any]]:
+    return [event("iteration", end, domain, stage=stage, epoch=epoch) for epoch, end in ends]
+
+
+def test_the_steady_state_leaves_out_the_first_epoch_of_every_domain():
+    events = [
+        *iterations(0, "mtad-identity", [(0, 1.0), (1, 50.0)]),
+        # Two iterations an epoch, written at its end; the first epoch is slow.
+        *iterations(0, "icar", [(0, 100.0), (0, 100.0), (1, 102.0), (1, 102.0), (2, 104.0)]),
+        *iterations(1, "icar", [(0, 200.0), (1, 202.0)]),
+    ]
+    # 3 iterations in 4 s, then 1 in 2 s.
+    assert steady_images_per_s(events, "icar", 64) == pytest.approx(4 * 64 / 6)
+
+
+def test_a_steady_state_needs_a_second_epoch():
+    with pytest.raises(ValueError, match="two epochs of stage icar"):
+        steady_images_per_s(iterations(0, "icar", [(0, 1.0), (0, 2.0)]), "icar", 64)
+
+
+def test_gaps_lie_between_a_domains_end_and_the_next_ones_training():
+    events = [
+        event("stage", 5.0, 0),
+        event("domain_finished", 20.0, 0, timings={"waiting": 9.0}),
+        event("stage", 23.0, 1),
+        event("stage", 30.0, 1),
+        event("domain_finished", 40.0, 1, timings={"waiting": 0.5}),
+    ]
+    assert gaps(events) == [Gap(waiting=0.5, begin_domain=2.5)]
+
+
+def test_a_command_that_fails_says_how(tmp_path):
+    with pytest.raises(RuntimeError, match=r"status 2:(.|\n)*expected a file or one of"):
+        run_command("no-such-preset", [], tmp_path)
+
+
+def test_the_small_runs_are_what_the_benches_read(tmp_path):
+    workbench = Workbench(tmp_path, repeats=1, sizes=Sizes())
+    vladr = workbench.config("vladr")
+    assert vladr.benchmark.synthetic.num_seen_domains == 2
+    assert vladr.cluster.threads_per_worker == load_config("demo").cluster.threads_per_worker
+    assert Path(vladr.benchmark.root).is_relative_to(tmp_path)
+    assert workbench.config("finetune", "seed=3").seed == 3
+
+
+# ---- the compared steps
+
+
+def test_both_steps_train_the_same_losses():
+    """Building them compares their losses on one batch, and raises where they differ."""
+    steps = build_steps("tiny-clip", 64)
+    assert set(steps) == {"ours", "reference"}
+    assert all(step() > 0 for step in steps.values())
+
+
+def test_steps_that_differ_are_not_compared():
+    names = ("identity", "triplet", "image_text", "cma", "affinity")
+    terms = {name: torch.tensor(1.0) for name in names}
+    weights = dict.fromkeys(names, 1.0)
+    one = StepResult.of(terms, weights)
+    other = StepResult.of(terms | {"cma": torch.tensor(1.01)}, weights)
+    check_agreement(one, one)
+    with pytest.raises(RuntimeError, match=r"not compute the same .*\{'cma'"):
+        check_agreement(one, other)
+
+
+def test_the_steps_captions_are_those_of_an_annotator():
+    domain = described_domain(1, images_per_person=4)
+    assert len(domain.train) == 16
+    assert domain.num_persons == 4
+    assert all(len(record.parts) == 4 for record in domain.train)
+    assert domain == described_domain(1, images_per_person=4)
+
+
+# ---- real ones
+
+
+def test_a_free_port_can_be_taken():
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", free_port()))
+
+
+def test_decoding_a_handful_of_images(tmp_path, ray_session):
+    sizes = Sizes(num_decoded_images=20)
+    found = decode.measure(Workbench(tmp_path, repeats=2, sizes=sizes))
+    assert [each.name for each in found.measurements] == ["decode.in_process", "decode.ray"]
+    assert all(len(each.values) == 2 for each in found.measurements)
+    assert all(value > 0 for each in found.measurements for value in each.values)
+
+
+def test_the_command_writes_its_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(decode, "measure", lambda _: some_findings())
+    output = tmp_path / "bench.json"
+    assert bench.main(["--only", "decode", "--output", str(output)]) == 0
+    assert json.loads(output.read_text())["loop.ray"]["median"] == 95.0
+    assert "loop.ray" in capsys.readouterr().out
