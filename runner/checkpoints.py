@@ -112,13 +112,18 @@ class CheckpointStore:
             shutil.rmtree(old, ignore_errors=True)
         return target
 
-    def save_domain(self, index: int, domain: str, tensors: dict[str, Tensor]) -> Path:
-        """Keeps the learner as it was after a domain, for evaluation and weight interpolation."""
+    def save_domain(
+        self, index: int, domain: str, tensors: dict[str, Tensor], facts: dict[str, Any]
+    ) -> Path:
+        """Keeps the learner as it was after a domain, for evaluation and weight interpolation.
+
+        One safetensors file; the learner's facts stand in its metadata under "facts", as JSON.
+        """
         self._check_owner()
         self.folder.mkdir(parents=True, exist_ok=True)
         target = self.folder / f"after-{index + 1:02d}-{domain}.safetensors"
         temporary = target.with_suffix(f".{os.getpid()}.tmp")
-        save_file(_contiguous(tensors), temporary)
+        save_file(_contiguous(tensors), temporary, metadata={"facts": json.dumps(facts)})
         temporary.rename(target)
         return target
 

@@ -116,7 +116,9 @@ class LifelongLoop:
         self._evaluate(step=index + 1)
         if self.context.group.rank == 0 and self.config.checkpoints.keep_domains:
             state = self.learner.save_state()
-            self.context.checkpoints.save_domain(index, opened.domain.name, state.tensors)
+            self.context.checkpoints.save_domain(
+                index, opened.domain.name, state.tensors, state.facts
+            )
         self._save(Position(domain=index + 1), None)
         self._emit(
             "domain_finished",

@@ -84,7 +84,7 @@ class ProgressView:
         self._iteration = self._first_iteration = None
         self._doing = "preparing the first iteration"
         attempt = event.get("attempt") or 1
-        resumed = f"  (start {attempt}: goes on from its checkpoint)" if attempt > 1 else ""
+        resumed = f"  (start {attempt})" if attempt > 1 else ""
         self._print(Text.assemble((str(event["name"]), "bold"), (resumed, "yellow")))
         facts = {name: event.get(name) for name in ("learner", "benchmark", "seed")}
         if root := (event.get("params") or {}).get("storage.root"):

@@ -172,7 +172,9 @@ def decode_rows(
         strict: whether an unreadable image stops the pipeline.
     """
     with quiet_ordered_data():
-        return ray.data.from_arrow(list(tables)).map_batches(
+        # Not from_arrow: it looks at every table in a task of a whole CPU, which is never free
+        # where workers have left no more than a decoder's share.
+        return ray.data.from_blocks(list(tables)).map_batches(
             functools.partial(
                 _decode_rows, options=options, keep_pixels=keep_pixels, strict=strict
             ),

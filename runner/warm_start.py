@@ -33,6 +33,9 @@ from tasks.synthetic import GENERATOR_VERSION
 from tasks.synthetic.pool import Pool, draw_pool
 from tasks.transforms import TransformConfig, augment, normalise
 
+HELD_OUT = (4, 50)
+"""Domains, and people in each, that the warm start is measured on."""
+
 KINDS = ("head", "upper", "lower", "foot", "whole")
 
 
@@ -49,7 +52,7 @@ class WarmStartConfig(FrozenConfig):
     warmup_steps: int = Field(default=100, ge=0, description="linear warm-up before the cosine")
     temperature: float = Field(default=0.07, gt=0, description="of the contrastive loss")
     num_domains: int = Field(default=60, ge=1, description="random domains in the pool")
-    num_identities: int = Field(default=50, ge=1, description="people in each of them")
+    num_identities: int = Field(default=150, ge=1, description="people in each of them")
     images_per_identity: int = Field(default=2, ge=1, description="images of each of these people")
     image_height: int = Field(default=64, ge=8, description="pixels")
     image_width: int = Field(default=32, ge=8, description="pixels")
@@ -224,10 +227,10 @@ def _loss(
     return symmetric_contrastive(image, text, positives, temperature)
 
 
-def _draw(config: WarmStartConfig, num_domains: int, purpose: str) -> Pool:
+def _draw(config: WarmStartConfig, num_domains: int, num_identities: int, purpose: str) -> Pool:
     return draw_pool(
         num_domains,
-        config.num_identities,
+        num_identities,
         config.images_per_identity,
         derive_seed("warm start", purpose, config.seed),
         height=config.image_height,
@@ -242,10 +245,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="decides everything drawn")
     parser.add_argument("--output", type=Path, default=WARM_FILE, help="where to write the weights")
     options = parser.parse_args(arguments)
+    torch.set_num_threads(1)  # the weights depend on the number of threads in their last bits
     config = WarmStartConfig(num_steps=options.steps, seed=options.seed)
     print(f"drawing {config.num_domains} domains of {config.num_identities} people", flush=True)
-    backbone = train(config, _draw(config, config.num_domains, "training"))
-    figures = measure(backbone, _draw(config, 4, "held out"))
+    backbone = train(config, _draw(config, config.num_domains, config.num_identities, "training"))
+    figures = measure(backbone, _draw(config, *HELD_OUT, "held out"))
     print(json.dumps(figures, indent=2))
     facts = {
         "command": f"python -m runner.warm_start --steps {config.num_steps} --seed {config.seed}",

@@ -3,5 +3,5 @@
 Nothing in this package imports torch, so that the processes that draw start quickly.
 """
 
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 """Part of every cache key and protocol lock: raise it with any change of a drawing or a caption."""

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
@@ -162,7 +163,7 @@ def test_a_newer_start_fences_the_older_one_off(tmp_path):
     with pytest.raises(FencedError, match=message):
         store.save(checkpoint(Position(0, 0, 2)))
     with pytest.raises(FencedError, match=message):
-        store.save_domain(0, "plaza", tensors())
+        store.save_domain(0, "plaza", tensors(), {})
     assert [path.name for path in (tmp_path / "c").iterdir()] == ["position-000-00-0001"]
     newer = CheckpointStore(tmp_path / "c", "abc", attempt_file, attempt=2)
     newer.save(checkpoint(Position(0, 0, 2)))
@@ -170,10 +171,15 @@ def test_a_newer_start_fences_the_older_one_off(tmp_path):
 
 def test_the_learner_of_every_domain_stays(tmp_path):
     store = CheckpointStore(tmp_path / "c", "abc", keep=1)
-    paths = [store.save_domain(index, name, tensors(index)) for index, name in enumerate("ab")]
+    paths = [
+        store.save_domain(index, name, tensors(index), {"offset": index})
+        for index, name in enumerate("ab")
+    ]
     for domain in range(3):
         store.save(checkpoint(Position(domain)))
     assert [path.name for path in paths] == ["after-01-a.safetensors", "after-02-b.safetensors"]
     for index, path in enumerate(paths):
         assert_bit_equal(tensors(index), load_file(path))
+        with safe_open(path, framework="pt") as file:
+            assert json.loads(file.metadata()["facts"]) == {"offset": index}
     assert len(list((tmp_path / "c").iterdir())) == 3

@@ -102,7 +102,7 @@ def test_the_shipped_weights_fit_their_facts_and_the_drawing():
 
 def test_the_shipped_weights_know_people_and_words_but_leave_something_to_learn():
     facts = json.loads(clip_weights.WARM_FILE.with_suffix(".json").read_text())
-    held_out = warm_start._draw(WarmStartConfig(), 4, "held out")
+    held_out = warm_start._draw(WarmStartConfig(), *warm_start.HELD_OUT, "held out")
     figures = measure(build(BackboneConfig(), seed=0), held_out)
     assert figures == pytest.approx(facts["zero_shot_map_percent"], abs=0.3)
     assert 5 * figures["image_chance"] < figures["image"] < 80

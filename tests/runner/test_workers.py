@@ -24,6 +24,9 @@ OVERRIDES = (
     "data.images_per_person=4",
     "learner.mtad_identity.epochs=3",
     "learner.icar.epochs=8",
+    # All but a decoder's share of the session's 4 CPUs, as on a machine of two: nothing may wait
+    # for a CPU that is never free.
+    "cluster.cpus_per_worker=1.875",
 )
 
 
