@@ -74,6 +74,7 @@ class LifelongLoop:
 
     def run(self) -> Progress:
         """Trains and evaluates until every domain is learned; the same on every worker."""
+        self._check_stages()
         checkpoint = self.context.checkpoints.latest()
         if checkpoint is None:
             position = Position()
@@ -90,6 +91,12 @@ class LifelongLoop:
             self._learn_domain(start, optimizer_state)
             optimizer_state = None
         return self.progress
+
+    def _check_stages(self) -> None:
+        """Refuses a pattern that matches no parameter before any work is done."""
+        for stage in self.learner.stages():
+            set_trainable(self.learner, stage.trainable)
+            build_optimizer(self.learner, stage.optimizer)
 
     # One domain -----------------------------------------------------------------------------
 
