@@ -391,13 +391,13 @@ def test_a_dead_server_costs_one_warning(database, dead_uri, run_folder):
     tracker = Tracker(run_folder, config).start()
     start = time.monotonic()
     emit_whole_run(run_folder)
-    assert time.monotonic() - start < 0.5
+    assert time.monotonic() - start < 5  # MLflow itself waits for minutes
     time.sleep(0.5)
     report = tracker.close(10)
     events = read_events(run_folder / "events.jsonl").events
     warnings = [event["message"] for event in events if event["event"] == "log"]
     assert len(warnings) == 1
-    assert "lifelong.py sync demo-vladr-seed1" in warnings[0]
+    assert f"lifelong.py sync {run_folder}" in warnings[0]
     assert report.pending == len(events)
     assert "refused" in report.error
     assert sync(run_folder, TrackingConfig(uri=database, experiment="dead")).num_events_sent > 0
