@@ -41,10 +41,10 @@ def draw_pool(
 ) -> Pool:
     """Draws `num_identities` people in each of `num_domains` random places.
 
-    The places have more varied wardrobes and milder cameras than the benchmark's, and share nothing
-    with it but the drawing itself. The result depends on the seed and sizes alone (in pixels), not on
-    `num_processes` (None: one per core for a pool that is worth it). More than one process needs
-    a main module that is importable, as `multiprocessing` says.
+    The places have more varied wardrobes and milder cameras than the benchmark's, and share
+    nothing with it but the drawing itself. The result depends on the seed and sizes alone (in
+    pixels), not on `num_processes` (None: one per core for a pool that is worth it). More than one
+    process needs a main module that is importable, as `multiprocessing` says.
     """
     num_images = num_domains * num_identities * images_per_identity
     if min(num_domains, num_identities, images_per_identity) < 1:
