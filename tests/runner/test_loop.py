@@ -397,3 +397,11 @@ def test_torch_threads_are_given_back(tiny_config: MakeConfig, tmp_path: Path) -
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_a_whole_run_on_a_gpu(learner: str, tmp_path: Path, tiny_config: MakeConfig) -> None:
+    config = tiny_config(tmp_path, learner, *HARDER[learner], "cluster.use_gpu=true")
+    results = run_experiment(config).results
+    assert all(value is not None for value in results["summary"].values())
