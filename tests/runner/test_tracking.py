@@ -391,7 +391,7 @@ def test_a_dead_server_costs_one_warning(database, dead_uri, run_folder):
     tracker = Tracker(run_folder, config).start()
     start = time.monotonic()
     emit_whole_run(run_folder)
-    assert time.monotonic() - start < 5  # MLflow itself waits for minutes
+    assert time.monotonic() - start < 0.5
     time.sleep(0.5)
     report = tracker.close(10)
     events = read_events(run_folder / "events.jsonl").events
