@@ -8,7 +8,7 @@ match, which is all that AP, INP and CMC need.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -109,26 +109,78 @@ def evaluate_ranking(
             one side alone, or a chunk below 1.
     """
     _check_features(query_features, gallery_features)
-    if (query_cameras is None) != (gallery_cameras is None):
-        given = "query_cameras" if gallery_cameras is None else "gallery_cameras"
-        raise ValueError(f"expected cameras of both sides or of neither, got only {given}")
+    _check_cameras(query_cameras, gallery_cameras)
+    dtype = torch.promote_types(query_features.dtype, gallery_features.dtype)
+    dtype = torch.promote_types(dtype, torch.float32)
+    query, gallery = query_features.detach().to(dtype), gallery_features.detach().to(dtype)
+    ids = [
+        _as_ids(name, values, len(features))
+        for name, values, features in (
+            ("query_ids", query_ids, query),
+            ("gallery_ids", gallery_ids, gallery),
+            ("query_cameras", query_cameras, query),
+            ("gallery_cameras", gallery_cameras, gallery),
+        )
+        if values is not None
+    ]
+
+    def similarity_rows(start: int, stop: int) -> Tensor:
+        return query[start:stop] @ gallery.T
+
+    # A caller's autocast would round the similarities to bfloat16 and make ties of them.
+    with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
+        return rank_rows(similarity_rows, *ids, chunk=chunk)
+
+
+def rank_rows(
+    similarity_rows: Callable[[int, int], Tensor],
+    query_ids: Ids,
+    gallery_ids: Ids,
+    query_cameras: Ids | None = None,
+    gallery_cameras: Ids | None = None,
+    *,
+    chunk: int = 256,
+) -> RankingScores:
+    """Scores the rankings that similarities given in blocks of rows make.
+
+    `evaluate_ranking` for similarities that are no inner products; the same protocol and ties.
+
+    Args:
+        similarity_rows: similarity_rows(start, stop) gives the [stop - start, G] float
+            similarities of these queries to the whole gallery: the greater, the more alike, none
+            of them NaN. It is called once for each block, in order. Its result is written into,
+            and is not read after the next call, so one buffer serves all calls.
+        query_ids: [Q] integer person ids.
+        gallery_ids: [G] integer person ids; an id that no query has is a distractor.
+        query_cameras: [Q] integer camera ids, or None.
+        gallery_cameras: [G] integer camera ids, or None.
+        chunk: queries asked for at once.
+
+    Raises:
+        ValueError: an empty set, shapes that do not fit, cameras of one side alone, or a chunk
+            below 1.
+    """
+    _check_cameras(query_cameras, gallery_cameras)
     if chunk < 1:
         raise ValueError(f"chunk: expected at least 1 query, got {chunk}")
-    device = query_features.device
-    num_queries, num_gallery = len(query_features), len(gallery_features)
+    num_queries, num_gallery = len(query_ids), len(gallery_ids)
+    if not num_queries or not num_gallery:
+        raise ValueError(
+            f"expected at least one query and one gallery image, got {num_queries} query_ids and "
+            f"{num_gallery} gallery_ids; check that the split has images"
+        )
     ids = (
-        _as_ids("query_ids", query_ids, num_queries, device),
-        _as_ids("gallery_ids", gallery_ids, num_gallery, device),
+        _as_ids("query_ids", query_ids, num_queries),
+        _as_ids("gallery_ids", gallery_ids, num_gallery),
     )
     cameras = None
     if query_cameras is not None and gallery_cameras is not None:
         cameras = (
-            _as_ids("query_cameras", query_cameras, num_queries, device),
-            _as_ids("gallery_cameras", gallery_cameras, num_gallery, device),
+            _as_ids("query_cameras", query_cameras, num_queries),
+            _as_ids("gallery_cameras", gallery_cameras, num_gallery),
         )
-    # A caller's autocast would round the similarities to bfloat16 and make ties of them.
-    with torch.no_grad(), torch.autocast(device.type, enabled=False):
-        rows, ranks = _all_match_ranks(query_features, gallery_features, ids, cameras, chunk)
+    with torch.no_grad():
+        rows, ranks = _all_match_ranks(similarity_rows, ids, cameras, chunk)
     return _scores(rows, ranks, num_queries)
 
 
@@ -160,34 +212,45 @@ def _check_features(query: Tensor, gallery: Tensor) -> None:
             )
 
 
-def _as_ids(name: str, ids: Ids, count: int, device: torch.device) -> Tensor:
+def _check_cameras(query_cameras: Ids | None, gallery_cameras: Ids | None) -> None:
+    if (query_cameras is None) != (gallery_cameras is None):
+        given = "query_cameras" if gallery_cameras is None else "gallery_cameras"
+        raise ValueError(f"expected cameras of both sides or of neither, got only {given}")
+
+
+def _as_ids(name: str, ids: Ids, count: int) -> Tensor:
     tensor = torch.as_tensor(ids)
     if tensor.is_floating_point() or tensor.shape != (count,):
         raise ValueError(
             f"{name}: expected {count} integers, one for each feature, "
             f"got {list(tensor.shape)} of {tensor.dtype}"
         )
-    return tensor.to(device)
+    return tensor
 
 
 def _all_match_ranks(
-    query: Tensor,
-    gallery: Tensor,
+    similarity_rows: Callable[[int, int], Tensor],
     ids: tuple[Tensor, Tensor],
     cameras: tuple[Tensor, Tensor] | None,
     chunk: int,
 ) -> tuple[IntArray, IntArray]:
     """Query index and rank (from 0) of every match of every query, both [M]."""
-    dtype = torch.promote_types(torch.promote_types(query.dtype, gallery.dtype), torch.float32)
-    query, gallery = query.to(dtype), gallery.to(dtype)
+    num_queries, num_gallery = len(ids[0]), len(ids[1])
     rows: list[IntArray] = []
     ranks: list[IntArray] = []
-    for start in range(0, len(query), chunk):
-        part = slice(start, start + chunk)
-        similarity = query[part] @ gallery.T
-        matches = ids[0][part, None] == ids[1]
+    for start in range(0, num_queries, chunk):
+        stop = min(start + chunk, num_queries)
+        similarity = similarity_rows(start, stop)
+        if similarity.shape != (stop - start, num_gallery) or not similarity.is_floating_point():
+            raise ValueError(
+                f"similarity_rows: expected {[stop - start, num_gallery]} floats for queries "
+                f"{start} to {stop - 1}, got {list(similarity.shape)} of {similarity.dtype}"
+            )
+        device = similarity.device
+        matches = ids[0][start:stop, None].to(device) == ids[1].to(device)
         if cameras is not None:
-            removed = matches & (cameras[0][part, None] == cameras[1])
+            same_camera = cameras[0][start:stop, None].to(device) == cameras[1].to(device)
+            removed = matches & same_camera
             similarity.masked_fill_(removed, -math.inf)
             matches &= ~removed
         part_rows, part_ranks = _match_ranks(similarity, matches)
