@@ -94,6 +94,6 @@ def attach(records: Iterable[Record], descriptions: Descriptions) -> tuple[Recor
             f"of {len(listed)} training images; describe them or remove the images"
         )
     return tuple(
-        replace(record, parts=parts, caption=join_parts(parts))
+        replace(record, parts=parts, captions=(join_parts(parts),))
         for record, parts in zip(listed, (descriptions.parts[name] for name in names), strict=True)
     )

@@ -18,6 +18,7 @@ def protocol_lock(
     benchmark: str,
     identity_rule: str,
     image_size: tuple[int, int],
+    pinned: Mapping[str, Any],
     seen: Sequence[tuple[RawDomain, Domain]],
     unseen: Sequence[tuple[RawDomain, Domain]],
     synthetic: Mapping[str, Any] | None,
@@ -28,6 +29,7 @@ def protocol_lock(
         benchmark: its name.
         identity_rule: how training identities were chosen, in words.
         image_size: (height, width) in pixels at which images are decoded.
+        pinned: further plain values that two results must share.
         seen: each domain of the lifelong order as its reader found it and as it is learned.
         unseen: the same for the domains that are only tested.
         synthetic: fields of the generator if the people are drawn, else None.
@@ -39,6 +41,7 @@ def protocol_lock(
         "identity_rule": identity_rule,
         "image_size": list(image_size),
         "camera_rule": CAMERA_RULE,
+        **pinned,
         "generator_version": None if synthetic is None else GENERATOR_VERSION,
         "synthetic": None if synthetic is None else dict(synthetic),
         "domains": {domain.name: _lock_domain(raw, domain) for raw, domain in (*seen, *unseen)},
@@ -46,7 +49,13 @@ def protocol_lock(
 
 
 def num_queries_without_match(split: Split) -> int:
-    """Queries whose person no other camera saw in the gallery; a ranking does not count them."""
+    """Queries without a match in their gallery; a ranking does not count them.
+
+    Image queries need their person by another camera, text queries their person.
+    """
+    if split.query_by == "text":
+        found = {record.person_id for record in split.gallery}
+        return sum(1 for record in split.query if record.person_id not in found)
     seen_by: dict[int, set[int]] = {}
     for record in split.gallery:
         seen_by.setdefault(record.person_id, set()).add(record.camera_id)
@@ -63,6 +72,9 @@ def _lock_domain(raw: RawDomain, domain: Domain) -> dict[str, Any]:
     for name, split in splits.items():
         images |= {f"{name}_query": split.query, f"{name}_gallery": split.gallery}
     return {
+        "variant": raw.variant,
+        "facts": dict(raw.facts),
+        "query_by": raw.test.query_by,
         "identities": {
             "train": _lock_ids(train_ids, listed=True),
             "validation": _lock_ids(_ids(domain.validation), listed=True),
@@ -72,7 +84,9 @@ def _lock_domain(raw: RawDomain, domain: Domain) -> dict[str, Any]:
         "num_queries_without_match": {
             name: num_queries_without_match(split) for name, split in splits.items()
         },
-        "files_sha256": {name: _hash_names(records) for name, records in images.items()},
+        "records_sha256": {
+            name: _hash_records(raw, records, own_ids) for name, records in images.items()
+        },
         "description_sha256": (
             hashlib.sha256(raw.description_file.read_bytes()).hexdigest()
             if raw.description_file is not None
@@ -94,8 +108,24 @@ def _lock_ids(person_ids: Iterable[int], *, listed: bool) -> dict[str, Any]:
     return lock | {"ids": ordered} if listed else lock
 
 
-def _hash_names(records: Iterable[Record]) -> str:
-    return _hash_lines(sorted(PurePath(record.image_path).name for record in records))
+def _hash_records(raw: RawDomain, records: Iterable[Record], own_ids: Mapping[str, int]) -> str:
+    """Over path below the data set's folder, the data set's person id, camera and captions.
+
+    Part sentences and captions that a description file gives have a hash of their own.
+    """
+    return _hash_lines(
+        sorted(
+            "\t".join(
+                (
+                    PurePath(record.image_path).relative_to(raw.folder).as_posix(),
+                    str(own_ids.get(record.image_path, record.person_id)),
+                    str(record.camera_id),
+                    *(() if record.parts else record.captions),
+                )
+            )
+            for record in records
+        )
+    )
 
 
 def _hash_lines(lines: Iterable[str]) -> str:

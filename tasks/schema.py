@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
@@ -23,35 +23,57 @@ class Record:
 
     `person_id` is contiguous (0..num_persons-1) in a training list and the data set's own number
     in validation and test lists. `parts` holds the K part descriptions (head, upper, lower, foot),
-    `caption` the description of the whole person; both are empty where a data set has none.
+    `captions` descriptions of the whole person; both are empty where a data set has none.
     """
 
     image_path: str
     person_id: int
     camera_id: int
-    caption: str = ""
+    captions: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
+
+    @property
+    def caption(self) -> str:
+        """The first description of the whole person, or ""."""
+        return self.captions[0] if self.captions else ""
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """What one retrieval evaluation needs: each query is ranked against the whole gallery."""
+    """What one retrieval evaluation needs: each query is ranked against the whole gallery.
+
+    With `query_by` "text" a query is its record's one caption, not its image, and no camera rule
+    holds (text-to-image protocol); with "image" it is the image (Market-1501 protocol).
+    """
 
     query: tuple[Record, ...]
     gallery: tuple[Record, ...]
+    query_by: Literal["image", "text"] = "image"
 
 
 @dataclass(frozen=True, slots=True)
 class RawDomain:
     """A data set as its reader found it: ids are the data set's own, nothing is held out yet.
 
-    `description_file` is where the part descriptions of its images are, or None.
+    Attributes:
+        name: the reader's.
+        train: empty where a data set is for tests alone.
+        test: queries and gallery.
+        validation: the data set's own validation people, or None where it has none.
+        description_file: where the part descriptions of its images are, or None.
+        folder: what the image paths of its protocol lock are relative to.
+        variant: which of the forms of the data set this is.
+        facts: plain values that pin what was read (version, split, source), for the lock.
     """
 
     name: str
     train: tuple[Record, ...]
     test: Split
+    validation: Split | None = None
     description_file: Path | None = None
+    folder: Path = Path()
+    variant: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 @dataclass(frozen=True, slots=True)

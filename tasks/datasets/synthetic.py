@@ -8,12 +8,14 @@ import logging
 import os
 import shutil
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import Field
 
 from tasks.datasets import market1501
 from tasks.descriptions import format_descriptions
+from tasks.reading import Layout, Place
 from tasks.schema import FrozenConfig, RawDomain
 from tasks.synthetic import GENERATOR_VERSION
 from tasks.synthetic.domains import SyntheticDomain, training_domains, unseen_domains
@@ -71,10 +73,15 @@ class SyntheticConfig(FrozenConfig):
 def read(root: Path, config: SyntheticConfig) -> tuple[list[RawDomain], list[RawDomain]]:
     """The seen and the unseen domains, drawn under `root` first if they are not there yet."""
     folder = prepare(config, root)
-    seen, unseen = (
-        [market1501.read(folder / name, name) for name in names] for names in config.domain_names
-    )
+    seen, unseen = ([_read(folder, name) for name in names] for names in config.domain_names)
     return seen, unseen
+
+
+def _read(folder: Path, name: str) -> RawDomain:
+    facts = replace(market1501.FACTS, title=f"synthetic domain {name}")
+    place = Place(name, facts, folder / name, Layout("drawn", market1501.FOLDERS))
+    raw = market1501.read_market_layout(place)
+    return replace(raw, description_file=folder / name / f"{name}_description.txt")
 
 
 def cache_folder(config: SyntheticConfig, root: Path) -> Path:

@@ -171,7 +171,9 @@ def test_random_deals_every_word_once_and_the_same_every_time():
     assert attribute_texts(moved, 4, "random") == dealt, "a data set may move"
     other = dataclasses.replace(RECORD, image_path="a/b/0002.jpg")
     assert attribute_texts(other, 4, "random") != dealt
-    assert attribute_texts(dataclasses.replace(RECORD, caption="one"), 4, "random").count("") == 3
+    assert (
+        attribute_texts(dataclasses.replace(RECORD, captions=("one",)), 4, "random").count("") == 3
+    )
 
 
 @pytest.mark.parametrize(
@@ -199,7 +201,7 @@ def test_parts_of_another_number_are_refused(domain):
 def test_an_image_without_a_description_is_named(domain):
     plaza = domain("plaza")
     train = list(plaza.train)
-    train[5] = dataclasses.replace(train[5], caption="", parts=())
+    train[5] = dataclasses.replace(train[5], captions=(), parts=())
     message = r"plaza: learner vladr reads descriptions, and plaza/0005\.jpg has none; put plaza_de"
     with pytest.raises(ValueError, match=message):
         Method.check_domain(Config(), dataclasses.replace(plaza, train=tuple(train)))

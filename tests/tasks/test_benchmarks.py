@@ -14,9 +14,9 @@ from tasks.benchmarks import (
     BenchmarkConfig,
     check_benchmark,
     load_benchmark,
-    split_validation,
 )
 from tasks.datasets.synthetic import SyntheticConfig
+from tasks.identities import split_validation
 from tasks.protocol import num_queries_without_match
 from tasks.schema import Benchmark, Record, Split
 
@@ -136,7 +136,9 @@ def test_order_permutes_and_restricts(root: Path) -> None:
     assert [domain.name for domain in benchmark.seen] == ["station"]
     assert benchmark.lock["order"] == ["station"]
     assert [d.name for d in load(root, order=("station", "plaza")).seen] == ["station", "plaza"]
-    with pytest.raises(ValidationError, match=r"'harbour', which is no seen domain .* plaza, stat"):
+    with pytest.raises(
+        ValidationError, match=r"'harbour', which 'synthetic' does not have: plaza, stat"
+    ):
         tiny(root, order=("harbour",))
     with pytest.raises(ValidationError, match="twice"):
         tiny(root, order=("plaza", "plaza"))
@@ -195,7 +197,7 @@ def test_market_alone(tmp_path: Path) -> None:
 
 
 def test_missing_market_is_found_before_work(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="expected bounding_box_train/"):
+    with pytest.raises(FileNotFoundError, match="expected bounding_box_train"):
         check_benchmark(BenchmarkConfig(name="market1501", root=str(tmp_path)))
 
 

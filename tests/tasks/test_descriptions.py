@@ -60,7 +60,7 @@ def test_attach_sets_parts_and_caption(tmp_path: Path) -> None:
     record = Record("/x/b.jpg/a.jpg", 3, 1)
     (attached,) = attach([record], descriptions)
     assert attached == Record(
-        "/x/b.jpg/a.jpg", 3, 1, caption="A cap. A shirt. Jeans. Shoes.", parts=ROW
+        "/x/b.jpg/a.jpg", 3, 1, captions=("A cap. A shirt. Jeans. Shoes.",), parts=ROW
     )
 
 
