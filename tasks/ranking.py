@@ -1,14 +1,13 @@
 """Exact retrieval scores: every query ranked against the whole gallery, in bounded memory.
 
-No ranking is ever sorted as a whole. A query has few matches in a large gallery, so each gallery
-entry is binned between the query's matches and the bins are counted; that gives the rank of every
-match, which is all that AP, INP and CMC need.
+AP, INP and CMC need the rank of each match of a query and nothing else of its ranking. A query has
+few matches in a large gallery, so the gallery entries before each match are counted, and hardly a
+ranking is ever sorted.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,12 +15,22 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from tasks.matching import (
+    Block,
+    Ids,
+    IntArray,
+    Matching,
+    SimilarityRows,
+    inner_products,
+    to_device,
+)
+
 MAX_RANK = 50
 """Length of the cumulative matching curve."""
 
-IntArray = npt.NDArray[np.int64]
+MAX_COUNTED = 400
+
 FloatArray = npt.NDArray[np.float64]
-Ids = Tensor | npt.NDArray[np.integer] | Sequence[int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +91,7 @@ def evaluate_ranking(
     gallery_cameras: Ids | None = None,
     *,
     chunk: int = 256,
+    device: torch.device | str | None = None,
 ) -> RankingScores:
     """Ranks the gallery by similarity to each query and scores the rankings.
 
@@ -91,9 +101,10 @@ def evaluate_ranking(
     gallery (Market-1501 protocol); without, nothing is (text-to-image protocol). A query without
     a match left is not counted.
 
-    Precisions are exact and accumulated in float64. Runs on the device of the features; beyond
-    them it holds about 30 bytes for each of `chunk` x G similarities, whatever Q is. `chunk`
-    changes no score, except that the device may round a similarity differently in its last bit.
+    Precisions are exact and accumulated in float64. Beyond the features it holds about 5 bytes for
+    each of `chunk` x G similarities, and 30 on a GPU and where queries have hundreds of matches,
+    whatever Q is. `chunk` and `device` change no score, except that a similarity may be rounded
+    differently in its last bit.
 
     Args:
         query_features: [Q, D] float.
@@ -103,37 +114,20 @@ def evaluate_ranking(
         query_cameras: [Q] integer camera ids, or None.
         gallery_cameras: [G] integer camera ids, or None.
         chunk: queries that are ranked together.
+        device: where to rank; None for the device of the features.
 
     Raises:
-        ValueError: an empty set, shapes that do not fit, features that are not finite, cameras of
-            one side alone, or a chunk below 1.
+        ValueError: an empty set, shapes that do not fit, features that are not finite or whose
+            products are not, cameras of one side alone, or a chunk below 1.
     """
-    _check_features(query_features, gallery_features)
-    _check_cameras(query_cameras, gallery_cameras)
-    dtype = torch.promote_types(query_features.dtype, gallery_features.dtype)
-    dtype = torch.promote_types(dtype, torch.float32)
-    query, gallery = query_features.detach().to(dtype), gallery_features.detach().to(dtype)
-    ids = [
-        _as_ids(name, values, len(features))
-        for name, values, features in (
-            ("query_ids", query_ids, query),
-            ("gallery_ids", gallery_ids, gallery),
-            ("query_cameras", query_cameras, query),
-            ("gallery_cameras", gallery_cameras, gallery),
-        )
-        if values is not None
-    ]
-
-    def similarity_rows(start: int, stop: int) -> Tensor:
-        return query[start:stop] @ gallery.T
-
-    # A caller's autocast would round the similarities to bfloat16 and make ties of them.
-    with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
-        return rank_rows(similarity_rows, *ids, chunk=chunk)
+    products = inner_products(query_features, gallery_features, chunk=chunk, device=device)
+    size = len(query_features), len(gallery_features)
+    matching = Matching(query_ids, gallery_ids, query_cameras, gallery_cameras, size=size)
+    return _scores(products, matching, chunk)
 
 
 def rank_rows(
-    similarity_rows: Callable[[int, int], Tensor],
+    similarity_rows: SimilarityRows,
     query_ids: Ids,
     gallery_ids: Ids,
     query_cameras: Ids | None = None,
@@ -143,13 +137,14 @@ def rank_rows(
 ) -> RankingScores:
     """Scores the rankings that similarities given in blocks of rows make.
 
-    `evaluate_ranking` for similarities that are no inner products; the same protocol and ties.
+    `evaluate_ranking` for similarities that are no inner products; the same protocol and ties, on
+    the device of the blocks.
 
     Args:
-        similarity_rows: similarity_rows(start, stop) gives the [stop - start, G] float
-            similarities of these queries to the whole gallery: the greater, the more alike, none
-            of them NaN. It is called once for each block, in order. Its result is written into,
-            and is not read after the next call, so one buffer serves all calls.
+        similarity_rows: similarity_rows(start, stop) gives the [stop - start, G] finite float
+            similarities of these queries to the whole gallery: the greater, the more alike. It is
+            called once for each block, in order. Its result is written into, and is not read after
+            the next call, so one buffer serves all calls.
         query_ids: [Q] integer person ids.
         gallery_ids: [G] integer person ids; an id that no query has is a distractor.
         query_cameras: [Q] integer camera ids, or None.
@@ -157,159 +152,99 @@ def rank_rows(
         chunk: queries asked for at once.
 
     Raises:
-        ValueError: an empty set, shapes that do not fit, cameras of one side alone, or a chunk
-            below 1.
+        ValueError: an empty set, shapes that do not fit, similarities that are not finite, cameras
+            of one side alone, or a chunk below 1.
     """
-    _check_cameras(query_cameras, gallery_cameras)
-    if chunk < 1:
-        raise ValueError(f"chunk: expected at least 1 query, got {chunk}")
-    num_queries, num_gallery = len(query_ids), len(gallery_ids)
-    if not num_queries or not num_gallery:
-        raise ValueError(
-            f"expected at least one query and one gallery image, got {num_queries} query_ids and "
-            f"{num_gallery} gallery_ids; check that the split has images"
-        )
-    ids = (
-        _as_ids("query_ids", query_ids, num_queries),
-        _as_ids("gallery_ids", gallery_ids, num_gallery),
-    )
-    cameras = None
-    if query_cameras is not None and gallery_cameras is not None:
-        cameras = (
-            _as_ids("query_cameras", query_cameras, num_queries),
-            _as_ids("gallery_cameras", gallery_cameras, num_gallery),
-        )
-    with torch.no_grad():
-        rows, ranks = _all_match_ranks(similarity_rows, ids, cameras, chunk)
-    return _scores(rows, ranks, num_queries)
+    matching = Matching(query_ids, gallery_ids, query_cameras, gallery_cameras)
+    return _scores(similarity_rows, matching, chunk)
 
 
-def _check_features(query: Tensor, gallery: Tensor) -> None:
-    for name, features in (("query_features", query), ("gallery_features", gallery)):
-        if features.ndim != 2 or not features.is_floating_point():
-            raise ValueError(
-                f"{name}: expected a [N, D] float tensor, "
-                f"got {list(features.shape)} of {features.dtype}"
-            )
-        if features.numel() == 0:
-            raise ValueError(
-                f"{name}: expected at least one feature, got an empty tensor "
-                f"{list(features.shape)}; check that the split has images"
-            )
-    if query.shape[1] != gallery.shape[1] or query.device != gallery.device:
-        raise ValueError(
-            "expected query and gallery features of one width on one device, got "
-            f"{list(query.shape)} on {query.device} and {list(gallery.shape)} on {gallery.device}"
-        )
-    for name, features in (("query_features", query), ("gallery_features", gallery)):
-        # A row with NaN or infinity has such a sum too, and the sum is one pass instead of five.
-        finite = torch.isfinite(features.detach().sum(dim=1, dtype=torch.float64))
-        if not bool(finite.all()):
-            raise ValueError(
-                f"{name}: expected finite numbers, got NaN or infinity in "
-                f"{int((~finite).sum())} of {len(features)} rows, the first is row "
-                f"{int((~finite).nonzero()[0])}; the network has probably diverged"
-            )
+def match_ranks(block: Block) -> IntArray:
+    """[M] rank of each match of a block in its query's ranking, from 0."""
+    similarity, rows, columns = block.similarity, block.rows, block.columns
+    if similarity.device.type != "cpu":
+        return ranks_by_sorting(similarity, rows, columns)
+    num_matches = np.bincount(rows, minlength=len(similarity))
+    is_sorted = num_matches > MAX_COUNTED
+    sorted_rows = np.flatnonzero(is_sorted)
+    by_sorting = is_sorted[rows]
+    ranks = np.empty_like(columns)
+    ranks[~by_sorting] = ranks_by_counting(similarity, rows[~by_sorting], columns[~by_sorting])
+    if len(sorted_rows):
+        within = np.searchsorted(sorted_rows, rows[by_sorting])
+        ranks[by_sorting] = ranks_by_sorting(similarity[sorted_rows], within, columns[by_sorting])
+    return ranks
 
 
-def _check_cameras(query_cameras: Ids | None, gallery_cameras: Ids | None) -> None:
-    if (query_cameras is None) != (gallery_cameras is None):
-        given = "query_cameras" if gallery_cameras is None else "gallery_cameras"
-        raise ValueError(f"expected cameras of both sides or of neither, got only {given}")
+def ranks_by_counting(similarity: Tensor, rows: IntArray, columns: IntArray) -> IntArray:
+    """Ranks from 0 of the entries (rows, columns) of [B, G] similarities, each in its row.
 
-
-def _as_ids(name: str, ids: Ids, count: int) -> Tensor:
-    tensor = torch.as_tensor(ids)
-    if tensor.is_floating_point() or tensor.shape != (count,):
-        raise ValueError(
-            f"{name}: expected {count} integers, one for each feature, "
-            f"got {list(tensor.shape)} of {tensor.dtype}"
-        )
-    return tensor
-
-
-def _all_match_ranks(
-    similarity_rows: Callable[[int, int], Tensor],
-    ids: tuple[Tensor, Tensor],
-    cameras: tuple[Tensor, Tensor] | None,
-    chunk: int,
-) -> tuple[IntArray, IntArray]:
-    """Query index and rank (from 0) of every match of every query, both [M]."""
-    num_queries, num_gallery = len(ids[0]), len(ids[1])
-    rows: list[IntArray] = []
-    ranks: list[IntArray] = []
-    for start in range(0, num_queries, chunk):
-        stop = min(start + chunk, num_queries)
-        similarity = similarity_rows(start, stop)
-        if similarity.shape != (stop - start, num_gallery) or not similarity.is_floating_point():
-            raise ValueError(
-                f"similarity_rows: expected {[stop - start, num_gallery]} floats for queries "
-                f"{start} to {stop - 1}, got {list(similarity.shape)} of {similarity.dtype}"
-            )
-        device = similarity.device
-        matches = ids[0][start:stop, None].to(device) == ids[1].to(device)
-        if cameras is not None:
-            same_camera = cameras[0][start:stop, None].to(device) == cameras[1].to(device)
-            removed = matches & same_camera
-            similarity.masked_fill_(removed, -math.inf)
-            matches &= ~removed
-        part_rows, part_ranks = _match_ranks(similarity, matches)
-        rows.append(part_rows.cpu().numpy() + start)
-        ranks.append(part_ranks.cpu().numpy())
-    return np.concatenate(rows), np.concatenate(ranks)
-
-
-def _match_ranks(similarity: Tensor, matches: Tensor) -> tuple[Tensor, Tensor]:
-    """Row and rank (from 0) of every match; removed entries have similarity -inf.
-
-    The similarities of a row's matches are its thresholds. A gallery entry's bin is the number of
-    thresholds below it, so the entries in higher bins than a match are exactly those above it.
-    Entries equal to a threshold, the matches among them, are then put in order of their index.
+    Greater similarities come first, equal ones by their column. For similarities on the CPU and
+    rows with few such entries: each costs a pass over its row, which stays in the cache meanwhile.
     """
-    num_rows, num_gallery = similarity.shape
-    rows, columns = matches.nonzero(as_tuple=True)
-    num_matches = matches.sum(dim=1)
-    width = int(num_matches.max()) + 1
-    offset_in_row = _arange_like(rows) - (num_matches.cumsum(0) - num_matches)[rows]
-    thresholds = similarity.new_full((num_rows, width), math.inf)
-    thresholds[rows, offset_in_row] = similarity[rows, columns]
-    thresholds = thresholds.sort(dim=1).values
-
-    bins = torch.searchsorted(thresholds, similarity)
-    tied_rows, tied_columns = (thresholds.gather(1, bins) == similarity).nonzero(as_tuple=True)
-    bins += width * torch.arange(num_rows, device=bins.device)[:, None]
-    counts = torch.bincount(bins.flatten(), minlength=num_rows * width)
-    num_not_above = counts.view(num_rows, width).cumsum(1).flatten()
-
-    tied_bins = bins[tied_rows, tied_columns]
-    order = tied_bins.argsort(stable=True)
-    grouped = tied_bins[order]
-    num_tied_before = torch.empty_like(order)
-    num_tied_before[order] = _arange_like(grouped) - torch.searchsorted(grouped, grouped)
-    ranks = num_gallery - num_not_above[tied_bins] + num_tied_before
-    is_match = matches[tied_rows, tied_columns]
-    return tied_rows[is_match], ranks[is_match]
+    ranks = np.empty_like(columns)
+    counts = np.bincount(rows, minlength=len(similarity))
+    stops = np.cumsum(counts)
+    for row, start, stop in zip(similarity.numpy(), stops - counts, stops, strict=True):
+        if start < stop:
+            ranks[start:stop] = _row_ranks(row, columns[start:stop])
+    return ranks
 
 
-def _arange_like(tensor: Tensor) -> Tensor:
-    return torch.arange(len(tensor), device=tensor.device)
+def _row_ranks(row: npt.NDArray[np.floating], columns: IntArray) -> IntArray:
+    before = row >= row[columns].min()
+    if np.count_nonzero(before) < len(row) // 4:
+        # What lies below the last match is before none: with trained features, nearly all.
+        kept = np.flatnonzero(before)
+        row, columns, before = row[kept], np.searchsorted(kept, columns), before[: len(kept)]
+    ranks = np.empty_like(columns)
+    for number, column in enumerate(columns.tolist()):
+        np.greater_equal(row[:column], row[column], out=before[:column])
+        np.greater(row[column:], row[column], out=before[column:])
+        ranks[number] = np.count_nonzero(before)
+    return ranks
 
 
-def _scores(rows: IntArray, ranks: IntArray, num_queries: int) -> RankingScores:
-    num_matches = np.bincount(rows, minlength=num_queries)
-    num_matches = num_matches[num_matches > 0]
-    num_valid = len(num_matches)
+def ranks_by_sorting(similarity: Tensor, rows: IntArray, columns: IntArray) -> IntArray:
+    """What `ranks_by_counting` returns, on any device and for any number of entries.
+
+    Each costs nothing beyond the sorting of its row. Writes into `similarity`.
+    """
+    similarity += 0.0  # makes 0.0 of -0.0, which a sort by bits would tell apart
+    order = similarity.argsort(dim=1, descending=True, stable=True)
+    places = torch.arange(order.shape[1], device=order.device).expand_as(order)
+    ranks = torch.empty_like(order).scatter_(1, order, places)
+    return ranks[to_device((rows, columns), order.device)].cpu().numpy()
+
+
+def _scores(similarity_rows: SimilarityRows, matching: Matching, chunk: int) -> RankingScores:
+    parts = [
+        _query_scores(block.rows, match_ranks(block))
+        for block in matching.blocks(similarity_rows, chunk)
+    ]
+    precision, inverse_penalty, first_place = np.concatenate(parts, axis=1)
+    num_valid = len(first_place)
     if num_valid == 0:
         return RankingScores(math.nan, math.nan, np.full(MAX_RANK, math.nan), 0)
-    places = ranks[np.lexsort((ranks, rows))] + 1
-    ends = np.cumsum(num_matches)
-    starts = ends - num_matches
-    ordinals = np.arange(len(places)) - np.repeat(starts, num_matches) + 1
-    average_precision = np.add.reduceat(ordinals / places, starts) / num_matches
-    hits_at = np.bincount(np.minimum(places[starts], MAX_RANK + 1), minlength=MAX_RANK + 2)
+    hits_at = np.bincount(
+        np.minimum(first_place, MAX_RANK + 1).astype(np.int64), minlength=MAX_RANK + 2
+    )
     return RankingScores(
-        mAP=float(average_precision.mean()),
-        mINP=float((num_matches / places[ends - 1]).mean()),
+        mAP=float(precision.mean()),
+        mINP=float(inverse_penalty.mean()),
         cmc=np.cumsum(hits_at[1 : MAX_RANK + 1]) / num_valid,
         num_valid_queries=num_valid,
     )
+
+
+def _query_scores(rows: IntArray, ranks: IntArray) -> FloatArray:
+    """[3, V]: average precision, inverse penalty and first place of each row with a match."""
+    places = ranks[np.lexsort((ranks, rows))] + 1
+    starts = np.flatnonzero(np.diff(rows, prepend=-1))
+    if not len(starts):
+        return np.empty((3, 0))
+    num_matches = np.diff(starts, append=len(rows))
+    ordinals = np.arange(len(places)) - np.repeat(starts, num_matches) + 1
+    average_precision = np.add.reduceat(ordinals / places, starts) / num_matches
+    inverse_penalty = num_matches / places[starts + num_matches - 1]
+    return np.stack([average_precision, inverse_penalty, places[starts].astype(np.float64)])

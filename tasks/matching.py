@@ -1,0 +1,221 @@
+"""Similarities of queries to a gallery in blocks of rows, and which of them are matches.
+
+What every evaluation of a retrieval stands on: the products of the features, the protocol (whose
+images are matches, what a camera takes out of the gallery) and the checks of all that comes in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+Ids = Tensor | npt.NDArray[np.integer] | Sequence[int]
+SimilarityRows = Callable[[int, int], Tensor]
+"""From a range of queries to their [stop - start, G] similarities."""
+
+
+def inner_products(
+    query_features: Tensor,
+    gallery_features: Tensor,
+    *,
+    chunk: int,
+    device: torch.device | str | None = None,
+) -> SimilarityRows:
+    """Inner products of the features in blocks of at most `chunk` rows, all in one buffer.
+
+    In float32, or in float64 where one of the features is.
+
+    Args:
+        query_features: [Q, D] float.
+        gallery_features: [G, D] float, on the same device.
+        chunk: rows of the buffer.
+        device: where to compute; None for the device of the features.
+
+    Raises:
+        ValueError: an empty set, shapes that do not fit, features that are not finite, or a chunk
+            below 1.
+    """
+    _check_features(query_features, gallery_features)
+    _check_chunk(chunk)
+    dtype = torch.promote_types(query_features.dtype, gallery_features.dtype)
+    dtype = torch.promote_types(dtype, torch.float32)
+    query = query_features.detach().to(device, dtype)
+    gallery = gallery_features.detach().to(device, dtype)
+    buffer = query.new_empty((min(chunk, len(query)), len(gallery)))
+
+    def products(start: int, stop: int) -> Tensor:
+        block = buffer[: stop - start]
+        if block.device.type == "cpu":
+            # Twice as fast as torch.mm on AMD: numpy comes with OpenBLAS, torch with MKL.
+            np.matmul(query[start:stop].numpy(), gallery.numpy().T, out=block.numpy())
+            return block
+        # A caller's autocast would round the products to bfloat16 and make ties of them.
+        with torch.no_grad(), torch.autocast(block.device.type, enabled=False):
+            return torch.mm(query[start:stop], gallery.T, out=block)
+
+    return products
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Similarities of some queries to the whole gallery, and where their matches are.
+
+    Attributes:
+        start: the first of the queries.
+        similarity: [B, G] float32 or float64; -inf at entries taken out by their camera.
+        rows: [M] row of each match, ascending.
+        columns: [M] gallery index of each match, ascending in a row.
+    """
+
+    start: int
+    similarity: Tensor
+    rows: IntArray
+    columns: IntArray
+
+
+class Matching:
+    """Which gallery entries are a query's matches, and which its camera takes out.
+
+    The gallery is grouped by person once, so that no query is compared with all of it.
+
+    Args:
+        query_ids: [Q] integer person ids.
+        gallery_ids: [G] integer person ids.
+        query_cameras: [Q] integer camera ids, or None.
+        gallery_cameras: [G] integer camera ids, or None.
+        size: Q and G where they are known otherwise.
+
+    Raises:
+        ValueError: no query, an empty gallery, ids or cameras that are not Q or G integers, or
+            cameras of one side alone.
+    """
+
+    def __init__(
+        self,
+        query_ids: Ids,
+        gallery_ids: Ids,
+        query_cameras: Ids | None = None,
+        gallery_cameras: Ids | None = None,
+        *,
+        size: tuple[int, int] | None = None,
+    ) -> None:
+        self.num_queries, self.num_gallery = size or (len(query_ids), len(gallery_ids))
+        if not self.num_queries or not self.num_gallery:
+            raise ValueError(
+                f"expected at least one query and one gallery image, got {self.num_queries} and "
+                f"{self.num_gallery}; check that the split has images"
+            )
+        if (query_cameras is None) != (gallery_cameras is None):
+            given = "query_cameras" if gallery_cameras is None else "gallery_cameras"
+            raise ValueError(f"expected cameras of both sides or of neither, got only {given}")
+        persons = _as_ids("query_ids", query_ids, self.num_queries)
+        self.gallery_ids = _as_ids("gallery_ids", gallery_ids, self.num_gallery)
+        self._cameras: tuple[IntArray, IntArray] | None = None
+        if query_cameras is not None and gallery_cameras is not None:
+            self._cameras = (
+                _as_ids("query_cameras", query_cameras, self.num_queries),
+                _as_ids("gallery_cameras", gallery_cameras, self.num_gallery),
+            )
+        self._by_person = self.gallery_ids.argsort(kind="stable")
+        grouped = self.gallery_ids[self._by_person]
+        self._first = np.searchsorted(grouped, persons, side="left")
+        self._num_entries = np.searchsorted(grouped, persons, side="right") - self._first
+
+    def blocks(self, similarity_rows: SimilarityRows, chunk: int) -> Iterator[Block]:
+        """The similarities, block after block, with the protocol applied.
+
+        Raises:
+            ValueError: similarities of another shape or not finite, or a chunk below 1.
+        """
+        _check_chunk(chunk)
+        for start in range(0, self.num_queries, chunk):
+            stop = min(start + chunk, self.num_queries)
+            similarity = similarity_rows(start, stop).detach()
+            _check_similarity(similarity, start, stop, self.num_gallery)
+            similarity = similarity.to(torch.promote_types(similarity.dtype, torch.float32))
+            rows, columns, is_removed = self._entries(start, stop)
+            removed = rows[is_removed], columns[is_removed]
+            similarity[to_device(removed, similarity.device)] = -math.inf
+            yield Block(start, similarity, rows[~is_removed], columns[~is_removed])
+
+    def _entries(self, start: int, stop: int) -> tuple[IntArray, IntArray, BoolArray]:
+        """Row and gallery index of each query's person; whether its camera takes that out."""
+        counts = self._num_entries[start:stop]
+        rows = np.repeat(np.arange(stop - start), counts)
+        offsets = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+        columns = self._by_person[np.repeat(self._first[start:stop], counts) + offsets]
+        if self._cameras is None:
+            return rows, columns, np.zeros(len(rows), dtype=np.bool_)
+        return rows, columns, self._cameras[0][start + rows] == self._cameras[1][columns]
+
+
+def _check_features(query: Tensor, gallery: Tensor) -> None:
+    for name, features in (("query_features", query), ("gallery_features", gallery)):
+        if features.ndim != 2 or not features.is_floating_point():
+            raise ValueError(
+                f"{name}: expected a [N, D] float tensor, "
+                f"got {list(features.shape)} of {features.dtype}"
+            )
+        if features.numel() == 0:
+            raise ValueError(
+                f"{name}: expected at least one feature, got an empty tensor "
+                f"{list(features.shape)}; check that the split has images"
+            )
+    if query.shape[1] != gallery.shape[1] or query.device != gallery.device:
+        raise ValueError(
+            "expected query and gallery features of one width on one device, got "
+            f"{list(query.shape)} on {query.device} and {list(gallery.shape)} on {gallery.device}"
+        )
+    for name, features in (("query_features", query), ("gallery_features", gallery)):
+        # A row with NaN or infinity has such a sum too, and the sum is one pass instead of five.
+        finite = torch.isfinite(features.detach().sum(dim=1, dtype=torch.float64))
+        if not bool(finite.all()):
+            raise ValueError(
+                f"{name}: expected finite numbers, got NaN or infinity in "
+                f"{int((~finite).sum())} of {len(features)} rows, the first is row "
+                f"{int((~finite).nonzero()[0])}; the network has probably diverged"
+            )
+
+
+def _check_chunk(chunk: int) -> None:
+    if chunk < 1:
+        raise ValueError(f"chunk: expected at least 1 query, got {chunk}")
+
+
+def _check_similarity(similarity: Tensor, start: int, stop: int, num_gallery: int) -> None:
+    expected = [stop - start, num_gallery]
+    if list(similarity.shape) != expected or not similarity.is_floating_point():
+        raise ValueError(
+            f"similarities of queries {start} to {stop - 1}: expected {expected} floats, "
+            f"got {list(similarity.shape)} of {similarity.dtype}"
+        )
+    # NaN is before nothing and after nothing: its rank would be wrong without a word.
+    lowest, highest = similarity.aminmax()
+    if not (math.isfinite(lowest) and math.isfinite(highest)):
+        raise ValueError(
+            f"similarities of queries {start} to {stop - 1}: expected finite numbers, got values "
+            f"from {float(lowest)} to {float(highest)}; the features are too large or not numbers"
+        )
+
+
+def _as_ids(name: str, ids: Ids, count: int) -> IntArray:
+    tensor = torch.as_tensor(ids)
+    if tensor.is_floating_point() or tensor.shape != (count,):
+        raise ValueError(
+            f"{name}: expected {count} integers, one for each feature, "
+            f"got {list(tensor.shape)} of {tensor.dtype}"
+        )
+    return tensor.cpu().numpy().astype(np.int64)
+
+
+def to_device(indices: tuple[IntArray, ...], device: torch.device) -> tuple[Tensor, ...]:
+    """Index arrays as tensors that index a tensor of this device."""
+    return tuple(torch.as_tensor(index, device=device) for index in indices)
