@@ -150,6 +150,23 @@ class RunStorage:
         )
 
 
+def find_run(run: str, storage_root: str = "runs") -> Path:
+    """The folder of a run, given that folder or the run's name under `storage_root`.
+
+    Raises:
+        FileNotFoundError: there is no run.
+    """
+    folder = Path(run)
+    if not folder.is_dir():
+        folder = base_folder() / Path(storage_root).expanduser() / run
+    if not (folder / "config.yaml").is_file():
+        raise FileNotFoundError(
+            f"expected a run's folder, or its name under storage.root; found no run at {folder}. "
+            "Give the folder, or storage.root=..."
+        )
+    return folder
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Writes the file beside its place and renames it, so readers see the old or the new text."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from runner.config import learner_names, load_config, preset_names, schema_keys
-from runner.lifelong import COMMANDS
+from runner.lifelong import commands as command_names
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "cluster.yaml", *sorted((ROOT / "docs").glob("*.md"))]
@@ -33,7 +33,7 @@ def test_presets_commands_and_targets_exist(page):
     commands = set(re.findall(r"lifelong\.py ([a-z][a-z-]*)(?=[ `\n])", text))
     makes = set(re.findall(r"(?:^|`)make ([a-z-]+)", text, flags=re.MULTILINE))
     assert presets <= set(preset_names())
-    assert commands <= set(COMMANDS)
+    assert commands <= set(command_names())
     assert makes <= set(targets)
 
 
