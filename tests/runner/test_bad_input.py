@@ -137,9 +137,7 @@ def test_a_missing_data_root(refused: Refused, tmp_path: Path) -> None:
 def test_a_missing_folder(refused: Refused, market: Path) -> None:
     shutil.rmtree(market / "query")
     errors = refused(*on(market))
-    assert (
-        f"expected query/ under {market}; found bounding_box_test/, bounding_box_train/" in errors
-    )
+    assert f"expected query under {market}; found bounding_box_test/, " in errors
 
 
 def test_an_empty_folder(refused: Refused, market: Path) -> None:
