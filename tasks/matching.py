@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 Ids = Tensor | npt.NDArray[np.integer] | Sequence[int]
 SimilarityRows = Callable[[int, int], Tensor]
@@ -175,14 +176,19 @@ def _check_features(query: Tensor, gallery: Tensor) -> None:
             f"{list(query.shape)} on {query.device} and {list(gallery.shape)} on {gallery.device}"
         )
     for name, features in (("query_features", query), ("gallery_features", gallery)):
-        # A row with NaN or infinity has such a sum too, and the sum is one pass instead of five.
-        finite = torch.isfinite(features.detach().sum(dim=1, dtype=torch.float64))
-        if not bool(finite.all()):
+        if not _is_finite(features):
+            finite = torch.isfinite(features).all(dim=1)
             raise ValueError(
                 f"{name}: expected finite numbers, got NaN or infinity in "
                 f"{int((~finite).sum())} of {len(features)} rows, the first is row "
                 f"{int((~finite).nonzero()[0])}; the network has probably diverged"
             )
+
+
+def _is_finite(values: Tensor) -> bool:
+    # One pass and no copy; a NaN anywhere makes NaN of both.
+    lowest, highest = values.detach().aminmax()
+    return math.isfinite(lowest) and math.isfinite(highest)
 
 
 def _check_chunk(chunk: int) -> None:
@@ -198,11 +204,10 @@ def _check_similarity(similarity: Tensor, start: int, stop: int, num_gallery: in
             f"got {list(similarity.shape)} of {similarity.dtype}"
         )
     # NaN is before nothing and after nothing: its rank would be wrong without a word.
-    lowest, highest = similarity.aminmax()
-    if not (math.isfinite(lowest) and math.isfinite(highest)):
+    if not _is_finite(similarity):
         raise ValueError(
-            f"similarities of queries {start} to {stop - 1}: expected finite numbers, got values "
-            f"from {float(lowest)} to {float(highest)}; the features are too large or not numbers"
+            f"similarities of queries {start} to {stop - 1}: expected finite numbers, got NaN or "
+            "infinity; look for features that are not numbers or whose products are too large"
         )
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tasks.matching import (
     Block,
+    FloatArray,
     Ids,
     IntArray,
     Matching,
@@ -28,9 +29,9 @@ from tasks.matching import (
 MAX_RANK = 50
 """Length of the cumulative matching curve."""
 
-MAX_COUNTED = 400
-
-FloatArray = npt.NDArray[np.float64]
+MAX_COUNTED_SHARE = 1 / 128
+"""Matches up to this share of the gallery are counted. Where there are more of them, it is faster
+to sort the row: measured for galleries of 1,000 to 82,161 images on two cores."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,9 +103,9 @@ def evaluate_ranking(
     a match left is not counted.
 
     Precisions are exact and accumulated in float64. Beyond the features it holds about 5 bytes for
-    each of `chunk` x G similarities, and 30 on a GPU and where queries have hundreds of matches,
-    whatever Q is. `chunk` and `device` change no score, except that a similarity may be rounded
-    differently in its last bit.
+    each of `chunk` x G similarities, whatever Q is; 30 on a GPU, and where more than
+    `MAX_COUNTED_SHARE` of the gallery are matches. `chunk` and `device` change no score, except
+    that a similarity may be rounded differently in its last bit.
 
     Args:
         query_features: [Q, D] float.
@@ -165,7 +166,7 @@ def match_ranks(block: Block) -> IntArray:
     if similarity.device.type != "cpu":
         return ranks_by_sorting(similarity, rows, columns)
     num_matches = np.bincount(rows, minlength=len(similarity))
-    is_sorted = num_matches > MAX_COUNTED
+    is_sorted = num_matches > MAX_COUNTED_SHARE * similarity.shape[1]
     sorted_rows = np.flatnonzero(is_sorted)
     by_sorting = is_sorted[rows]
     ranks = np.empty_like(columns)
