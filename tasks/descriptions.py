@@ -1,7 +1,9 @@
 """Descriptions of images: the files of part sentences, and their way into records.
 
 A description file is a text without header, one line per image:
-`basename<TAB x3>head<TAB x3>upper<TAB x3>lower<TAB x3>foot`, as VLADR's authors publish them.
+`basename<TAB x3>head<TAB x3>upper<TAB x3>lower<TAB x3>foot`, as VLADR's authors publish them. It
+may hold more than is asked for: test images, and lines that a second run of the authors' script has
+appended for the same images.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
 from tasks.schema import Record
+from tasks.text_files import utf8_lines
 
 NUM_PARTS = 4
 _SEPARATOR = "\t\t\t"
@@ -38,7 +41,8 @@ def read_descriptions(path: Path) -> Descriptions:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a line has not exactly five fields, or an empty one; the line is named.
+        ValueError: a line is not UTF-8, has not exactly five fields, or an empty one; the line is
+            named.
     """
     if not path.is_file():
         raise FileNotFoundError(
@@ -47,7 +51,7 @@ def read_descriptions(path: Path) -> Descriptions:
         )
     parts: dict[str, Parts] = {}
     num_lines = 0
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    for number, line in enumerate(utf8_lines(path), start=1):
         if line.strip():
             name, sentences = _parse(line, path, number)
             parts[name] = sentences

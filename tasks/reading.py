@@ -23,6 +23,7 @@ from pydantic import Field
 
 import tasks.datasets
 from tasks.schema import FrozenConfig, RawDomain, Record
+from tasks.text_files import utf8_lines
 
 _DRAWN = "synthetic"
 _LEVELS_SEARCHED = 3
@@ -326,7 +327,7 @@ def named_images(
 
 
 def read_lines(place: Place, file: Path) -> list[str]:
-    """The lines of a UTF-8 text file, without their ends; blank lines stay, as empty ones.
+    """The lines of a UTF-8 text file, as `utf8_lines` gives them.
 
     Raises:
         FileNotFoundError: no such file.
@@ -334,16 +335,7 @@ def read_lines(place: Place, file: Path) -> list[str]:
     """
     if not file.is_file():
         raise FileNotFoundError(f"{place.title}: expected the file {file}; there is none")
-    lines: list[str] = []
-    for number, line in enumerate(file.read_bytes().split(b"\n"), start=1):
-        try:
-            lines.append(line.decode("utf-8").strip("\r"))
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{file}, line {number}: expected UTF-8 text, got the byte "
-                f"0x{line[error.start]:02x}; save the file as UTF-8"
-            ) from error
-    return lines
+    return utf8_lines(file)
 
 
 def read_json(place: Place, file: Path) -> Any:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,34 @@ def test_long_and_empty_fields_are_named(tmp_path: Path) -> None:
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"description file .*no\.txt does not exist"):
         read_descriptions(tmp_path / "no.txt")
+
+
+def test_windows_line_ends_and_a_byte_order_mark_are_no_content(tmp_path: Path) -> None:
+    text = "\ufeff" + (line("a.jpg") + "\n" + line("b.jpg")).replace("\n", "\r\n")
+    descriptions = read_descriptions(write(tmp_path / "d.txt", text))
+    assert descriptions.parts == {"a.jpg": ROW, "b.jpg": ROW}
+
+
+def test_only_line_ends_end_a_line(tmp_path: Path) -> None:
+    odd = ("A\x0bcap.", "A\u2028shirt.", "Jeans\x85", "A \ufeffshoe.")
+    descriptions = read_descriptions(write(tmp_path / "d.txt", line("a.jpg", *odd)))
+    assert descriptions.parts == {"a.jpg": ("A\x0bcap.", "A\u2028shirt.", "Jeans", "A \ufeffshoe.")}
+
+
+def test_a_line_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "d.txt"
+    wrong = line("b.jpg", "A caf\u00e9 cap.", "2", "3", "4").encode("latin-1")
+    path.write_bytes(line("a.jpg").encode() + wrong + line("c.jpg").encode())
+    message = f"{path}, line 2: expected UTF-8 text, got the byte 0xe9; save the file as UTF-8"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        read_descriptions(path)
+
+
+def test_a_file_saved_as_utf16_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "d.txt"
+    path.write_bytes(line("a.jpg").encode("utf-16"))
+    with pytest.raises(ValueError, match=r"line 1: expected UTF-8 text, got the byte 0xff"):
+        read_descriptions(path)
 
 
 def test_attach_sets_parts_and_caption(tmp_path: Path) -> None:
