@@ -165,6 +165,9 @@ class Learner(nn.Module, ABC):
     unsaved: tuple[str, ...] = ()
     """Prefixes of tensors that never train and are rebuilt from the backbone's weights file."""
 
+    embeds_texts: bool = False
+    """Whether `embed_texts` gives queries for text-to-image retrieval."""
+
     def __init__(self, collective: Collective | None = None) -> None:
         super().__init__()
         self.collective: Collective = collective or LocalCollective()
@@ -192,6 +195,14 @@ class Learner(nn.Module, ABC):
     @abstractmethod
     def embed_images(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] normalised images -> [B, D] L2-normalised test embeddings."""
+
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """N descriptions -> [N, D] L2-normalised test embeddings, comparable with the images'.
+
+        Raises:
+            NotImplementedError: this method has no text queries (`embeds_texts` is False).
+        """
+        raise NotImplementedError(f"{type(self).__module__} embeds no texts")
 
     def end_stage(self, stage: str, probe: Probe) -> None:
         """Freezes what the stage learned and caches what the next one needs."""

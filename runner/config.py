@@ -26,14 +26,20 @@ import models.learners
 from models.backbones.clip import BackboneConfig
 from models.learner import LearnerConfig
 from runner.decoding import DataConfig
+from runner.evaluation import EvaluationConfig
 from runner.tracking import TrackingConfig
 from tasks.benchmarks import BenchmarkConfig
 from tasks.schema import FrozenConfig
 
 PRESETS = Path(__file__).parent / "presets"
 
-NOT_IN_HASH = frozenset({"run", "preset", "storage", "tracking", "checkpoints", "cluster"})
-"""What says where and how often, and changes no result."""
+NOT_IN_HASH = frozenset(
+    {
+        *("run", "preset", "storage", "tracking", "checkpoints", "cluster"),
+        *("benchmark.root", "benchmark.roots", "benchmark.derived"),
+    }
+)
+"""What says where and how often, and changes no result: the protocol lock pins the data."""
 
 
 class ConfigError(ValueError):
@@ -111,6 +117,7 @@ class RunConfig(FrozenConfig):
     backbone: BackboneConfig = Field(default_factory=lambda: BackboneConfig())
     data: DataConfig = Field(default_factory=lambda: DataConfig())
     learner: SerializeAsAny[LearnerConfig]
+    evaluation: EvaluationConfig = Field(default_factory=lambda: EvaluationConfig())
     checkpoints: CheckpointConfig = Field(default_factory=lambda: CheckpointConfig())
     cluster: ClusterConfig = Field(default_factory=lambda: ClusterConfig())
 
@@ -130,7 +137,7 @@ class RunConfig(FrozenConfig):
     @property
     def hash(self) -> str:
         """Eight hex digits over everything that may change the result."""
-        kept = self.model_dump(mode="json", exclude=set(NOT_IN_HASH))
+        kept = {key: value for key, value in flatten(self).items() if in_hash(key)}
         return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:8]
 
     @property
@@ -200,6 +207,11 @@ def validate(values: Mapping[str, Any]) -> RunConfig:
 def flatten(config: BaseModel) -> dict[str, Any]:
     """Dotted path -> plain value, for logs and comparisons."""
     return dict(_flat(config.model_dump(mode="json"), ""))
+
+
+def in_hash(key: str) -> bool:
+    """Whether the field at a dotted path may change a run's result."""
+    return not any(key == each or key.startswith(f"{each}.") for each in NOT_IN_HASH)
 
 
 def to_yaml(config: RunConfig) -> str:

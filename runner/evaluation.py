@@ -3,42 +3,140 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from models.learner import Learner
+from runner.collectives import WorkerGroup
 from runner.decoding import DataConfig
+from runner.pixels import IMAGE_DECODER
+from runner.stream import DomainStream
 from tasks.ranking import RankingScores, evaluate_ranking
-from tasks.schema import Benchmark, Record, Split
+from tasks.reranking import RerankingConfig, evaluate_reranked
+from tasks.schema import Benchmark, FrozenConfig, Record, Split
 from tasks.transforms import normalise
 
-if TYPE_CHECKING:
-    from runner.loop import WorkerContext
+
+class EvaluationConfig(FrozenConfig):
+    """How rankings are made."""
+
+    reranking: RerankingConfig = Field(
+        default_factory=lambda: RerankingConfig(),
+        description="k-reciprocal re-ranking of image queries (text queries are never re-ranked)",
+    )
+
+    def pinned(self) -> dict[str, Any]:
+        """What of decoding and ranking two results must share, for the protocol lock."""
+        reranking = self.reranking
+        return {
+            "image_decoder": IMAGE_DECODER,
+            "reranking": reranking.model_dump() if reranking.enabled else None,
+        }
+
+
+@dataclass(frozen=True)
+class Embedder:
+    """A learner with all it needs to embed files; work is shared by the workers of `group`."""
+
+    learner: Learner
+    stream: DomainStream
+    group: WorkerGroup
+    device: torch.device
+    data: DataConfig
+
+    def images(self, records: Sequence[Record]) -> tuple[Tensor, Tensor]:
+        """Embeds the images of records, each worker its share.
+
+        Images are streamed through the workers once and only embeddings are kept. An unreadable
+        image is quarantined by the stream.
+
+        Returns:
+            [N, D] float32 on the CPU, zeros for unreadable images, and [N] bool: which exist.
+
+        Raises:
+            ValueError: no image can be read.
+        """
+        share = np.array_split(np.arange(len(records)), self.group.world_size)[self.group.rank]
+        features: list[Tensor] = []
+        positions: list[np.ndarray] = []
+        for found, pixels in self.stream.test_images([records[index] for index in share]):
+            images = normalise(pixels, self.data.transform).to(self.device)
+            with torch.no_grad():
+                features.append(self.learner.embed_images(images).float())
+            positions.append(share[found])
+        if not features:
+            raise ValueError(
+                f"none of {len(share)} images to embed can be read; the first is "
+                f"{records[share[0]].image_path if len(share) else 'missing'}"
+            )
+        rows = self.group.gather_rows(torch.cat(features))
+        where = torch.from_numpy(np.concatenate(positions)).to(rows.device)
+        where = self.group.gather_rows(where).cpu()
+        ordered = torch.zeros(len(records), rows.shape[1])
+        present = torch.zeros(len(records), dtype=torch.bool)
+        ordered[where] = rows.cpu()
+        present[where] = True
+        return ordered, present
+
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """[N, D] float32 embeddings of texts on the CPU, computed by this worker alone."""
+        size = self.data.evaluation_batch_size
+        with torch.no_grad():
+            parts = [
+                self.learner.embed_texts(texts[start : start + size]).float().cpu()
+                for start in range(0, len(texts), size)
+            ]
+        return torch.cat(parts)
 
 
 @dataclass(frozen=True)
 class EvaluationRow:
-    """Scores in percent by split ("test", "validation"), domain and metric, and what they took."""
+    """Scores in percent by split ("test", "validation"), domain and metric, and what they took.
+
+    Attributes:
+        scores: by split, domain and metric.
+        num_images: embedded images.
+        num_valid_queries: queries that had a match, by split and domain.
+        seconds: decoding, embedding and ranking together.
+    """
 
     scores: dict[str, dict[str, dict[str, float]]]
     num_images: int
+    num_valid_queries: dict[str, dict[str, int]]
     seconds: float
 
 
+def check_queries(learner: type[Learner], name: str, splits: Mapping[str, Split]) -> None:
+    """Refuses, before any work, text queries for a learner that embeds no texts.
+
+    Args:
+        learner: the method.
+        name: what the user calls it.
+        splits: test split by domain.
+
+    Raises:
+        ValueError: says which domain, and what to do.
+    """
+    for domain, split in splits.items():
+        if split.query_by == "text" and not learner.embeds_texts:
+            raise ValueError(
+                f"{domain} is searched by text, but learner {name} embeds no texts; choose a "
+                "text-to-image learner, or a benchmark with image queries"
+            )
+
+
 def evaluate_domains(
-    embed: Callable[[Tensor], Tensor],
-    benchmark: Benchmark,
-    context: WorkerContext,
-    data: DataConfig,
+    embedder: Embedder, benchmark: Benchmark, settings: EvaluationConfig
 ) -> EvaluationRow:
     """Embeds all splits of all domains, each worker its share, and ranks them exactly.
 
-    Images are streamed through the workers once and only embeddings are kept. An unreadable image
-    is quarantined by the stream and takes no part. Every worker returns the same row.
+    An unreadable image takes no part. Every worker returns the same row.
     """
     began = time.perf_counter()
     parts = [
@@ -47,57 +145,58 @@ def evaluate_domains(
         for kind, split in (("test", domain.test), ("validation", domain.validation))
         if split.query and split.gallery
     ]
-    records = [record for _, _, split in parts for record in (*split.query, *split.gallery)]
-    features, present = _embed(embed, records, context, data)
+    records = [record for _, _, split in parts for record in _images(split)]
+    features, present = embedder.images(records)
     scores: dict[str, dict[str, dict[str, float]]] = {"test": {}, "validation": {}}
-    if context.group.rank == 0:
+    valid: dict[str, dict[str, int]] = {"test": {}, "validation": {}}
+    if embedder.group.rank == 0:
         start = 0
         for kind, name, split in parts:
-            stop = start + len(split.query) + len(split.gallery)
-            ranked = _rank(split, features[start:stop], present[start:stop])
+            stop = start + len(_images(split))
+            ranked = _rank(
+                embedder, split, features[start:stop], present[start:stop], settings.reranking
+            )
             scores[kind][name] = ranked.percent()
+            valid[kind][name] = ranked.num_valid_queries
             start = stop
-    scores = context.group.broadcast(scores)
-    return EvaluationRow(scores, len(records), time.perf_counter() - began)
+    scores, valid = embedder.group.broadcast((scores, valid))
+    return EvaluationRow(scores, len(records), valid, time.perf_counter() - began)
 
 
-def _embed(
-    embed: Callable[[Tensor], Tensor],
-    records: list[Record],
-    context: WorkerContext,
-    data: DataConfig,
-) -> tuple[Tensor, Tensor]:
-    """[N, D] embeddings on the CPU in the order of `records`, and [N] which of them exist."""
-    group = context.group
-    share = np.array_split(np.arange(len(records)), group.world_size)[group.rank]
-    features: list[Tensor] = []
-    positions: list[np.ndarray] = []
-    for found, pixels in context.stream.test_images([records[index] for index in share]):
-        images = normalise(pixels, data.transform).to(context.device)
-        with torch.no_grad():
-            features.append(embed(images).float())
-        positions.append(share[found])
-    rows = group.gather_rows(torch.cat(features))
-    where = group.gather_rows(torch.from_numpy(np.concatenate(positions)).to(rows.device)).cpu()
-    ordered = torch.zeros(len(records), rows.shape[1])
-    present = torch.zeros(len(records), dtype=torch.bool)
-    ordered[where] = rows.cpu()
-    present[where] = True
-    return ordered, present
+def _images(split: Split) -> tuple[Record, ...]:
+    return split.gallery if split.query_by == "text" else (*split.query, *split.gallery)
 
 
-def _rank(split: Split, features: Tensor, present: Tensor) -> RankingScores:
-    records = np.array(
-        [(record.person_id, record.camera_id) for record in (*split.query, *split.gallery)]
-    )
-    ids, cameras = torch.from_numpy(records).T
+def _rank(
+    embedder: Embedder,
+    split: Split,
+    features: Tensor,
+    present: Tensor,
+    reranking: RerankingConfig,
+) -> RankingScores:
+    """Scores of a split from the embeddings of its `_images`."""
+    device = embedder.device
+    if split.query_by == "text":
+        queries = embedder.texts([record.caption for record in split.query])
+        query_ids, gallery_ids = _ids(split.query), _ids(split.gallery)[present]
+        gallery = features[present].to(device)
+        return evaluate_ranking(queries.to(device), gallery, query_ids, gallery_ids)
+    records = _images(split)
+    ids, cameras = _ids(records), torch.tensor([record.camera_id for record in records])
     is_query = torch.arange(len(records)) < len(split.query)
     query, gallery = is_query & present, ~is_query & present
-    return evaluate_ranking(
-        features[query],
-        features[gallery],
+    given = (
+        features[query].to(device),
+        features[gallery].to(device),
         ids[query],
         ids[gallery],
         cameras[query],
         cameras[gallery],
     )
+    if reranking.enabled:
+        return evaluate_reranked(*given, settings=reranking)
+    return evaluate_ranking(*given)
+
+
+def _ids(records: Sequence[Record]) -> Tensor:
+    return torch.tensor([record.person_id for record in records])

@@ -13,12 +13,13 @@ from typing import Any
 
 from runner.checkpoints import CheckpointStore
 from runner.config import RunConfig, base_folder, flatten, learner_module
+from runner.evaluation import check_queries
 from runner.events import EventSpool
 from runner.progress import ProgressView, follow
 from runner.reporting import write_figures
 from runner.storage import RunStorage, git_revision
 from runner.tracking import DrainReport, Tracker, resolve_uri
-from tasks.benchmarks import load_benchmark
+from tasks.benchmarks import BenchmarkConfig, load_benchmark
 from tasks.metrics import ResultMatrix
 from tasks.schema import Benchmark
 
@@ -86,14 +87,14 @@ def run_experiment(
 
 def read_benchmark(config: RunConfig) -> Benchmark:
     """Reads the data, and asks the learner whether it can learn from them."""
-    settings = config.benchmark
-    root = base_folder() / Path(settings.root).expanduser()
     benchmark = load_benchmark(
-        settings.model_copy(update={"root": str(root)}),
+        located(config.benchmark),
         image_height=config.backbone.image_height,
         image_width=config.backbone.image_width,
+        pinned=config.evaluation.pinned(),
     )
     method = learner_module(config.learner.name).Method
+    check_queries(method, config.learner.name, {each.name: each.test for each in benchmark.domains})
     for domain in benchmark.seen:
         method.check_domain(config.learner, domain)
         if domain.num_persons < config.data.persons_per_batch:
@@ -102,6 +103,15 @@ def read_benchmark(config: RunConfig) -> Benchmark:
                 f"people, and {domain.name} has {domain.num_persons} to train on; lower it"
             )
     return benchmark
+
+
+def located(settings: BenchmarkConfig) -> BenchmarkConfig:
+    """The section with its folders made absolute."""
+    folders = {
+        name: str(base_folder() / Path(getattr(settings, name)).expanduser())
+        for name in ("root", "derived")
+    }
+    return settings.model_copy(update=folders)
 
 
 def summarise(

@@ -21,7 +21,7 @@ from models.learner import Encode, Learner, LearnerState, Stage, StepResult
 from runner.checkpoints import Checkpoint, CheckpointStore, Position
 from runner.collectives import WorkerGroup
 from runner.config import RunConfig
-from runner.evaluation import evaluate_domains
+from runner.evaluation import Embedder, evaluate_domains
 from runner.events import EventSpool
 from runner.journal import Progress, StepLog
 from runner.memory import MemoryStore
@@ -298,9 +298,11 @@ class LifelongLoop:
     def _evaluate(self, step: int) -> None:
         self.learner.eval()
         with self.progress.timed("evaluation"), self._autocast():
-            row = evaluate_domains(
-                self.learner.embed_images, self.benchmark, self.context, self.config.data
+            context = self.context
+            embedder = Embedder(
+                self.learner, context.stream, context.group, self.device, self.config.data
             )
+            row = evaluate_domains(embedder, self.benchmark, self.config.evaluation)
         self.progress.count("evaluated_images", row.num_images)
         for split, matrix in (
             ("test", self.progress.test),

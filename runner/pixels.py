@@ -13,6 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+IMAGE_DECODER = "Pillow, RGB, bicubic resize"
+"""How pixels come about, for the protocol lock: another decoder gives other numbers."""
+
 _UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
 """What Pillow raises for missing, truncated, foreign and malformed files."""
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from runner.config import (
-    NOT_IN_HASH,
     ConfigError,
     RunConfig,
     base_folder,
     flatten,
+    in_hash,
     load_config,
     to_yaml,
 )
@@ -142,7 +142,7 @@ class RunStorage:
         differing = [
             f"{key}: {old.get(key)!r} there, {new.get(key)!r} here"
             for key in sorted(old.keys() | new.keys())
-            if old.get(key) != new.get(key) and key.partition(".")[0] not in NOT_IN_HASH
+            if old.get(key) != new.get(key) and in_hash(key)
         ]
         raise ValueError(
             f"{self.folder} holds a run of another configuration ({'; '.join(differing[:5])}); "

@@ -10,13 +10,10 @@ import torch
 
 from runner.benches.findings import Findings, Measurement, interleaved
 from runner.benches.workbench import Workbench
-from runner.checkpoints import CheckpointStore
 from runner.collectives import LocalGroup
 from runner.config import RunConfig
-from runner.evaluation import evaluate_domains
+from runner.evaluation import Embedder, EvaluationConfig, evaluate_domains
 from runner.experiment import read_benchmark
-from runner.loop import WorkerContext
-from runner.memory import LocalMemory
 from runner.stream import DomainStream, LocalStream
 from runner.worker import build_learner
 from tasks.schema import Benchmark
@@ -41,8 +38,8 @@ def measure(bench: Workbench) -> Findings:
         ):
             served = RayStream("bench", benchmark, config.data, *size)
             variants = {
-                "in_process": _evaluator(config, benchmark, local, bench),
-                "ray": _evaluator(config, benchmark, served, bench),
+                "in_process": _evaluator(config, benchmark, local),
+                "ray": _evaluator(config, benchmark, served),
             }
             interleaved(variants, 1)
             found = interleaved(variants, bench.repeats)
@@ -69,22 +66,15 @@ def copied(benchmark: Benchmark, num_copies: int) -> Benchmark:
 
 
 def _evaluator(
-    config: RunConfig, benchmark: Benchmark, stream: DomainStream, bench: Workbench
+    config: RunConfig, benchmark: Benchmark, stream: DomainStream
 ) -> Callable[[], float]:
     group = LocalGroup()
     learner = build_learner(config, group).eval()
-    context = WorkerContext(
-        stream,
-        LocalMemory(),
-        group,
-        CheckpointStore(bench.folder / "checkpoints", config.hash),
-        None,
-        torch.device("cpu"),
-    )
+    embedder = Embedder(learner, stream, group, torch.device("cpu"), config.data)
 
     def evaluate() -> float:
         began = time.perf_counter()
-        row = evaluate_domains(learner.embed_images, benchmark, context, config.data)
+        row = evaluate_domains(embedder, benchmark, EvaluationConfig())
         return row.num_images / (time.perf_counter() - began)
 
     return evaluate
