@@ -1,6 +1,8 @@
 """Ranking scores against a loop that follows the definitions word by word."""
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.ranking import evaluate_ranking
+from tasks.ranking import evaluate_ranking, rank_rows, ranks_by_counting, ranks_by_sorting
 
 
 def naive_scores(query, gallery, query_ids, gallery_ids, query_cameras=None, gallery_cameras=None):
@@ -57,16 +59,15 @@ def integer_features(rng, count, spread):
 @given(
     seed=st.integers(0, 2**32),
     num_queries=st.integers(1, 12),
-    num_gallery=st.integers(1, 70),
-    num_persons=st.integers(1, 8),
+    # Few persons have their rows sorted, many have them counted.
+    size=st.sampled_from([(1, 1), (2, 1), (70, 8), (300, 2), (300, 200), (700, 300)]),
     spread=st.sampled_from([1, 2, 40]),
     cameras=st.booleans(),
     chunk=st.sampled_from([1, 3, 256]),
 )
-def test_agrees_with_a_naive_loop_ties_included(
-    seed, num_queries, num_gallery, num_persons, spread, cameras, chunk
-):
+def test_agrees_with_a_naive_loop_ties_included(seed, num_queries, size, spread, cameras, chunk):
     rng = np.random.default_rng(seed)
+    num_gallery, num_persons = size
     arguments = [
         integer_features(rng, num_queries, spread),
         integer_features(rng, num_gallery, spread),
@@ -79,19 +80,163 @@ def test_agrees_with_a_naive_loop_ties_included(
     assert_scores(scores, naive_scores(*arguments))
 
 
+def distinct_similarities(rng, num_queries, num_gallery):
+    """Features whose similarities differ from one another in every row."""
+    query = torch.eye(num_queries, dtype=torch.float64)
+    values = rng.permutation(num_queries * num_gallery).reshape(num_gallery, num_queries)
+    return query, torch.from_numpy(values.astype(np.float64))
+
+
 @settings(deadline=None, max_examples=25)
-@given(seed=st.integers(0, 2**32))
-def test_the_gallery_order_matters_only_for_ties(seed):
+@given(seed=st.integers(0, 2**32), num_persons=st.sampled_from([1, 6, 300]))
+def test_the_gallery_order_matters_only_for_ties(seed, num_persons):
     rng = np.random.default_rng(seed)
-    query = torch.eye(5, dtype=torch.float64)
-    gallery = torch.from_numpy(rng.permutation(5 * 60).reshape(60, 5).astype(np.float64))
-    ids, query_ids = rng.integers(0, 6, 60), np.arange(5)
-    order = rng.permutation(60)
+    query, gallery = distinct_similarities(rng, 5, 600)
+    ids, query_ids = rng.integers(0, num_persons, 600), rng.integers(0, num_persons, 5)
+    order = rng.permutation(600)
     scores = evaluate_ranking(query, gallery, query_ids, ids)
     permuted = evaluate_ranking(query, gallery[order], query_ids, ids[order])
-    assert scores.mAP == permuted.mAP
-    assert scores.mINP == permuted.mINP
+    np.testing.assert_equal(permuted.percent(), scores.percent())
     np.testing.assert_array_equal(scores.cmc, permuted.cmc)
+
+
+@settings(deadline=None, max_examples=25)
+@given(seed=st.integers(0, 2**32), num_persons=st.sampled_from([1, 6, 300]))
+def test_copies_that_come_later_double_the_entries_before_a_match(seed, num_persons):
+    rng = np.random.default_rng(seed)
+    query, gallery = distinct_similarities(rng, 5, 600)
+    ids, query_ids = rng.integers(0, num_persons, 600), rng.integers(0, num_persons, 5)
+    scores = evaluate_ranking(query, gallery, query_ids, ids)
+    distractors = np.full(600, -1)
+    doubled = evaluate_ranking(
+        query, gallery.repeat(2, 1), query_ids, np.concatenate([ids, distractors])
+    )
+    assert doubled.num_valid_queries == scores.num_valid_queries
+    np.testing.assert_array_equal(doubled.cmc, scores.cmc[np.arange(50) // 2])
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    seed=st.integers(0, 2**32),
+    num_gallery=st.sampled_from([1, 2, 9, 64, 1000]),
+    share=st.sampled_from([0.01, 0.5, 1.0]),
+    kind=st.sampled_from(["ties", "zeros", "normal", "matches first"]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+def test_counting_and_sorting_give_the_ranks_of_a_naive_loop(seed, num_gallery, share, kind, dtype):
+    rng = np.random.default_rng(seed)
+    shape = (4, num_gallery)
+    matches = rng.random(shape) < share
+    matches[2] = False
+    values = rng.standard_normal(shape)
+    if kind == "ties":
+        values = values.round()
+    elif kind == "zeros":
+        values = np.where(values > 0, 0.0, -0.0)
+    elif kind == "matches first":
+        values = (values + 9 * matches).round(1)
+    values[~matches & (rng.random(shape) < 0.1)] = -np.inf  # taken out by their camera
+    similarity = torch.from_numpy(values).to(dtype)
+    rows, columns = matches.nonzero()
+    rankings = [
+        sorted(range(num_gallery), key=lambda g, row=row: (-row[g], g))
+        for row in similarity.tolist()
+    ]
+    expected = [rankings[q].index(g) for q, g in zip(rows, columns, strict=True)]
+    counted = ranks_by_counting(similarity, rows, columns)
+    by_sorting = ranks_by_sorting(similarity, rows, columns)
+    np.testing.assert_array_equal(counted, expected)
+    np.testing.assert_array_equal(by_sorting, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_rows_of_similarities_that_are_no_products(dtype):
+    rng = np.random.default_rng(4)
+    similarity = torch.from_numpy(rng.standard_normal((11, 500))).to(dtype)
+    ids = rng.integers(0, 60, 11), rng.integers(0, 60, 500)
+    cameras = rng.integers(0, 3, 11), rng.integers(0, 3, 500)
+    buffer = torch.empty(4, 500, dtype=dtype)
+    asked = []
+
+    def rows(start, stop):
+        asked.append((start, stop))
+        return buffer[: stop - start].copy_(similarity[start:stop])
+
+    scores = rank_rows(rows, *ids, *cameras, chunk=4)
+    assert asked == [(0, 4), (4, 8), (8, 11)]
+    # Inner products with the unit vectors are the similarities themselves.
+    as_products = (torch.eye(11, dtype=torch.float64), similarity.double().T.contiguous())
+    expected = naive_scores(as_products[0], as_products[1], *ids, *cameras)
+    assert_scores(scores, expected)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (torch.zeros(2, 4), r"of queries 0 to 1: expected \[2, 3\] floats, got \[2, 4\]"),
+        (torch.zeros(2, 3).long(), "got .* of torch.int64"),
+        (torch.tensor([[0.0, 1.0, math.nan]] * 2), "queries 0 to 1: expected finite numbers"),
+        (torch.tensor([[0.0, 1.0, -math.inf]] * 2), "expected finite numbers"),
+    ],
+)
+def test_similarities_that_no_ranking_follows_from_are_refused(rows, message):
+    with pytest.raises(ValueError, match=message):
+        rank_rows(lambda start, stop: rows, [1, 2], [1, 2, 3])
+
+
+def test_products_beyond_the_largest_float_are_refused():
+    features = torch.full((2, 3), 1e30)
+    with pytest.raises(ValueError, match="products are too large"):
+        evaluate_ranking(features, features, [1, 2], [1, 2])
+
+
+@pytest.mark.parametrize("ids", [([], [1]), ([1], [])])
+def test_rows_without_queries_or_gallery_are_refused(ids):
+    with pytest.raises(ValueError, match="at least one query and one gallery image"):
+        rank_rows(lambda start, stop: torch.zeros(1, 1), *ids)
+
+
+@pytest.mark.parametrize("num_persons", [2, 300])
+def test_no_chunk_changes_a_score(num_persons):
+    rng = np.random.default_rng(9)
+    arguments = [integer_features(rng, 30, 3), integer_features(rng, 500, 3)]
+    arguments += [rng.integers(0, num_persons, n) for n in (30, 500)]
+    arguments += [rng.integers(0, 2, n) for n in (30, 500)]
+    expected = evaluate_ranking(*arguments)
+    for chunk in (1, 7, 30, 31):
+        scores = evaluate_ranking(*arguments, chunk=chunk, device="cpu")
+        np.testing.assert_equal(scores.percent(), expected.percent())
+        np.testing.assert_array_equal(scores.cmc, expected.cmc)
+
+
+MEMORY_BEYOND_FEATURES = """
+import resource
+import torch
+from tasks.ranking import evaluate_ranking
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+def sets(num_queries, num_gallery):
+    features = [torch.randn(n, 32) for n in (num_queries, num_gallery)]
+    ids = [torch.randint(0, 700, (n,)) for n in (num_queries, num_gallery)]
+    cameras = [torch.randint(0, 6, (n,)) for n in (num_queries, num_gallery)]
+    return *features, *ids, *cameras
+
+evaluate_ranking(*sets(64, 2000), chunk=64)  # the libraries' own buffers
+arguments = sets(1500, 20000)
+before = peak()
+evaluate_ranking(*arguments, chunk=64)
+print((peak() - before) * 1024)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux alone")
+def test_no_array_has_an_element_for_every_pair():
+    command = [sys.executable, "-c", MEMORY_BEYOND_FEATURES]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    # One byte for each pair would be 30 MB; the 64 rows at a time are 5 MB.
+    assert int(found.stdout) < 20e6
 
 
 def test_known_ranking():
@@ -180,6 +325,19 @@ def test_cuda_agrees_with_cpu():
     on_gpu = evaluate_ranking(*[value.cuda() for value in arguments])
     assert (on_cpu.mAP, on_cpu.mINP) == (on_gpu.mAP, on_gpu.mINP)
     np.testing.assert_array_equal(on_cpu.cmc, on_gpu.cmc)
+    moved = evaluate_ranking(*arguments, device="cuda")
+    assert (moved.mAP, moved.mINP) == (on_gpu.mAP, on_gpu.mINP)
+
+
+@pytest.mark.gpu
+def test_cuda_sorts_as_the_cpu_counts():
+    rng = np.random.default_rng(6)
+    values = rng.standard_normal((3, 9000)).round(1).astype(np.float32)
+    values[0] = np.where(values[0] > 0, 0.0, -0.0)
+    rows, columns = (rng.random(values.shape) < 0.01).nonzero()
+    similarity = torch.from_numpy(values)
+    counted = ranks_by_counting(similarity, rows, columns)
+    np.testing.assert_array_equal(ranks_by_sorting(similarity.cuda(), rows, columns), counted)
 
 
 QUERY, GALLERY = torch.ones(2, 4), torch.ones(3, 4)
