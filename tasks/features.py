@@ -1,0 +1,37 @@
+"""Checked, L2-normalised embeddings: what re-ranking and the gallery index begin with."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def unit_rows(name: str, features: Tensor) -> Tensor:
+    """The features with every row scaled to length 1, in float32 at least; zero rows stay zero.
+
+    Args:
+        name: of the features, for the messages.
+        features: [N, D] float, N may be 0.
+
+    Returns:
+        [N, D] on the same device, detached; never the storage of `features`.
+
+    Raises:
+        ValueError: not a [N, D] float tensor, or not finite.
+    """
+    if features.ndim != 2 or not features.is_floating_point() or not features.shape[1]:
+        raise ValueError(
+            f"{name}: expected a [N, D] float tensor, "
+            f"got {list(features.shape)} of {features.dtype}"
+        )
+    features = features.detach()
+    features = features.to(torch.promote_types(features.dtype, torch.float32))
+    lengths = features.norm(dim=1, keepdim=True)
+    finite = lengths.isfinite()
+    if not bool(finite.all()):
+        raise ValueError(
+            f"{name}: expected finite numbers, got NaN or infinity in {int((~finite).sum())} of "
+            f"{len(features)} rows, the first is row {int((~finite).nonzero()[0, 0])}; "
+            "the network has probably diverged"
+        )
+    return features / lengths.masked_fill(lengths == 0, 1.0)
