@@ -1,0 +1,59 @@
+"""SenseReID: queries in `test_probe/`, gallery in `test_gallery/`; nothing to train on.
+
+`00001_0.jpg` is person 1 by camera 0: the names count cameras from 0, so they are kept as they are.
+Most people of the gallery have no query.
+Zhao et al., "Spindle Net: Person Re-identification with Human Body Region Guided Feature
+Decomposition and Fusion", CVPR 2017.
+"""
+
+from __future__ import annotations
+
+import re
+
+from tasks.reading import Counts, DatasetFacts, Layout, Place, ReadOptions, named_images
+from tasks.schema import RawDomain, Record, Split
+
+_QUERY, _GALLERY = "test_probe", "test_gallery"
+FACTS = DatasetFacts(
+    title="SenseReID",
+    folders=("SenseReID", "sensereid/SenseReID", "sense/SenseReID", "sensereid", "sense"),
+    layouts=(
+        Layout(
+            "test only",
+            needs=(_QUERY, _GALLERY),
+            expected={
+                "train": Counts(0, 0, 0),
+                "query": Counts(1_040, 522),
+                "gallery": Counts(3_388, 1_717),
+            },
+        ),
+    ),
+    licence="research only",
+    source="Zhao et al., Spindle Net: Person Re-identification with Human Body Region Guided "
+    "Feature Decomposition and Fusion, CVPR 2017",
+)
+EXAMPLE = "00001_0.jpg"
+_FILE_NAME = re.compile(r"(\d+)_(\d+)\.(?:jpe?g|png)", re.IGNORECASE)
+
+
+def read(place: Place, options: ReadOptions) -> RawDomain:
+    """Reads SenseReID; person and camera ids are its own.
+
+    Raises:
+        ValueError: a folder is empty or none of its file names parses.
+    """
+    query, gallery = (_read_folder(place, part) for part in (_QUERY, _GALLERY))
+    return RawDomain(
+        name=place.name,
+        train=(),
+        test=Split(query, gallery),
+        folder=place.folder,
+        variant=place.layout.variant,
+    )
+
+
+def _read_folder(place: Place, part: str) -> tuple[Record, ...]:
+    return tuple(
+        Record(str(image.path), int(image.match[1]), camera_id=int(image.match[2]))
+        for image in named_images(place, place.folder / part, _FILE_NAME, EXAMPLE)
+    )
