@@ -24,6 +24,7 @@ class Sizes:
         num_evaluated_copies: times that the test images of the runs are evaluated in one pass.
         step_backbone: open_clip's name of the network of the step.
         step_image_height: its input in pixels; the width is half of it.
+        ranking_divisor: of the real data sets' sizes, for the splits that are ranked.
     """
 
     num_train_identities: int = 56
@@ -34,11 +35,12 @@ class Sizes:
     num_evaluated_copies: int = 12
     step_backbone: str = "ViT-B-16-quickgelu"
     step_image_height: int = 256
+    ranking_divisor: int = 1
 
     @staticmethod
     def quick() -> Sizes:
         """Just enough to see that every bench works; its numbers say nothing."""
-        return Sizes(24, 4, 2, 2, 48, 1, "tiny-clip", 64)
+        return Sizes(24, 4, 2, 2, 48, 1, "tiny-clip", 64, 50)
 
 
 class Workbench:

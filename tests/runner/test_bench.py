@@ -16,7 +16,7 @@ from rich.console import Console
 
 from models.learner import StepResult
 from runner import bench
-from runner.benches import decode
+from runner.benches import decode, ranking
 from runner.benches.findings import Aim, Findings, Measurement, interleaved, ratio
 from runner.benches.step import build_steps, check_agreement, described_domain
 from runner.benches.traces import Gap, gaps, run_command, steady_images_per_s
@@ -216,6 +216,30 @@ def test_decoding_a_handful_of_images(tmp_path, ray_session):
     assert [each.name for each in found.measurements] == ["decode.in_process", "decode.ray"]
     assert all(len(each.values) == 2 for each in found.measurements)
     assert all(value > 0 for each in found.measurements for value in each.values)
+
+
+def test_the_compared_rankings_agree():
+    split = ranking.random_split(ranking.SCALES[0].divided(20))
+    assert ranking.rank_ours(split) == pytest.approx(ranking.rank_by_argsort(split), abs=1e-6)
+    assert 0 < ranking.rank_ours(split.first(3)) < 1
+
+
+def test_ranking_at_a_small_scale(tmp_path, monkeypatch):
+    monkeypatch.setattr(ranking, "SCALES", ranking.SCALES[1:])
+    sizes = Sizes(ranking_divisor=300)
+    found = ranking.measure(Workbench(tmp_path, repeats=1, sizes=sizes))
+    names = [each.name for each in found.measurements]
+    assert names == [
+        f"ranking.msmt17.{name}" for name in ("ours", "ours.memory", "argsort", "argsort.memory")
+    ]
+    assert set(ranking.AIMS) < set(names)
+    assert all(each.median > 0 for each in found.measurements if each.unit == "ms/query")
+    assert [each.name for each in found.ratios] == ["ranking.msmt17.argsort / ours"]
+
+
+def test_a_ranking_that_fails_says_how():
+    with pytest.raises(RuntimeError, match=r"ranking with no-such(.|\n)*KeyError"):
+        ranking.in_child("no-such", ranking.SCALES[0].divided(1000))
 
 
 def test_the_command_writes_its_file(tmp_path, monkeypatch, capsys):
