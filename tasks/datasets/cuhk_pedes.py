@@ -1,0 +1,41 @@
+"""CUHK-PEDES: images of several data sets, each with about two captions.
+
+`imgs/` holds the images in a folder for each source (`CUHK01/`, `CUHK03/`, `Market/`, `cam_a/`,
+`cam_b/`, `test_query/`, `train_query/`), `reid_raw.json` what is known of them. `caption_all.json`,
+which some copies have beside it, is another release with other splits and is not read.
+Li et al., "Person Search with Natural Language Description", CVPR 2017.
+"""
+
+from __future__ import annotations
+
+from tasks.datasets._captions import IMAGES, captioned_domain, read_entries
+from tasks.reading import Counts, DatasetFacts, Layout, Place, ReadOptions
+from tasks.schema import RawDomain
+
+FACTS = DatasetFacts(
+    title="CUHK-PEDES",
+    folders=("CUHK-PEDES", "cuhk_pedes"),
+    layouts=(
+        Layout(
+            "reid_raw",
+            needs=("reid_raw.json", IMAGES),
+            expected={
+                "train": Counts(34_054, 11_003),
+                "query": Counts(6_156, 1_000),
+                "gallery": Counts(3_074, 1_000),
+            },
+        ),
+    ),
+    licence="academic use only; by request from a university's e-mail address",
+    source="Li et al., Person Search with Natural Language Description, CVPR 2017",
+)
+
+
+def read(place: Place, options: ReadOptions) -> RawDomain:
+    """Reads CUHK-PEDES; person ids are its own, every caption of a test image is a query.
+
+    Raises:
+        FileNotFoundError: a listed image does not exist.
+        ValueError: the list is damaged or contradicts itself; says where.
+    """
+    return captioned_domain(place, read_entries(place))
