@@ -179,6 +179,16 @@ def load_config(preset: str = "demo", overrides: Sequence[str] = ()) -> RunConfi
         ConfigError: with the full path of the field, what came, and the nearest valid name.
     """
     merged = OmegaConf.merge({"preset": Path(preset).stem}, _read_preset(preset))
+    return override_values(_container(merged), overrides)
+
+
+def override_values(values: Mapping[str, Any], overrides: Sequence[str]) -> RunConfig:
+    """A RunConfig from nested plain values with `key=value` overrides applied to them.
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
+    merged: Any = OmegaConf.create(dict(values))
     for override in overrides:
         key, separator, _ = override.partition("=")
         if not separator or not key:

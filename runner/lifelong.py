@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or (given[0] not in commands() and given[0] not in ("-h", "--help")):
         given.insert(0, "run")
-    options = _parser().parse_args(given)
+    options = _parsed(given)
     errors = Console(stderr=True)
     try:
         return options.main(options)
@@ -51,6 +51,18 @@ def commands() -> list[str]:
     """Every command: the modules of runner/commands."""
     modules = pkgutil.iter_modules(runner.commands.__path__)
     return [module.name.replace("_", "-") for module in modules]
+
+
+def _parsed(given: Sequence[str]) -> argparse.Namespace:
+    """The options; overrides may stand anywhere among them, which argparse alone does not allow."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(given)
+    overrides = [each for each in rest if "=" in each and not each.startswith("-")]
+    if unknown := [each for each in rest if each not in overrides]:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if overrides:
+        options.overrides = [*options.overrides, *overrides]
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.text import Text
 
-from tasks.metrics import ResultMatrix
+from tasks.metrics import METRICS, ResultMatrix
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -76,6 +76,29 @@ def results_table(results: Mapping[str, Any]) -> Table:
         _add_domain(table, matrix, domain, "", None, None)
     if matrix.unseen:
         _add_average(table, "unseen average", summary["unseen_mAP"], summary["unseen_R1"])
+    return table
+
+
+def scores_table(results: Mapping[str, Any]) -> Table:
+    """What `evaluate` found: a row per domain and their average, in percent."""
+    from rich.table import Table
+
+    table = Table(
+        title=f"{results['run']} ({results['checkpoint']}) on {results['benchmark']} (%)",
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+        title_style="bold",
+    )
+    table.add_column("domain", no_wrap=True)
+    for metric in METRICS:
+        table.add_column(metric, justify="right")
+    table.add_column("queries", justify="right", style="dim")
+    for domain, scores in results["scores"].items():
+        cells = [_percent(scores[metric]) for metric in METRICS]
+        table.add_row(Text(domain), *cells, str(results["num_valid_queries"][domain]))
+    table.add_section()
+    average = [_percent(results["average"][metric]) for metric in METRICS]
+    table.add_row("average", *average, style="cyan")
     return table
 
 

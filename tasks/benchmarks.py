@@ -191,6 +191,7 @@ def load_benchmark(
     image_height: int,
     image_width: int,
     pinned: Mapping[str, Any] = MappingProxyType({}),
+    learn: bool = True,
 ) -> Benchmark:
     """Reads the domains, holds out the validation people and writes the protocol lock.
 
@@ -202,12 +203,17 @@ def load_benchmark(
         image_height: pixels; only enters the lock, as images are resized when they are decoded.
         image_width: pixels; likewise.
         pinned: what else two results must share (how images are decoded and rankings made).
+        learn: False makes every domain an unseen one without validation people: a test of what
+            was learned elsewhere.
 
     Raises:
         FileNotFoundError, ValueError: what was expected, what was found, what to set.
     """
     check_benchmark(config)
     seen_raw, unseen_raw = _read(config)
+    if not learn:
+        seen_raw, unseen_raw = [], seen_raw + unseen_raw
+        config = config.model_copy(update={"num_validation_identities": 0})
     seen = tuple(_seen_domain(raw, config) for raw in seen_raw)
     unseen = tuple(_unseen_domain(raw, config) for raw in unseen_raw)
     lock = protocol_lock(
@@ -263,5 +269,5 @@ def _unseen_domain(raw: RawDomain, config: BenchmarkConfig) -> Domain:
     kind = raw.test.query_by
     largest = people_with_queries(raw.train, kind)[::-1] if raw.train else []
     validation_ids = largest[: config.num_validation_identities]
-    own = raw.validation
+    own = raw.validation if config.num_validation_identities else None
     return Domain(raw.name, (), own or split_validation(raw.train, validation_ids, kind), raw.test)

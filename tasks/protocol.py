@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from tasks.schema import Domain, RawDomain, Record, Split
+from tasks.schema import Benchmark, Domain, RawDomain, Record, Split
 from tasks.synthetic import GENERATOR_VERSION
 
 CAMERA_RULE = "images of the query's person by the query's camera are left out of its gallery"
@@ -62,6 +62,21 @@ def num_queries_without_match(split: Split) -> int:
     return sum(
         1 for record in split.query if not seen_by.get(record.person_id, set()) - {record.camera_id}
     )
+
+
+def trained_test_people(lock: Mapping[str, Any], benchmark: Benchmark) -> dict[str, list[int]]:
+    """Test people of `benchmark` that a run under `lock` has trained on, by domain.
+
+    They are found by data set and person id, so two releases of one data set that number their
+    people differently, and people that two data sets share, go unnoticed.
+    """
+    leaked: dict[str, list[int]] = {}
+    for domain in benchmark.domains:
+        if domain.name in lock["order"]:
+            trained = lock["domains"][domain.name]["identities"]["train"]["ids"]
+            if common := _ids(domain.test) & set(trained):
+                leaked[domain.name] = sorted(common)
+    return leaked
 
 
 def _lock_domain(raw: RawDomain, domain: Domain) -> dict[str, Any]:

@@ -100,7 +100,7 @@ def described_domain(index: int, images_per_person: int) -> Domain:
         for number in range(images_per_person):
             parts = write_captions(person, rng).parts
             path = f"{place.name}/{person_id}-{number}.jpg"
-            records.append(Record(path, person_id, number, " ".join(parts), parts))
+            records.append(Record(path, person_id, number, (" ".join(parts),), parts))
     return Domain(place.name, tuple(records), Split((), ()), Split((), ()))
 
 

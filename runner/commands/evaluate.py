@@ -1,0 +1,44 @@
+"""`evaluate`: a finished run's model scored on any benchmark, under that benchmark's own lock."""
+
+from __future__ import annotations
+
+import argparse
+
+from rich.console import Console
+
+HELP = "score a finished run on another benchmark"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Run, benchmark, overrides."""
+    add_run_arguments(parser)
+    parser.add_argument("--benchmark", metavar="NAME", help="default: the run's own")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value",
+        help="of benchmark and evaluation, such as evaluation.reranking.enabled=true",
+    )  # fmt: skip
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """What says which trained model is meant, and where it computes."""
+    parser.add_argument("run", help="a run's folder, or its name under the storage folder")
+    parser.add_argument("--storage", default="runs", help="folder of runs (default: runs)")
+    parser.add_argument(
+        "--after", metavar="DOMAIN", help="the model as it was after this domain (default: last)"
+    )
+    parser.add_argument("--gpu", action="store_true", help="compute on the first CUDA device")
+
+
+def main(options: argparse.Namespace) -> int:
+    """Scores it and shows the table; returns the exit status."""
+    from runner.inference import load_run
+    from runner.reporting import scores_table
+    from runner.scoring import score, settings_for
+
+    run = load_run(options.run, options.storage, after=options.after, use_gpu=options.gpu)
+    scored = score(run, settings_for(run, options.benchmark, options.overrides))
+    console = Console()
+    console.print(scores_table(scored.results))
+    console.print(f"Results   {scored.folder / 'results.json'}", soft_wrap=True)
+    console.print(f"Protocol  {scored.folder / 'protocol.lock.json'}", soft_wrap=True)
+    return 0

@@ -1,0 +1,163 @@
+"""A finished run scored again: on its own benchmark, and on others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from models.learner import Learner
+from runner.collectives import LocalGroup
+from runner.config import ConfigError, RunConfig
+from runner.decoding import DataConfig
+from runner.evaluation import Embedder, EvaluationConfig, check_queries, evaluate_domains
+from runner.experiment import RunResult, run_experiment
+from runner.inference import load_run
+from runner.lifelong import main
+from runner.scoring import score, settings_for
+from runner.stream import LocalStream
+from tasks.identities import text_split
+from tasks.schema import Benchmark, Domain, Record, Split
+from tests.tasks.datasets.miniatures.painting import paint
+
+MakeConfig = Callable[..., RunConfig]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_config: MakeConfig) -> RunResult:
+    return run_experiment(tiny_config(tmp_path_factory.mktemp("runs"), "vladr"))
+
+
+def test_the_own_benchmark_gives_the_last_row_again(finished: RunResult) -> None:
+    run = load_run(str(finished.folder), "runs")
+    scored = score(run, settings_for(run, None, []))
+    domains = [*finished.results["domains"]["seen"], *finished.results["domains"]["unseen"]]
+    for metric in ("mAP", "R1", "mINP"):
+        again = [scored.results["scores"][domain][metric] for domain in domains]
+        assert again == finished.results["scores"][metric][-1]
+    assert scored.folder.is_relative_to(finished.folder / "evaluations")
+    lock = json.loads((scored.folder / "protocol.lock.json").read_text())
+    assert (lock["order"], lock["unseen"], lock["reranking"]) == ([], domains, None)
+
+
+def test_the_model_after_an_earlier_domain(finished: RunResult) -> None:
+    first, second = finished.results["domains"]["seen"]
+    run = load_run(str(finished.folder), "runs", after=first)
+    scored = score(run, settings_for(run, None, []))
+    row = finished.results["scores"]["mAP"][1]
+    assert scored.results["scores"][second]["mAP"] == row[1]
+    assert scored.results["checkpoint"] == f"after-01-{first}.safetensors"
+    with pytest.raises(ValueError, match=rf"expected one of {first}, {second}; got 'moon'"):
+        load_run(str(finished.folder), "runs", after="moon")
+
+
+def test_reranking_is_in_the_lock_and_changes_the_numbers(finished: RunResult) -> None:
+    run = load_run(str(finished.folder), "runs")
+    plain = score(run, settings_for(run, None, []))
+    settings = settings_for(run, None, ["evaluation.reranking.enabled=true"])
+    reranked = score(run, settings)
+    lock = json.loads((reranked.folder / "protocol.lock.json").read_text())
+    assert lock["reranking"]["k1"] == 20
+    assert reranked.folder != plain.folder
+    assert reranked.results["scores"] != plain.results["scores"]
+
+
+def test_what_was_trained_is_not_set_anew(finished: RunResult) -> None:
+    run = load_run(str(finished.folder), "runs")
+    with pytest.raises(ConfigError, match=r"only benchmark, evaluation, .* can be set"):
+        settings_for(run, None, ["backbone.image_height=96"])
+
+
+def test_another_benchmark_drops_the_old_one_s_order(finished: RunResult) -> None:
+    run = load_run(str(finished.folder), "runs")
+    benchmark = settings_for(run, "lreid-1", ["benchmark.unseen=[viper]"]).benchmark
+    assert (benchmark.name, benchmark.order, benchmark.unseen) == ("lreid-1", (), ("viper",))
+    assert benchmark.root == run.config.benchmark.root
+
+
+def test_trained_people_are_never_tested_on(finished: RunResult) -> None:
+    run = load_run(str(finished.folder), "runs")
+    lock = run.lock
+    domain = finished.results["domains"]["seen"][0]
+    lock["domains"][domain]["identities"]["train"]["ids"].append(1001)
+    kept = run.storage.lock_file.read_text()
+    run.storage.lock_file.write_text(json.dumps(lock))
+    try:
+        with pytest.raises(ValueError, match=rf"trained on 1 of the test people of {domain}"):
+            score(run, settings_for(run, None, []))
+    finally:
+        run.storage.lock_file.write_text(kept)
+
+
+def test_the_command(
+    finished: RunResult, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    storage, name = str(finished.folder.parent), finished.folder.name
+    override = "evaluation.reranking.k1=5"
+    assert main(["evaluate", name, override, "--storage", storage]) == 0
+    shown = capsys.readouterr().out
+    assert "average" in shown
+    assert "protocol.lock.json" in shown
+    assert main(["evaluate", "nobody", "--storage", storage]) == 2
+    assert "found no run at" in capsys.readouterr().err
+
+
+def test_a_run_that_is_not_finished(finished: RunResult, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text((finished.folder / "config.yaml").read_text())
+    with pytest.raises(ValueError, match=r"not finished; finish it"):
+        load_run(str(tmp_path), "runs")
+
+
+class Twin(Learner):
+    """Embeds an image as its mean colour, and a text as the colour that it spells."""
+
+    embeds_texts = True
+
+    def begin_domain(self, domain, probe): ...
+    def stages(self):
+        return ()
+
+    def forward(self, batch, stage):
+        raise NotImplementedError
+
+    def embed_images(self, images: Tensor) -> Tensor:
+        return torch.nn.functional.normalize(images.mean(dim=(2, 3)), dim=1)
+
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        return torch.tensor([[float(each) for each in text.split()] for text in texts])
+
+
+class Mute(Twin):
+    embeds_texts = False
+
+
+def test_text_queries_are_ranked_without_a_camera_rule(tmp_path: Path) -> None:
+    records = []
+    for person in range(4):
+        path = tmp_path / f"{person}.png"
+        paint(path, person)
+        records.append(Record(str(path), person, 0))
+    data = DataConfig()
+    empty = Benchmark("none", (), (), {})
+    stream = LocalStream(empty, data, 32, 16, tmp_path / "quarantine.jsonl")
+    embedder = Embedder(Twin(), stream, LocalGroup(), torch.device("cpu"), data)
+    colours, _ = embedder.images(records)
+    spelt = [
+        Record(each.image_path, each.person_id, 0, (" ".join(map(str, colour.tolist())),))
+        for each, colour in zip(records, colours, strict=True)
+    ]
+    domain = Domain("drawn", (), Split((), ()), text_split(spelt))
+    row = evaluate_domains(embedder, Benchmark("t", (), (domain,), {}), EvaluationConfig())
+    stream.close()
+    # All images are of one camera: under the camera rule no query would have a match.
+    assert row.num_valid_queries["test"] == {"drawn": 4}
+    assert row.scores["test"]["drawn"]["mAP"] == pytest.approx(100.0)
+    assert row.num_images == 4
+    check_queries(Twin, "twin", {"drawn": domain.test})
+    with pytest.raises(ValueError, match=r"drawn is searched by text, but learner mute embeds no"):
+        check_queries(Mute, "mute", {"drawn": domain.test})
