@@ -9,6 +9,7 @@ No camera rule holds there and no name surely says the camera, so all records ha
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -136,11 +137,12 @@ def captioned_domain(place: Place, entries: Iterable[Entry]) -> RawDomain:
     images, num_left_out = _merged(entries, file)
     _check_people(place, images.values())
     records: dict[str, list[Record]] = {split: [] for split in _SPLITS}
+    folder = str(place.folder / IMAGES)
     for entry in sorted(images.values(), key=lambda entry: entry.path):
         captions = tuple(caption for caption in entry.captions if caption)
         num_left_out["empty captions"] += len(entry.captions) - len(captions)
         if captions or entry.split != TRAIN:
-            image = str(place.folder / IMAGES / entry.path)
+            image = os.path.join(folder, entry.path)
             records[entry.split].append(Record(image, entry.person_id, 0, captions))
         else:
             num_left_out["training images without a caption"] += 1
