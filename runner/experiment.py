@@ -126,6 +126,8 @@ def summarise(
     unseen = tuple(domain.name for domain in benchmark.unseen)
     test = ResultMatrix.from_json(outcome["test"], seen, unseen)
     validation = ResultMatrix.from_json(outcome["validation"], seen, unseen)
+    # A data set that is for tests alone has nobody to validate on; its average is the others'.
+    untested = [domain.name for domain in benchmark.unseen if not domain.validation.query]
     seconds, counts = outcome["seconds"], outcome["counts"]
     timings = {f"{name}_s": value for name, value in seconds.items()} | {
         "wall_s": wall_s,
@@ -142,7 +144,7 @@ def summarise(
         "scores": test.to_json(),
         "validation": validation.to_json(),
         "summary": test.summary(),
-        "validation_summary": validation.summary(),
+        "validation_summary": validation.without(untested).summary(),
         "num_iterations": outcome["iteration"],
         "num_unreadable_training_images": sum(outcome["unreadable_images"].values()),
         "num_parameters": outcome["num_parameters"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 METRICS = ("mAP", "R1", "R5", "R10", "mINP")
 """What is recorded of every domain after every step, in percent."""
@@ -131,6 +131,15 @@ class ResultMatrix:
             "forward_transfer_mAP": self.forward_transfer("mAP"),
             "average_incremental_mAP": self.average_incremental("mAP"),
         }
+
+    def without(self, unseen: Collection[str]) -> ResultMatrix:
+        """The matrix without these unseen domains, for averages over the others."""
+        kept = tuple(domain for domain in self.unseen if domain not in unseen)
+        matrix = ResultMatrix(self.seen, kept)
+        matrix._cells = {
+            key: score for key, score in self._cells.items() if key[2] in self.seen + kept
+        }
+        return matrix
 
     def to_json(self) -> dict[str, list[list[float | None]]]:
         """For each metric the rows of steps 0..T, columns seen then unseen; missing is None."""

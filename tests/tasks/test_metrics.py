@@ -137,3 +137,17 @@ def test_bad_questions_and_tables_are_refused():
         ResultMatrix(("a",), ("a",))
     with pytest.raises(ValueError, match=r"expected 3 rows .* of 2 domains, got .* \[2, 1\]"):
         ResultMatrix.from_json({"mAP": [[1.0, 2.0], [3.0]]}, ("a", "b"))
+
+
+def test_averages_without_an_unseen_domain():
+    matrix = ResultMatrix(("a", "b"), ("c", "d"))
+    for step in range(3):
+        matrix.record(step, "a", {"mAP": 10.0 * step})
+        matrix.record(step, "b", {"mAP": 20.0 * step})
+        matrix.record(step, "c", {"mAP": 30.0})
+    assert matrix.unseen_average("mAP") is None
+    rest = matrix.without(["d"])
+    assert rest.unseen == ("c",)
+    assert rest.unseen_average("mAP") == 30.0
+    assert rest.seen_average("mAP") == matrix.seen_average("mAP") == 30.0
+    assert matrix.without(["c", "d"]).unseen_average("mAP") is None
