@@ -79,11 +79,13 @@ class Layout:
         variant: its name, which enters the protocol lock ("V1", "raw", "extracted").
         needs: files or folders, relative to the data set's folder, that must all be there.
         expected: counts by split: "train", "query", "gallery"; empty where none is known.
+        extracts: whether reading it first extracts images into `ReadOptions.derived`.
     """
 
     variant: str
     needs: tuple[str, ...]
     expected: Mapping[str, Counts] = field(default_factory=dict)
+    extracts: bool = False
 
 
 @dataclass(frozen=True, slots=True)
