@@ -1,0 +1,46 @@
+"""CUHK01: two cameras on a campus, two images of each person by each.
+
+`campus/` holds files like `0001003.png`: person 1, image 3. Images 1 and 2 are by the first camera
+(0), 3 and 4 by the second (1). Half of the people train; ten random draws, each split both ways.
+Li, Zhao, Wang, "Human Reidentification with Transferred Metric Learning", ACCV 2012.
+"""
+
+from __future__ import annotations
+
+import re
+
+from tasks.reading import Counts, DatasetFacts, Layout, Place, ReadOptions, named_images
+from tasks.schema import RawDomain, Record
+from tasks.splits import camera_plan, choose_split
+
+FACTS = DatasetFacts(
+    title="CUHK01",
+    folders=("CUHK01", "cuhk01", "cuhk01/CUHK01", "CUHK01/CUHK01"),
+    layouts=(
+        Layout(
+            "campus",
+            needs=("campus",),
+            expected={
+                "train": Counts(1_940, 485, 2),
+                "query": Counts(972, 486, 1),
+                "gallery": Counts(972, 486, 1),
+            },
+        ),
+    ),
+    licence="research only",
+    source="Li et al., Human Reidentification with Transferred Metric Learning, ACCV 2012",
+)
+_FILE_NAME = re.compile(r"(\d{4})00([1-4])\.(?:png|jpe?g)", re.IGNORECASE)
+
+
+def read(place: Place, options: ReadOptions) -> RawDomain:
+    """Reads one of CUHK01's splits; the even ones query by camera 0, the odd ones by camera 1.
+
+    Raises:
+        FileNotFoundError, ValueError: what is wrong with the folder or a split file.
+    """
+    images = [
+        Record(str(image.path), int(image.match[1]), camera_id=(int(image.match[2]) - 1) // 2)
+        for image in named_images(place, place.folder / "campus", _FILE_NAME, "0001003.png")
+    ]
+    return choose_split(place, options, camera_plan(images, query_cameras=(0, 1)))
