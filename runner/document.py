@@ -1,4 +1,7 @@
-"""Writes docs/configuration.md from the schema: `python -m runner.document [--check]`."""
+"""Writes what the code knows into docs/: `python -m runner.document [--check]`.
+
+configuration.md comes from the schema; datasets.md gets its tables from the readers.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +27,9 @@ from runner.config import (
     schema_fields,
     validate,
 )
+from runner.datasets_page import fill_tables
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "configuration.md"
+DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 STABLE_KEYS = (
     "seed",
@@ -247,21 +251,32 @@ def _cell(text: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Writes the page, or with --check only says whether it is up to date (0) or stale (1)."""
+    """Writes the pages, or with --check only says whether they are up to date (0) or stale (1).
+
+    Raises:
+        ValueError: datasets.md, which is partly written by hand, is missing or lacks a table.
+    """
     parser = argparse.ArgumentParser(prog="python -m runner.document", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; fail if it is stale")
-    parser.add_argument("--output", type=Path, default=PAGE, help="the page")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if one is stale")
+    parser.add_argument("--folder", type=Path, default=DOCS, help="where the pages are")
     options = parser.parse_args(arguments)
-    page: Path = options.output
-    text = render()
-    if options.check:
-        if page.is_file() and page.read_text(encoding="utf-8") == text:
-            return 0
-        print(f"{page} does not fit the schema any more; run `make docs`", file=sys.stderr)
-        return 1
-    page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(text, encoding="utf-8", newline="\n")
-    return 0
+    folder: Path = options.folder
+    texts = {
+        folder / "configuration.md": render(),
+        folder / "datasets.md": fill_tables(_content(folder / "datasets.md")),
+    }
+    stale = [page for page, text in texts.items() if _content(page) != text]
+    if not options.check:
+        for page in stale:
+            page.write_text(texts[page], encoding="utf-8", newline="\n")
+        return 0
+    for page in stale:
+        print(f"{page} does not fit the code any more; run `make docs`", file=sys.stderr)
+    return 1 if stale else 0
+
+
+def _content(page: Path) -> str:
+    return page.read_text(encoding="utf-8") if page.is_file() else ""
 
 
 if __name__ == "__main__":

@@ -10,19 +10,32 @@ from runner import document
 from runner.config import learner_names, load_config, preset_names, schema_keys
 
 
-def test_the_page_in_the_repository_fits_the_schema():
-    assert document.main(["--check"]) == 0, "docs/configuration.md is stale: run `make docs`"
+def test_the_pages_in_the_repository_fit_the_code():
+    assert document.main(["--check"]) == 0, "a page of docs/ is stale: run `make docs`"
 
 
-def test_check_refuses_a_missing_or_stale_page_and_writes_nothing(tmp_path, capsys):
-    page = tmp_path / "docs" / "configuration.md"
-    assert document.main(["--check", "--output", str(page)]) == 1
-    assert not page.parent.exists()
-    assert document.main(["--output", str(page)]) == 0
-    assert document.main(["--check", "--output", str(page)]) == 0
-    page.write_text(page.read_text() + "edited by hand\n")
-    assert document.main(["--check", "--output", str(page)]) == 1
-    assert "run `make docs`" in capsys.readouterr().err
+@pytest.mark.parametrize("name", ["configuration.md", "datasets.md"])
+def test_check_refuses_a_stale_page_and_writes_nothing(name, tmp_path, capsys):
+    for page in ("configuration.md", "datasets.md"):
+        (tmp_path / page).write_text((document.DOCS / page).read_text())
+    assert document.main(["--folder", str(tmp_path)]) == 0
+    assert document.main(["--check", "--folder", str(tmp_path)]) == 0
+    right = (tmp_path / name).read_text()
+    last_row = right.rindex("| `")
+    wrong = right[:last_row] + "| `edited` by hand |\n" + right[last_row:]
+    (tmp_path / name).write_text(wrong)
+    assert document.main(["--check", "--folder", str(tmp_path)]) == 1
+    assert (tmp_path / name).read_text() == wrong
+    message = capsys.readouterr().err
+    assert f"{name} does not fit the code any more; run `make docs`" in message
+    assert document.main(["--folder", str(tmp_path)]) == 0
+    assert (tmp_path / name).read_text() == right
+
+
+def test_a_page_written_by_hand_is_not_made_from_nothing(tmp_path):
+    with pytest.raises(ValueError, match=r"datasets\.md: expected the tables .*; found none"):
+        document.main(["--folder", str(tmp_path)])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_every_key_of_every_learner_has_one_row_and_a_meaning():

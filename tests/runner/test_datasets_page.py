@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import pytest
+
+from runner.datasets_page import count_cell, datasets_table, fill_tables, orders_table, places_table
+from tasks.benchmarks import ORDERS
+from tasks.reading import Counts, dataset_facts, dataset_names
+
+
+def page(*names: str) -> str:
+    tables = "".join(
+        f"Before {name}.\n\n<!-- table {name}: made by make docs -->\nold | row\n"
+        "<!-- end of table -->\n\nAfter.\n"
+        for name in names
+    )
+    return f"# Data sets\n\n{tables}"
+
+
+def test_tables_are_replaced_and_words_are_kept():
+    filled = fill_tables(page("places", "datasets", "orders"))
+    assert "old | row" not in filled
+    for name, table in (
+        ("datasets", datasets_table()),
+        ("places", places_table()),
+        ("orders", orders_table()),
+    ):
+        start = f"Before {name}.\n\n<!-- table {name}: made by make docs -->\n"
+        assert f"{start}{table}<!-- end of table -->\n\nAfter.\n" in filled
+    assert fill_tables(filled) == filled
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        ((), "none"),
+        (("datasets", "orders"), "datasets, orders"),
+        (("datasets", "orders", "places", "places"), "datasets, orders, places, places"),
+        (("datasets", "orders", "places", "pictures"), "datasets, orders, pictures, places"),
+    ],
+)
+def test_a_page_without_its_tables_is_refused(names, found):
+    with pytest.raises(ValueError, match=f"datasets, orders, places, each once .* found {found}$"):
+        fill_tables(page(*names))
+
+
+def test_every_reader_is_in_the_tables_with_its_title_and_every_layout():
+    described, places = datasets_table(), places_table()
+    for name in dataset_names():
+        facts = dataset_facts(name)
+        assert f"| `{name}` | {facts.title}" in described
+        assert facts.licence in described
+        assert facts.source in described
+        for layout in facts.layouts:
+            needs = ", ".join(f"`{need}`" for need in layout.needs)
+            assert f" | {layout.variant} | {needs} |" in places
+    (duke,) = (line for line in described.splitlines() if line.startswith("| `dukemtmc` |"))
+    assert "withdrawn" in duke
+
+
+def test_market1501_as_people_know_it():
+    (row,) = (line for line in datasets_table().splitlines() if "`market1501`" in line)
+    assert row.startswith(
+        "| `market1501` | Market-1501 | 12,936 / 751 | 3,368 / 750 | 15,913 / 751 | research only |"
+    )
+
+
+def test_every_order_is_listed_as_it_is_learned():
+    for name, (seen, unseen) in ORDERS.items():
+        assert f"| `{name}` | {', '.join(seen)} | {', '.join(unseen)} |" in orders_table()
+
+
+def test_tables_are_whole():
+    for table in (datasets_table(), places_table(), orders_table()):
+        lines = table.splitlines()
+        assert len({line.count("|") for line in lines}) == 1
+        assert all(line.startswith("| ") and line.endswith(" |") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("counts", "cell"),
+    [
+        (Counts(12_936, 751, 6), "12,936 / 751"),
+        (Counts(identities=3_102), "? / 3,102"),
+        (Counts(), "?"),
+        (None, "?"),
+        (Counts(0, 0, 0), "-"),
+    ],
+)
+def test_unknown_counts_are_not_zeros(counts, cell):
+    assert count_cell(counts) == cell
