@@ -13,7 +13,7 @@ import logging
 import os
 import pkgutil
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -79,13 +79,14 @@ class Layout:
         variant: its name, which enters the protocol lock ("V1", "raw", "extracted").
         needs: files or folders, relative to the data set's folder, that must all be there.
         expected: counts by split: "train", "query", "gallery"; empty where none is known.
-        extracts: whether reading it first extracts images into `ReadOptions.derived`.
+        extracts: folder below `ReadOptions.derived` that reading it first fills with images, other
+            options in braces ("cuhk03/images_{cuhk03_boxes}"); empty if it extracts none.
     """
 
     variant: str
     needs: tuple[str, ...]
     expected: Mapping[str, Counts] = field(default_factory=dict)
-    extracts: bool = False
+    extracts: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,15 +227,26 @@ def _missing(name: str, facts: DatasetFacts, start: Path, candidates: Sequence[P
     return f"{message} Set benchmark.root or benchmark.roots.{name}."
 
 
-def find_deeper(facts: DatasetFacts, root: Path) -> Path | None:
-    """The first folder up to three levels below `root` that holds the data set, or None."""
+def find_deeper(facts: DatasetFacts, root: Path, besides: Collection[Path] = ()) -> Path | None:
+    """The first folder up to three levels below `root` that holds the data set, or None.
+
+    Folders `besides`, those of other data sets in the same layout say, are not entered.
+    """
     level = [root]
     for _ in range(_LEVELS_SEARCHED):
-        level = [child for folder in level for child in _subfolders(folder)]
+        level = [child for folder in level for child in _subfolders(folder) if child not in besides]
         for folder in level:
             if any(_is_complete(folder, layout) for layout in facts.layouts):
                 return folder
     return None
+
+
+def extracted_images(place: Place, options: ReadOptions) -> Path | None:
+    """The folder that reading first fills with images, if need be; None if it extracts none."""
+    if not place.layout.extracts:
+        return None
+    below = place.layout.extracts.format(**options.model_dump())
+    return Path(options.derived).expanduser() / below
 
 
 def _subfolders(folder: Path) -> list[Path]:
