@@ -103,12 +103,14 @@ class EvaluationRow:
         scores: by split, domain and metric.
         num_images: embedded images.
         num_valid_queries: queries that had a match, by split and domain.
+        num_unreadable: test images that took no part, by domain, where there are any.
         seconds: decoding, embedding and ranking together.
     """
 
     scores: dict[str, dict[str, dict[str, float]]]
     num_images: int
     num_valid_queries: dict[str, dict[str, int]]
+    num_unreadable: dict[str, int]
     seconds: float
 
 
@@ -149,6 +151,7 @@ def evaluate_domains(
     features, present = embedder.images(records)
     scores: dict[str, dict[str, dict[str, float]]] = {"test": {}, "validation": {}}
     valid: dict[str, dict[str, int]] = {"test": {}, "validation": {}}
+    unreadable: dict[str, int] = {}
     if embedder.group.rank == 0:
         start = 0
         for kind, name, split in parts:
@@ -158,9 +161,12 @@ def evaluate_domains(
             )
             scores[kind][name] = ranked.percent()
             valid[kind][name] = ranked.num_valid_queries
+            num_missing = int((~present[start:stop]).sum())
+            if kind == "test" and num_missing:
+                unreadable[name] = num_missing
             start = stop
-    scores, valid = embedder.group.broadcast((scores, valid))
-    return EvaluationRow(scores, len(records), valid, time.perf_counter() - began)
+    scores, valid, unreadable = embedder.group.broadcast((scores, valid, unreadable))
+    return EvaluationRow(scores, len(records), valid, unreadable, time.perf_counter() - began)
 
 
 def _images(split: Split) -> tuple[Record, ...]:

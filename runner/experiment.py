@@ -147,6 +147,7 @@ def summarise(
         "validation_summary": validation.without(untested).summary(),
         "num_iterations": outcome["iteration"],
         "num_unreadable_training_images": sum(outcome["unreadable_images"].values()),
+        "num_unreadable_test_images": outcome["unreadable_test_images"],
         "num_parameters": outcome["num_parameters"],
         "stored_bytes_per_domain": outcome["stored_bytes_per_domain"],
         "num_starts": attempt,

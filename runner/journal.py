@@ -31,6 +31,7 @@ class Progress:
         memory_version: version of the published prototypes.
         counts: images trained on, images evaluated.
         unreadable_images: unreadable training images by domain.
+        unreadable_test_images: test images that took no part in the last evaluation, by domain.
         seconds: wall time by what it was spent on.
     """
 
@@ -40,6 +41,7 @@ class Progress:
     memory_version: int = 0
     counts: dict[str, int] = field(default_factory=dict)
     unreadable_images: dict[str, int] = field(default_factory=dict)
+    unreadable_test_images: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
     def count(self, name: str, number: int) -> None:

@@ -304,6 +304,12 @@ class LifelongLoop:
             )
             row = evaluate_domains(embedder, self.benchmark, self.config.evaluation)
         self.progress.count("evaluated_images", row.num_images)
+        if row.num_unreadable != self.progress.unreadable_test_images:
+            self.progress.unreadable_test_images = row.num_unreadable
+            self._log(
+                f"unreadable test images: {row.num_unreadable}; scores are of the others alone and "
+                "not comparable with published ones, see quarantine.jsonl"
+            )
         for split, matrix in (
             ("test", self.progress.test),
             ("validation", self.progress.validation),

@@ -18,6 +18,7 @@ from runner.storage import git_revision, write_atomically
 from tasks.benchmarks import BenchmarkConfig, load_benchmark
 from tasks.metrics import METRICS
 from tasks.protocol import trained_test_people
+from tasks.schema import Benchmark
 
 SECTIONS = ("benchmark", "evaluation", "data.evaluation_batch_size")
 """What may be set anew for a trained model; the rest made it what it is."""
@@ -56,6 +57,22 @@ def settings_for(run: TrainedRun, benchmark: str | None, overrides: Sequence[str
     return override_values(values, overrides)
 
 
+def benchmark_to_test(run: TrainedRun, settings: RunConfig) -> Benchmark:
+    """The settings' benchmark, every domain only to be tested on.
+
+    Raises:
+        FileNotFoundError, ValueError: data are missing or wrong.
+    """
+    backbone = run.config.backbone
+    return load_benchmark(
+        located(settings.benchmark),
+        image_height=backbone.image_height,
+        image_width=backbone.image_width,
+        pinned=settings.evaluation.pinned(),
+        learn=False,
+    )
+
+
 def score(run: TrainedRun, settings: RunConfig) -> Scored:
     """Ranks every domain of the benchmark, all of them as unseen ones, under a lock of their own.
 
@@ -63,14 +80,7 @@ def score(run: TrainedRun, settings: RunConfig) -> Scored:
         FileNotFoundError, ValueError: data are missing or wrong; the run has trained on people
             that the benchmark tests on; the learner cannot make the benchmark's queries.
     """
-    backbone = run.config.backbone
-    benchmark = load_benchmark(
-        located(settings.benchmark),
-        image_height=backbone.image_height,
-        image_width=backbone.image_width,
-        pinned=settings.evaluation.pinned(),
-        learn=False,
-    )
+    benchmark = benchmark_to_test(run, settings)
     if leaked := trained_test_people(run.lock, benchmark):
         domain, people = next(iter(leaked.items()))
         raise ValueError(
@@ -96,6 +106,7 @@ def score(run: TrainedRun, settings: RunConfig) -> Scored:
             metric: fmean(domain[metric] for domain in scores.values()) for metric in METRICS
         },
         "num_images": row.num_images,
+        "num_unreadable_test_images": row.num_unreadable,
         "seconds": row.seconds,
     }
     write_atomically(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import json
 import re
 import shutil
 import subprocess
@@ -199,7 +200,9 @@ def test_a_bad_image_below_the_share_is_set_aside(
     test_image.write_text("not an image either")
     arguments = tiny_arguments(tmp_path / "runs", "finetune", *on(market), "data.max_bad_share=0.1")
     assert main(arguments) == 0
-    assert "1 unreadable training images, see quarantine.jsonl" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "1 unreadable training images, see quarantine.jsonl" in shown
+    assert "unreadable test images: {'market1501': 1}; scores are of the others" in shown
     (quarantine,) = tmp_path.rglob("quarantine.jsonl")
     listed = quarantine.read_text().splitlines()
     assert len(listed) == 2
@@ -208,6 +211,7 @@ def test_a_bad_image_below_the_share_is_set_aside(
     text = results.read_text()
     assert '"forgetting_mAP": null' in text, "one domain has nothing to forget"
     assert '"unseen_mAP": null' in text
+    assert json.loads(text)["num_unreadable_test_images"] == {"market1501": 1}
 
 
 # ---- where a run is kept, and where it computes
