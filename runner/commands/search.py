@@ -1,0 +1,76 @@
+"""`search`: the most similar images of an index, as a list and as a contact sheet."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+
+from runner.commands.evaluate import add_run_arguments
+
+HELP = "search an index by image, or by text for text-to-image learners"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Run, queries, where the index is."""
+    add_run_arguments(parser)
+    parser.add_argument("--image", action="append", default=[], metavar="FILE", type=Path)
+    parser.add_argument("--text", action="append", default=[], metavar="WORDS")
+    parser.add_argument(
+        "--queries", type=int, default=0, metavar="N",
+        help="N test queries of each domain of the run's benchmark; their people are known",
+    )  # fmt: skip
+    parser.add_argument("--domain", action="append", default=[], metavar="NAME",
+                        help="of --queries (default: all)")  # fmt: skip
+    parser.add_argument("--k", type=int, default=10, help="results of a query (default: 10)")
+    parser.add_argument("--index", type=Path, help="default: index/ in the run's folder")
+    parser.add_argument("--output", type=Path, help="default: search.png in the run's folder")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="of benchmark")
+
+
+def main(options: argparse.Namespace) -> int:
+    """Searches, prints the results and draws them; returns the exit status."""
+    from runner.contact_sheet import draw_sheet
+    from runner.inference import load_run
+    from runner.scoring import benchmark_to_test, settings_for
+    from runner.searching import (
+        UNKNOWN,
+        Query,
+        open_index,
+        pictures,
+        queries_of,
+        search,
+    )
+    from tasks.schema import Record
+
+    if options.k < 1:
+        raise ValueError(f"--k: expected at least 1, got {options.k}")
+    for file in options.image:
+        if not file.is_file():
+            raise FileNotFoundError(f"--image: there is no file {file}")
+    queries = [Query(Record(str(file), UNKNOWN, UNKNOWN)) for file in options.image]
+    queries += [Query(None, text) for text in options.text]
+    run = load_run(options.run, options.storage, after=options.after, use_gpu=options.gpu)
+    if options.queries:
+        benchmark = benchmark_to_test(run, settings_for(run, None, options.overrides))
+        queries += queries_of(benchmark, options.domain, options.queries)
+    if not queries:
+        raise ValueError(
+            "expected something to search for: --image FILE, --text WORDS, --queries N"
+        )
+    folder = options.index or run.storage.folder / "index"
+    found = search(run, open_index(run, folder), queries, options.k, folder)
+    console = Console()
+    for each in found:
+        console.print(f"[bold]{each.query.name}[/]", highlight=False, soft_wrap=True)
+        for number, hit in enumerate(each.hits, start=1):
+            known = "" if hit.kind == "unknown" else f"  {hit.kind}"
+            console.print(
+                f"  {number:3d}  {hit.similarity:.4f}{known}  {hit.entry.image_path}",
+                highlight=False, soft_wrap=True,
+            )  # fmt: skip
+    output = options.output or run.storage.folder / "search.png"
+    draw_sheet(pictures(found), output)
+    console.print(f"Contact sheet  {output}", soft_wrap=True)
+    return 0

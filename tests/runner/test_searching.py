@@ -1,0 +1,162 @@
+"""Galleries of a finished run: indexed, searched, drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from runner.config import RunConfig
+from runner.contact_sheet import Picture, draw_sheet
+from runner.experiment import RunResult, run_experiment
+from runner.inference import TrainedRun, load_run
+from runner.lifelong import main
+from runner.scoring import benchmark_to_test, settings_for
+from runner.searching import (
+    Query,
+    build_index,
+    gallery_of,
+    images_below,
+    open_index,
+    queries_of,
+    search,
+)
+from tasks.schema import Record
+from tests.tasks.datasets.miniatures.painting import paint
+
+MakeConfig = Callable[..., RunConfig]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_config: MakeConfig) -> RunResult:
+    return run_experiment(tiny_config(tmp_path_factory.mktemp("runs"), "finetune"))
+
+
+@pytest.fixture(scope="module")
+def run(finished: RunResult) -> TrainedRun:
+    return load_run(str(finished.folder), "runs")
+
+
+def test_results_are_those_of_the_protocol(run: TrainedRun, tmp_path: Path) -> None:
+    benchmark = benchmark_to_test(run, settings_for(run, None, []))
+    name = benchmark.domains[0].name
+    images = gallery_of(benchmark, [name])
+    index = build_index(run, images, tmp_path / "index")
+    queries = queries_of(benchmark, [name], 3)
+    found = search(run, open_index(run, tmp_path / "index"), queries, 4, tmp_path / "index")
+    assert len(index) == len(images) == len(benchmark.domains[0].test.gallery)
+    assert len({each.query.name for each in found}) == 3
+    for each in found:
+        assert [hit.similarity for hit in each.hits] == sorted(
+            (hit.similarity for hit in each.hits), reverse=True
+        )
+        assert len(each.hits) == 4
+        record = each.query.image
+        for hit in each.hits:
+            same = hit.entry.person_id == record.person_id
+            assert hit.kind == ("match" if same else "other")
+            assert not (same and hit.entry.camera_id == record.camera_id)
+
+
+def test_a_whole_gallery_keeps_all_but_the_own_camera(run: TrainedRun, tmp_path: Path) -> None:
+    benchmark = benchmark_to_test(run, settings_for(run, None, []))
+    domain = benchmark.domains[0]
+    index = build_index(run, gallery_of(benchmark, [domain.name]), tmp_path / "index")
+    (found,) = search(run, index, queries_of(benchmark, [domain.name], 1), 10_000, tmp_path / "x")
+    record = found.query.image
+    expected = {
+        each.image_path
+        for each in domain.test.gallery
+        if (each.person_id, each.camera_id) != (record.person_id, record.camera_id)
+    }
+    assert {hit.entry.image_path for hit in found.hits} == expected
+
+
+def test_an_index_of_another_model_is_refused(run: TrainedRun, tmp_path: Path) -> None:
+    benchmark = benchmark_to_test(run, settings_for(run, None, []))
+    build_index(run, gallery_of(benchmark, []), tmp_path / "index")
+    first = benchmark.domains[0].name
+    earlier = load_run(str(run.storage.folder), "runs", after=first)
+    with pytest.raises(ValueError, match="Build the index again"):
+        open_index(earlier, tmp_path / "index")
+    with pytest.raises(FileNotFoundError, match=r"no index at .*lifelong\.py index"):
+        open_index(run, tmp_path / "nowhere")
+
+
+def test_texts_need_a_learner_that_embeds_them(run: TrainedRun, tmp_path: Path) -> None:
+    paint(tmp_path / "images" / "1.png", 1)
+    index = build_index(run, images_below(tmp_path / "images"), tmp_path / "index")
+    with pytest.raises(ValueError, match="finetune embeds no texts"):
+        search(run, index, [Query(None, "a red coat")], 1, tmp_path / "index")
+
+    run.learner.embeds_texts = True
+    run.learner.embed_texts = lambda texts: torch.ones(len(texts), index.width)
+    try:
+        images = [Query(Record(str(tmp_path / "images" / "1.png"), -1, -1))]
+        found = search(run, index, [Query(None, "a red coat"), *images], 3, tmp_path / "index")
+    finally:
+        del run.learner.embeds_texts, run.learner.embed_texts
+    assert [each.query.name for each in found] == ["a red coat", "1.png"]
+    assert found[1].hits[0].similarity == pytest.approx(1.0, abs=1e-5)
+    assert found[0].hits[0].similarity < 0.99
+
+
+def test_the_commands_on_a_folder_of_images(
+    run: TrainedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gallery = tmp_path / "photos"
+    for person in range(3):
+        paint(gallery / f"{person}" / "a.png", person)
+    (gallery / "broken.jpg").write_bytes(b"no image")
+    index = ["--index", str(tmp_path / "index")]
+    folder = str(run.storage.folder)
+    made = ["--images", str(gallery), "--output", str(tmp_path / "index")]
+    assert main(["index", folder, *made]) == 0
+    assert "indexed 3 images" in capsys.readouterr().out
+    assert "broken.jpg" in (tmp_path / "index-quarantine.jsonl").read_text()
+    sheet = tmp_path / "sheet.png"
+    query = ["--image", str(gallery / "1" / "a.png"), "--k", "2", "--output", str(sheet)]
+    assert main(["search", folder, *query, *index]) == 0
+    shown = capsys.readouterr().out
+    assert shown.splitlines()[0] == "a.png"
+    assert shown.splitlines()[1].split()[-1] == str(gallery / "1" / "a.png")
+    with Image.open(sheet) as image:
+        assert image.width > image.height
+    assert sorted(path.name for path in gallery.rglob("*")) == [
+        "0", "1", "2", "a.png", "a.png", "a.png", "broken.jpg",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["search", "{run}"], "expected something to search for"),
+        (["search", "{run}", "--image", "/nowhere.jpg"], "there is no file /nowhere.jpg"),
+        (["search", "{run}", "--image", "{run}/config.yaml", "--k", "0"], "--k: expected at least"),
+        (["index", "{run}", "--images", "/nowhere"], "expected a folder; /nowhere is none"),
+        (["index", "{run}", "--images", "{run}/checkpoints"], "has no image; expected files"),
+        (["index", "{run}", "--domain", "moon"], "got 'moon'"),
+        (["index", "{run}", "--output", "{run}"], "expected a new or empty folder"),
+    ],
+)
+def test_bad_input(
+    run: TrainedRun, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [each.format(run=run.storage.folder) for each in arguments]
+    assert main(given) == 2
+    errors = capsys.readouterr().err
+    assert any(part in errors for part in message.split("|")), errors
+
+
+def test_long_lines_and_odd_shapes_fit_the_sheet(tmp_path: Path) -> None:
+    Image.new("L", (300, 20)).save(tmp_path / "wide.png")
+    wide = Picture(str(tmp_path / "wide.png"), ("x" * 200, "two", "three"), "other")
+    text = Picture(None, ("query",), "query", "a woman with a very long description " * 20)
+    draw_sheet([[text, wide], [wide]], tmp_path / "out" / "sheet.png")
+    with Image.open(tmp_path / "out" / "sheet.png") as sheet:
+        assert sheet.size[0] < 400
+    with pytest.raises(ValueError, match="at least one query"):
+        draw_sheet([], tmp_path / "none.png")
