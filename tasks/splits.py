@@ -49,7 +49,7 @@ class SplitPlan:
         images: every image that a split may name.
         people: ids of those who train in some splits and are tested in others.
         arrangements: the splits that each division makes, such as camera 0 against 1, and 1
-            against 0.
+            against 0; none where a split file must list images.
         gallery_camera: camera of all gallery images, where the file names do not say it.
     """
 
@@ -164,7 +164,7 @@ def split_from_file(
     """
     listed, num_splits = read_split_file(place, file, index)
     where = f"{file}, split {index}"
-    people = listed_people(listed, where)
+    people = listed_people(listed, where) if plan.arrangements else None
     if people is None:
         split = listed_images(place, plan.images, listed, where)
     else:
