@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.tasks.datasets.miniatures.captioned import build, entry, list_faults
@@ -25,9 +26,14 @@ def _other_release(root: Path) -> None:
     (root / _LIST).rename(root / "CUHK-PEDES" / "caption_all.json")
 
 
-def _person_in_two_splits(root: Path) -> None:
-    changed = [{**each, "id": 1 if each["split"] != "train" else each["id"]} for each in ENTRIES]
-    (root / _LIST).write_text(json.dumps(changed), encoding="utf-8")
+def _with_ids(ids: dict[str, int]) -> Callable[[Path], None]:
+    """Gives all people of a split one id."""
+
+    def damage(root: Path) -> None:
+        changed = [{**each, "id": ids.get(each["split"], each["id"])} for each in ENTRIES]
+        (root / _LIST).write_text(json.dumps(changed), encoding="utf-8")
+
+    return damage
 
 
 MINIATURES = {
@@ -42,9 +48,15 @@ MINIATURES = {
             "another release": Fault(
                 _other_release, ("expected reid_raw.json under", "found caption_all.json, imgs/")
             ),
-            "person in two splits": Fault(
-                _person_in_two_splits,
-                ("has person 1 in train and in val. Expected each person", "as it is published"),
+            "person trains and validates": Fault(
+                _with_ids({"val": 1}),
+                (r"has person 1 in train and in val\. Expected each person in one split; fetch",),
+            ),
+            "person trains and is tested": Fault(
+                _with_ids({"test": 2}), (r"has person 2 in train and in test\. Expected",)
+            ),
+            "people validate and are tested": Fault(
+                _with_ids({"test": 11}), (r"has person 11 in val and in test\. Expected",)
             ),
         },
     )
