@@ -258,7 +258,8 @@ def split_sha256(split: TrainTest, folder: Path) -> str:
 
 
 def _path_below(record: Record, folder: Path) -> str:
-    return PurePath(record.image_path).relative_to(folder).as_posix()
+    # Not by pathlib: twenty splits name 80,000 images, which took it seconds.
+    return record.image_path.removeprefix(f"{folder}{os.sep}").replace(os.sep, "/")
 
 
 def write_json(file: Path, content: object) -> None:
