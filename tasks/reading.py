@@ -79,14 +79,11 @@ class Layout:
         variant: its name, which enters the protocol lock ("V1", "raw", "extracted").
         needs: files or folders, relative to the data set's folder, that must all be there.
         expected: counts by split: "train", "query", "gallery"; empty where none is known.
-        extracts: folder below `ReadOptions.derived` that reading it first fills with images, other
-            options in braces ("cuhk03/images_{cuhk03_boxes}"); empty if it extracts none.
     """
 
     variant: str
     needs: tuple[str, ...]
     expected: Mapping[str, Counts] = field(default_factory=dict)
-    extracts: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,17 +109,25 @@ class DatasetFacts:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A data set found on disk: its folder, and which of its layouts that has."""
+    """A data set found on disk: its folder, and which of its layouts that has.
+
+    Reading a place may first extract images from a raw form, unless `may_extract` is False.
+    """
 
     name: str
     facts: DatasetFacts
     folder: Path
     layout: Layout
+    may_extract: bool = True
 
     @property
     def title(self) -> str:
         """What people call the data set; errors begin with it."""
         return self.facts.title
+
+
+class NotExtractedError(Exception):
+    """A place that may not extract would have to: its raw form was not extracted before."""
 
 
 def dataset_names() -> list[str]:
@@ -155,6 +160,7 @@ def read_place(place: Place, root: Path, options: ReadOptions) -> RawDomain:
 
     Raises:
         FileNotFoundError, ValueError: what was expected, what was found, what to set.
+        NotExtractedError: images would have to be extracted first, and the place may not.
     """
     raw: RawDomain = _module(place.name).read(place, options)
     description_file = raw.description_file or _description_file(place, root)
@@ -241,12 +247,14 @@ def find_deeper(facts: DatasetFacts, root: Path, besides: Collection[Path] = ())
     return None
 
 
-def extracted_images(place: Place, options: ReadOptions) -> Path | None:
-    """The folder that reading first fills with images, if need be; None if it extracts none."""
-    if not place.layout.extracts:
-        return None
-    below = place.layout.extracts.format(**options.model_dump())
-    return Path(options.derived).expanduser() / below
+def check_may_extract(place: Place) -> None:
+    """What a reader calls before it makes anything from a raw form.
+
+    Raises:
+        NotExtractedError: the place may not.
+    """
+    if not place.may_extract:
+        raise NotExtractedError(f"{place.title}: nothing has been extracted from {place.folder}")
 
 
 def _subfolders(folder: Path) -> list[Path]:

@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 
 from tasks.datasets._matlab import read_mat
-from tasks.reading import Place, read_json
+from tasks.reading import Place, check_may_extract, read_json
 from tasks.split_files import write_json
 
 RAW_FILE = "cuhk03_release/cuhk-03.mat"
@@ -56,6 +56,7 @@ def extract_images(place: Place, boxes: str, target: Path) -> None:
     _check_source(place, place.folder / RAW_FILE, target)
     if images.is_dir():
         return
+    check_may_extract(place)
     logging.getLogger(__name__).info(
         "%s: extracting %s images into %s, once", place.title, boxes, images
     )
@@ -82,6 +83,7 @@ def write_splits(place: Place, boxes: str, protocol: str, target: Path) -> None:
     file = target / f"splits_{protocol}_{boxes}.json"
     if file.is_file():
         return
+    check_may_extract(place)
     if protocol == "classic":
         names = sorted(os.listdir(target / f"images_{boxes}"))
         splits = [_classic_split(names, boxes, tested) for tested in _tested_people(place)]
@@ -102,6 +104,7 @@ def _check_source(place: Place, file: Path, target: Path) -> None:
         )
     if file.name in noted:
         return
+    check_may_extract(place)
     try:
         write_json(notes, {**noted, file.name: size})
     except OSError as error:

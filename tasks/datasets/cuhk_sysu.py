@@ -44,7 +44,7 @@ from tasks.reading import (
     Place,
     ReadOptions,
     check_images,
-    extracted_images,
+    check_may_extract,
     named_images,
     read_json,
 )
@@ -76,9 +76,7 @@ FACTS = DatasetFacts(
             "extracted", needs=tuple(f"{_INNER}/{part}" for part in _CAMERAS), expected=_EXPECTED
         ),
         Layout("extracted", needs=tuple(_CAMERAS), expected=_EXPECTED),
-        Layout(
-            "raw", needs=(_SCENES, _TRAIN_MAT, _TEST_MAT), expected=_EXPECTED, extracts="cuhk_sysu"
-        ),
+        Layout("raw", needs=(_SCENES, _TRAIN_MAT, _TEST_MAT), expected=_EXPECTED),
     ),
     licence="research only",
     source="Xiao et al., Joint Detection and Identification Feature Learning for Person Search, "
@@ -105,9 +103,9 @@ def read(place: Place, options: ReadOptions) -> RawDomain:
     """
     facts: dict[str, Any] = {"train_rule": f"people with at least {_MIN_TRAIN_IMAGES} images"}
     variant, folder = "extracted", (place.folder / place.layout.needs[0]).parent
-    if target := extracted_images(place, options):
-        variant, folder = "extracted from raw", target
-        facts |= _extract_once(place, target)
+    if place.layout.variant == "raw":
+        variant, folder = "extracted from raw", Path(options.derived).expanduser() / place.name
+        facts |= _extract_once(place, folder)
     train, gallery, query = (
         _read_folder(place, folder / part, camera_id) for part, camera_id in _CAMERAS.items()
     )
@@ -156,6 +154,7 @@ def _extract_once(place: Place, target: Path) -> dict[str, Any]:
         digest = hashlib.sha256((place.folder / file).read_bytes()).hexdigest()
         facts[f"{Path(file).name}_sha256"] = digest
     if not target.exists():
+        check_may_extract(place)
         _extract(place, target, facts)
     _check_extracted(place, target, facts)
     return facts
