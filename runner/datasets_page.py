@@ -7,6 +7,7 @@ The rest of the page is written by hand. A table stands between `<!-- table NAME
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from tasks.benchmarks import ORDERS
@@ -38,11 +39,10 @@ def datasets_table() -> str:
     """What each data set holds, what may be done with it, and who describes it."""
     rows: list[Sequence[str]] = []
     for name, facts in _all_facts():
-        for layouts in _alike(facts.layouts):
-            first = layouts[0]
-            variants = "" if len(facts.layouts) == len(layouts) else f" ({_names(layouts)})"
-            counts = (count_cell(first.expected.get(split)) for split in _SPLITS)
-            title = facts.title + variants
+        groups = _alike(facts.layouts)
+        for group in groups:
+            title = facts.title if len(groups) == 1 else f"{facts.title} ({_names(group, groups)})"
+            counts = (count_cell(group[0].expected.get(split)) for split in _SPLITS)
             rows.append((f"`{name}`", title, *counts, _terms(facts), facts.source))
     return _table(("Name", "Data set", "Train", "Query", "Gallery", "Terms", "Source"), rows)
 
@@ -99,8 +99,16 @@ def _alike(layouts: Iterable[Layout]) -> list[list[Layout]]:
     return groups
 
 
-def _names(layouts: Iterable[Layout]) -> str:
-    return ", ".join(dict.fromkeys(layout.variant for layout in layouts))
+def _names(group: Iterable[Layout], groups: Iterable[Iterable[Layout]]) -> str:
+    """The layouts' variants; with what it is known by, where groups share one."""
+    num_groups = Counter(name for each in groups for name in {layout.variant for layout in each})
+    named = (
+        layout.variant
+        if num_groups[layout.variant] == 1
+        else f"{layout.variant}, {layout.needs[0]}"
+        for layout in group
+    )
+    return "; ".join(dict.fromkeys(named))
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

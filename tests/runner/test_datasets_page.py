@@ -64,6 +64,14 @@ def test_market1501_as_people_know_it():
     )
 
 
+def test_layouts_of_other_counts_have_rows_of_their_own():
+    rows = [line.split(" | ")[1:3] for line in datasets_table().splitlines() if "`cuhk03`" in line]
+    assert rows == [
+        ["CUHK03 (extracted, images_labeled; raw)", "7,368 / 767"],
+        ["CUHK03 (extracted, images_detected)", "7,365 / 767"],
+    ]
+
+
 def test_every_order_is_listed_as_it_is_learned():
     for name, (seen, unseen) in ORDERS.items():
         assert f"| `{name}` | {', '.join(seen)} | {', '.join(unseen)} |" in orders_table()
