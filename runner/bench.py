@@ -27,7 +27,17 @@ from runner.benches.findings import Findings, Measurement
 from runner.benches.workbench import Sizes, Workbench
 from runner.storage import git_revision, write_atomically
 
-BENCHES = ("loop", "start", "between", "decode", "evaluation", "ranking", "step", "tracking")
+BENCHES = (
+    "loop",
+    "start",
+    "between",
+    "decode",
+    "evaluation",
+    "ranking",
+    "index",
+    "step",
+    "tracking",
+)
 BUSY_LOAD = 1.0
 
 
