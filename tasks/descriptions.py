@@ -83,7 +83,7 @@ def join_parts(parts: Sequence[str]) -> str:
 
 
 def attach(records: Iterable[Record], descriptions: Descriptions) -> tuple[Record, ...]:
-    """Records with their part sentences and, joined from them, their caption.
+    """Records with their part sentences and, joined from them, a caption where they have none.
 
     Lines for other images are ignored: one file covers training and test images.
 
@@ -98,6 +98,6 @@ def attach(records: Iterable[Record], descriptions: Descriptions) -> tuple[Recor
             f"of {len(listed)} training images; describe them or remove the images"
         )
     return tuple(
-        replace(record, parts=parts, captions=(join_parts(parts),))
+        replace(record, parts=parts, captions=record.captions or (join_parts(parts),))
         for record, parts in zip(listed, (descriptions.parts[name] for name in names), strict=True)
     )

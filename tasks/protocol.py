@@ -80,10 +80,11 @@ def trained_test_people(lock: Mapping[str, Any], benchmark: Benchmark) -> dict[s
 
 
 def _lock_domain(raw: RawDomain, domain: Domain) -> dict[str, Any]:
-    own_ids = {record.image_path: record.person_id for record in raw.train}
-    train_ids = {own_ids[record.image_path] for record in domain.train}
+    # As the reader found them: contiguous ids and described parts are not the data set's own.
+    own = {record.image_path: record for record in raw.train}
+    train = [own[record.image_path] for record in domain.train]
     splits = {"validation": domain.validation, "test": domain.test}
-    images = {"train": domain.train}
+    images: dict[str, Sequence[Record]] = {"train": train}
     for name, split in splits.items():
         images |= {f"{name}_query": split.query, f"{name}_gallery": split.gallery}
     return {
@@ -91,7 +92,7 @@ def _lock_domain(raw: RawDomain, domain: Domain) -> dict[str, Any]:
         "facts": dict(raw.facts),
         "query_by": raw.test.query_by,
         "identities": {
-            "train": _lock_ids(train_ids, listed=True),
+            "train": _lock_ids({record.person_id for record in train}, listed=True),
             "validation": _lock_ids(_ids(domain.validation), listed=True),
             "test": _lock_ids(_ids(domain.test), listed=False),
         },
@@ -99,9 +100,7 @@ def _lock_domain(raw: RawDomain, domain: Domain) -> dict[str, Any]:
         "num_queries_without_match": {
             name: num_queries_without_match(split) for name, split in splits.items()
         },
-        "records_sha256": {
-            name: _hash_records(raw, records, own_ids) for name, records in images.items()
-        },
+        "records_sha256": {name: _hash_records(raw, records) for name, records in images.items()},
         "description_sha256": (
             hashlib.sha256(raw.description_file.read_bytes()).hexdigest()
             if raw.description_file is not None
@@ -123,19 +122,16 @@ def _lock_ids(person_ids: Iterable[int], *, listed: bool) -> dict[str, Any]:
     return lock | {"ids": ordered} if listed else lock
 
 
-def _hash_records(raw: RawDomain, records: Iterable[Record], own_ids: Mapping[str, int]) -> str:
-    """Over path below the data set's folder, the data set's person id, camera and captions.
-
-    Part sentences and captions that a description file gives have a hash of their own.
-    """
+def _hash_records(raw: RawDomain, records: Iterable[Record]) -> str:
+    """Over path below the data set's folder, the data set's person id, camera and captions."""
     return _hash_lines(
         sorted(
             "\t".join(
                 (
                     PurePath(record.image_path).relative_to(raw.folder).as_posix(),
-                    str(own_ids.get(record.image_path, record.person_id)),
+                    str(record.person_id),
                     str(record.camera_id),
-                    *(() if record.parts else record.captions),
+                    *record.captions,
                 )
             )
             for record in records

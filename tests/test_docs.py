@@ -10,6 +10,7 @@ import pytest
 
 from runner.config import learner_names, load_config, preset_names, schema_fields, schema_keys
 from runner.lifelong import commands as command_names
+from tasks.reading import dataset_names
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "cluster.yaml", *sorted((ROOT / "docs").glob("*.md"))]
@@ -57,4 +58,9 @@ def test_the_settings_of_the_authors_code_are_valid_together():
 
 
 def test_the_readme_stays_short():
-    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 180
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 210
+
+
+def test_the_readme_names_every_data_set():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [name for name in dataset_names() if f"`{name}`" not in text] == []

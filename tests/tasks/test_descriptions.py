@@ -113,3 +113,9 @@ def test_written_and_read_back(tmp_path_factory: pytest.TempPathFactory, parts) 
 def test_join_ends_every_sentence_once() -> None:
     assert join_parts(("a", "b.")) == "a. b."
     assert join_parts(()) == ""
+
+
+def test_captions_of_the_data_set_s_own_stay(tmp_path: Path) -> None:
+    descriptions = read_descriptions(write(tmp_path / "d.txt", line("a.jpg")))
+    (attached,) = attach([Record("/x/a.jpg", 3, 1, ("One.", "Two."))], descriptions)
+    assert attached == Record("/x/a.jpg", 3, 1, ("One.", "Two."), ROW)
