@@ -35,6 +35,7 @@ BENCHES = (
     "evaluation",
     "ranking",
     "index",
+    "doctor",
     "step",
     "tracking",
 )

@@ -26,6 +26,7 @@ class Sizes:
         step_image_height: its input in pixels; the width is half of it.
         ranking_divisor: of the real data sets' sizes, for the splits that are ranked.
         num_indexed_vectors: of the gallery index.
+        num_doctored_images: that the doctor opens.
     """
 
     num_train_identities: int = 56
@@ -38,11 +39,12 @@ class Sizes:
     step_image_height: int = 256
     ranking_divisor: int = 1
     num_indexed_vectors: int = 1_000_000
+    num_doctored_images: int = 50_000
 
     @staticmethod
     def quick() -> Sizes:
         """Just enough to see that every bench works; its numbers say nothing."""
-        return Sizes(24, 4, 2, 2, 48, 1, "tiny-clip", 64, 50, 12_000)
+        return Sizes(24, 4, 2, 2, 48, 1, "tiny-clip", 64, 50, 12_000, 240)
 
 
 class Workbench:

@@ -24,6 +24,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from runner.benches import doctor
+from runner.benches.workbench import Sizes, Workbench
 from runner.doctor import NUM_LISTED, examine, examine_images
 from runner.doctor_images import open_image, open_images
 from runner.doctor_view import show
@@ -622,3 +624,34 @@ def test_a_name_that_is_no_text_is_shown(market: Path, shown: Callable[..., str]
     odd = os.fsdecode(b"0001_c1s1_\xff_00.jpg")
     (market / "query" / odd).write_text("")
     assert r"0001_c1s1_\udcff_00.jpg" in shown("--deep", "--dataset", "market1501")
+
+
+# ---- the bench
+
+
+def test_the_bench_opens_every_image(tmp_path: Path, look: Look) -> None:
+    found = doctor.measure(Workbench(tmp_path, repeats=1, sizes=Sizes.quick()))
+    assert [each.name for each in found.measurements] == [
+        "doctor.deep",
+        "doctor.opening",
+        "doctor.loop",
+        "doctor.start",
+    ]
+    assert all(each.values for each in found.measurements)
+    report = look(at=tmp_path / "photographs")["market1501"]
+    assert sum(part["images"] for part in report["splits"].values()) == 240
+    assert {part["cameras"] for part in report["splits"].values()} == {2}
+    assert not any("no image of their person" in problem for problem in report["problems"])
+
+
+def test_the_bench_times_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "doctor.py"
+    monkeypatch.setattr(doctor, "ENTRY", script)
+    script.write_text("import sys; sys.exit('no such root')")
+    with pytest.raises(RuntimeError, match="status 1:\nno such root"):
+        doctor.command_s(tmp_path, 0)
+    report = {"market1501": {"num_opened": 21, "unreadable": []}}
+    script.write_text(f"print({json.dumps(report)!r})")
+    assert doctor.command_s(tmp_path, 21, "--deep") > 0
+    with pytest.raises(RuntimeError, match="expected 22 good images"):
+        doctor.command_s(tmp_path, 22, "--deep")
