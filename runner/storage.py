@@ -20,6 +20,7 @@ from runner.config import (
     load_config,
     to_yaml,
 )
+from tasks.lock_differences import lock_differences
 
 
 class RunStorage:
@@ -89,13 +90,24 @@ class RunStorage:
         Raises:
             ValueError: the run began under another protocol (the data changed under it).
         """
-        text = json.dumps(lock, indent=1, sort_keys=True)
-        if self.lock_file.exists() and self.lock_file.read_text() != text:
+        if self.lock_file.exists() and (how := self._differing_from(lock)):
             raise ValueError(
-                f"the data no longer match {self.lock_file}, under which this run began; "
+                f"the data no longer match {self.lock_file}, under which this run began ({how}); "
                 "restore the data, or start over with --fresh"
             )
-        write_atomically(self.lock_file, text)
+        write_atomically(self.lock_file, json.dumps(lock, indent=1, sort_keys=True))
+
+    def _differing_from(self, lock: Mapping[str, Any]) -> str:
+        """The first differences from the lock that is there, in words; "" if there is none."""
+        try:
+            began = json.loads(self.lock_file.read_text())
+        except ValueError:
+            began = None
+        if not isinstance(began, dict):
+            return "it is damaged"
+        found = lock_differences({"the lock": began, "the data now": lock})
+        said = [each.sentence for each in found[:3]]
+        return "; ".join(said + [f"and {len(found) - 3} more"] * (len(found) > 3))
 
     def _own(self) -> None:
         try:

@@ -28,8 +28,11 @@ validation: what settings were chosen on. conditions: none of these.
 OTHER = "other"
 """The topic of what no topic knows."""
 
-WITNESSED_FACTS = frozenset(
-    {"num_splits", "num_training_captions", "split_index", "split_sha256", "split_source"}
+_WITNESSED_FACTS = frozenset(
+    {
+        *("split_index", "split_sha256", "split_source", "num_splits"),
+        *("num_training_captions", "train_rule", "val_in_train"),
+    }
 )
 """Facts that only change which images are listed: the hashes of the lists judge them."""
 
@@ -41,7 +44,11 @@ _SIZES_BY_DOMAIN = frozenset(
 )
 """Fields of the drawn people that leave the test pictures as they are."""
 
-_FACT_WORDS = {"split_sha256": "split content", "num_splits": "number of splits"}
+_FACT_WORDS = {
+    "num_splits": "number of splits",
+    "split_sha256": "split content",
+    "val_in_train": "validation list joins training:",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +109,9 @@ def _reranking(view: View) -> tuple[Affects, str]:
     def show(value: Any) -> str:
         if not isinstance(value, Mapping):
             return "off" if value is None else plain(value)
-        return f"on ({listed(f'{key} {plain(inner)}' for key, inner in value.items())})"
+        state = "off" if value.get("enabled") is False else "on"
+        fields = (f"{key} {plain(each)}" for key, each in value.items() if key != "enabled")
+        return f"{state} ({listed(fields)})"
 
     return "test", contrast(view.values("reranking"), "re-ranking ", show=show)
 
@@ -125,7 +134,7 @@ def _synthetic(view: View) -> tuple[Affects, str]:
 def _fact(view: View) -> tuple[Affects, str]:
     name = view.path[0]
     words = _FACT_WORDS.get(name, name.replace("_", " "))
-    affects = "conditions" if name in WITNESSED_FACTS else "test"
+    affects = "conditions" if name in _WITNESSED_FACTS else "test"
     return affects, contrast(view.values("facts", name), f"{words} ")
 
 
