@@ -53,6 +53,7 @@ def main(options: argparse.Namespace) -> int:
     check_names(asked_for, "--dataset")
     settings = _settings(options, overrides)
     check_names(list(settings.roots), "benchmark.roots")
+    check_names(list(settings.split_files), "benchmark.split_files")
     root = Path(settings.root)
     reports = examine(list(dict.fromkeys(asked_for)) or dataset_names(), root, settings)
     if options.deep:
@@ -101,7 +102,8 @@ def _progress(num_images: int) -> Iterator[Callable[[int], None]]:
     columns = (TextColumn("opening images"), BarColumn(24), MofNCompleteColumn())
     with Progress(
         *columns, TextColumn("{task.fields[speed]}"), TimeRemainingColumn(),
-        console=console, transient=True, redirect_stdout=False, redirect_stderr=False,
+        console=console, transient=True,
+        refresh_per_second=4, redirect_stdout=False, redirect_stderr=False,
     ) as progress:  # fmt: skip
         task = progress.add_task("", total=num_images, speed="")
 

@@ -547,6 +547,10 @@ def test_ctrl_c_stops_at_once_and_in_silence(root: Path, tmp_path: Path) -> None
         (["--root", ".", "--dataset", "market"], r"--dataset: .*did you mean market1501\?"),
         (["--root", ".", "--dataset", "cuhk-sysu"], r"got 'cuhk-sysu'; did you mean cuhk_sysu\?"),
         (["--root", ".", "benchmark.roots.vipr=."], r"benchmark\.roots: .*did you mean viper\?"),
+        (
+            ["--root", ".", "benchmark.split_files.vipr=s.json"],
+            r"split_files: .*did you mean viper",
+        ),
         (["--root", ".", "benchmark.rots.viper=."], r"benchmark\.rots.*unknown key"),
         (["--root", ".", "benchmark.cuhk03_boxes=drawn"], r"cuhk03_boxes: .*'labeled'"),
     ],
