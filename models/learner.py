@@ -16,7 +16,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from tasks.schema import Batch, Domain, FrozenConfig, Record
+from tasks.schema import Batch, Course, Domain, FrozenConfig, Record
 
 
 class ScheduleConfig(FrozenConfig):
@@ -164,6 +164,9 @@ class Learner(nn.Module, ABC):
 
     unsaved: tuple[str, ...] = ()
     """Prefixes of tensors that never train and are rebuilt from the backbone's weights file."""
+
+    course: Course = "sequential"
+    """How the method meets the seen domains."""
 
     embeds_texts: bool = False
     """Whether `embed_texts` gives queries for text-to-image retrieval."""

@@ -95,7 +95,8 @@ def read_benchmark(config: RunConfig) -> Benchmark:
     )
     method = learner_module(config.learner.name).Method
     check_queries(method, config.learner.name, {each.name: each.test for each in benchmark.domains})
-    for domain in benchmark.seen:
+    benchmark = benchmark.for_course(method.course)
+    for domain in benchmark.steps:
         method.check_domain(config.learner, domain)
         if domain.num_persons < config.data.persons_per_batch:
             raise ValueError(
@@ -131,7 +132,9 @@ def summarise(
     seconds, counts = outcome["seconds"], outcome["counts"]
     timings = {f"{name}_s": value for name, value in seconds.items()} | {
         "wall_s": wall_s,
-        "train_images_per_s": counts["trained_images"] / max(seconds["training"], 1e-9),
+        # A method that learns nothing has trained on no image, in no time.
+        "train_images_per_s": counts.get("trained_images", 0)
+        / max(seconds.get("training", 0.0), 1e-9),
         "evaluation_images_per_s": counts["evaluated_images"] / max(seconds["evaluation"], 1e-9),
     }
     return {
@@ -166,7 +169,7 @@ def _compute(
 
     checkpoint = CheckpointStore(storage.checkpoints, config.hash).latest()
     first_domain = checkpoint.position.domain if checkpoint else 0
-    last = len(benchmark.seen) - 1
+    last = max(0, len(benchmark.steps) - 1)
     return run_on_ray(config, benchmark, storage, attempt, min(first_domain, last))
 
 

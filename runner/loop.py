@@ -7,9 +7,9 @@ so the loop can begin again at any epoch boundary and repeat exactly what it wou
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from models.learner import Encode, Learner, LearnerState, Stage, StepResult
+from runner.batching import to_device, training_batches
 from runner.checkpoints import Checkpoint, CheckpointStore, Position
 from runner.collectives import WorkerGroup
 from runner.config import RunConfig
@@ -33,15 +34,9 @@ from runner.optim import (
 )
 from runner.prefetch import ahead
 from runner.stream import DomainStream, OpenedDomain
-from tasks.sampling import (
-    derive_seed,
-    epoch_plan,
-    image_seeds,
-    num_iterations,
-    underfilled_persons,
-)
-from tasks.schema import Batch, Benchmark
-from tasks.transforms import augment, normalise
+from tasks.sampling import derive_seed, num_iterations, underfilled_persons
+from tasks.schema import Benchmark
+from tasks.transforms import normalise
 
 
 @dataclass
@@ -79,14 +74,17 @@ class LifelongLoop:
         if checkpoint is None:
             position = Position()
             self._emit_plan()
-            self._evaluate(step=0)
+            # Where nothing is learned, what was before is also what comes out in the end.
+            self._evaluate(0, *(() if self.benchmark.steps else (self.progress.test.num_steps,)))
+            if not self.benchmark.steps:
+                self._keep(-1, "nothing")
             self._save(position, None)
         else:
             position = self._restore(checkpoint)
             self._emit_plan()
         self.context.group.barrier()
         optimizer_state = checkpoint.optimizer if checkpoint else None
-        for index in range(position.domain, len(self.benchmark.seen)):
+        for index in range(position.domain, len(self.benchmark.steps)):
             start = position if index == position.domain else Position(domain=index)
             self._learn_domain(start, optimizer_state)
             optimizer_state = None
@@ -120,12 +118,9 @@ class LifelongLoop:
             self.learner.end_domain(self._probe(opened))
         self._publish_memory()
         self.context.stream.release(index)
-        self._evaluate(step=index + 1)
-        if self.context.group.rank == 0 and self.config.checkpoints.keep_domains:
-            state = self.learner.save_state()
-            self.context.checkpoints.save_domain(
-                index, opened.domain.name, state.tensors, state.facts
-            )
+        last = index + 1 == len(self.benchmark.steps)
+        self._evaluate(self.progress.test.num_steps if last else index + 1)
+        self._keep(index, opened.domain.name)
         self._save(Position(domain=index + 1), None)
         self._emit(
             "domain_finished",
@@ -137,10 +132,15 @@ class LifelongLoop:
             },
         )
 
+    def _keep(self, index: int, domain: str) -> None:
+        """Keeps the learner as it is after the domain at `index`, if the run keeps any."""
+        if self.context.group.rank == 0 and self.config.checkpoints.keep_domains:
+            state = self.learner.save_state()
+            self.context.checkpoints.save_domain(index, domain, state.tensors, state.facts)
+
     def _log_domain(self, opened: OpenedDomain) -> None:
         self.progress.unreadable_images[opened.domain.name] = opened.num_bad
-        person_ids = _person_ids(opened)
-        thin = underfilled_persons(person_ids, self.config.data.images_per_person)
+        thin = underfilled_persons(opened.domain.person_ids, self.config.data.images_per_person)
         name = opened.domain.name
         if thin:
             self._log(
@@ -186,7 +186,7 @@ class LifelongLoop:
             domain_index=index,
             stage=stage.name,
             epochs=stage.epochs,
-            iterations_per_epoch=self._iterations(_person_ids(opened)),
+            iterations_per_epoch=self._iterations(opened.domain.person_ids),
             first_iteration=self.progress.iteration,
         )
         for epoch in range(first_epoch, stage.epochs):
@@ -209,7 +209,7 @@ class LifelongLoop:
         optimizer: torch.optim.Optimizer,
         module: nn.Module,
     ) -> None:
-        iterations = self._iterations(_person_ids(opened))
+        iterations = self._iterations(opened.domain.person_ids)
         where = {
             "domain": opened.domain.name,
             "domain_index": index,
@@ -217,8 +217,9 @@ class LifelongLoop:
             "epoch": epoch,
         }
         log = StepLog(self.context.spool, where, self.config.global_batch)
+        batches = training_batches(self.config, self.context.group, opened, stage, epoch)
         self.learner.train()
-        for number, batch in enumerate(ahead(self._batches(opened, stage, epoch), depth=2)):
+        for number, batch in enumerate(ahead(batches, depth=2)):
             factor = learning_rate_factor(
                 stage.optimizer.schedule,
                 epoch * iterations + number,
@@ -227,7 +228,7 @@ class LifelongLoop:
             )
             set_learning_rate(optimizer, stage.optimizer.lr * factor)
             with self._autocast():
-                result: StepResult = module(_to(batch, self.device), stage.name)
+                result: StepResult = module(to_device(batch, self.device), stage.name)
             optimizer.zero_grad(set_to_none=True)
             result.loss.backward()
             optimizer.step()
@@ -235,30 +236,6 @@ class LifelongLoop:
             self.progress.iteration += 1
             self.progress.count("trained_images", self.config.global_batch)
         log.flush()
-
-    def _batches(self, opened: OpenedDomain, stage: Stage, epoch: int) -> Iterator[Batch]:
-        """This worker's share of an epoch's global batches, augmented; on the CPU."""
-        data, group = self.config.data, self.context.group
-        seed = derive_seed(self.config.seed, opened.domain.name, stage.name, epoch)
-        person_ids = _person_ids(opened)
-        camera_ids = np.array([record.camera_id for record in opened.domain.train])
-        plan = epoch_plan(person_ids, data.persons_per_batch, data.images_per_person, seed)
-        size = plan.shape[1] // group.world_size
-        share = slice(group.rank * size, (group.rank + 1) * size)
-        local = plan[:, share]
-        pixels = opened.images.batches(local) if stage.views else None
-        for number, indices in enumerate(local):
-            views: dict[str, Tensor] = {}
-            if pixels is not None:
-                raw = next(pixels)
-                seeds = image_seeds(seed, number, plan.shape[1])[share]
-                views = {name: augment(raw, name, seeds, data.transform) for name in stage.views}
-            yield Batch(
-                torch.from_numpy(indices),
-                torch.from_numpy(person_ids[indices]),
-                torch.from_numpy(camera_ids[indices]),
-                views,
-            )
 
     def _distributed(self) -> nn.Module:
         if self.context.group.world_size == 1:
@@ -295,7 +272,8 @@ class LifelongLoop:
 
     # Evaluation, checkpoints, events ----------------------------------------------------------
 
-    def _evaluate(self, step: int) -> None:
+    def _evaluate(self, *steps: int) -> None:
+        """Embeds and ranks once; the scores are recorded at each of these steps."""
         self.learner.eval()
         with self.progress.timed("evaluation"), self._autocast():
             context = self.context
@@ -310,19 +288,12 @@ class LifelongLoop:
                 f"unreadable test images: {row.num_unreadable}; scores are of the others alone and "
                 "not comparable with published ones, see quarantine.jsonl"
             )
-        for split, matrix in (
-            ("test", self.progress.test),
-            ("validation", self.progress.validation),
-        ):
-            for domain, scores in row.scores[split].items():
-                matrix.record(step, domain, scores)
-            self._emit(
-                "evaluation",
-                step=step,
-                split=split,
-                scores=row.scores[split],
-                seconds=row.seconds,
-            )
+        matrices = {"test": self.progress.test, "validation": self.progress.validation}
+        for step, (split, matrix) in product(steps, matrices.items()):
+            scores = row.scores[split]
+            for domain, found in scores.items():
+                matrix.record(step, domain, found)
+            self._emit("evaluation", step=step, split=split, scores=scores, seconds=row.seconds)
 
     def _save(self, position: Position, optimizer: torch.optim.Optimizer | None) -> None:
         if self.context.group.rank != 0:
@@ -356,8 +327,7 @@ class LifelongLoop:
     def _emit_plan(self) -> None:
         epochs = sum(stage.epochs for stage in self.learner.stages())
         per_domain = [
-            epochs * self._iterations(np.array([record.person_id for record in domain.train]))
-            for domain in self.benchmark.seen
+            epochs * self._iterations(domain.person_ids) for domain in self.benchmark.steps
         ]
         self._emit(
             "plan", total_iterations=sum(per_domain), first_iteration=self.progress.iteration
@@ -381,18 +351,3 @@ class LifelongLoop:
     def _autocast(self) -> AbstractContextManager[Any]:
         cuda = self.device.type == "cuda"
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=cuda)
-
-
-def _person_ids(opened: OpenedDomain) -> np.ndarray:
-    return np.array([record.person_id for record in opened.domain.train], dtype=np.int64)
-
-
-def _to(batch: Batch, device: torch.device) -> Batch:
-    if device.type == "cpu":
-        return batch
-    return Batch(
-        batch.indices.to(device),
-        batch.person_ids.to(device),
-        batch.camera_ids.to(device),
-        {name: view.to(device, non_blocking=True) for name, view in batch.views.items()},
-    )

@@ -124,7 +124,7 @@ class RayStream:
             for at in (index, index + 1)
         )
         decoded: DecodedBlocks = ray.get(self._actor.open.remote(*this_and_next))
-        domain = self._benchmark.seen[index]
+        domain = self._benchmark.steps[index]
         cleaned, kept = clean_domain(domain, decoded.errors, self._config.max_bad_share)
         if decoded.blocks is None:
             paths = tuple(record.image_path for record in cleaned.train)
@@ -139,7 +139,7 @@ class RayStream:
     def release(self, index: int) -> None:
         """Lets go of the blocks here and in the actor."""
         self._close(index)
-        ray.get(self._actor.release.remote(self._benchmark.seen[index].name))
+        ray.get(self._actor.release.remote(self._benchmark.steps[index].name))
 
     def test_images(self, records: Sequence[Record]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Decodes by plain tasks, a bounded number of chunks ahead."""
@@ -219,9 +219,9 @@ def _domain_files(
     benchmark: Benchmark, index: int, config: DataConfig, options: DecodeOptions
 ) -> DomainFiles | None:
     """What the actor must know of a seen domain; None past the last."""
-    if index >= len(benchmark.seen):
+    if index >= len(benchmark.steps):
         return None
-    domain = benchmark.seen[index]
+    domain = benchmark.steps[index]
     size_bytes = decoded_bytes(len(domain.train), options.height, options.width)
     held = size_bytes <= config.object_store_share * _smallest_store_bytes()
     return DomainFiles(domain.name, tuple(record.image_path for record in domain.train), held)

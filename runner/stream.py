@@ -205,10 +205,10 @@ class LocalStream:
         for other in self._decoded.keys() - {index, index + 1}:
             self.release(other)
         current = self._start(index)
-        if index + 1 < len(self._benchmark.seen):
+        if index + 1 < len(self._benchmark.steps):
             self._start(index + 1)
         decoded = current.result()
-        domain = self._benchmark.seen[index]
+        domain = self._benchmark.steps[index]
         self._quarantine.add(bad_training_images(domain, decoded.errors))
         cleaned, kept = clean_domain(domain, decoded.errors, self._config.max_bad_share)
         if decoded.blocks is None:
@@ -255,7 +255,7 @@ class LocalStream:
         return self._decoded[index]
 
     def _decode(self, index: int) -> _DecodedDomain:
-        records = self._benchmark.seen[index].train
+        records = self._benchmark.steps[index].train
         held = decoded_bytes(len(records), self._height, self._width) <= self._budget_bytes
         blocks: list[np.ndarray] = []
         errors: dict[int, str] = {}

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
+
+Course = Literal["sequential", "joint", "none"]
+"""How a method meets the seen domains: one after another, all at once, or not at all."""
 
 
 class FrozenConfig(BaseModel):
@@ -90,6 +95,11 @@ class Domain:
         """Number of training identities (person_id runs from 0 to num_persons - 1)."""
         return 1 + max((record.person_id for record in self.train), default=-1)
 
+    @property
+    def person_ids(self) -> npt.NDArray[np.int64]:
+        """[N] identities of the training images."""
+        return np.array([record.person_id for record in self.train], dtype=np.int64)
+
     def without(self, bad_indices: Collection[int]) -> Domain:
         """The domain without the training records at `bad_indices`, ids made contiguous again."""
         if not bad_indices:
@@ -103,17 +113,56 @@ class Domain:
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """Domains in lifelong order, those never trained on, and the lock that pins the protocol."""
+    """Domains in lifelong order, those never trained on, and the lock that pins the protocol.
+
+    `taught` is what a method learns, one after another, if that is not the seen domains as they
+    come: all of them as one (joint training), or nothing.
+    """
 
     name: str
     seen: tuple[Domain, ...]
     unseen: tuple[Domain, ...]
     lock: Mapping[str, Any]
+    taught: tuple[Domain, ...] | None = None
 
     @property
     def domains(self) -> tuple[Domain, ...]:
         """Seen domains, then unseen ones: the columns of every result matrix."""
         return self.seen + self.unseen
+
+    @property
+    def steps(self) -> tuple[Domain, ...]:
+        """What is learned, one after another."""
+        return self.seen if self.taught is None else self.taught
+
+    def for_course(self, course: Course) -> Benchmark:
+        """The benchmark as a method with this course learns it."""
+        match course:
+            case "sequential":
+                return replace(self, taught=None)
+            case "joint":
+                return replace(self, taught=(_joined(self.seen),))
+            case "none":
+                return replace(self, taught=())
+
+
+def _joined(domains: Sequence[Domain]) -> Domain:
+    """The training people of all domains as one domain, each a person and a camera of their own."""
+    train: list[Record] = []
+    num_persons = num_cameras = 0
+    for domain in domains:
+        train += [
+            replace(
+                record,
+                person_id=record.person_id + num_persons,
+                camera_id=record.camera_id + num_cameras,
+            )
+            for record in domain.train
+        ]
+        num_persons += domain.num_persons
+        num_cameras += 1 + max(record.camera_id for record in domain.train)
+    nobody = Split((), ())
+    return Domain("joint", tuple(train), nobody, nobody)
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ def make_domain(name: str) -> Domain:
             f"{name}/{index:04d}.jpg",
             person,
             index % IMAGES_PER_PERSON,
-            f"a person with hair {person // 2} and a red coat, shoes {index % 3}",
+            (f"a person with hair {person // 2} and a red coat, shoes {index % 3}",),
             (f"hair {person // 2}", "a red coat", f"trousers {person}", f"shoes {index % 3}"),
         )
         for index, person in enumerate(persons)

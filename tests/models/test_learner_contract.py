@@ -16,6 +16,11 @@ from models.reid import Frozen, ReidNetwork
 from runner.optim import set_trainable
 
 LEARNERS = sorted(module.name for module in pkgutil.iter_modules(models.learners.__path__))
+LEARNING = [
+    name
+    for name in LEARNERS
+    if importlib.import_module(f"models.learners.{name}").Method.course != "none"
+]
 HEADS = ("head_class", "head_projected")
 
 
@@ -56,7 +61,18 @@ def test_the_module_holds_a_config_and_a_final_method(name):
     assert getattr(module.Method, "__final__", False), "decorate Method with typing.final"
 
 
-@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize("name", sorted(set(LEARNERS) - set(LEARNING)))
+def test_what_has_no_course_learns_nothing(course, name):
+    pupil = course(name)
+    before = embedded(pupil)
+    pupil.learn("first", "second")
+    pupil.begin("none")
+    assert pupil.learner.stages() == ()
+    pupil.images = course(name).images
+    assert torch.equal(embedded(pupil), before)
+
+
+@pytest.mark.parametrize("name", LEARNING)
 def test_stages_are_known_before_the_first_domain(course, name):
     stages = course(name).learner.stages()
     assert len({stage.name for stage in stages}) == len(stages) > 0
@@ -81,7 +97,7 @@ def test_every_trainable_parameter_receives_a_gradient_and_no_other(course, name
         pupil.learner.end_domain(pupil.probe)
 
 
-@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize("name", LEARNING)
 def test_the_loss_is_the_weighted_sum_of_its_terms(course, name):
     pupil = course(name)
     pupil.learn("first")
@@ -181,7 +197,7 @@ def test_embeddings_are_unit_vectors_and_each_image_has_its_own(course, name):
     assert torch.allclose(embed(images)[2:3], embed(images[2:3]), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize("name", LEARNING)
 def test_classifiers_grow_and_old_rows_stay_until_trained(course, name):
     pupil = course(name)
     network = getattr(pupil.learner, "network", None)
@@ -200,7 +216,7 @@ def test_classifiers_grow_and_old_rows_stay_until_trained(course, name):
         assert not torch.equal(getattr(network, head).weight[:8], before[head])
 
 
-@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize("name", LEARNING)
 def test_people_of_a_later_domain_have_the_later_rows(course, name, monkeypatch):
     pupil = course(name)
     network, seen = getattr(pupil.learner, "network", None), []

@@ -39,7 +39,7 @@ BENCHMARK = {
 }
 COMMON = ("backbone.weights=random", "data.persons_per_batch=4", "data.images_per_person=2")
 SHORT = {
-    "finetune": ("learner.epochs=2",),
+    "zero_shot": (),
     "vladr": (
         "learner.mtad_identity.epochs=1",
         "learner.mtad_attribute.epochs=1",
@@ -62,7 +62,8 @@ def tiny_arguments(people: Path) -> MakeArguments:
         places = [f"storage.root={storage}", f"benchmark.root={people}"]
         sizes = [f"benchmark.{key}={value}" for key, value in BENCHMARK.items()]
         here = ["cluster.num_workers=0", "tracking.uri=null"]
-        chosen = [*COMMON, *SHORT[learner], *places, *sizes, *here, *overrides]
+        short = SHORT.get(learner, ("learner.epochs=2",))
+        chosen = [*COMMON, *short, *places, *sizes, *here, *overrides]
         return ["--preset", f"demo-{learner}", *chosen]
 
     return make

@@ -1,0 +1,127 @@
+"""Cross-entropy and triplet on the shared network: what fine-tuning and joint training are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from models.backbones.clip import ClipBackbone
+from models.learner import (
+    Collective,
+    Learner,
+    LearnerConfig,
+    OptimizerConfig,
+    Probe,
+    Stage,
+    StepResult,
+)
+from models.reid import (
+    Frozen,
+    IdentityTermConfig,
+    InterpolationConfig,
+    ReidNetwork,
+    TripletTermConfig,
+    blend,
+    check_any_on,
+    features_of,
+    trainable_patterns,
+    weights_of,
+)
+from tasks.schema import Batch, Domain, FrozenConfig
+
+
+class LossesConfig(FrozenConfig):
+    """The loss terms."""
+
+    identity: IdentityTermConfig = Field(default_factory=IdentityTermConfig)
+    triplet: TripletTermConfig = Field(default_factory=TripletTermConfig)
+
+    @model_validator(mode="after")
+    def _some_loss(self) -> LossesConfig:
+        check_any_on({"identity": self.identity, "triplet": self.triplet}, "the image tower")
+        return self
+
+
+class SupervisedConfig(LearnerConfig):
+    """Settings of training by identity alone."""
+
+    epochs: int = Field(default=60, ge=1, description="epochs per domain")
+    losses: LossesConfig = Field(default_factory=LossesConfig)
+    optimizer: OptimizerConfig = Field(
+        default_factory=lambda: OptimizerConfig(lr=5e-6, weight_decay=1e-4)
+    )
+
+
+class SupervisedLearner(Learner):
+    """Cross-entropy on both classifiers and batch-hard triplet on f, weak view only."""
+
+    def __init__(
+        self,
+        config: SupervisedConfig,
+        backbone: ClipBackbone,
+        collective: Collective,
+        interpolation: InterpolationConfig,
+    ) -> None:
+        super().__init__(collective)
+        self.config = config
+        self.interpolation = interpolation
+        self.network = ReidNetwork(backbone.image)
+        self.old: Frozen | None = None
+        self._offset = 0
+
+    def begin_domain(self, domain: Domain, probe: Probe) -> None:
+        """Grows the classifiers by the domain's identities, from class centres."""
+        if self.network.num_identities and self.interpolation.mode != "none":
+            self.old = Frozen(self.network)
+        features = probe(lambda images: features_of(self.network.image(images)))
+        person_ids = torch.tensor([record.person_id for record in domain.train])
+        self._offset = self.network.num_identities
+        self.network.grow(
+            features["class_token"],
+            features["projected"],
+            person_ids.to(features["projected"].device),
+        )
+
+    def stages(self) -> Sequence[Stage]:
+        """One stage."""
+        config, trainable = self.config, trainable_patterns(self.config.losses.identity)
+        return [Stage("finetune", config.epochs, ("weak",), trainable, config.optimizer)]
+
+    def forward(self, batch: Batch, stage: str) -> StepResult:
+        """Cross-entropy and triplet of the global batch."""
+        assert stage == "finetune"
+        features = self.network.image(batch.views["weak"])
+        losses = self.config.losses
+        terms = self.network.identity_terms(
+            self.collective.gather(features.class_token),
+            self.collective.gather(features.projected),
+            self.collective.gather(batch.person_ids) + self._offset,
+            losses.identity,
+            losses.triplet,
+        )
+        return StepResult.of(terms, weights_of(terms, losses))
+
+    def end_domain(self, probe: Probe) -> None:
+        """Interpolates with the weights before the domain, if asked to."""
+        if self.old is not None:
+            old = self.old.module
+            assert isinstance(old, ReidNetwork)
+            blend(self.network, old, self.interpolation, probe)
+            self.old = None
+
+    def embed_images(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] -> L2-normalised concatenation of both necks' outputs [B, W + D]."""
+        return self.network.embed(images)
+
+    def facts(self) -> dict[str, Any]:
+        """Where the domain's classifier rows begin, and whether an old model is held."""
+        return {"offset": self._offset, "has_old": self.old is not None}
+
+    def rebuild(self, facts: Mapping[str, Any]) -> None:
+        """Makes room for the old model."""
+        self._offset = int(facts["offset"])
+        self.old = Frozen(self.network) if facts["has_old"] else None

@@ -1,0 +1,86 @@
+"""Every learner through a whole run; a new file in models/learners is run without being named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner import loop
+from runner.checkpoints import CheckpointStore
+from runner.config import RunConfig, learner_module, learner_names
+from runner.experiment import run_experiment
+from runner.inference import load_run
+
+MakeConfig = Callable[..., RunConfig]
+Numbers = Callable[[Mapping[str, Any]], dict[str, Any]]
+
+# test_loop.py has these two through everything.
+OTHERS = [name for name in learner_names() if name not in ("finetune", "vladr")]
+
+
+class PowerCutError(Exception):
+    """Stands for whatever ends a process."""
+
+
+@pytest.mark.parametrize("learner", OTHERS)
+def test_an_interrupted_run_equals_an_uninterrupted_one(
+    learner: str,
+    tmp_path: Path,
+    tiny_config: MakeConfig,
+    numbers_of: Numbers,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = run_experiment(tiny_config(tmp_path / "whole", learner)).results
+    config = tiny_config(tmp_path / "pieces", learner)
+    saved = 0
+
+    class Failing(CheckpointStore):
+        """Loses power after every third checkpoint."""
+
+        def save(self, checkpoint):
+            nonlocal saved
+            path = super().save(checkpoint)
+            saved += 1
+            if saved % 3 == 0:
+                raise PowerCutError
+            return path
+
+    monkeypatch.setattr("runner.worker.CheckpointStore", Failing)
+    for _ in range(20):
+        try:
+            pieces = run_experiment(config).results
+            break
+        except PowerCutError:
+            continue
+    assert numbers_of(pieces) == numbers_of(whole)
+    course = learner_module(learner).Method.course
+    assert saved >= 3 or course == "none"
+    rows = whole["scores"]["mAP"]
+    assert all(score is not None for score in rows[0] + rows[-1])
+    between = [score for row in rows[1:-1] for score in row]
+    assert all((score is None) == (course != "sequential") for score in between)
+    assert (rows[0] == rows[-1]) == (course == "none")
+    assert load_run(str(tmp_path / "pieces" / config.run_name), "runs").learner is not None
+
+
+def test_joint_training_sees_everybody_at_once(
+    tmp_path: Path, tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: set[int] = set()
+    original = loop.training_batches
+
+    def spy(*arguments: Any) -> Any:
+        for batch in original(*arguments):
+            seen.update(batch.person_ids.tolist())
+            yield batch
+
+    monkeypatch.setattr(loop, "training_batches", spy)
+    result = run_experiment(tiny_config(tmp_path, "joint"))
+    # Two domains of eight people each train (two of ten validate).
+    assert seen == set(range(16))
+    assert result.results["summary"]["forgetting_mAP"] is None
+    assert result.results["summary"]["seen_mAP"] is not None
+    assert (result.folder / "matrix.png").is_file()
