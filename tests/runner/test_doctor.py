@@ -210,6 +210,18 @@ def test_progress_and_warnings_stay_off_the_output(
     assert any("ignored 1 files" in problem for problem in found["market1501"]["problems"])
 
 
+def test_a_terminal_gets_a_bar(
+    market: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    command = ["doctor", "--json", "--deep", "--root", str(market.parent)]
+    assert main([*command, "--dataset", "market1501"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)
+    assert "opening images" in captured.err
+    assert "21/21" in captured.err
+
+
 # ---- where things are
 
 
