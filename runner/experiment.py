@@ -152,6 +152,7 @@ def summarise(
         "num_unreadable_training_images": sum(outcome["unreadable_images"].values()),
         "num_unreadable_test_images": outcome["unreadable_test_images"],
         "num_parameters": outcome["num_parameters"],
+        "num_trainable_parameters": outcome["num_trainable_parameters"],
         "stored_bytes_per_domain": outcome["stored_bytes_per_domain"],
         "num_starts": attempt,
         "timings": timings,

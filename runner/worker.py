@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,18 @@ def run_worker(
         **progress.to_json(),
         "stored_bytes_per_domain": learner.stored_bytes_per_domain(),
         "num_parameters": sum(parameter.numel() for parameter in learner.parameters()),
+        "num_trainable_parameters": num_trainable_parameters(learner),
     }
+
+
+def num_trainable_parameters(learner: Learner) -> int:
+    """Parameters, as they are now, that some stage of a domain trains."""
+    patterns = [pattern for stage in learner.stages() for pattern in stage.trainable]
+    return sum(
+        parameter.numel()
+        for path, parameter in learner.named_parameters()
+        if any(fnmatchcase(path, pattern) for pattern in patterns)
+    )
 
 
 def run_in_process(
