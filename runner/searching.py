@@ -13,6 +13,7 @@ from torch import Tensor
 
 from runner.contact_sheet import Picture
 from runner.inference import TrainedRun, embedding
+from tasks.gallery_files import check_replaceable
 from tasks.gallery_index import GalleryEntry, GalleryIndex
 from tasks.schema import Benchmark, Record
 
@@ -132,6 +133,7 @@ def build_index(
         ValueError: none can be read.
         FileExistsError: the folder holds something else.
     """
+    check_replaceable(folder)  # before hours of embedding, not after
     features, present = _embedded(run, [record for _, record in images], folder)
     kept = present.nonzero().flatten().tolist()
     entries = [_entry(*images[row]) for row in kept]

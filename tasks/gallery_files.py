@@ -88,7 +88,7 @@ def replace_files(
     Raises:
         FileExistsError: the folder holds something else, or is a file.
     """
-    _check_replaceable(folder)
+    check_replaceable(folder)
     token = uuid.uuid4().hex[:12]
     files = {name: "-{}.".join(name.rsplit(".", 1)).format(token) for name in writers}
     head = {"format": FORMAT, "version": VERSION}
@@ -106,7 +106,7 @@ def replace_files(
     _remove(folder, lambda name: token not in name)
 
 
-def _check_replaceable(folder: Path) -> None:
+def check_replaceable(folder: Path) -> None:
     if not folder.exists():
         return
     if not folder.is_dir():
