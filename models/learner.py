@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from pydantic import Field, model_validator
@@ -146,6 +146,13 @@ Runs without gradients and in eval mode.
 """
 
 
+class ReplayShape(NamedTuple):
+    """The shape of a global batch of exemplars."""
+
+    num_persons: int
+    images_per_person: int
+
+
 @dataclass
 class LearnerState:
     """What a learner must remember to go on: tensors by path, and JSON-able facts."""
@@ -170,6 +177,9 @@ class Learner(nn.Module, ABC):
 
     embeds_texts: bool = False
     """Whether `embed_texts` gives queries for text-to-image retrieval."""
+
+    replay_shape: ReplayShape | None = None
+    """Persons, and images of each, in `Batch.replay`; None for a method without exemplars."""
 
     def __init__(self, collective: Collective | None = None) -> None:
         super().__init__()
@@ -214,7 +224,13 @@ class Learner(nn.Module, ABC):
         """Interpolates weights, refreshes and freezes prototypes."""
 
     def replay_records(self) -> Sequence[Record]:
-        """Images of earlier domains that the next domain's batches must contain (none here)."""
+        """Images of earlier domains that this domain's batches carry as `Batch.replay` (none here).
+
+        Asked for once `begin_domain` is done, and again when a run resumes in mid-domain: it must
+        then give the same records in the same order. `person_id` counts over all learned domains.
+        Every batch of every stage carries `replay_shape` of them (fewer persons where there are
+        not as many), drawn from a seed of their own and augmented like the batch's other images.
+        """
         return ()
 
     def memory_state(self) -> dict[str, Tensor]:

@@ -18,7 +18,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from models.learner import Encode, Learner, LearnerState, Stage, StepResult
-from runner.batching import to_device, training_batches
+from runner.batching import (
+    Replay,
+    check_replay_shape,
+    open_replay,
+    to_device,
+    training_batches,
+)
 from runner.checkpoints import Checkpoint, CheckpointStore, Position
 from runner.collectives import WorkerGroup
 from runner.config import RunConfig
@@ -66,6 +72,7 @@ class LifelongLoop:
         self.device = context.device
         self.learner = learner.to(self.device)
         self.progress = Progress.begin(benchmark)
+        self._replay: Replay | None = None
 
     def run(self) -> Progress:
         """Trains and evaluates until every domain is learned; the same on every worker."""
@@ -91,7 +98,12 @@ class LifelongLoop:
         return self.progress
 
     def _check_stages(self) -> None:
-        """Refuses a pattern that matches no parameter before any work is done."""
+        """Refuses, before any work is done, what no worker could do.
+
+        That is a pattern that matches no parameter, or exemplars that cannot be shared out.
+        """
+        if self.learner.replay_shape is not None:
+            check_replay_shape(self.learner.replay_shape, self.context.group.world_size)
         for stage in self.learner.stages():
             set_trainable(self.learner, stage.trainable)
             build_optimizer(self.learner, stage.optimizer)
@@ -108,6 +120,8 @@ class LifelongLoop:
             self._seed("begin", opened.domain.name)
             with self.progress.timed("probing"):
                 self.learner.begin_domain(opened.domain, self._probe(opened))
+        with self.progress.timed("waiting"):
+            self._open_replay()
         stages = self.learner.stages()
         for number in range(start.stage, len(stages)):
             first_epoch = start.epoch if number == start.stage else 0
@@ -117,6 +131,7 @@ class LifelongLoop:
         with self.progress.timed("probing"):
             self.learner.end_domain(self._probe(opened))
         self._publish_memory()
+        self._replay = None
         self.context.stream.release(index)
         last = index + 1 == len(self.benchmark.steps)
         self._evaluate(self.progress.test.num_steps if last else index + 1)
@@ -130,6 +145,21 @@ class LifelongLoop:
                 name: seconds - before.get(name, 0.0)
                 for name, seconds in self.progress.seconds.items()
             },
+        )
+
+    def _open_replay(self) -> None:
+        """Fetches the exemplars that the batches of the domain begun last carry, if any."""
+        records, shape = self.learner.replay_records(), self.learner.replay_shape
+        if not records:
+            return
+        assert shape is not None, "a learner with exemplars says how many a batch carries"
+        world_size = self.context.group.world_size
+        self._replay = open_replay(records, shape, self.context.stream, world_size)
+        shape = self._replay.shape
+        self._log(
+            f"each batch carries {shape.num_persons} persons x {shape.images_per_person} images "
+            f"drawn from {len(records)} exemplars of earlier domains",
+            level="info",
         )
 
     def _keep(self, index: int, domain: str) -> None:
@@ -217,7 +247,9 @@ class LifelongLoop:
             "epoch": epoch,
         }
         log = StepLog(self.context.spool, where, self.config.global_batch)
-        batches = training_batches(self.config, self.context.group, opened, stage, epoch)
+        batches = training_batches(
+            self.config, self.context.group, opened, stage, epoch, self._replay
+        )
         self.learner.train()
         for number, batch in enumerate(ahead(batches, depth=2)):
             factor = learning_rate_factor(

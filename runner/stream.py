@@ -83,7 +83,8 @@ class DomainStream(Protocol):
         """Decodes the images of records in order, in bounded memory and ahead of their use.
 
         Args:
-            records: this worker's share of test or validation splits, from any domain.
+            records: this worker's share of test or validation splits, from any domain; or the
+                exemplars of earlier domains.
 
         Yields:
             [n] positions in `records` and their pixels, uint8 [n, H, W, 3], writable, with

@@ -130,6 +130,37 @@ def epoch_plan(
     return plan.reshape(iterations, persons_per_batch * images_per_person)
 
 
+def cycled_plan(
+    person_ids: npt.NDArray[np.integer],
+    persons_per_batch: int,
+    images_per_person: int,
+    seed: int,
+    num_batches: int,
+) -> npt.NDArray[np.int64]:
+    """As many batches as are asked for: [num_batches, P * K] positions in `person_ids`.
+
+    One `epoch_plan` after another, each of a seed of its own; the last is cut short. So nobody
+    comes again before everybody came who fits a plan's whole batches.
+
+    Args:
+        person_ids: [N] the person in each image.
+        persons_per_batch: P.
+        images_per_person: K.
+        seed: the plan is a pure function of it and of the other arguments.
+        num_batches: batches to plan; a shorter plan is the beginning of a longer one.
+
+    Raises:
+        ValueError: as `num_iterations`.
+    """
+    per_round = num_iterations(person_ids, persons_per_batch, images_per_person)
+    rounds = [
+        epoch_plan(person_ids, persons_per_batch, images_per_person, derive_seed(seed, number))
+        for number in range(-(-num_batches // per_round))
+    ]
+    empty = np.empty((0, persons_per_batch * images_per_person), dtype=np.int64)
+    return np.concatenate([empty, *rounds])[:num_batches]
+
+
 def _image_counts(
     person_ids: npt.NDArray[np.integer], persons_per_batch: int, images_per_person: int
 ) -> npt.NDArray[np.int64]:

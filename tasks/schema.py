@@ -175,9 +175,13 @@ class Batch:
         camera_ids: [B] long.
         views: augmented, normalised images [B, 3, H, W] by view name ("weak", "strong", "test");
             empty for a stage that trains on cached features.
+        replay: this worker's share of a batch of exemplars of earlier domains, or None. Its
+            `indices` are positions in the learner's `replay_records`, its `person_ids` theirs
+            (contiguous over all learned domains).
     """
 
     indices: Tensor
     person_ids: Tensor
     camera_ids: Tensor
     views: Mapping[str, Tensor]
+    replay: Batch | None = None
