@@ -107,6 +107,11 @@ def replace_files(
 
 
 def check_replaceable(folder: Path) -> None:
+    """Makes sure that an index may be written to a folder: new, empty, or that of an index.
+
+    Raises:
+        FileExistsError: something else is there.
+    """
     if not folder.exists():
         return
     if not folder.is_dir():
