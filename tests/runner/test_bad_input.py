@@ -93,7 +93,8 @@ def test_a_wrong_setting(refused: Refused, override: str, message: str) -> None:
 def test_an_unknown_preset(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--preset", "demo-vladir"]) == 2
     errors = capsys.readouterr().err
-    assert "--preset: expected a file or one of demo, " in errors
+    assert "--preset: expected a file or one of " in errors
+    assert " demo, " in errors
     assert "did you mean demo-vladr?" in errors
 
 

@@ -1,0 +1,218 @@
+"""DASK: distribution rehearsing via adaptive style kernel learning (Xu et al., AAAI 2025).
+
+Of a learned domain nothing is kept but its style: a small network, trained on that domain's images
+alone, which gives any image the domain's colours. While the next domain is learned, its images are
+seen twice, as they are and in the style of the domain before; cross-entropy, triplet and the old
+model's affinities hold on both. After the domain, old and new weights are averaged.
+docs/baselines.md says where this differs from the authors' code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, final
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from models.backbones.clip import ClipBackbone
+from models.distilled import BatchAffinityTermConfig, DistilledConfig, DistilledLearner
+from models.heads.style import (
+    Channels,
+    StyleNetwork,
+    colour_statistics,
+    drawn_statistics,
+    noise_of,
+    recolour,
+    variety,
+)
+from models.learner import Collective, OptimizerConfig, Probe, Stage, StepResult
+from models.losses.alignment import affinity
+from models.reid import (
+    Frozen,
+    InterpolationConfig,
+    TermConfig,
+    trainable_patterns,
+    weights_of,
+)
+from models.supervised import LossesConfig as SupervisedLossesConfig
+from tasks.schema import Batch, Domain, FrozenConfig
+
+STYLE_STAGE, MAIN_STAGE = "style", "dask"
+_MAX_SEED = 2**62
+
+
+class RehearsalTermConfig(TermConfig):
+    """All terms once more, on the images in the style of the domain before."""
+
+    weight: float = Field(
+        default=4.5, ge=0, description="factor of all terms on restyled images; 0 = no rehearsal"
+    )
+
+
+class LossesConfig(SupervisedLossesConfig):
+    """The loss terms."""
+
+    affinity: BatchAffinityTermConfig = Field(default_factory=BatchAffinityTermConfig)
+    rehearsal: RehearsalTermConfig = Field(default_factory=RehearsalTermConfig)
+
+
+class StyleConfig(FrozenConfig):
+    """The style network and its training."""
+
+    epochs: int = Field(default=50, ge=1, description="epochs per domain")
+    optimizer: OptimizerConfig = Field(default_factory=lambda: OptimizerConfig(lr=1e-3))
+    width: int = Field(default=16, ge=1, description="channels of its first convolution")
+    kernel_size: Literal[1, 3, 5, 7] = Field(
+        default=3, description="k of the predicted k x k kernels"
+    )
+    channels: Channels = Field(
+        default="mixed", description="a colour is computed from all three, or from itself"
+    )
+    spread: float = Field(
+        default=1.0, gt=0, description="disturbed colours: multiple of the domain's own variety"
+    )
+
+
+class Config(DistilledConfig):
+    """Settings of DASK."""
+
+    name: Literal["dask"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        default="dask", description="the learner"
+    )
+    losses: LossesConfig = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        default_factory=LossesConfig
+    )
+    style: StyleConfig = Field(default_factory=StyleConfig)
+    interpolation: InterpolationConfig = Field(
+        default_factory=lambda: InterpolationConfig(mode="fixed", keep_diagonal=False)
+    )
+
+
+@final
+class Method(DistilledLearner):
+    """DASK."""
+
+    style_step: Tensor
+    style_colours: Tensor
+
+    def __init__(self, config: Config, backbone: ClipBackbone, collective: Collective) -> None:
+        super().__init__(config, backbone, collective, config.interpolation, config.losses.affinity)
+        self.losses, self.settings = config.losses, config.style
+        self.style = StyleNetwork(
+            config.style.width, config.style.kernel_size, config.style.channels, _generator()
+        )
+        self.rehearser: Frozen | None = None
+        self.register_buffer("style_step", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("style_colours", torch.zeros(2, 2, 3))
+        self._num_learned = 0
+
+    def begin_domain(self, domain: Domain, probe: Probe) -> None:
+        """Freezes the old model and the last style; a new style begins from nothing."""
+        super().begin_domain(domain, probe)
+        if self.losses.rehearsal.weight:
+            if self._num_learned:
+                self.rehearser = Frozen(self.style)
+            self.style.reset(_generator())
+            self.style_step.fill_(torch.initial_seed() % _MAX_SEED)
+            found = probe(lambda images: {"colours": colour_statistics(images)})
+            self.style_colours = variety(found["colours"])
+
+    def stages(self) -> Sequence[Stage]:
+        """The domain's style, which the next domain will need, then the network."""
+        found = list[Stage]()
+        if self.losses.rehearsal.weight:
+            style = self.settings
+            found.append(Stage(STYLE_STAGE, style.epochs, ("weak",), ("style.*",), style.optimizer))
+        trainable = trainable_patterns(self.losses.identity)
+        main = Stage(MAIN_STAGE, self.num_epochs, ("weak",), trainable, self.config.optimizer)
+        return [*found, main]
+
+    def forward(self, batch: Batch, stage: str) -> StepResult:
+        """One step of the stage, on the global batch."""
+        if stage == STYLE_STAGE:
+            return StepResult.of({"restoration": self._restoration(batch)}, {"restoration": 1.0})
+        return self._main_step(batch)
+
+    def end_domain(self, probe: Probe) -> None:
+        """Interpolates, and keeps the new style instead of the one before."""
+        super().end_domain(probe)
+        self.rehearser = None
+        self._num_learned += 1
+
+    def _restoration(self, batch: Batch) -> Tensor:
+        """L1 between the images and what the style network makes of them recoloured."""
+        images = batch.views["weak"]
+        noise = noise_of(int(self.style_step), batch.indices)
+        self.style_step += 1
+        drawn = drawn_statistics(self.style_colours, noise, self.settings.spread)
+        restored = self.style(recolour(images, drawn))
+        return self.collective.gather((restored - images).abs().flatten(1).mean(1)).mean()
+
+    def _main_step(self, batch: Batch) -> StepResult:
+        images = self._views(batch.views["weak"])
+        num_views = len(images) // len(batch.person_ids)
+        features = self.network.image(images)
+        class_token = self._gather_views(features.class_token, num_views)
+        projected = self._gather_views(features.projected, num_views)
+        old = self.old_projected(images)
+        old_views = (None, None) if old is None else self._gather_views(old, num_views)
+        targets = self.collective.gather(batch.person_ids) + self._offset
+        terms: dict[str, Tensor] = {}
+        weights: dict[str, float] = {}
+        kinds = (("", 1.0), ("rehearsed_", self.losses.rehearsal.weight))
+        for number, (prefix, factor) in enumerate(kinds[:num_views]):
+            found = self._terms(class_token[number], projected[number], old_views[number], targets)
+            terms |= {prefix + name: value for name, value in found.items()}
+            given = weights_of(found, self.losses)
+            weights |= {prefix + name: factor * weight for name, weight in given.items()}
+        return StepResult.of(terms, weights)
+
+    def _views(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] -> the images and, behind them, the same in the old style [2B, 3, H, W]."""
+        if self.rehearser is None:
+            return images
+        with torch.no_grad():
+            return torch.cat([images, self.rehearser.module(images)])
+
+    def _terms(
+        self, class_token: Tensor, projected: Tensor, old: Tensor | None, targets: Tensor
+    ) -> dict[str, Tensor]:
+        """The terms of one view of the global batch."""
+        terms = self.network.identity_terms(
+            class_token, projected, targets, self.losses.identity, self.losses.triplet
+        )
+        if old is not None:
+            temperature = self.losses.affinity.temperature
+            terms["affinity"] = affinity(projected[:, None], old[:, None], temperature, "mean")
+        return terms
+
+    def _gather_views(self, rows: Tensor, num_views: int) -> Sequence[Tensor]:
+        """[V*B, ...] of this worker's views -> V tensors [W*B, ...] of the global batch."""
+        by_image = rows.unflatten(0, (num_views, -1)).transpose(0, 1)
+        return self.collective.gather(by_image).unbind(1)
+
+    # What outlives the process ----------------------------------------------------------------
+
+    def stored_bytes_per_domain(self) -> float:
+        """Bytes of the one style network that is kept, over the learned domains."""
+        if not self.losses.rehearsal.weight:
+            return 0.0
+        num_bytes = sum(value.numel() * value.element_size() for value in self.style.parameters())
+        return num_bytes / max(self._num_learned, 1)
+
+    def facts(self) -> dict[str, Any]:
+        """Besides the network's: how many domains are learned, and whether a style is rehearsed."""
+        own = {"num_learned": self._num_learned, "has_rehearser": self.rehearser is not None}
+        return super().facts() | own
+
+    def rebuild(self, facts: Mapping[str, Any]) -> None:
+        """Makes room for the old model and the style before."""
+        super().rebuild(facts)
+        self._num_learned = int(facts["num_learned"])
+        self.rehearser = Frozen(self.style) if facts["has_rehearser"] else None
+
+
+def _generator() -> torch.Generator:
+    return torch.Generator().manual_seed(torch.initial_seed())

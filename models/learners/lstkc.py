@@ -1,0 +1,96 @@
+"""LSTKC: long short-term knowledge consolidation (Xu et al., AAAI 2024).
+
+Cross-entropy and triplet on the new domain. Short term: the old model's affinities among the images
+of a batch are corrected where they confuse people, and distilled. Long term: after the domain, old
+and new weights are mixed, by a share that shrinks as the domain's affinities moved.
+docs/baselines.md says where this differs from the authors' code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, final
+
+from pydantic import Field
+from torch import Tensor
+
+from models.backbones.clip import ClipBackbone
+from models.distilled import BatchAffinityTermConfig, DistilledConfig, DistilledLearner
+from models.learner import Collective, Stage, StepResult
+from models.losses.affinity import rectified_affinity
+from models.losses.alignment import affinity
+from models.reid import InterpolationConfig, trainable_patterns, weights_of
+from models.supervised import LossesConfig as SupervisedLossesConfig
+from tasks.schema import Batch
+
+
+class RectifiedTermConfig(BatchAffinityTermConfig):
+    """KL of rectified affinities to the new model's, on f."""
+
+    rectify: bool = Field(
+        default=True, description="correct the old affinities by identity; false = as they are"
+    )
+    gradient_to_target: bool = Field(
+        default=False,
+        description="what the target takes from the new model sends gradients (authors' code: yes)",
+    )
+
+
+class LossesConfig(SupervisedLossesConfig):
+    """The loss terms."""
+
+    affinity: RectifiedTermConfig = Field(default_factory=RectifiedTermConfig)
+
+
+class Config(DistilledConfig):
+    """Settings of LSTKC."""
+
+    name: Literal["lstkc"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        default="lstkc", description="the learner"
+    )
+    losses: LossesConfig = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        default_factory=LossesConfig
+    )
+    interpolation: InterpolationConfig = Field(
+        default_factory=lambda: InterpolationConfig(mode="adaptive")
+    )
+
+
+@final
+class Method(DistilledLearner):
+    """LSTKC."""
+
+    def __init__(self, config: Config, backbone: ClipBackbone, collective: Collective) -> None:
+        super().__init__(config, backbone, collective, config.interpolation, config.losses.affinity)
+        self.losses = config.losses
+
+    def stages(self) -> Sequence[Stage]:
+        """One stage."""
+        trainable = trainable_patterns(self.losses.identity)
+        return [Stage("lstkc", self.num_epochs, ("weak",), trainable, self.config.optimizer)]
+
+    def forward(self, batch: Batch, stage: str) -> StepResult:
+        """Cross-entropy, triplet and, from the second domain on, affinity."""
+        assert stage == "lstkc"
+        images, gather = batch.views["weak"], self.collective.gather
+        features = self.network.image(images)
+        projected, person_ids = gather(features.projected), gather(batch.person_ids)
+        terms = self.network.identity_terms(
+            gather(features.class_token),
+            projected,
+            person_ids + self._offset,
+            self.losses.identity,
+            self.losses.triplet,
+        )
+        old = self.old_projected(images)
+        if old is not None:
+            terms["affinity"] = self._affinity(projected, gather(old), person_ids)
+        return StepResult.of(terms, weights_of(terms, self.losses))
+
+    def _affinity(self, new: Tensor, old: Tensor, person_ids: Tensor) -> Tensor:
+        settings = self.losses.affinity
+        if not settings.rectify:
+            return affinity(new[:, None], old[:, None], settings.temperature, "mean")
+        return rectified_affinity(
+            new, old, person_ids, settings.temperature, settings.gradient_to_target
+        )
