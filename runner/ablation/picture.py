@@ -1,0 +1,88 @@
+"""A table drawn: every seed a dot, mean and deviation beside them, seen and unseen side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from runner.ablation.summary import SCORES, Quantity, TableSummary
+
+_INK, _SOFT, _RULE = "#1f2933", "#6b7683", "#e1e5ea"
+_MEAN, _SEED = "#0072b2", "#9cc3de"
+_ROW_INCH, _WIDTH_INCH, _CHARACTER_INCH = 0.42, 4.2, 0.075
+
+
+def write_picture(summary: TableSummary, path: Path) -> None:
+    """Draws the table into a PNG file; needs no display."""
+    temporary = path.with_name(f".{path.name}.partial")
+    draw_table(summary).savefig(temporary, dpi=160, format="png")
+    temporary.replace(path)
+
+
+def draw_table(summary: TableSummary) -> Figure:
+    """Seen mAP left, unseen mAP right (if there is any), a line of the table each.
+
+    A large dot is the mean and its bar the sample standard deviation; small dots are the seeds. A
+    dashed line carries on the mean of the table's reference row.
+    """
+    panels = [
+        (quantity, title)
+        for quantity, title in ((SCORES[0], "seen domains"), (SCORES[2], "unseen domains"))
+        if any(row.estimate(quantity) for row in summary.rows)
+    ]
+    names = max(len(row.label) for row in summary.rows) * _CHARACTER_INCH
+    size_inch = (
+        names + 0.6 + _WIDTH_INCH * max(len(panels), 1),
+        1.45 + _ROW_INCH * len(summary.rows),
+    )
+    figure = Figure(figsize=size_inch, facecolor="white")
+    FigureCanvasAgg(figure)
+    left, height = 0.15 / size_inch[0], size_inch[1]
+    num_seeds = max(len(row.runs) for row in summary.rows)
+    figure.text(
+        left, 1 - 0.13 / height, summary.table.title, va="top", color=_INK, weight="bold", size=12
+    )
+    uneven = "up to " if any(len(row.runs) != num_seeds for row in summary.rows) else ""
+    words = f"mAP (%), mean ± sample standard deviation over {uneven}{num_seeds} seeds"
+    words = "mAP (%), one seed" if num_seeds == 1 else words
+    words += f"; dashed: {summary.row(summary.table.reference).label}"
+    figure.text(left, 1 - 0.37 / height, words, va="top", color=_SOFT, size=9.5)
+    figure.set_layout_engine("constrained", rect=(left, 0, 1 - 2 * left, 1 - 0.65 / height))
+    axes = figure.subplots(1, max(len(panels), 1), sharey=True, squeeze=False)[0]
+    for each, (quantity, title) in zip(axes, panels, strict=False):
+        _draw_panel(each, summary, quantity)
+        each.set_title(title, color=_SOFT, fontsize=10, loc="left")
+    return figure
+
+
+def _draw_panel(axes: Axes, summary: TableSummary, quantity: Quantity) -> None:
+    reference = summary.row(summary.table.reference).estimate(quantity)
+    if reference is not None:
+        axes.axvline(reference.mean, color=_SOFT, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+    for height, row in enumerate(summary.rows):
+        estimate = row.estimate(quantity)
+        if estimate is None:
+            continue
+        if len(row.runs) > 1:
+            values = [value for value in row.values(quantity).values() if value is not None]
+            axes.plot(values, [height + 0.22] * len(values), "o", color=_SEED, markersize=3.5)
+        axes.errorbar(
+            estimate.mean, height, xerr=estimate.deviation or None, fmt="o", color=_MEAN,
+            markersize=6.5, elinewidth=1.8, capsize=3.5, zorder=3,
+        )  # fmt: skip
+        axes.annotate(
+            f"{estimate.mean:.1f}", (estimate.mean, height), (0, 6), textcoords="offset points",
+            ha="center", va="bottom", color=_INK, fontsize=8.5, zorder=4,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
+        )  # fmt: skip
+    axes.set_yticks(range(len(summary.rows)), [row.label for row in summary.rows])
+    axes.set_ylim(len(summary.rows) - 0.45, -0.65)
+    axes.margins(x=0.12)
+    axes.grid(axis="x", color=_RULE, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(_SOFT)
+    axes.tick_params(length=0, labelcolor=_INK)
