@@ -20,7 +20,7 @@ from tasks.metrics import METRICS
 from tasks.protocol import trained_test_people
 from tasks.schema import Benchmark
 
-SECTIONS = ("benchmark", "evaluation", "data.evaluation_batch_size")
+SECTIONS = ("benchmark", "evaluation")
 """What may be set anew for a trained model; the rest made it what it is."""
 
 _OF_ITS_OWN_ORDER = ("order", "unseen", "identities", "num_validation_identities", "synthetic")
