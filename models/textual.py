@@ -1,9 +1,9 @@
-"""MTAD: prompts that disentangle what a text says of a person, and the text features they give.
+"""Prompts and the text features they give: one per person, and VLADR's one per attribute (MTAD).
 
-Each image has K attribute texts. Equal texts of one attribute are one *entry*, encoded once; an
-image knows its entries by number, so equal numbers are equal texts. While the attribute prompts
-train, entries are encoded with gradient; once frozen, all entries are encoded once a domain and
-looked up from then on.
+Identity prompts need no descriptions. For attribute prompts each image has K attribute texts.
+Equal texts of one attribute are one *entry*, encoded once; an image knows its entries by number,
+so equal numbers are equal texts. While the attribute prompts train, entries are encoded with
+gradient; once frozen, all entries are encoded once a domain and looked up from then on.
 """
 
 from __future__ import annotations
@@ -28,20 +28,85 @@ PLACEHOLDER = "X"
 TEMPLATE_START = "A photo of a"
 
 
-class TextualAttributes(nn.Module):
-    """Prompts and cached text features of the domain in hand.
+class TextualIdentities(nn.Module):
+    """Identity prompts and cached features of the domain in hand.
 
-    Buffers of the domain: `person_ids` [N], `entry_tokens` [E, L], `entry_attributes` [E],
-    `entry_ids` [N, K], `image_features` [N, D] (while the prompts train), `identity_features`
-    [C, D] and `entry_features` [E, D] (once they are frozen).
+    A person's prompt is "A photo of a X X X X person." with free vectors instead of the X.
+
+    Buffers of the domain: `image_features` [N, D] (while the prompts train) and
+    `identity_features` [C, D] (once they are frozen).
+
+    Args:
+        num_identity_tokens: free vectors X of a prompt.
+        text: the frozen text tower.
+        generator: CPU generator of the initial values.
+
+    Source: CLIP-ReID, first stage.
+    """
+
+    image_features: Tensor
+    identity_features: Tensor
+
+    def __init__(self, num_identity_tokens: int, text: TextEncoder, generator: Generator) -> None:
+        super().__init__()
+        self.num_identity_tokens = num_identity_tokens
+        self.identities = IdentityPrompts(0, num_identity_tokens, text.width, generator)
+        for name in ("image_features", "identity_features"):
+            self.register_buffer(name, torch.zeros(0, text.embed_dim))
+
+    def begin_identities(
+        self, num_persons: int, image_features: Tensor, generator: Generator
+    ) -> None:
+        """New prompts for the people of a domain.
+
+        Args:
+            num_persons: identities C of the domain.
+            image_features: [N, D] features f of the training images, by the frozen image tower.
+            generator: CPU generator of the new prompts.
+        """
+        width = self.identities.vectors.shape[2]
+        prompts = IdentityPrompts(num_persons, self.num_identity_tokens, width, generator)
+        self.identities = prompts.to(self.identity_features.device)
+        self.image_features = functional.normalize(image_features, dim=1)
+
+    def encode_identities(self, person_ids: Tensor, text: TextEncoder) -> Tensor:
+        """[B] -> L2-normalised text features t_g of these identities' prompts [B, D]."""
+        distinct, where = torch.unique(person_ids, return_inverse=True)
+        tokens = text.tokenize([self._template()]).to(person_ids.device)
+        position = 1 + len(TEMPLATE_START.split())
+        template = text.embed_tokens(tokens)[0]
+        prompts = splice(template, self.identities.vectors[distinct], position)
+        ends = text.end_positions(tokens).expand(len(distinct))
+        return functional.normalize(text(prompts, ends), dim=1)[where]
+
+    @torch.no_grad()
+    def freeze_identities(self, text: TextEncoder) -> None:
+        """Caches the text feature of every identity of the domain."""
+        device = self.identity_features.device
+        everybody = torch.arange(len(self.identities.vectors), device=device)
+        chunks = [self.encode_identities(chunk, text) for chunk in everybody.split(ENCODE_ROWS)]
+        self.identity_features = torch.cat(chunks).float()
+
+    def drop_image_features(self) -> None:
+        """Frees what only the prompts' training needed."""
+        self.image_features = self.image_features[:0]
+
+    def _template(self) -> str:
+        return f"{TEMPLATE_START} {' '.join([PLACEHOLDER] * self.num_identity_tokens)} person."
+
+
+class TextualAttributes(TextualIdentities):
+    """Identity and attribute prompts, and cached text features, of the domain in hand.
+
+    Buffers of the domain beside those of `TextualIdentities`: `person_ids` [N], `entry_tokens`
+    [E, L], `entry_attributes` [E], `entry_ids` [N, K], and `entry_features` [E, D] (once the
+    attribute prompts are frozen).
     """
 
     person_ids: Tensor
     entry_tokens: Tensor
     entry_attributes: Tensor
     entry_ids: Tensor
-    image_features: Tensor
-    identity_features: Tensor
     entry_features: Tensor
 
     def __init__(
@@ -52,20 +117,16 @@ class TextualAttributes(nn.Module):
         text: TextEncoder,
         generator: Generator,
     ) -> None:
-        super().__init__()
-        self.num_identity_tokens = num_identity_tokens
+        super().__init__(num_identity_tokens, text, generator)
         self.attributes = AttributePrompts(
             num_attributes, num_attribute_tokens, text.width, generator
         )
-        self.identities = IdentityPrompts(0, num_identity_tokens, text.width, generator)
         self.pool_head = GrowingClassifier(text.embed_dim)
         for name, shape, dtype in (
             ("person_ids", (0,), torch.long),
             ("entry_tokens", (0, 2), torch.long),
             ("entry_attributes", (0,), torch.long),
             ("entry_ids", (0, num_attributes), torch.long),
-            ("image_features", (0, text.embed_dim), torch.float32),
-            ("identity_features", (0, text.embed_dim), torch.float32),
             ("entry_features", (0, text.embed_dim), torch.float32),
         ):
             self.register_buffer(name, torch.zeros(shape, dtype=dtype))
@@ -88,10 +149,8 @@ class TextualAttributes(nn.Module):
             generator: CPU generator of the new prompts.
         """
         device = self.entry_ids.device
-        num_attributes, _, width = self.attributes.vectors.shape
-        prompts = IdentityPrompts(domain.num_persons, self.num_identity_tokens, width, generator)
-        self.identities = prompts.to(device)
-        self.image_features = functional.normalize(image_features, dim=1)
+        num_attributes = len(self.attributes.vectors)
+        self.begin_identities(domain.num_persons, image_features, generator)
         numbers: dict[tuple[int, str], int] = {}
         ids = [
             [
@@ -108,27 +167,10 @@ class TextualAttributes(nn.Module):
         centres = torch.randn(domain.num_persons, text.embed_dim, generator=generator)
         self.pool_head.grow(functional.normalize(centres, dim=1).to(device))
 
-    def encode_identities(self, person_ids: Tensor, text: TextEncoder) -> Tensor:
-        """[B] -> L2-normalised text features t_g of these identities' prompts [B, D]."""
-        distinct, where = torch.unique(person_ids, return_inverse=True)
-        tokens = text.tokenize([self._template()]).to(person_ids.device)
-        position = 1 + len(TEMPLATE_START.split())
-        template = text.embed_tokens(tokens)[0]
-        prompts = splice(template, self.identities.vectors[distinct], position)
-        ends = text.end_positions(tokens).expand(len(distinct))
-        return functional.normalize(text(prompts, ends), dim=1)[where]
-
     def encode_attributes(self, indices: Tensor, text: TextEncoder) -> Tensor:
         """[B] images -> L2-normalised text features t_k of their descriptions [B, K, D]."""
         distinct, where = torch.unique(self.entry_ids[indices], return_inverse=True)
         return self._encode_entries(distinct, text)[where]
-
-    @torch.no_grad()
-    def freeze_identities(self, text: TextEncoder) -> None:
-        """Caches the text feature of every identity of the domain."""
-        everybody = torch.arange(len(self.identities.vectors), device=self.entry_ids.device)
-        chunks = [self.encode_identities(chunk, text) for chunk in everybody.split(ENCODE_ROWS)]
-        self.identity_features = torch.cat(chunks).float()
 
     @torch.no_grad()
     def freeze_attributes(self, text: TextEncoder) -> None:
@@ -136,10 +178,6 @@ class TextualAttributes(nn.Module):
         entries = torch.arange(len(self.entry_tokens), device=self.entry_ids.device)
         chunks = [self._encode_entries(chunk, text) for chunk in entries.split(ENCODE_ROWS)]
         self.entry_features = torch.cat(chunks).float()
-
-    def drop_image_features(self) -> None:
-        """Frees what only the prompts' training needed."""
-        self.image_features = self.image_features[:0]
 
     def attribute_features(self, indices: Tensor) -> Tensor:
         """[B] images -> cached t_k [B, K, D]."""
@@ -152,9 +190,6 @@ class TextualAttributes(nn.Module):
         vectors = self.attributes.vectors[self.entry_attributes[entries]]
         embeddings, ends = prepend(text.embed_tokens(tokens), ends, vectors, text.context_length)
         return functional.normalize(text(embeddings, ends), dim=1)
-
-    def _template(self) -> str:
-        return f"{TEMPLATE_START} {' '.join([PLACEHOLDER] * self.num_identity_tokens)} person."
 
 
 def attribute_texts(
