@@ -39,6 +39,7 @@ BENCHMARK = {
 }
 COMMON = ("backbone.weights=random", "data.persons_per_batch=4", "data.images_per_person=2")
 SHORT = {
+    "clip_reid": ("learner.epochs=2", "learner.prompts.epochs=1"),
     "dask": ("learner.epochs=2", "learner.style.epochs=1"),
     "zero_shot": (),
     "vladr": (

@@ -1,0 +1,204 @@
+"""CLIP-ReID (Li et al., AAAI 2023), one domain after another.
+
+Two stages a domain. First, free tokens learn to name each person of the domain while both encoders
+are frozen. Then the image tower learns by cross-entropy, triplet and by telling the people's text
+features apart. No descriptions are needed, and nothing works against forgetting: it is the
+text-aware baseline. docs/baselines.md says where this differs from the authors' code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, final
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from models.backbones.clip import ClipBackbone
+from models.learner import Collective, OptimizerConfig, Probe, ScheduleConfig, Stage, StepResult
+from models.losses.contrastive import same_identity, symmetric_contrastive
+from models.losses.identity import cross_entropy
+from models.losses.similarity import cosine_matrix
+from models.reid import (
+    Frozen,
+    IdentityTermConfig,
+    InterpolationConfig,
+    TermConfig,
+    TripletTermConfig,
+    check_any_on,
+    features_of,
+    trainable_patterns,
+    weights_of,
+)
+from models.supervised import LossesConfig as SupervisedLossesConfig
+from models.supervised import SupervisedConfig, SupervisedLearner
+from models.textual import TextualIdentities
+from tasks.schema import Batch, Domain, FrozenConfig
+
+PROMPT_STAGE, IMAGE_STAGE = "prompts", "clip-reid"
+
+
+class MatchTermConfig(TermConfig):
+    """SupCon between cached image features and identity prompts, both directions."""
+
+    temperature: float = Field(default=0.07, gt=0, description="tau of the softmax over the batch")
+
+
+class QuarterIdentityTermConfig(IdentityTermConfig):
+    """Cross-entropy over all identities learned so far, at the authors' weight."""
+
+    weight: float = Field(default=0.25, ge=0, description="factor of the term in the loss; 0 = off")
+
+
+class MarginTripletTermConfig(TripletTermConfig):
+    """Batch-hard triplet on f, at the authors' margin."""
+
+    margin: float | None = Field(default=0.3, ge=0, description="hinge margin; null = soft margin")
+
+
+class ImageTextTermConfig(TermConfig):
+    """Cross-entropy of cos(f, t_g) / temperature over the text features of the domain's people."""
+
+    temperature: float = Field(default=0.07, gt=0, description="tau")
+    label_smoothing: float = Field(
+        default=0.1, ge=0, lt=1, description="share given to all people of the domain"
+    )
+
+
+class LossesConfig(SupervisedLossesConfig):
+    """The loss terms: match_global trains the prompts, the others the image tower."""
+
+    match_global: MatchTermConfig = Field(default_factory=MatchTermConfig)
+    identity: QuarterIdentityTermConfig = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        default_factory=QuarterIdentityTermConfig
+    )
+    triplet: MarginTripletTermConfig = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        default_factory=MarginTripletTermConfig
+    )
+    image_text: ImageTextTermConfig = Field(default_factory=ImageTextTermConfig)
+
+    @model_validator(mode="after")
+    def _some_loss(self) -> LossesConfig:
+        names = ("identity", "triplet", "image_text")
+        check_any_on({name: getattr(self, name) for name in names}, "the image tower")
+        return self
+
+
+def _prompt_optimizer() -> OptimizerConfig:
+    schedule = ScheduleConfig(
+        kind="cosine", warmup_epochs=5, warmup_factor=0.0286, final_factor=0.00286
+    )
+    return OptimizerConfig(lr=3.5e-4, weight_decay=1e-4, schedule=schedule)
+
+
+def _image_optimizer() -> OptimizerConfig:
+    schedule = ScheduleConfig(
+        kind="multistep", warmup_epochs=10, warmup_factor=0.1, milestone_epochs=(30, 50)
+    )
+    return OptimizerConfig(lr=5e-6, weight_decay=1e-4, bias_lr_factor=2, schedule=schedule)
+
+
+class PromptStageConfig(FrozenConfig):
+    """The stage that learns the identity prompts."""
+
+    epochs: int = Field(default=120, ge=1, description="epochs of the stage in each domain")
+    num_identity_tokens: int = Field(
+        default=4, ge=1, description="free tokens of an identity prompt"
+    )
+    optimizer: OptimizerConfig = Field(
+        default_factory=_prompt_optimizer, description="optimiser and schedule of the stage"
+    )
+
+
+class Config(SupervisedConfig):
+    """Settings of CLIP-ReID; epochs and optimizer are those of the image tower's stage."""
+
+    name: Literal["clip_reid"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        default="clip_reid", description="the learner"
+    )
+    losses: LossesConfig = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        default_factory=LossesConfig
+    )
+    optimizer: OptimizerConfig = Field(default_factory=_image_optimizer)
+    prompts: PromptStageConfig = Field(default_factory=PromptStageConfig)
+    interpolation: InterpolationConfig = Field(default_factory=InterpolationConfig)
+
+    @property
+    def trains_prompts(self) -> bool:
+        """Whether image_text will read the prompts, and match_global trains them."""
+        return bool(self.losses.image_text.weight and self.losses.match_global.weight)
+
+
+@final
+class Method(SupervisedLearner):
+    """CLIP-ReID."""
+
+    unsaved = ("text.",)
+
+    def __init__(self, config: Config, backbone: ClipBackbone, collective: Collective) -> None:
+        super().__init__(config, backbone, collective, config.interpolation)
+        self.settings = config
+        self.text = backbone.text
+        generator = torch.Generator().manual_seed(torch.initial_seed())
+        self.textual = TextualIdentities(config.prompts.num_identity_tokens, self.text, generator)
+
+    def begin_domain(self, domain: Domain, probe: Probe) -> None:
+        """Grows the classifiers and makes prompts for the new people, by one pass of the tower."""
+        if self.network.num_identities and self.interpolation.mode != "none":
+            self.old = Frozen(self.network)
+        features = probe(lambda images: features_of(self.network.image(images)))
+        projected = features["projected"]
+        person_ids = torch.from_numpy(domain.person_ids).to(projected.device)
+        self._offset = self.network.num_identities
+        self.network.grow(features["class_token"], projected, person_ids)
+        generator = torch.Generator().manual_seed(torch.initial_seed())
+        self.textual.begin_identities(domain.num_persons, projected, generator)
+        if not self.settings.trains_prompts:
+            self.textual.drop_image_features()
+            if self.settings.losses.image_text.weight:
+                self.textual.freeze_identities(self.text)
+
+    def stages(self) -> Sequence[Stage]:
+        """The prompts, if anything reads and trains them, then the image tower."""
+        config, found = self.settings, list[Stage]()
+        if config.trains_prompts:
+            trainable, prompts = ("textual.identities.*",), config.prompts
+            found.append(Stage(PROMPT_STAGE, prompts.epochs, (), trainable, prompts.optimizer))
+        trainable = trainable_patterns(config.losses.identity)
+        found.append(Stage(IMAGE_STAGE, config.epochs, ("weak",), trainable, config.optimizer))
+        return found
+
+    def forward(self, batch: Batch, stage: str) -> StepResult:
+        """One step of the stage, on the global batch."""
+        terms = self._prompt_terms(batch) if stage == PROMPT_STAGE else self._image_terms(batch)
+        return StepResult.of(terms, weights_of(terms, self.settings.losses))
+
+    def end_stage(self, stage: str, probe: Probe) -> None:
+        """Encodes the learned prompts once: the image tower's stage looks text features up."""
+        if stage == PROMPT_STAGE:
+            self.textual.freeze_identities(self.text)
+            self.textual.drop_image_features()
+
+    def _prompt_terms(self, batch: Batch) -> dict[str, Tensor]:
+        gather = self.collective.gather
+        image = gather(self.textual.image_features[batch.indices])
+        text = gather(self.textual.encode_identities(batch.person_ids, self.text))
+        positives = same_identity(gather(batch.person_ids))
+        temperature = self.settings.losses.match_global.temperature
+        return {"match_global": symmetric_contrastive(image, text, positives, temperature)}
+
+    def _image_terms(self, batch: Batch) -> dict[str, Tensor]:
+        losses, gather = self.settings.losses, self.collective.gather
+        features = self.network.image(batch.views["weak"])
+        class_token, projected = gather(features.class_token), gather(features.projected)
+        person_ids = gather(batch.person_ids)
+        terms = self.network.identity_terms(
+            class_token, projected, person_ids + self._offset, losses.identity, losses.triplet
+        )
+        if losses.image_text.weight:
+            cosines = cosine_matrix(projected, self.textual.identity_features)
+            logits = cosines / losses.image_text.temperature
+            smoothing = losses.image_text.label_smoothing
+            terms["image_text"] = cross_entropy(logits, person_ids, smoothing)
+        return terms

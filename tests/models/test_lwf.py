@@ -1,0 +1,224 @@
+"""Learning without forgetting: when it distils, over which rows, from which model."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from models.learners.lwf import Config
+from models.reid import Frozen
+
+OFF = {"distillation": {"weight": 0}}
+STATISTICS = pytest.mark.parametrize("statistics", ["running", "batch"])
+
+
+def of(pupil):
+    """Network, and the frozen network of the past."""
+    old = pupil.learner.old
+    return pupil.learner.network, None if old is None else old.module
+
+
+def step(pupil, number=0):
+    """A step of the only stage, without an update."""
+    (stage,) = pupil.learner.stages()
+    pupil.learner.train()
+    return pupil.learner(pupil.batch(stage, number), stage.name)
+
+
+def term(pupil, number=0):
+    return float(step(pupil, number).terms["distillation"].detach())
+
+
+def train(pupil, num_iterations=2):
+    (stage,) = pupil.learner.stages()
+    return pupil.train(stage, range(num_iterations))
+
+
+def on_the_same_batches(pupil):
+    """Batches are drawn by the stage's name too; here methods are compared on equal ones."""
+    draw = pupil.batch
+    pupil.batch = lambda stage, number: draw(dataclasses.replace(stage, name="any"), number)
+    return pupil
+
+
+def at_second(course, **values):
+    """A pupil at the beginning of its second domain."""
+    pupil = course("lwf", **values)
+    pupil.learn("first")
+    pupil.begin("second")
+    return pupil
+
+
+# When -----------------------------------------------------------------------------------------
+
+
+def test_the_term_is_there_from_the_second_domain_on(course):
+    pupil = course("lwf")
+    for number, domain in enumerate(("first", "second", "third")):
+        pupil.begin(domain)
+        expected = {"identity", "triplet"} | ({"distillation"} if number else set())
+        assert all(set(result.terms) == expected for result in train(pupil))
+        assert (pupil.learner.old is not None) == (number > 0)
+        pupil.learner.end_domain(pupil.probe)
+        assert pupil.learner.old is None
+
+
+@pytest.mark.parametrize("mode", ["none", "fixed"])
+def test_weight_zero_is_fine_tuning_to_the_last_bit(course, mode):
+    states = {}
+    for name, values in (("lwf", {"losses": OFF}), ("finetune", {})):
+        pupil = on_the_same_batches(course(name, interpolation={"mode": mode}, **values))
+        pupil.learn("first")
+        pupil.begin("second")
+        assert (pupil.learner.old is not None) == (mode == "fixed")
+        assert set(train(pupil)[0].terms) == {"identity", "triplet"}
+        pupil.learner.end_domain(pupil.probe)
+        states[name] = pupil.learner.state_dict()
+    for path, tensor in states["finetune"].items():
+        assert torch.equal(tensor, states["lwf"][path]), path
+
+
+def test_the_first_domain_is_fine_tuning_to_the_last_bit(course):
+    states = []
+    for name in ("lwf", "finetune"):
+        pupil = on_the_same_batches(course(name))
+        pupil.learn("first")
+        states.append(pupil.learner.state_dict())
+    for path, tensor in states[0].items():
+        assert torch.equal(tensor, states[1][path]), path
+
+
+def test_interpolation_alone_does_not_distil_and_both_share_one_old_model(course):
+    pupil = at_second(course, interpolation={"mode": "adaptive"})
+    assert sum(isinstance(module, Frozen) for module in pupil.learner.modules()) == 1
+    assert "distillation" in step(pupil).terms
+    pupil = at_second(course, interpolation={"mode": "adaptive"}, losses=OFF)
+    assert "distillation" not in step(pupil).terms
+
+
+# What -----------------------------------------------------------------------------------------
+
+
+def normalised(features, neck, statistics):
+    """BN by hand, row by row and feature by feature."""
+    if statistics == "batch":
+        mean = features.mean(0)
+        variance = ((features - mean) ** 2).mean(0)
+    else:
+        mean, variance = neck.running_mean, neck.running_var
+    return (features - mean) / (variance + 1e-5).sqrt() * neck.weight
+
+
+def softmax(logits):
+    powers = [math.exp(x - max(logits)) for x in logits]
+    return [power / sum(powers) for power in powers]
+
+
+@STATISTICS
+@pytest.mark.parametrize("temperature", [2.0, 0.7])
+def test_equals_the_sum_over_images_and_old_people(course, statistics, temperature):
+    settings = {"statistics": statistics, "temperature": temperature}
+    pupil = at_second(course, losses={"distillation": settings})
+    train(pupil)
+    (stage,) = pupil.learner.stages()
+    images = pupil.batch(stage, 5).views["weak"]
+    network, old = of(pupil)
+    total = 0.0
+    with torch.no_grad():
+        new_features, old_features = network.image(images), old.image(images)
+        for end, feature in (("class", "class_token"), ("projected", "projected")):
+            neck, old_neck = (getattr(each, f"neck_{end}") for each in (network, old))
+            new = normalised(getattr(new_features, feature), neck, "batch")
+            past = normalised(getattr(old_features, feature), old_neck, statistics)
+            rows = getattr(network, f"head_{end}").weight
+            old_rows = getattr(old, f"head_{end}").weight
+            assert (len(rows), len(old_rows)) == (16, 8)
+            for b in range(12):
+                p = softmax([float(past[b] @ row) / temperature for row in old_rows])
+                q = softmax([float(new[b] @ rows[c]) / temperature for c in range(8)])
+                divergence = sum(x * math.log(x / y) for x, y in zip(p, q, strict=True))
+                total += temperature**2 * divergence / 12
+    assert total > 1e-4
+    assert term(pupil, 5) == pytest.approx(total, rel=1e-3)
+
+
+def test_with_the_batchs_statistics_the_student_begins_as_its_teacher(course):
+    found = {}
+    for statistics in ("batch", "running"):
+        pupil = at_second(course, losses={"distillation": {"statistics": statistics}})
+        found[statistics] = term(pupil)
+    assert found["batch"] == pytest.approx(0, abs=1e-6)
+    assert found["running"] > 1e-3
+
+
+def test_old_rows_train_and_new_rows_are_no_part_of_the_term(course):
+    pupil = at_second(course)
+    train(pupil)
+    network, _ = of(pupil)
+    before = term(pupil)
+    heads = (network.head_class, network.head_projected)
+    pupil.learner.zero_grad()
+    step(pupil).terms["distillation"].backward()
+    for head in heads:
+        assert head.weight.grad[:8].abs().max() > 0
+        assert head.weight.grad[8:].eq(0).all()
+        with torch.no_grad():
+            head.weight[8:] += 1
+    assert term(pupil) == pytest.approx(before, rel=1e-5)
+    with torch.no_grad():
+        network.head_class.weight[3] += 1
+    assert term(pupil) != pytest.approx(before, rel=1e-3)
+
+
+@STATISTICS
+def test_the_old_model_is_that_of_the_domains_beginning_and_stays_so(course, statistics):
+    pupil = course("lwf", losses={"distillation": {"statistics": statistics}})
+    pupil.learn("first")
+    before = {path: value.clone() for path, value in pupil.learner.network.state_dict().items()}
+    pupil.begin("second")
+    train(pupil)
+    network, old = of(pupil)
+    kept = old.state_dict()
+    assert kept.keys() == before.keys()
+    for path, tensor in kept.items():
+        assert torch.equal(tensor, before[path]), path
+    assert not old.training
+    assert not torch.equal(network.image.visual.proj, old.image.visual.proj)
+
+
+def test_a_batch_counts_once_in_the_necks_statistics(course):
+    pupils = [at_second(course), at_second(course, losses=OFF)]
+    for pupil in pupils:
+        step(pupil)
+    necks = [pupil.learner.network.neck_projected for pupil in pupils]
+    assert necks[0].num_batches_tracked == necks[1].num_batches_tracked == 3
+    assert torch.equal(necks[0].running_mean, necks[1].running_mean)
+    assert torch.equal(necks[0].running_var, necks[1].running_var)
+
+
+@STATISTICS
+def test_more_weight_holds_the_answers_closer(course, statistics):
+    drift = []
+    for weight in (1e-6, 1.0):
+        losses = {"distillation": {"weight": weight, "statistics": statistics}}
+        pupil = at_second(course, losses=losses)
+        train(pupil, 6)
+        drift.append(term(pupil, 6))
+    assert drift[1] < 0.95 * drift[0]
+
+
+# Settings -------------------------------------------------------------------------------------
+
+
+def test_distillation_without_trained_classifiers_is_refused():
+    message = r"distillation compares classifiers, .*: give identity a weight above 0, or dist"
+    with pytest.raises(ValueError, match=message):
+        Config.model_validate({"losses": {"identity": {"weight": 0}}})
+    Config.model_validate({"losses": {"identity": {"weight": 0}, **OFF}})
+    with pytest.raises(ValueError, match="the image tower has no loss"):
+        Config.model_validate(
+            {"losses": {"identity": {"weight": 0}, "triplet": {"weight": 0}, **OFF}}
+        )
+    with pytest.raises(ValueError, match="greater than 0"):
+        Config.model_validate({"losses": {"distillation": {"temperature": 0}}})
