@@ -18,10 +18,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from models.learner import OptimizerConfig, ReplayShape, Stage
+from runner import loop
 from runner.batching import Replay, check_replay_shape, open_replay, training_batches
 from runner.collectives import LocalGroup
 from runner.config import RunConfig
 from runner.decoding import DataConfig
+from runner.experiment import run_experiment
 from runner.pixels import decode_many
 from runner.stream import BlockImages, DomainStream, LocalStream, OpenedDomain
 from tasks.sampling import cycled_plan, derive_seed, epoch_plan, image_seeds
@@ -277,3 +279,59 @@ def test_a_batch_that_workers_cannot_share_is_refused() -> None:
     check_replay_shape(ReplayShape(3, 2), 2)
     with pytest.raises(ValueError, match=r"3 persons x 2 images = 6 .*over 4 workers"):
         check_replay_shape(ReplayShape(3, 2), 4)
+
+
+# ---- whole runs
+
+
+def test_every_batch_of_a_later_domain_carries_exemplars_of_the_earlier(
+    tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = list[tuple[str, Batch]]()
+    original = loop.training_batches
+
+    def spy(config: RunConfig, group: Any, opened: OpenedDomain, *rest: Any) -> Iterator[Batch]:
+        for batch in original(config, group, opened, *rest):
+            seen.append((opened.domain.name, batch))
+            yield batch
+
+    monkeypatch.setattr(loop, "training_batches", spy)
+    exemplars_ = ("learner.exemplars.num_persons=3", "learner.exemplars.with_replacement=false")
+    config = tiny_config(
+        tmp_path, "krkc", *exemplars_, "learner.exemplars.images_per_person=1",
+        "learner.replay.persons_per_batch=2", "learner.replay.images_per_person=2",
+    )  # fmt: skip
+    result = run_experiment(config)
+    assert {name for name, _ in seen} == {"plaza", "station"}
+    for name, batch in seen:
+        if name == "plaza":
+            assert batch.replay is None
+            continue
+        assert batch.replay is not None
+        assert batch.replay.views["weak"].shape == (4, 3, HEIGHT, WIDTH)
+        assert len(batch.replay.person_ids.unique()) == 2
+        # Two of ten people validate: the first domain teaches eight.
+        assert batch.replay.person_ids.max() < 8
+        assert batch.replay.indices.max() < 3
+    assert result.results["stored_bytes_per_domain"] == 3 * HEIGHT * WIDTH * 3
+    lines = (result.folder / "events.jsonl").read_text().splitlines()
+    said = [event["message"] for event in map(json.loads, lines) if event["event"] == "log"]
+    assert [text for text in said if "exemplars" in text] == [
+        "each batch carries 2 persons x 2 images drawn from 3 exemplars of earlier domains"
+    ]
+
+
+@pytest.mark.slow
+def test_one_ray_worker_replays_what_this_process_does(
+    ray_session: None,
+    tiny_config: MakeConfig,
+    tmp_path: Path,
+    numbers_of: Callable[[Any], dict[str, Any]],
+) -> None:
+    found = {}
+    for num_workers in (0, 1):
+        workers = f"cluster.num_workers={num_workers}"
+        result = run_experiment(tiny_config(tmp_path / str(num_workers), "krkc", workers))
+        tensors = result.folder / "checkpoints/after-02-station.safetensors"
+        found[num_workers] = numbers_of(result.results), tensors.read_bytes()
+    assert found[0] == found[1]

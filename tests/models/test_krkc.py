@@ -1,0 +1,546 @@
+"""KRKC: which images are kept, what both models learn of them, what becomes of the two."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from models.exemplars import Exemplars, ExemplarsConfig, draw_persons, farthest_images
+from models.learner import ReplayShape
+from models.learners.krkc import Config
+from models.losses.distillation import jensen_shannon
+from runner.optim import build_optimizer, set_trainable
+from tasks.schema import Batch
+
+FIRST_TERMS = {"identity", "triplet"}
+MODEL_TERMS = FIRST_TERMS | {"replay_triplet"}
+ALL_TERMS = MODEL_TERMS | {f"memory_{name}" for name in MODEL_TERMS} | {"rectification"}
+
+
+def off(*terms):
+    return {term: {"weight": 0} for term in terms}
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def carrying(pupil):
+    """The course, whose batches carry exemplars as the loop's do: three people, two images."""
+    plain = pupil.batch
+
+    def batch(stage, number):
+        records = pupil.learner.replay_records()
+        main = plain(stage, number)
+        if not records:
+            return main
+        draw = generator(number)
+        people = sorted({record.person_id for record in records})
+        chosen = [people[index] for index in torch.randperm(len(people), generator=draw)[:3]]
+        positions = [
+            index for person in chosen for index, record in enumerate(records)
+            if record.person_id == person
+        ]  # fmt: skip
+        images = torch.randn(len(positions), 3, *pupil.images.shape[2:], generator=draw)
+        beside = Batch(
+            torch.tensor(positions),
+            torch.tensor([records[position].person_id for position in positions]),
+            torch.tensor([records[position].camera_id for position in positions]),
+            dict.fromkeys(stage.views, images),
+        )
+        return replace(main, replay=beside)
+
+    pupil.batch = batch
+    return pupil
+
+
+def second_domain(course, **values):
+    """A course some steps into its second domain."""
+    pupil = carrying(course("krkc", **values))
+    pupil.learn("first")
+    pupil.begin("second")
+    stir(pupil.learner.memory)
+    pupil.train(pupil.learner.stages()[0])
+    return pupil
+
+
+def stir(model):
+    """Moves the memory model away from the working one: the course trains both at one rate."""
+    draw = generator(5)
+    with torch.no_grad():
+        for parameter in model.parameters() if model is not None else ():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=draw))
+
+
+def state_of(module):
+    return {path: tensor.clone() for path, tensor in module.state_dict().items()}
+
+
+def assert_same(first, second):
+    assert first.keys() == second.keys()
+    for path, tensor in first.items():
+        assert torch.equal(tensor, second[path]), path
+
+
+# ---- the divergence
+
+
+@pytest.mark.parametrize("mixture", ["probabilities", "logits"])
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_jensen_shannon_equals_the_sum_over_classes(mixture, temperature):
+    first = 3 * torch.randn(4, 5, generator=generator(), dtype=torch.float64)
+    second = 3 * torch.randn(4, 5, generator=generator(1), dtype=torch.float64)
+
+    def softmax(logits):
+        powers = [math.exp(logit) for logit in logits]
+        return [power / sum(powers) for power in powers]
+
+    total = 0.0
+    rows, others = (first / temperature).tolist(), (second / temperature).tolist()
+    for row, other in zip(rows, others, strict=True):
+        p, q = softmax(row), softmax(other)
+        if mixture == "probabilities":
+            middle = [(a + b) / 2 for a, b in zip(p, q, strict=True)]
+        else:
+            middle = softmax([(a + b) / 2 for a, b in zip(row, other, strict=True)])
+        for each in (p, q):
+            total += sum(a * math.log(a / m) for a, m in zip(each, middle, strict=True)) / 2 / 4
+    found = jensen_shannon(first, second, temperature, mixture).item()
+    assert found == pytest.approx(temperature**2 * total, rel=1e-9)
+    assert jensen_shannon(second, first, temperature, mixture).item() == pytest.approx(found)
+    if mixture == "probabilities":
+        assert found <= temperature**2 * math.log(2)
+
+
+@pytest.mark.parametrize("mixture", ["probabilities", "logits"])
+def test_one_divergence_sends_each_model_the_gradient_of_its_own(mixture):
+    first = torch.randn(4, 5, generator=generator()).requires_grad_()
+    second = torch.randn(4, 5, generator=generator(1)).requires_grad_()
+    jensen_shannon(first, second, 2.0, mixture).backward()
+    for mine, other in ((first, second), (second, first)):
+        alone = mine.detach().clone().requires_grad_()
+        jensen_shannon(alone, other.detach(), 2.0, mixture).backward()
+        assert torch.allclose(mine.grad, alone.grad, atol=1e-7)
+        assert mine.grad.abs().max() > 0
+
+
+# ---- exemplars
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    person_ids=st.lists(st.sampled_from([3, 0, 9, 4]), min_size=1, max_size=15),
+    num_images=st.integers(1, 4),
+    seed=st.integers(0, 1000),
+)
+def test_the_farthest_images_are_those_of_a_naive_loop(person_ids, num_images, seed):
+    embeddings = torch.randn(len(person_ids), 6, generator=generator(seed), dtype=torch.float64)
+    wanted = []
+    for person in sorted(set(person_ids)):
+        own = [index for index, owner in enumerate(person_ids) if owner == person]
+        centre = functional.normalize(embeddings[own].mean(0), dim=0)
+        likeness = {
+            index: float(functional.normalize(embeddings[index], dim=0) @ centre) for index in own
+        }
+        wanted += sorted(own, key=lambda index: likeness[index])[:num_images]
+    found = farthest_images(embeddings, torch.tensor(person_ids), num_images)
+    # A person with two images has both at the same distance, up to rounding.
+    counts = {person: person_ids.count(person) for person in person_ids}
+    for given_, expected in zip(found.tolist(), wanted, strict=True):
+        assert given_ == expected or counts[person_ids[expected]] == 2
+
+
+def test_equally_far_images_are_taken_in_their_order():
+    embeddings = torch.ones(6, 4)
+    found = farthest_images(embeddings, torch.tensor([1, 0, 1, 0, 1, 0]), 2)
+    assert found.tolist() == [1, 3, 0, 2]
+
+
+def test_who_is_drawn_twice_is_kept_once():
+    config = ExemplarsConfig(num_persons=50)
+    drawn = draw_persons(100, config, generator())
+    # 100 * (1 - .99 ** 50) = 39.5 of them are expected.
+    assert 30 < len(drawn) < 50
+    assert drawn <= set(range(100))
+    assert drawn == draw_persons(100, config, generator())
+    assert drawn != draw_persons(100, config, generator(1))
+    distinct = ExemplarsConfig(num_persons=50, with_replacement=False)
+    assert len(draw_persons(100, distinct, generator())) == 50
+    assert draw_persons(20, distinct, generator()) == set(range(20))
+
+
+def test_exemplars_know_the_people_of_a_cleaned_domain(domain):
+    # Person 0 has no readable image: everybody else moves down by one.
+    cleaned = domain("first").without({0, 1, 2, 3, 9})
+    exemplars = Exemplars(ExemplarsConfig(num_persons=7, with_replacement=False))
+    exemplars.begin_domain(cleaned, 100, generator())
+    embeddings = torch.randn(len(cleaned.train), 6, generator=generator())
+    farthest = farthest_images(embeddings.double(), torch.from_numpy(cleaned.person_ids), 2)
+    restored = Exemplars(ExemplarsConfig(num_persons=7))
+    restored.restore(json.loads(json.dumps(exemplars.facts())))
+    for each in (exemplars, restored):
+        each.end_domain(embeddings)
+        assert len(each.records) == 14
+        for record, position in zip(each.records, farthest.tolist(), strict=True):
+            original = cleaned.train[position]
+            assert record.image_path == original.image_path
+            assert record.camera_id == original.camera_id
+            assert record.person_id == original.person_id + 100
+            number = int(record.image_path.split("/")[1][:4])
+            assert record.person_id == 100 + number // 4 - 1
+        assert each.facts()["candidates"] == []
+    assert restored.facts() == exemplars.facts()
+
+
+def test_only_images_of_drawn_people_are_candidates(domain):
+    exemplars = Exemplars(ExemplarsConfig(num_persons=3, with_replacement=False))
+    exemplars.begin_domain(domain("first"), 0, generator())
+    assert len(exemplars.facts()["candidates"]) == 12
+    exemplars.end_domain(torch.randn(32, 6, generator=generator()))
+    people = [record.person_id for record in exemplars.records]
+    assert people == sorted(people)
+    assert {people.count(person) for person in people} == {2}
+    assert len(set(people)) == 3
+
+
+def test_a_domain_that_changed_on_the_way_is_refused(domain):
+    exemplars = Exemplars(ExemplarsConfig())
+    exemplars.begin_domain(domain("first"), 0, generator())
+    with pytest.raises(ValueError, match=r"began with 32 .* has 31 now.*--fresh"):
+        exemplars.end_domain(torch.randn(31, 6))
+
+
+# ---- the domain's course
+
+
+def test_the_first_domain_has_one_model_and_no_exemplars(course):
+    pupil = carrying(course("krkc"))
+    pupil.begin("first")
+    assert set(pupil.terms("krkc")) == FIRST_TERMS
+    assert pupil.learner.memory is None
+    assert pupil.learner.replay_records() == ()
+    assert pupil.learner.stored_bytes_per_domain() == 0
+    pupil.finish()
+    assert pupil.learner.memory is None
+    width = pupil.learner.network.embed(pupil.images).shape[1]
+    assert pupil.learner.embed_images(pupil.images).shape[1] == width
+
+
+def test_the_memory_model_begins_as_a_copy_and_both_learn(course):
+    pupil = carrying(course("krkc"))
+    pupil.learn("first")
+    pupil.begin("second")
+    before = state_of(pupil.learner.network)
+    assert_same(before, state_of(pupil.learner.memory))
+    pupil.train(pupil.learner.stages()[0])
+    for model in (pupil.learner.network, pupil.learner.memory):
+        after = state_of(model)
+        for path in ("head_class.weight", "neck_projected.weight", "image.visual.proj"):
+            assert not torch.equal(after[path], before[path]), path
+    stir(pupil.learner.memory)
+    trained = state_of(pupil.learner.memory)
+    pupil.learner.end_domain(pupil.probe)
+    pupil.begin("third")
+    assert not torch.equal(trained["image.visual.proj"], pupil.learner.memory.image.visual.proj)
+    assert_same(state_of(pupil.learner.network), state_of(pupil.learner.memory))
+
+
+def test_the_memory_model_has_rates_of_its_own_by_domain(course):
+    pupil = course("krkc", memory_lr_factors=(0.5, 0.25), optimizer={"lr": 1.0})
+    rates = []
+    for name in ("first", "second", "third", "fourth"):
+        pupil.begin(name)
+        (stage,) = pupil.learner.stages()
+        set_trainable(pupil.learner, stage.trainable)
+        groups = build_optimizer(pupil.learner, stage.optimizer).param_groups
+        factors = {id(p): group["lr_factor"] for group in groups for p in group["params"]}
+        paths = pupil.learner.named_parameters()
+        rates.append(
+            {(path.split(".")[0], factors[id(p)]) for path, p in paths if id(p) in factors}
+        )
+        pupil.learner.end_domain(pupil.probe)
+    working = ("network", 1.0)
+    assert rates == [
+        {working}, {working, ("memory", 0.5)}, {working, ("memory", 0.25)},
+        {working, ("memory", 0.25)},
+    ]  # fmt: skip
+
+
+def test_every_term_is_there_and_weighted_by_its_section(course):
+    losses = {"identity": {"weight": 0.5}, "replay_triplet": {"weight": 3}}
+    pupil = second_domain(course, losses={**losses, "rectification": {"weight": 7}})
+    (stage,) = pupil.learner.stages()
+    result = pupil.learner(pupil.batch(stage, 3), stage.name)
+    assert set(result.terms) == ALL_TERMS
+    assert result.weights["identity"] == result.weights["memory_identity"] == 0.5
+    assert result.weights["replay_triplet"] == result.weights["memory_replay_triplet"] == 3
+    assert result.weights["triplet"] == result.weights["memory_triplet"] == 1
+    assert result.weights["rectification"] == 7
+
+
+@pytest.mark.parametrize("mixture", ["probabilities", "logits"])
+def test_the_terms_are_those_of_two_plain_networks(course, mixture):
+    rectification = {"temperature": 3.0, "mixture": mixture}
+    pupil = second_domain(course, losses={"rectification": rectification})
+    learner = pupil.learner
+    (stage,) = learner.stages()
+    batch = pupil.batch(stage, 5)
+    learner.train()
+    models = {"": copy.deepcopy(learner.network), "memory_": copy.deepcopy(learner.memory)}
+    found = {name: term.item() for name, term in learner(batch, stage.name).terms.items()}
+    logits = []
+    for prefix, model in models.items():
+        new = model.image(batch.views["weak"])
+        old = model.image(batch.replay.views["weak"])
+        losses = learner.config.losses
+        targets = batch.person_ids + 8
+        reference = copy.deepcopy(model)
+        terms = reference.identity_terms(
+            new.class_token, new.projected, targets, losses.identity, losses.triplet
+        )
+        for name, term in terms.items():
+            assert found[prefix + name] == pytest.approx(term.item(), rel=1e-4)
+        assert found[f"{prefix}replay_triplet"] == pytest.approx(
+            naive_triplet(old.projected.tolist(), batch.replay.person_ids.tolist(), 0.3), rel=1e-4
+        )
+        logits.append(
+            (
+                model.head_class(model.neck_class(new.class_token)),
+                model.head_projected(model.neck_projected(new.projected)),
+            )
+        )
+    wanted = sum(jensen_shannon(a, b, 3.0, mixture) for a, b in zip(*logits, strict=True))
+    assert found["rectification"] == pytest.approx(wanted.item(), rel=1e-3)
+    assert found["rectification"] > 0
+
+
+def naive_triplet(features, person_ids, margin):
+    losses = []
+    for index, anchor in enumerate(features):
+        distances = [math.dist(anchor, other) for other in features]
+        same = [
+            d for other, d in enumerate(distances)
+            if person_ids[other] == person_ids[index] and other != index
+        ]  # fmt: skip
+        others = [d for other, d in enumerate(distances) if person_ids[other] != person_ids[index]]
+        losses.append(max(0.0, max(same) - min(others) + margin))
+    return sum(losses) / len(losses)
+
+
+def test_running_statistics_count_the_new_batch_and_the_exemplars_once(course):
+    pupil = second_domain(course)
+    learner = pupil.learner
+    (stage,) = learner.stages()
+    batch = pupil.batch(stage, 5)
+    learner.train()
+    models = [copy.deepcopy(learner.network), copy.deepcopy(learner.memory)]
+    learner(batch, stage.name)
+    for wanted, model in zip(models, (learner.network, learner.memory), strict=True):
+        for part in (batch, batch.replay):
+            features = wanted.image(part.views["weak"])
+            wanted.neck_class(features.class_token)
+            wanted.neck_projected(features.projected)
+        for neck in ("neck_class", "neck_projected"):
+            mine, naive = getattr(model, neck), getattr(wanted, neck)
+            assert torch.allclose(mine.running_mean, naive.running_mean, atol=1e-5)
+            assert torch.allclose(mine.running_var, naive.running_var, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("consolidation", "shares"),
+    [
+        ({}, (1 / 2, 1 / 3)),
+        ({"weights": "fixed", "alpha": 0.8}, (0.8, 0.8)),
+        ({"weights": "none"}, (1.0, 1.0)),
+    ],
+)
+def test_weights_are_consolidated_after_each_domain(course, consolidation, shares):
+    pupil = carrying(course("krkc", consolidation=consolidation))
+    learner = pupil.learner
+    pupil.learn("first")
+    for name, share in zip(("second", "third"), shares, strict=True):
+        pupil.begin(name)
+        stir(learner.memory)
+        pupil.train(learner.stages()[0])
+        working, memory = state_of(learner.network), state_of(learner.memory)
+        learner.end_domain(pupil.probe)
+        assert_same(memory, state_of(learner.memory))
+        for path, tensor in state_of(learner.network).items():
+            if tensor.is_floating_point():
+                wanted = share * working[path] + (1 - share) * memory[path]
+                assert torch.allclose(tensor, wanted, atol=1e-6), path
+
+
+def test_exemplars_are_the_farthest_for_the_working_model_before_it_is_mixed(course):
+    pupil = second_domain(course, exemplars={"num_persons": 100})
+    learner = pupil.learner
+    (first_kept, offset) = (learner.replay_records(), 8)
+    assert {record.person_id for record in first_kept} == set(range(8))
+    assert all(record.image_path.startswith("first/") for record in first_kept)
+    embeddings = pupil.probe(lambda images: {"e": learner.network.embed(images)})["e"]
+    chosen = farthest_images(embeddings.double(), torch.from_numpy(pupil.domain.person_ids), 2)
+    learner.end_domain(pupil.probe)
+    kept = learner.replay_records()
+    assert kept[: len(first_kept)] == first_kept
+    wanted = [pupil.domain.train[index] for index in chosen.tolist()]
+    found = [(record.image_path, record.person_id) for record in kept[len(first_kept) :]]
+    assert found == [(record.image_path, record.person_id + offset) for record in wanted]
+
+
+def test_what_is_kept_is_counted_in_bytes(course):
+    pupil = carrying(course("krkc", exemplars={"num_persons": 3, "with_replacement": False}))
+    pupil.learn("first", "second")
+    assert len(pupil.learner.replay_records()) == 12
+    assert pupil.learner.stored_bytes_per_domain() == 6 * 32 * 16 * 3
+    pupil.begin("third")
+    assert pupil.learner.stored_bytes_per_domain() == 6 * 32 * 16 * 3
+
+
+def test_images_are_embedded_by_both_models_or_by_one(course):
+    for features in ("both", "working"):
+        pupil = second_domain(course, consolidation={"features": features})
+        learner = pupil.learner.eval()
+        with torch.no_grad():
+            found = learner.embed_images(pupil.images)
+            working = learner.network.embed(pupil.images)
+            memory = learner.memory.embed(pupil.images)
+        if features == "working":
+            assert torch.equal(found, working)
+            continue
+        for row, one, other in zip(found, working, memory, strict=True):
+            joined = torch.cat([one, other])
+            assert torch.allclose(row, joined / joined.norm(), atol=1e-6)
+
+
+# ---- parts switched off
+
+
+def test_replay_alone_needs_no_second_model(course):
+    pupil = second_domain(
+        course,
+        losses=off("rectification"),
+        consolidation={"weights": "none", "features": "working"},
+    )
+    assert pupil.learner.memory is None
+    assert set(pupil.terms("krkc")) == MODEL_TERMS
+
+
+def test_without_replay_nothing_is_kept(course):
+    pupil = second_domain(course, losses=off("replay_triplet"))
+    learner = pupil.learner
+    assert learner.replay_shape is None
+    assert learner.replay_records() == ()
+    assert learner.stored_bytes_per_domain() == 0
+    assert set(pupil.terms("krkc")) == ALL_TERMS - {"replay_triplet", "memory_replay_triplet"}
+    learner.end_domain(pupil.probe)
+    assert learner.replay_records() == ()
+
+
+def test_the_shape_of_replay_is_the_configured_one(course):
+    replay = {"persons_per_batch": 5, "images_per_person": 3}
+    assert course("krkc", replay=replay).learner.replay_shape == ReplayShape(5, 3)
+
+
+def test_settings_that_cannot_work_are_refused():
+    with pytest.raises(ValueError, match="rectification compares classifiers"):
+        Config.model_validate({"losses": off("identity")})
+    with pytest.raises(ValueError, match="no loss"):
+        Config.model_validate({"losses": off("identity", "triplet", "rectification")})
+    for factors in ([0.1, -0.1], []):
+        with pytest.raises(ValueError, match=r"memory_lr_factors\n.*one factor or more"):
+            Config.model_validate({"memory_lr_factors": factors})
+
+
+# ---- several workers, other processes
+
+
+class Recorder:
+    """A worker whose colleague sends nothing yet; keeps what it sent."""
+
+    def __init__(self):
+        self.sent = []
+
+    def gather(self, local):
+        self.sent.append(local.detach())
+        return torch.cat([local, local.detach()])
+
+
+class Colleague:
+    """One worker of two; the gradient of its rows comes from both workers' equal losses."""
+
+    def __init__(self, rank, theirs):
+        self.rank, self.theirs = rank, iter(theirs)
+
+    def gather(self, local):
+        floating = local.is_floating_point() and local.requires_grad
+        mine = local + (local - local.detach()) if floating else local
+        theirs = next(self.theirs)
+        return torch.cat([mine, theirs] if self.rank == 0 else [theirs, mine])
+
+
+def half(batch, rank):
+    size = len(batch.indices) // 2
+    share = slice(rank * size, (rank + 1) * size)
+    return Batch(
+        batch.indices[share],
+        batch.person_ids[share],
+        batch.camera_ids[share],
+        {name: images[share] for name, images in batch.views.items()},
+        half(batch.replay, rank) if batch.replay is not None else None,
+    )
+
+
+def test_two_workers_share_out_exemplars_and_compute_what_one_would(course):
+    pupil = second_domain(course)
+    learner = pupil.learner
+    (stage,) = learner.stages()
+    batch = pupil.batch(stage, 9)
+
+    def step(collective, part):
+        state, own = learner.save_state(), learner.collective
+        learner.collective = collective
+        set_trainable(learner, stage.trainable)
+        learner.train()
+        result = learner(part, stage.name)
+        result.loss.backward()
+        gradients = {p: v.grad for p, v in learner.named_parameters() if v.grad is not None}
+        after = state_of(learner)
+        learner.collective = own
+        learner.load_state(state)
+        return result.loss.detach(), gradients, after
+
+    loss, gradients, after = step(learner.collective, batch)
+    recorders = [Recorder(), Recorder()]
+    for rank, recorder in enumerate(recorders):
+        step(recorder, half(batch, rank))
+    shares = [step(Colleague(rank, recorders[1 - rank].sent), half(batch, rank)) for rank in (0, 1)]
+    for their_loss, _, their_state in shares:
+        assert torch.allclose(their_loss, loss, atol=1e-5)
+        for path, tensor in their_state.items():
+            assert torch.allclose(tensor, after[path], atol=1e-5), path
+    for path, gradient in gradients.items():
+        mean = (shares[0][1][path] + shares[1][1][path]) / 2
+        assert torch.allclose(mean, gradient, atol=1e-5, rtol=1e-3), path
+
+
+def test_a_restored_learner_goes_on_with_the_same_exemplars(course):
+    pupil = second_domain(course)
+    state = pupil.learner.save_state()
+    facts = json.loads(json.dumps(state.facts))
+    other = carrying(course("krkc", seed=7))
+    other.domain, other.images = pupil.domain, pupil.images
+    other.learner.load_state(type(state)(state.tensors, facts))
+    assert other.learner.replay_records() == pupil.learner.replay_records()
+    for each in (pupil, other):
+        each.train(each.learner.stages()[0], range(2, 4))
+        each.learner.end_domain(each.probe)
+    assert other.learner.replay_records() == pupil.learner.replay_records()
+    assert_same(state_of(pupil.learner), state_of(other.learner))
