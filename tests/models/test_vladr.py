@@ -152,7 +152,7 @@ def test_a_weight_scales_its_term_and_nothing_else(course):
 # Descriptions ---------------------------------------------------------------------------------
 
 CAPTION = "a person in a red coat with blue trousers and white shoes"
-RECORD = Record("a/b/0001.jpg", 0, 0, CAPTION, ("head", "upper", "lower", "foot"))
+RECORD = Record("a/b/0001.jpg", 0, 0, (CAPTION,), ("head", "upper", "lower", "foot"))
 
 
 def test_parts_and_whole_are_the_records_own_words():
