@@ -89,7 +89,8 @@ def connected(config: RunConfig) -> Iterator[None]:
     quiet_ray()
     settings: dict[str, Any] = {}
     if address == "local":
-        worker_cpus(config, {"CPU": float(len(os.sched_getaffinity(0)))})
+        own = {"CPU": len(os.sched_getaffinity(0)), "GPU": torch.cuda.device_count()}
+        worker_cpus(config, own)
         settings = {
             "num_cpus": len(os.sched_getaffinity(0)),
             "object_store_memory": int(config.cluster.object_store_gb * 1e9),

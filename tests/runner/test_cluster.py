@@ -1,0 +1,37 @@
+"""What a local cluster is asked before it is started."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import ray
+import torch
+
+from runner.cluster import connected
+from runner.config import RunConfig
+
+
+class StartedError(Exception):
+    """Stands for a cluster that would have been started."""
+
+
+@pytest.mark.parametrize("num_gpus", [0, 1])
+def test_a_local_cluster_has_the_machine_s_gpus(
+    num_gpus: int,
+    tmp_path: Path,
+    tiny_config: Callable[..., RunConfig],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def started(**_: object) -> None:
+        raise StartedError
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", started)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: num_gpus)
+    config = tiny_config(tmp_path, "finetune", "cluster.num_workers=1", "cluster.use_gpu=true")
+    expected, message = (StartedError, "") if num_gpus else (ValueError, "cluster has 0")
+    with pytest.raises(expected, match=message), connected(config):
+        pass
