@@ -337,7 +337,7 @@ def test_data_that_the_run_did_not_learn_from(finetuned: RunResult) -> None:
             ENDS,
             overrides=["benchmark.num_validation_identities=3"],
         )
-    with pytest.raises(ValueError, match=r"only benchmark, evaluation, .* can be set"):
+    with pytest.raises(ValueError, match=r"only benchmark, evaluation can be set"):
         mix_run(str(finetuned.folder), "runs", ENDS, overrides=["learner.epochs=3"])
 
 
