@@ -651,6 +651,7 @@ def test_the_bench_opens_every_image(tmp_path: Path, look: Look) -> None:
         "doctor.deep",
         "doctor.opening",
         "doctor.loop",
+        "doctor.loops",
         "doctor.start",
     ]
     assert all(each.values for each in found.measurements)
