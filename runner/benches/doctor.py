@@ -77,7 +77,8 @@ def make_data_set(root: Path, num_images: int) -> list[Path]:
 
     Two thirds of the images train; each person's images are by two cameras.
     """
-    pool = draw_pool(1, NUM_PEOPLE, IMAGES_EACH, seed=0, height=HEIGHT, width=WIDTH)
+    num_people = min(NUM_PEOPLE, max(1, num_images // 80))
+    pool = draw_pool(1, num_people, IMAGES_EACH, seed=0, height=HEIGHT, width=WIDTH)
     drawn = root / "drawn"
     drawn.mkdir(parents=True)
     for number, pixels in enumerate(pool.images):

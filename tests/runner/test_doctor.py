@@ -2,42 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib
 import io
 import json
-import multiprocessing
 import os
-import random
 import re
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
-from PIL import Image
 from rich.console import Console
 
-from runner.benches import doctor
-from runner.benches.workbench import Sizes, Workbench
 from runner.doctor import NUM_LISTED, examine, examine_images
-from runner.doctor_images import open_image, open_images
 from runner.doctor_view import show
 from runner.lifelong import main
-from runner.pixels import decode_many
 from tasks.datasets import dukemtmc, market1501
 from tasks.descriptions import format_descriptions
 from tasks.reading import Counts, ReadOptions, dataset_names, read_dataset
 from tests.tasks.datasets.miniatures.market1501 import build_market_layout
 from tests.tasks.datasets.miniatures.painting import Miniature, paint
 
-LIFELONG = Path(__file__).parents[2] / "runner" / "lifelong.py"
 MARKET = "Market-1501-v15.09.15"
 
 Look = Callable[..., dict[str, Any]]
@@ -457,97 +443,6 @@ def test_an_image_of_several_splits_is_opened_once(root: Path) -> None:
     assert sum(numbers) == len(report.image_paths) == len(set(report.image_paths))
 
 
-def test_processes_find_what_a_loop_finds(market: Path) -> None:
-    damage(market)
-    paths = [str(path) for path in sorted(market.rglob("*.jpg"), reverse=True)] + ["/nowhere.jpg"]
-    numbers: list[int] = []
-    found = open_images(paths, numbers.append, num_processes=2, images_per_chunk=4)
-    alone = {path: reason for path in paths if (reason := open_image(path))}
-    assert found == alone
-    assert list(found) == list(alone)
-    assert len(found) == 4
-    assert sum(numbers) == len(paths)
-    assert max(numbers) == 4
-    assert not multiprocessing.active_children()
-    assert open_images([]) == {}
-
-
-@pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "gif", "webp"])
-def test_what_opens_here_is_what_runs_can_decode(tmp_path: Path, suffix: str) -> None:
-    draw = random.Random(suffix)
-    paint(tmp_path / f"whole.{suffix}", 3)
-    content = (tmp_path / f"whole.{suffix}").read_bytes()
-    paths: list[str] = []
-    for number in range(60):
-        file = bytearray(content[: draw.randrange(len(content))] if number % 2 else content)
-        for _ in range(number // 2 % 4):
-            file[draw.randrange(len(file)) if file else 0 : 0] = bytes([draw.randrange(256)])
-        path = tmp_path / f"{number}.{suffix}"
-        path.write_bytes(file)
-        paths.append(str(path))
-    decoded = decode_many(paths, 32, 16)
-    unreadable = open_images(paths, num_processes=1)
-    assert set(unreadable) == {paths[position] for position in decoded.errors}
-    assert 0 < len(unreadable) < len(paths)
-
-
-def test_a_process_that_dies_is_said(tmp_path: Path) -> None:
-    paint(tmp_path / "image.jpg", 1)
-
-    def kill(_: int) -> None:
-        for child in multiprocessing.active_children():
-            child.kill()
-
-    with pytest.raises(RuntimeError, match=r"process that opened images died .* --dataset"):
-        open_images([str(tmp_path / "image.jpg")] * 500, kill, num_processes=2, images_per_chunk=1)
-    assert not multiprocessing.active_children()
-
-
-def test_an_interrupt_while_it_is_told_ends_the_processes(tmp_path: Path) -> None:
-    paint(tmp_path / "image.jpg", 1)
-
-    def interrupt(_: int) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        open_images([str(tmp_path / "image.jpg")] * 500, interrupt, num_processes=2)
-    assert not multiprocessing.active_children()
-
-
-def group_of(pid: int) -> list[psutil.Process]:
-    found: list[psutil.Process] = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
-            if os.getpgid(process.pid) == pid:
-                found.append(process)
-    return found
-
-
-def test_ctrl_c_stops_at_once_and_in_silence(root: Path, tmp_path: Path) -> None:
-    big = tmp_path / "big.jpg"
-    Image.effect_noise((4000, 4000), 60).save(big)  # a quarter of a second each
-    for folder in market1501.FOLDERS:
-        (root / MARKET / folder).mkdir(parents=True)
-        for number in range(200):
-            os.link(big, root / MARKET / folder / f"0001_c1s1_{number:06d}_00.jpg")
-    process = subprocess.Popen(
-        [sys.executable, str(LIFELONG), "doctor", "--deep", "--root", str(root)],
-        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
-    assert process.stderr is not None
-    assert "opening 600 images" in process.stderr.readline()
-    time.sleep(1.0)
-    os.killpg(process.pid, signal.SIGINT)
-    began = time.monotonic()
-    output, errors = process.communicate(timeout=60)
-    assert time.monotonic() - began < 10
-    assert process.returncode == 130
-    assert (output, errors) == ("", "stopped\n")
-    left = [each for each in group_of(process.pid) if each.status() != psutil.STATUS_ZOMBIE]
-    _, alive = psutil.wait_procs(left, timeout=5)
-    assert not alive
-
-
 # ---- wrong input
 
 
@@ -640,35 +535,3 @@ def test_a_name_that_is_no_text_is_shown(market: Path, shown: Callable[..., str]
     odd = os.fsdecode(b"0001_c1s1_\xff_00.jpg")
     (market / "query" / odd).write_text("")
     assert r"0001_c1s1_\udcff_00.jpg" in shown("--deep", "--dataset", "market1501")
-
-
-# ---- the bench
-
-
-def test_the_bench_opens_every_image(tmp_path: Path, look: Look) -> None:
-    found = doctor.measure(Workbench(tmp_path, repeats=1, sizes=Sizes.quick()))
-    assert [each.name for each in found.measurements] == [
-        "doctor.deep",
-        "doctor.opening",
-        "doctor.loop",
-        "doctor.loops",
-        "doctor.start",
-    ]
-    assert all(each.values for each in found.measurements)
-    report = look(at=tmp_path / "photographs")["market1501"]
-    assert sum(part["images"] for part in report["splits"].values()) == 240
-    assert {part["cameras"] for part in report["splits"].values()} == {2}
-    assert not any("no image of their person" in problem for problem in report["problems"])
-
-
-def test_the_bench_times_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script = tmp_path / "doctor.py"
-    monkeypatch.setattr(doctor, "ENTRY", script)
-    script.write_text("import sys; sys.exit('no such root')")
-    with pytest.raises(RuntimeError, match="status 1:\nno such root"):
-        doctor.command_s(tmp_path, 0)
-    report = {"market1501": {"num_opened": 21, "unreadable": []}}
-    script.write_text(f"print({json.dumps(report)!r})")
-    assert doctor.command_s(tmp_path, 21, "--deep") > 0
-    with pytest.raises(RuntimeError, match="expected 22 good images"):
-        doctor.command_s(tmp_path, 22, "--deep")
