@@ -10,26 +10,21 @@ what is measured is decoding, not a disk.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
 import time
 from itertools import cycle, islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from runner.benches.findings import Aim, Findings, Measurement, interleaved, ratio
+from runner.benches.plain_loop import loop_s, loops_s
 from runner.benches.traces import ENTRY
 from runner.benches.workbench import Workbench
 from tasks.datasets.market1501 import FOLDERS
 from tasks.synthetic.pool import draw_pool
-
-if TYPE_CHECKING:
-    from multiprocessing.queues import SimpleQueue
-    from multiprocessing.synchronize import Barrier
 
 HEIGHT, WIDTH = 256, 128
 NUM_PEOPLE, IMAGES_EACH = 32, 8
@@ -115,38 +110,3 @@ def command_s(root: Path, num_opened: int, *options: str) -> float:
     if found.get("num_opened", 0) != num_opened or found.get("unreadable"):
         raise RuntimeError(f"expected {num_opened} good images; doctor found {done.stdout[-2000:]}")
     return seconds
-
-
-def loop_s(paths: list[Path]) -> float:
-    """Seconds of what one writes without thinking."""
-    began = time.perf_counter()
-    for path in paths:
-        with Image.open(path) as image:
-            image.load()
-    return time.perf_counter() - began
-
-
-def loops_s(paths: list[Path], num_loops: int) -> float:
-    """Seconds until the last of several such loops, each in a process of its own, is done.
-
-    Raises:
-        RuntimeError: one of the processes failed.
-    """
-    context = multiprocessing.get_context("spawn")
-    ready, done = context.Barrier(num_loops), context.SimpleQueue()
-    processes = [
-        context.Process(target=_loop_with_others, args=(paths, ready, done))
-        for _ in range(num_loops)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    if any(process.exitcode for process in processes):
-        raise RuntimeError("a loop in a process of its own failed; see above")
-    return max(done.get() for _ in processes)
-
-
-def _loop_with_others(paths: list[Path], ready: Barrier, done: SimpleQueue[float]) -> None:
-    ready.wait(timeout=120)
-    done.put(loop_s(paths))

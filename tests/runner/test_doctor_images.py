@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from runner.benches import doctor
+from runner.benches.plain_loop import loops_s
 from runner.benches.workbench import Sizes, Workbench
 from runner.doctor import examine, examine_images
 from runner.doctor_images import open_image, open_images
@@ -165,3 +166,8 @@ def test_the_bench_times_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     script.write_text("import sys; sys.exit('no such root')")
     with pytest.raises(RuntimeError, match="status 1:\nno such root"):
         doctor.command_s(tmp_path, 0)
+
+
+def test_a_loop_that_fails_is_said(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="a loop in a process of its own failed"):
+        loops_s([tmp_path / "nothing.jpg"], 2)
