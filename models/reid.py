@@ -23,7 +23,7 @@ from models.learner import Probe
 from models.losses.identity import cross_entropy
 from models.losses.metric import batch_hard_triplet
 from models.prototypes import identity_centres
-from tasks.schema import FrozenConfig
+from tasks.schema import Domain, FrozenConfig
 
 
 class TermConfig(FrozenConfig):
@@ -96,6 +96,15 @@ class ReidNetwork(nn.Module):
         num_persons = int(person_ids.max()) + 1
         self.head_class.grow(identity_centres(class_token, person_ids, num_persons))
         self.head_projected.grow(identity_centres(projected, person_ids, num_persons))
+
+    def grow_for(self, domain: Domain, probe: Probe) -> int:
+        """Grows both classifiers by the people of a domain; returns where their rows begin."""
+        first = self.num_identities
+        features = probe(lambda images: features_of(self.image(images)))
+        projected = features["projected"]
+        person_ids = torch.tensor([record.person_id for record in domain.train])
+        self.grow(features["class_token"], projected, person_ids.to(projected.device))
+        return first
 
     def identity_terms(
         self,

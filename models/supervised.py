@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
@@ -27,7 +26,6 @@ from models.reid import (
     TripletTermConfig,
     blend,
     check_any_on,
-    features_of,
     trainable_patterns,
     weights_of,
 )
@@ -77,14 +75,7 @@ class SupervisedLearner(Learner):
         """Grows the classifiers by the domain's identities, from class centres."""
         if self.network.num_identities and self.interpolation.mode != "none":
             self.old = Frozen(self.network)
-        features = probe(lambda images: features_of(self.network.image(images)))
-        person_ids = torch.tensor([record.person_id for record in domain.train])
-        self._offset = self.network.num_identities
-        self.network.grow(
-            features["class_token"],
-            features["projected"],
-            person_ids.to(features["projected"].device),
-        )
+        self._offset = self.network.grow_for(domain, probe)
 
     def stages(self) -> Sequence[Stage]:
         """One stage."""

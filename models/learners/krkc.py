@@ -40,7 +40,6 @@ from models.reid import (
     TermConfig,
     TripletTermConfig,
     check_any_on,
-    features_of,
 )
 from tasks.schema import Batch, Domain, FrozenConfig, Record
 
@@ -164,14 +163,7 @@ class Method(Learner):
 
     def begin_domain(self, domain: Domain, probe: Probe) -> None:
         """Grows the classifiers; from the second domain on, the memory model begins as a copy."""
-        features = probe(lambda images: features_of(self.network.image(images)))
-        person_ids = torch.tensor([record.person_id for record in domain.train])
-        self._offset = self.network.num_identities
-        self.network.grow(
-            features["class_token"],
-            features["projected"],
-            person_ids.to(features["projected"].device),
-        )
+        self._offset = self.network.grow_for(domain, probe)
         self._num_domains += 1
         if self._num_domains > 1 and self.config.has_memory_model:
             self.memory = copy.deepcopy(self.network)
