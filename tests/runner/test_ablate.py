@@ -580,7 +580,8 @@ def test_a_killed_table_runs_only_what_is_missing(
     storage = tmp_path / "runs"
     given = [each for each in overrides(tiny_arguments, storage) if "epochs" not in each]
     command = [sys.executable, str(Path(lifelong.__file__)), "ablate", write(), "--seeds", "0,1"]
-    command += ["--jobs", "1", "learner.epochs=6", *given]
+    # Long enough that the second run cannot end before all processes of the table have.
+    command += ["--jobs", "1", "learner.epochs=12", *given]
     log = tmp_path / "log"
     with log.open("wb") as output:
         driver = psutil.Popen(command, env=run_environment, stdout=output, stderr=output)
@@ -592,6 +593,8 @@ def test_a_killed_table_runs_only_what_is_missing(
         family = driver.children(recursive=True)
         driver.kill()
         driver.wait()
+    _, left = psutil.wait_procs(family, timeout=150)
+    assert not left, "processes outlive their driver"
     before = {each: each.stat().st_mtime_ns for each in storage.glob("*/results.json")}
     assert len(before) == 1
     done = subprocess.run(
@@ -602,5 +605,3 @@ def test_a_killed_table_runs_only_what_is_missing(
     assert before == {each: each.stat().st_mtime_ns for each in before}
     starts = [json.loads(each.read_text())["num_starts"] for each in storage.glob("*/results.json")]
     assert sorted(starts) == [1, 1, 1, 2]
-    _, left = psutil.wait_procs(family, timeout=150)
-    assert not left, "processes outlive their driver"
