@@ -4,12 +4,16 @@ Identity prompts need no descriptions. For attribute prompts each image has K at
 Equal texts of one attribute are one *entry*, encoded once; an image knows its entries by number,
 so equal numbers are equal texts. While the attribute prompts train, entries are encoded with
 gradient; once frozen, all entries are encoded once a domain and looked up from then on.
+
+Two controls deal these texts to the wrong people: what they score is what a method has without
+the texts' meaning.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -22,6 +26,8 @@ from models.heads.prompts import AttributePrompts, IdentityPrompts, prepend, spl
 from tasks.schema import Domain, Record
 
 Descriptions = Literal["parts", "whole", "random"]
+Control = Literal["none", "permuted_identities", "permuted_captions"]
+"""What of a domain's texts is dealt to other people than it belongs to."""
 
 ENCODE_ROWS = 256
 PLACEHOLDER = "X"
@@ -101,6 +107,16 @@ class TextualAttributes(TextualIdentities):
     Buffers of the domain beside those of `TextualIdentities`: `person_ids` [N], `entry_tokens`
     [E, L], `entry_attributes` [E], `entry_ids` [N, K], and `entry_features` [E, D] (once the
     attribute prompts are frozen).
+
+    Args:
+        num_attributes: K.
+        num_identity_tokens: free vectors of an identity prompt.
+        num_attribute_tokens: free vectors of an attribute prompt.
+        text: the frozen text tower.
+        generator: CPU generator of the initial values.
+        control: what other people are given than it belongs to. Who is given whose follows from
+            torch's seed as a domain begins (captions) and as its identity prompts are frozen
+            (identities), which the loop derives from the run's seed and the domain.
     """
 
     person_ids: Tensor
@@ -116,8 +132,10 @@ class TextualAttributes(TextualIdentities):
         num_attribute_tokens: int,
         text: TextEncoder,
         generator: Generator,
+        control: Control = "none",
     ) -> None:
         super().__init__(num_identity_tokens, text, generator)
+        self.control = control
         self.attributes = AttributePrompts(
             num_attributes, num_attribute_tokens, text.width, generator
         )
@@ -151,13 +169,16 @@ class TextualAttributes(TextualIdentities):
         device = self.entry_ids.device
         num_attributes = len(self.attributes.vectors)
         self.begin_identities(domain.num_persons, image_features, generator)
+        described: Sequence[Record] = domain.train
+        if self.control == "permuted_captions":
+            described = deal_descriptions(described, derangement(domain.num_persons, _seeded()))
         numbers: dict[tuple[int, str], int] = {}
         ids = [
             [
                 numbers.setdefault((k, words), len(numbers))
                 for k, words in enumerate(attribute_texts(record, num_attributes, descriptions))
             ]
-            for record in domain.train
+            for record in described
         ]
         self.person_ids = torch.tensor([r.person_id for r in domain.train], device=device)
         self.entry_ids = torch.tensor(ids, device=device)
@@ -166,6 +187,14 @@ class TextualAttributes(TextualIdentities):
         self.pool_head = GrowingClassifier(text.embed_dim).to(device)
         centres = torch.randn(domain.num_persons, text.embed_dim, generator=generator)
         self.pool_head.grow(functional.normalize(centres, dim=1).to(device))
+
+    @torch.no_grad()
+    def freeze_identities(self, text: TextEncoder) -> None:
+        """Caches the text feature of every identity: its own, or another's as a control."""
+        super().freeze_identities(text)
+        if self.control == "permuted_identities":
+            givers = derangement(len(self.identity_features), _seeded())
+            self.identity_features = self.identity_features[givers.to(self.entry_ids.device)]
 
     def encode_attributes(self, indices: Tensor, text: TextEncoder) -> Tensor:
         """[B] images -> L2-normalised text features t_k of their descriptions [B, K, D]."""
@@ -190,6 +219,48 @@ class TextualAttributes(TextualIdentities):
         vectors = self.attributes.vectors[self.entry_attributes[entries]]
         embeddings, ends = prepend(text.embed_tokens(tokens), ends, vectors, text.context_length)
         return functional.normalize(text(embeddings, ends), dim=1)
+
+
+def derangement(num: int, generator: Generator) -> Tensor:
+    """A permutation [num] that leaves nothing in its place, all such equally likely.
+
+    Raises:
+        ValueError: there is none of fewer than two.
+    """
+    if num < 2:
+        raise ValueError(f"a control deals texts to other people: expected two or more, got {num}")
+    while True:  # a share 1 / e of all permutations will do
+        drawn = torch.randperm(num, generator=generator)
+        if not bool((drawn == torch.arange(num)).any()):
+            return drawn
+
+
+def deal_descriptions(records: Sequence[Record], givers: Tensor) -> list[Record]:
+    """The records with the descriptions of images of other people.
+
+    The j-th image of person c takes what is said of the j-th image of person `givers[c]`, counted
+    anew where that person has fewer images.
+
+    Args:
+        records: training records, person ids from 0 to C - 1.
+        givers: [C] person whose descriptions each person takes.
+    """
+    images: list[list[Record]] = [[] for _ in range(len(givers))]
+    numbers: list[int] = []
+    for record in records:
+        numbers.append(len(images[record.person_id]))
+        images[record.person_id].append(record)
+    dealt: list[Record] = []
+    for record, number in zip(records, numbers, strict=True):
+        others = images[int(givers[record.person_id])]
+        said = others[number % len(others)]
+        dealt.append(replace(record, captions=said.captions, parts=said.parts))
+    return dealt
+
+
+def _seeded() -> Generator:
+    """A generator of its own, so that a control changes no other draw."""
+    return torch.Generator().manual_seed(torch.initial_seed())
 
 
 def attribute_texts(

@@ -20,7 +20,7 @@ from models.reid import (
     TripletTermConfig,
     check_any_on,
 )
-from models.textual import Descriptions
+from models.textual import Control, Descriptions
 from tasks.schema import FrozenConfig
 
 
@@ -126,6 +126,11 @@ class Config(LearnerConfig):
         description="the K texts of an image: its parts; the whole description, any K; or the "
         "whole description's words dealt at random (ablation)",
     )
+    control: Control = Field(
+        default="none",
+        description="give every person of a domain the frozen identity prompt of another one, or "
+        "every image the descriptions of another person's (controls, which must score worse)",
+    )
     granularity: Literal["attribute", "global"] = Field(
         default="attribute",
         description="what L_IDA and the memory hold: v_k, or f alone (ablation)",
@@ -154,6 +159,17 @@ class Config(LearnerConfig):
     mtad_identity: StageConfig = Field(default_factory=_prompt_stage)
     mtad_attribute: StageConfig = Field(default_factory=_prompt_stage)
     icar: StageConfig = Field(default_factory=_image_stage)
+
+    @model_validator(mode="after")
+    def _control_is_read(self) -> Config:
+        readers = {"permuted_identities": "image_text", "permuted_captions": "cma"}
+        reader = readers.get(self.control)
+        if reader and not getattr(self.losses, reader).weight:
+            raise ValueError(
+                f"control={self.control} needs losses.{reader} with a weight above 0: no other "
+                "term reads these texts"
+            )
+        return self
 
     @property
     def forms(self) -> tuple[Alignment, ...]:

@@ -81,6 +81,7 @@ class Method(Learner):
             config.num_attribute_tokens,
             self.text,
             generator,
+            config.control,
         )
         num_prototypes = config.num_attributes if config.granularity == "attribute" else 1
         self.memory = PrototypeMemory(num_prototypes, backbone.image.embed_dim)

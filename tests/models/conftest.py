@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import importlib
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -26,9 +27,9 @@ def generator(*keys: object) -> torch.Generator:
     return torch.Generator().manual_seed(zlib.crc32(repr(keys).encode()))
 
 
-def make_domain(name: str) -> Domain:
+def make_domain(name: str, num_persons: int = NUM_PERSONS) -> Domain:
     """Two people share every head, all share the upper body, feet differ inside a person."""
-    num_images = NUM_PERSONS * IMAGES_PER_PERSON
+    num_images = num_persons * IMAGES_PER_PERSON
     persons = [index // IMAGES_PER_PERSON for index in range(num_images)]
     train = tuple(
         Record(
@@ -67,24 +68,39 @@ class Course:
         return features
 
     def batch(self, stage: Stage, number: int) -> Batch:
-        """Four people with three images each; views are the images with some noise."""
+        """Four people (or all there are) with three images each, and exemplars beside them.
+
+        Views are the images with some noise.
+        """
         draw = generator(self.domain.name, stage.name, number)
-        persons = torch.randperm(NUM_PERSONS, generator=draw)[:4]
-        shots = torch.stack([torch.randperm(IMAGES_PER_PERSON, generator=draw)[:3] for _ in "1234"])
-        indices = (persons[:, None] * IMAGES_PER_PERSON + shots).flatten()
-        records = [self.domain.train[index] for index in indices.tolist()]
-        noise = {view: torch.randn(12, 3, HEIGHT, WIDTH, generator=draw) for view in stage.views}
-        return Batch(
-            indices,
-            torch.tensor([record.person_id for record in records]),
-            torch.tensor([record.camera_id for record in records]),
-            {view: self.images[indices] + 0.2 * value for view, value in noise.items()},
-        )
+        persons = torch.randperm(self.domain.num_persons, generator=draw)[:4]
+        shots = [torch.randperm(IMAGES_PER_PERSON, generator=draw)[:3] for _ in persons]
+        indices = (persons[:, None] * IMAGES_PER_PERSON + torch.stack(shots)).flatten()
+        main = _batch(self.domain.train, indices, self.images[indices], stage.views, draw)
+        return replace(main, replay=self._replay(stage, number))
+
+    def _replay(self, stage: Stage, number: int) -> Batch | None:
+        """The learner's exemplars in the shape it asks for, or of all people there are."""
+        records, shape = self.learner.replay_records(), self.learner.replay_shape
+        if not records:
+            return None
+        assert shape is not None
+        draw = generator(self.domain.name, stage.name, number, "replay")
+        people = sorted({record.person_id for record in records})
+        chosen = torch.randperm(len(people), generator=draw)[: shape.num_persons]
+        indices = list[int]()
+        for person in chosen.tolist():
+            mine = [n for n, record in enumerate(records) if record.person_id == people[person]]
+            indices += [mine[shot % len(mine)] for shot in range(shape.images_per_person)]
+        paths = [records[index].image_path for index in indices]
+        images = [torch.randn(3, HEIGHT, WIDTH, generator=generator(path)) for path in paths]
+        return _batch(records, torch.tensor(indices), torch.stack(images), stage.views, draw)
 
     def train(self, stage: Stage, numbers: range = range(2)) -> list[StepResult]:
         """Some iterations of a stage, with a step that moves something."""
         set_trainable(self.learner, stage.trainable)
-        optimizer = build_optimizer(self.learner, OPTIMIZER)
+        factors = {"lr_factors": stage.optimizer.lr_factors}
+        optimizer = build_optimizer(self.learner, OPTIMIZER.model_copy(update=factors))
         self.learner.train()
         results = list[StepResult]()
         for number in numbers:
@@ -115,6 +131,23 @@ class Course:
         return {name: float(value.detach()) for name, value in result.terms.items()}
 
 
+def _batch(
+    records: Sequence[Record],
+    indices: Tensor,
+    images: Tensor,
+    views: Sequence[str],
+    draw: torch.Generator,
+) -> Batch:
+    chosen = [records[index] for index in indices.tolist()]
+    noise = {view: torch.randn(images.shape, generator=draw) for view in views}
+    return Batch(
+        indices,
+        torch.tensor([record.person_id for record in chosen]),
+        torch.tensor([record.camera_id for record in chosen]),
+        {view: images + 0.2 * value for view, value in noise.items()},
+    )
+
+
 @pytest.fixture(scope="session")
 def backbone() -> ClipBackbone:
     """A tiny CLIP with random weights; copy it before it learns."""
@@ -123,7 +156,8 @@ def backbone() -> ClipBackbone:
 
 
 @pytest.fixture
-def domain() -> Callable[[str], Domain]:
+def domain() -> Callable[..., Domain]:
+    """`domain(name, num_persons=8)`: four images of each person."""
     return make_domain
 
 

@@ -339,11 +339,12 @@ def half(batch, rank):
         batch.person_ids[share],
         batch.camera_ids[share],
         {view: images[share] for view, images in batch.views.items()},
+        None if batch.replay is None else half(batch.replay, rank),
     )
 
 
 def step_of(pupil, collective, batch, stage):
-    """Loss and gradients of one step, the learner left as it was."""
+    """Loss and gradients of one step, and the state it leaves; the learner stays as it was."""
     learner = pupil.learner
     state = learner.save_state()
     own, learner.collective = learner.collective, collective
@@ -352,9 +353,10 @@ def step_of(pupil, collective, batch, stage):
     result = learner(batch, stage.name)
     result.loss.backward()
     gradients = {p: v.grad for p, v in learner.named_parameters() if v.grad is not None}
+    after = learner.save_state().tensors
     learner.collective = own
     learner.load_state(state)
-    return result.loss.detach(), gradients
+    return result.loss.detach(), gradients, after
 
 
 @pytest.mark.parametrize("name", LEARNERS)
@@ -366,7 +368,8 @@ def test_two_workers_compute_what_one_would(course, name):
         # A trained student differs from its teacher: terms that compare them are not 0.
         pupil.train(stage)
         batch = pupil.batch(stage, 9)
-        loss, gradients = step_of(pupil, pupil.learner.collective, batch, stage)
+        assert (batch.replay is None) == (not pupil.learner.replay_records())
+        loss, gradients, after = step_of(pupil, pupil.learner.collective, batch, stage)
         sent = []
         for rank in range(2):
             recorder = Recorder()
@@ -376,8 +379,11 @@ def test_two_workers_compute_what_one_would(course, name):
             step_of(pupil, Colleague(rank, sent[1 - rank]), half(batch, rank), stage)
             for rank in range(2)
         ]
-        for their_loss, _ in shares:
+        for their_loss, _, their_state in shares:
             assert torch.allclose(their_loss, loss, atol=1e-5)
+            assert their_state.keys() == after.keys()
+            for path, tensor in their_state.items():
+                assert torch.allclose(tensor, after[path], atol=1e-5), (stage.name, path)
         for path, gradient in gradients.items():
             mean = (shares[0][1][path] + shares[1][1][path]) / 2
             assert torch.allclose(mean, gradient, atol=1e-5, rtol=1e-3), (stage.name, path)
