@@ -8,7 +8,7 @@ both necks' outputs (CLIP-ReID, VLADR).
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal
 
 import torch
@@ -24,6 +24,11 @@ from models.losses.identity import cross_entropy
 from models.losses.metric import batch_hard_triplet
 from models.prototypes import identity_centres
 from tasks.schema import Domain, FrozenConfig
+
+Classifier = Literal["class_token", "projected"]
+"""A classifier by the feature it reads: g or f."""
+
+BOTH_CLASSIFIERS: tuple[Classifier, ...] = ("class_token", "projected")
 
 
 class TermConfig(FrozenConfig):
@@ -64,13 +69,18 @@ class InterpolationConfig(FrozenConfig):
 
 
 class ReidNetwork(nn.Module):
-    """Image tower, necks and classifiers: all that is interpolated between domains."""
+    """Image tower, necks and classifiers: all that is interpolated between domains.
 
-    def __init__(self, image: ImageEncoder) -> None:
+    Args:
+        image: the image tower.
+        neck_bias: whether the necks' shifts are learned.
+    """
+
+    def __init__(self, image: ImageEncoder, neck_bias: bool = False) -> None:
         super().__init__()
         self.image = image
-        self.neck_class = BNNeck(image.width)
-        self.neck_projected = BNNeck(image.embed_dim)
+        self.neck_class = BNNeck(image.width, neck_bias)
+        self.neck_projected = BNNeck(image.embed_dim, neck_bias)
         self.head_class = GrowingClassifier(image.width)
         self.head_projected = GrowingClassifier(image.embed_dim)
 
@@ -113,6 +123,7 @@ class ReidNetwork(nn.Module):
         targets: Tensor,
         identity: IdentityTermConfig,
         triplet: TripletTermConfig,
+        classifiers: Collection[Classifier] = BOTH_CLASSIFIERS,
     ) -> dict[str, Tensor]:
         """L_reid of one view of the global batch: the terms `identity` and `triplet`.
 
@@ -122,13 +133,17 @@ class ReidNetwork(nn.Module):
             targets: [B] rows of the classifiers (person_id + identities of earlier domains).
             identity: settings of the cross-entropy.
             triplet: settings of the triplet.
+            classifiers: which of the two the cross-entropy is summed over.
         """
         terms: dict[str, Tensor] = {}
         if identity.weight:
-            logits = (
-                self.head_class(self.neck_class(class_token)),
-                self.head_projected(self.neck_projected(projected)),
-            )
+            # Both necks see every batch: the test embedding reads the statistics of both.
+            for_class, for_projected = self.neck_class(class_token), self.neck_projected(projected)
+            logits: list[Tensor] = []
+            if "class_token" in classifiers:
+                logits.append(self.head_class(for_class))
+            if "projected" in classifiers:
+                logits.append(self.head_projected(for_projected))
             terms["identity"] = torch.stack(
                 [cross_entropy(each, targets, identity.label_smoothing) for each in logits]
             ).sum()
@@ -152,10 +167,20 @@ class Frozen(nn.Module):
         return self
 
 
-def trainable_patterns(identity: IdentityTermConfig) -> tuple[str, ...]:
-    """What of a learner's `network` trains: the tower, and what the identity term alone reads."""
-    read_by_identity = ("network.neck_*.weight", "network.head_*") if identity.weight else ()
-    return ("network.image.*", *read_by_identity)
+def trainable_patterns(
+    identity: IdentityTermConfig, classifiers: Collection[Classifier] = BOTH_CLASSIFIERS
+) -> tuple[str, ...]:
+    """What of a learner's `network` trains: the tower, and what the identity term alone reads.
+
+    A neck's shift is matched too where it is a parameter.
+    """
+    if not identity.weight:
+        return ("network.image.*",)
+    if set(classifiers) == set(BOTH_CLASSIFIERS):
+        return ("network.image.*", "network.neck_*", "network.head_*")
+    (one,) = classifiers
+    name = "class" if one == "class_token" else "projected"
+    return ("network.image.*", f"network.neck_{name}.*", f"network.head_{name}.*")
 
 
 def check_any_on(terms: Mapping[str, TermConfig], stage: str) -> None:
