@@ -39,8 +39,8 @@ class TextualIdentities(nn.Module):
 
     A person's prompt is "A photo of a X X X X person." with free vectors instead of the X.
 
-    Buffers of the domain: `image_features` [N, D] (while the prompts train) and
-    `identity_features` [C, D] (once they are frozen).
+    Buffers of the domain: `image_features` [N, D] as the tower gives them (while the prompts
+    train) and `identity_features` [C, D], L2-normalised (once they are frozen).
 
     Args:
         num_identity_tokens: free vectors X of a prompt.
@@ -73,21 +73,24 @@ class TextualIdentities(nn.Module):
         width = self.identities.vectors.shape[2]
         prompts = IdentityPrompts(num_persons, self.num_identity_tokens, width, generator)
         self.identities = prompts.to(self.identity_features.device)
-        self.image_features = functional.normalize(image_features, dim=1)
+        self.image_features = image_features
 
-    def encode_identities(self, person_ids: Tensor, text: TextEncoder) -> Tensor:
-        """[B] -> L2-normalised text features t_g of these identities' prompts [B, D]."""
+    def encode_identities(
+        self, person_ids: Tensor, text: TextEncoder, normalise: bool = True
+    ) -> Tensor:
+        """[B] -> text features t_g of these identities' prompts [B, D], L2-normalised if asked."""
         distinct, where = torch.unique(person_ids, return_inverse=True)
         tokens = text.tokenize([self._template()]).to(person_ids.device)
         position = 1 + len(TEMPLATE_START.split())
         template = text.embed_tokens(tokens)[0]
         prompts = splice(template, self.identities.vectors[distinct], position)
         ends = text.end_positions(tokens).expand(len(distinct))
-        return functional.normalize(text(prompts, ends), dim=1)[where]
+        features = text(prompts, ends)
+        return (functional.normalize(features, dim=1) if normalise else features)[where]
 
     @torch.no_grad()
     def freeze_identities(self, text: TextEncoder) -> None:
-        """Caches the text feature of every identity of the domain."""
+        """Caches the L2-normalised text feature of every identity of the domain."""
         device = self.identity_features.device
         everybody = torch.arange(len(self.identities.vectors), device=device)
         chunks = [self.encode_identities(chunk, text) for chunk in everybody.split(ENCODE_ROWS)]

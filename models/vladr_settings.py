@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from models.cross_domain import (
     AffinityTermConfig,
@@ -13,7 +13,10 @@ from models.cross_domain import (
     RelationTermConfig,
 )
 from models.learner import LearnerConfig, OptimizerConfig, ScheduleConfig
+from models.losses.contrastive import Similarity
 from models.reid import (
+    BOTH_CLASSIFIERS,
+    Classifier,
     IdentityTermConfig,
     InterpolationConfig,
     TermConfig,
@@ -28,6 +31,35 @@ class MatchTermConfig(TermConfig):
     """A contrastive term of stage 1, its positives chosen by identity (and equal text)."""
 
     temperature: float = Field(default=0.07, gt=0, description="tau of the softmax over the batch")
+
+
+class GlobalMatchTermConfig(MatchTermConfig):
+    """SupCon between images and identity prompts, positives: same identity."""
+
+    similarity: Similarity = Field(
+        default="cosine",
+        description="what tau divides: cosines, or inner products of features as they are "
+        "(authors' code, where tau is 1)",
+    )
+
+
+class ClassifiersTermConfig(IdentityTermConfig):
+    """Cross-entropy over all identities learned so far, summed over the classifiers named."""
+
+    classifiers: tuple[Classifier, ...] = Field(
+        default=BOTH_CLASSIFIERS,
+        description="which classifiers train: on g (class_token), on f (projected), or both",
+    )
+
+    @field_validator("classifiers")
+    @classmethod
+    def _each_once(cls, names: tuple[Classifier, ...]) -> tuple[Classifier, ...]:
+        if not names or len(set(names)) < len(names):
+            raise ValueError(
+                f"expected class_token, projected or both, each once; got [{', '.join(names)}] "
+                "(weight 0 switches the term off)"
+            )
+        return names
 
 
 class TextIdentityTermConfig(TermConfig):
@@ -66,11 +98,11 @@ class CmaTermConfig(TermConfig):
 class LossesConfig(FrozenConfig):
     """Every loss term by name; the forms of L_IDA count only if learner.alignment lists them."""
 
-    match_global: MatchTermConfig = Field(default_factory=MatchTermConfig)
+    match_global: GlobalMatchTermConfig = Field(default_factory=GlobalMatchTermConfig)
     match_local: MatchTermConfig = Field(default_factory=MatchTermConfig)
     orthogonality: TermConfig = Field(default_factory=TermConfig)
     text_identity: TextIdentityTermConfig = Field(default_factory=TextIdentityTermConfig)
-    identity: IdentityTermConfig = Field(default_factory=IdentityTermConfig)
+    identity: ClassifiersTermConfig = Field(default_factory=ClassifiersTermConfig)
     triplet: TripletTermConfig = Field(default_factory=TripletTermConfig)
     image_text: ImageTextTermConfig = Field(default_factory=ImageTextTermConfig)
     cma: CmaTermConfig = Field(default_factory=CmaTermConfig)
@@ -83,6 +115,13 @@ class LossesConfig(FrozenConfig):
     def _some_loss(self) -> LossesConfig:
         names = ("identity", "triplet", "image_text", "cma")
         check_any_on({name: getattr(self, name) for name in names}, "stage icar")
+        on_f = self.triplet.weight or self.image_text.weight or self.cma.weight
+        if not on_f and "projected" not in self.identity.classifiers:
+            raise ValueError(
+                "identity.classifiers=[class_token] alone reads g, before the tower's projection, "
+                "which then nothing trains: give triplet, image_text or cma a weight above 0, or "
+                "name projected too"
+            )
         return self
 
 
@@ -153,6 +192,14 @@ class Config(LearnerConfig):
     )
     num_attribute_tokens: int = Field(
         default=2, ge=0, description="free tokens M of an attribute prompt; 0 = raw descriptions"
+    )
+    neck_bias: bool = Field(
+        default=False, description="learn the shift of the BN necks in stage 2, or fix it at 0"
+    )
+    new_rows: Literal["features", "necks"] = Field(
+        default="features",
+        description="a new identity's classifier row is the centre of its features, or of what "
+        "the necks as they stand make of them (authors' code)",
     )
     losses: LossesConfig = Field(default_factory=LossesConfig)
     interpolation: InterpolationConfig = Field(default_factory=InterpolationConfig)

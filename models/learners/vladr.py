@@ -37,7 +37,6 @@ from models.reid import (
     Frozen,
     ReidNetwork,
     blend,
-    features_of,
     mean_terms,
     trainable_patterns,
     weights_of,
@@ -52,13 +51,10 @@ IDENTITY_STAGE, ATTRIBUTE_STAGE, IMAGE_STAGE = "mtad-identity", "mtad-attribute"
 class AttributeNetwork(ReidNetwork):
     """The network with its attribute decoder: what is frozen as the old model."""
 
-    def __init__(
-        self, image: ImageEncoder, num_attributes: int, num_heads: int, generator: torch.Generator
-    ) -> None:
-        super().__init__(image)
-        self.decoder = AttributeDecoder(
-            num_attributes, image.embed_dim, image.embed_dim, num_heads, generator
-        )
+    def __init__(self, image: ImageEncoder, config: Config, generator: torch.Generator) -> None:
+        super().__init__(image, config.neck_bias)
+        size, num_heads = image.embed_dim, config.num_decoder_heads
+        self.decoder = AttributeDecoder(config.num_attributes, size, size, num_heads, generator)
 
 
 @final
@@ -72,9 +68,7 @@ class Method(Learner):
         self.config = config
         generator = torch.Generator().manual_seed(torch.initial_seed())
         self.text = backbone.text
-        self.network = AttributeNetwork(
-            backbone.image, config.num_attributes, config.num_decoder_heads, generator
-        )
+        self.network = AttributeNetwork(backbone.image, config, generator)
         self.textual = TextualAttributes(
             config.num_attributes,
             config.num_identity_tokens,
@@ -101,13 +95,13 @@ class Method(Learner):
         learned = self.network.num_identities > 0
         if learned and (self._needs_old() or self.config.interpolation.mode != "none"):
             self.old = Frozen(self.network)
-        features = probe(lambda images: features_of(self.network.image(images)))
+        features = probe(self._first_features)
         projected = features["projected"]
         person_ids = torch.tensor(
             [record.person_id for record in domain.train], device=projected.device
         )
         self._offset = self.network.num_identities
-        self.network.grow(features["class_token"], projected, person_ids)
+        self.network.grow(features["class_rows"], features["projected_rows"], person_ids)
         generator = torch.Generator().manual_seed(torch.initial_seed())
         self.textual.begin_domain(domain, self.config.descriptions, projected, self.text, generator)
         self._freeze_untrained_prompts()
@@ -127,7 +121,8 @@ class Method(Learner):
                 trainable += ("textual.pool_head.*",)
             found.append(Stage(ATTRIBUTE_STAGE, stage.epochs, (), trainable, stage.optimizer))
         stage = config.icar
-        trainable = trainable_patterns(config.losses.identity)
+        identity = config.losses.identity
+        trainable = trainable_patterns(identity, identity.classifiers)
         # In the first domain there is nothing to align to, and cma alone reads the decoder.
         if config.losses.cma.weight or (config.reads_attributes and self.memory.num_domains):
             trainable += ("network.decoder.*",)
@@ -176,6 +171,15 @@ class Method(Learner):
         """[B, 3, H, W] -> L2-normalised concatenation of both necks' outputs [B, W + D]."""
         return self.network.embed(images)
 
+    def _first_features(self, images: Tensor) -> dict[str, Tensor]:
+        """[B, 3, H, W] -> f, and what the new rows of both classifiers are the centres of."""
+        network, found = self.network, self.network.image(images)
+        if self.config.new_rows == "features":
+            rows = (found.class_token, found.projected)
+        else:
+            rows = (network.neck_class(found.class_token), network.neck_projected(found.projected))
+        return {"projected": found.projected, "class_rows": rows[0], "projected_rows": rows[1]}
+
     def _freeze_untrained_prompts(self) -> None:
         """Encodes at once the prompts that are read later and that no stage will train."""
         config = self.config
@@ -187,12 +191,15 @@ class Method(Learner):
     # Stage 1: prompts -------------------------------------------------------------------------
 
     def _identity_prompt_terms(self, batch: Batch) -> dict[str, Tensor]:
-        image = self.collective.gather(self.textual.image_features[batch.indices])
-        text = self.collective.gather(self.textual.encode_identities(batch.person_ids, self.text))
-        person_ids = self.collective.gather(batch.person_ids)
-        temperature = self.config.losses.match_global.temperature
-        positives = same_identity(person_ids)
-        return {"match_global": symmetric_contrastive(image, text, positives, temperature)}
+        gather, match = self.collective.gather, self.config.losses.match_global
+        image = gather(self.textual.image_features[batch.indices])
+        as_they_are = match.similarity == "dot"
+        text = self.textual.encode_identities(batch.person_ids, self.text, not as_they_are)
+        positives = same_identity(gather(batch.person_ids))
+        value = symmetric_contrastive(
+            image, gather(text), positives, match.temperature, match.similarity
+        )
+        return {"match_global": value}
 
     def _attribute_prompt_terms(self, batch: Batch) -> dict[str, Tensor]:
         losses, gather = self.config.losses, self.collective.gather
@@ -228,7 +235,9 @@ class Method(Learner):
         targets = person_ids + self._offset
         terms = mean_terms(
             [
-                self.network.identity_terms(g, f, targets, losses.identity, losses.triplet)
+                self.network.identity_terms(
+                    g, f, targets, losses.identity, losses.triplet, losses.identity.classifiers
+                )
                 for g, f in zip(class_token, projected, strict=True)
             ]
         )

@@ -1,16 +1,21 @@
 """Contrastive losses between two sets of embeddings, with any number of positives per anchor.
 
-Similarities are cosines (embeddings are normalised here). `positives` are boolean matrices made
-by `same_identity`, `same_caption` or `same_identity_or_caption`.
+Similarities are cosines (embeddings are normalised here) unless said otherwise. `positives` are
+boolean matrices made by `same_identity`, `same_caption` or `same_identity_or_caption`.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models.losses.similarity import cosine_matrix, masked_mean
+from models.losses.similarity import cosine_matrix, dot_matrix, masked_mean
+
+Similarity = Literal["cosine", "dot"]
+"""Cosine of two embeddings, or the inner product of them as they are."""
 
 
 def same_identity(person_ids: Tensor) -> Tensor:
@@ -73,7 +78,11 @@ def supervised_contrastive_parts(
 
 
 def symmetric_contrastive(
-    image: Tensor, text: Tensor, positives: Tensor, temperature: float
+    image: Tensor,
+    text: Tensor,
+    positives: Tensor,
+    temperature: float,
+    similarity: Similarity = "cosine",
 ) -> Tensor:
     """Half the sum of `supervised_contrastive` from image to text and from text to image.
 
@@ -82,13 +91,16 @@ def symmetric_contrastive(
         text: [B, D].
         positives: [B, B] bool, rows are images and columns texts; the identity matrix is InfoNCE.
         temperature: tau > 0.
+        similarity: what tau divides.
 
     Returns:
         Scalar; 0 with a zero gradient for B = 1 or without positives.
 
-    Source: CLIP; positives beyond the diagonal as in VLADR's local matching.
+    Source: CLIP; positives beyond the diagonal as in VLADR's local matching. "dot", tau = 1 and
+    twice the value is CLIP-ReID's first stage and that of the VLADR authors' code.
     """
-    return _both_directions(cosine_matrix(image, text) / temperature, positives)
+    compare = cosine_matrix if similarity == "cosine" else dot_matrix
+    return _both_directions(compare(image, text) / temperature, positives)
 
 
 def symmetric_contrastive_parts(

@@ -1,4 +1,4 @@
-"""Cosine similarities that keep full precision under autocast.
+"""Similarities that keep full precision under autocast.
 
 Logits are cosines divided by temperatures down to 0.005; the eight bits of bfloat16 would be
 visible in every softmax, so these products never run in half precision.
@@ -30,6 +30,20 @@ def cosine_matrix(rows: Tensor, columns: Tensor) -> Tensor:
         rows = functional.normalize(at_least_float32(rows), dim=-1)
         columns = functional.normalize(at_least_float32(columns), dim=-1)
         return rows @ columns.transpose(-1, -2)
+
+
+def dot_matrix(rows: Tensor, columns: Tensor) -> Tensor:
+    """Inner product of every row with every column, as they are.
+
+    Args:
+        rows: [..., B, D].
+        columns: [..., M, D], leading dimensions broadcast against those of `rows`.
+
+    Returns:
+        [..., B, M], float32 or better.
+    """
+    with torch.autocast(rows.device.type, enabled=False):
+        return at_least_float32(rows) @ at_least_float32(columns).transpose(-1, -2)
 
 
 def masked_mean(values: Tensor, kept: Tensor) -> Tensor:
