@@ -175,6 +175,9 @@ class Learner(nn.Module, ABC):
     course: Course = "sequential"
     """How the method meets the seen domains."""
 
+    reads_texts: bool = False
+    """Whether the method needs a backbone with a text tower."""
+
     embeds_texts: bool = False
     """Whether `embed_texts` gives queries for text-to-image retrieval."""
 
@@ -200,6 +203,14 @@ class Learner(nn.Module, ABC):
     @abstractmethod
     def stages(self) -> Sequence[Stage]:
         """The phases of the domain begun last, in order."""
+
+    def planned_epochs(self, domain_index: int) -> int:
+        """Epochs of all stages of the domain at this place in the order (from 0).
+
+        May be asked for any domain at any time: a run's length is said before it begins.
+        """
+        del domain_index
+        return sum(stage.epochs for stage in self.stages())
 
     @abstractmethod
     def forward(self, batch: Batch, stage: str) -> StepResult:

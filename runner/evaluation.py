@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.learner import Learner
 from runner.collectives import WorkerGroup
@@ -40,6 +41,18 @@ class EvaluationConfig(FrozenConfig):
         }
 
 
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """All of a module in eval mode; afterwards every part of it in the mode it had before."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
 @dataclass(frozen=True)
 class Embedder:
     """A learner with all it needs to embed files; work is shared by the workers of `group`."""
@@ -65,11 +78,11 @@ class Embedder:
         share = np.array_split(np.arange(len(records)), self.group.world_size)[self.group.rank]
         features: list[Tensor] = []
         positions: list[np.ndarray] = []
-        for found, pixels in self.stream.test_images([records[index] for index in share]):
-            images = normalise(pixels, self.data.transform).to(self.device)
-            with torch.no_grad():
+        with torch.no_grad(), evaluating(self.learner):
+            for found, pixels in self.stream.test_images([records[index] for index in share]):
+                images = normalise(pixels, self.data.transform).to(self.device)
                 features.append(self.learner.embed_images(images).float())
-            positions.append(share[found])
+                positions.append(share[found])
         if not features:
             raise ValueError(
                 f"none of {len(share)} images to embed can be read; the first is "
@@ -87,7 +100,7 @@ class Embedder:
     def texts(self, texts: Sequence[str]) -> Tensor:
         """[N, D] float32 embeddings of texts on the CPU, computed by this worker alone."""
         size = self.data.evaluation_batch_size
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(self.learner):
             parts = [
                 self.learner.embed_texts(texts[start : start + size]).float().cpu()
                 for start in range(0, len(texts), size)

@@ -28,7 +28,7 @@ from runner.batching import (
 from runner.checkpoints import Checkpoint, CheckpointStore, Position
 from runner.collectives import WorkerGroup
 from runner.config import RunConfig
-from runner.evaluation import Embedder, evaluate_domains
+from runner.evaluation import Embedder, evaluate_domains, evaluating
 from runner.events import EventSpool
 from runner.journal import Progress, StepLog
 from runner.memory import MemoryStore
@@ -282,19 +282,16 @@ class LifelongLoop:
 
         def probe(encode: Encode) -> dict[str, Tensor]:
             group, size = self.context.group, self.config.data.evaluation_batch_size
-            was_training = self.learner.training
-            self.learner.eval()
             share = np.array_split(np.arange(len(opened.domain.train)), group.world_size)[
                 group.rank
             ]
             chunks: list[dict[str, Tensor]] = []
-            for start in range(0, len(share), size):
-                pixels = opened.images.fetch(share[start : start + size])
-                images = normalise(pixels, self.config.data.transform).to(self.device)
-                with torch.no_grad(), self._autocast():
+            with torch.no_grad(), evaluating(self.learner), self._autocast():
+                for start in range(0, len(share), size):
+                    pixels = opened.images.fetch(share[start : start + size])
+                    images = normalise(pixels, self.config.data.transform).to(self.device)
                     encoded = encode(images)
-                chunks.append({name: value.float() for name, value in encoded.items()})
-            self.learner.train(was_training)
+                    chunks.append({name: value.float() for name, value in encoded.items()})
             return {
                 name: group.gather_rows(torch.cat([chunk[name] for chunk in chunks]))
                 for name in chunks[0]
@@ -306,7 +303,6 @@ class LifelongLoop:
 
     def _evaluate(self, *steps: int) -> None:
         """Embeds and ranks once; the scores are recorded at each of these steps."""
-        self.learner.eval()
         with self.progress.timed("evaluation"), self._autocast():
             context = self.context
             embedder = Embedder(
@@ -357,9 +353,9 @@ class LifelongLoop:
         return position
 
     def _emit_plan(self) -> None:
-        epochs = sum(stage.epochs for stage in self.learner.stages())
         per_domain = [
-            epochs * self._iterations(domain.person_ids) for domain in self.benchmark.steps
+            self.learner.planned_epochs(index) * self._iterations(domain.person_ids)
+            for index, domain in enumerate(self.benchmark.steps)
         ]
         self._emit(
             "plan", total_iterations=sum(per_domain), first_iteration=self.progress.iteration

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from models.backbones.clip import BackboneConfig, ClipBackbone, build
 from models.learner import Encode, Learner, LocalCollective, OptimizerConfig, Stage, StepResult
+from runner.evaluation import evaluating
 from runner.optim import build_optimizer, set_trainable
 from tasks.schema import Batch, Domain, Record, Split
 
@@ -60,12 +61,8 @@ class Course:
         self.learner.begin_domain(self.domain, self.probe)
 
     def probe(self, encode: Encode) -> dict[str, Tensor]:
-        was_training = self.learner.training
-        self.learner.eval()
-        with torch.no_grad():
-            features = dict(encode(self.images))
-        self.learner.train(was_training)
-        return features
+        with torch.no_grad(), evaluating(self.learner):
+            return dict(encode(self.images))
 
     def batch(self, stage: Stage, number: int) -> Batch:
         """Four people (or all there are) with three images each, and exemplars beside them.

@@ -11,6 +11,7 @@ import pytest
 from runner import loop
 from runner.checkpoints import CheckpointStore
 from runner.config import RunConfig, learner_module, learner_names
+from runner.events import read_events
 from runner.experiment import run_experiment
 from runner.inference import load_run
 
@@ -84,3 +85,26 @@ def test_joint_training_sees_everybody_at_once(
     assert result.results["summary"]["forgetting_mAP"] is None
     assert result.results["summary"]["seen_mAP"] is not None
     assert (result.folder / "matrix.png").is_file()
+
+
+@pytest.mark.parametrize("learner", ["dask", "lstkc"])
+def test_a_longer_first_domain_is_in_the_plan(
+    learner: str, tmp_path: Path, tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in that of a start that goes on in the second domain."""
+    run_domain = loop.LifelongLoop._learn_domain
+
+    def fail_once(self: loop.LifelongLoop, start: Any, state: Any) -> None:
+        if start.domain == 1 and not Path(tmp_path, "failed").exists():
+            Path(tmp_path, "failed").touch()
+            raise PowerCutError
+        run_domain(self, start, state)
+
+    monkeypatch.setattr(loop.LifelongLoop, "_learn_domain", fail_once)
+    config = tiny_config(tmp_path, learner, "learner.epochs=1", "learner.first_epochs=3")
+    with pytest.raises(PowerCutError):
+        run_experiment(config)
+    result = run_experiment(config)
+    events = read_events(result.folder / "events.jsonl").events
+    totals = [event["total_iterations"] for event in events if event["event"] == "plan"]
+    assert totals == [result.results["num_iterations"]] * 2

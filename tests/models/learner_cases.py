@@ -1,0 +1,90 @@
+"""The learners there are, their settings under test, and what several tests ask of them."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pkgutil
+from typing import get_args
+
+import pytest
+import torch
+
+import models.learners
+from models.cross_domain import Alignment
+from models.learner import LearnerState
+
+LEARNERS = sorted(module.name for module in pkgutil.iter_modules(models.learners.__path__))
+LEARNING = [
+    name
+    for name in LEARNERS
+    if importlib.import_module(f"models.learners.{name}").Method.course != "none"
+]
+HEADS = ("head_class", "head_projected")
+
+
+def settings(name):
+    """Configurations under which a learner holds different things."""
+    found = {"default": {}}
+    fields = importlib.import_module(f"models.learners.{name}").Config.model_fields
+    if "interpolation" in fields:
+        found["interpolated"] = {"interpolation": {"mode": "adaptive"}}
+    if "first_epochs" in fields:
+        found["longer-first"] = {"epochs": 2, "first_epochs": 3}
+    if "alignment" in fields:
+        found["every-form"] = {"alignment": get_args(Alignment)}
+    return found
+
+
+CASES = [
+    pytest.param(name, values, id=f"{name}-{case}")
+    for name in LEARNERS
+    for case, values in settings(name).items()
+]
+LEARNING_CASES = [case for case in CASES if case.values[0] in LEARNING]
+INTERPOLATING = [name for name in LEARNERS if "interpolated" in settings(name)]
+
+
+def assert_same_tensors(first, second):
+    assert first.keys() == second.keys()
+    for path, tensor in first.items():
+        assert torch.equal(tensor, second[path]), path
+
+
+def assert_same_results(first, second):
+    assert torch.equal(first.loss, second.loss)
+    assert_same_tensors(dict(first.terms), dict(second.terms))
+    assert first.weights == second.weights
+
+
+def embedded(pupil):
+    return pupil.probe(lambda images: {"e": pupil.learner.embed_images(images)})["e"]
+
+
+def assert_resumes(pupil, fresh, stage):
+    """Whether `fresh` goes on from the pupil's state as the pupil does."""
+    state = pupil.learner.save_state()
+    assert not any(path.startswith(pupil.learner.unsaved) for path in state.tensors)
+    facts = json.loads(json.dumps(state.facts))
+    assert facts == state.facts
+    kept = {path: tensor.clone() for path, tensor in state.tensors.items()}
+    for parameter in fresh.learner.parameters():
+        if parameter.requires_grad:
+            parameter.data.add_(1.0)
+    fresh.domain, fresh.images = pupil.domain, pupil.images
+    fresh.learner.load_state(LearnerState(state.tensors, facts))
+    assert_same_tensors(pupil.learner.state_dict(), fresh.learner.state_dict())
+    assert fresh.learner.facts() == pupil.learner.facts()
+    assert_same_tensors(dict(pupil.learner.memory_state()), dict(fresh.learner.memory_state()))
+    assert [s.name for s in pupil.learner.stages()] == [s.name for s in fresh.learner.stages()]
+    if stage is not None:
+        for first, second in zip(pupil.train(stage), fresh.train(stage), strict=True):
+            assert_same_results(first, second)
+        assert_same_tensors(kept, state.tensors)
+    for one in (pupil, fresh):
+        one.learner.eval()
+    with torch.no_grad():
+        assert torch.equal(
+            pupil.learner.embed_images(pupil.images[:4]),
+            fresh.learner.embed_images(pupil.images[:4]),
+        )

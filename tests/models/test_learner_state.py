@@ -1,0 +1,142 @@
+"""What a learner carries on: saved and restored, repeated by a seed, through twenty domains."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from models.interpolation import adaptive_alpha, interpolate
+from models.learner import LearnerState
+from models.reid import Frozen
+from tests.models.learner_cases import (
+    CASES,
+    HEADS,
+    INTERPOLATING,
+    LEARNERS,
+    LEARNING,
+    assert_resumes,
+    assert_same_tensors,
+    embedded,
+)
+
+
+@pytest.mark.parametrize(("name", "values"), CASES)
+def test_a_saved_state_goes_on_bit_for_bit(course, name, values):
+    pupil = course(name, **values)
+
+    def fresh():
+        return course(name, seed=7, **values)
+
+    assert_resumes(pupil, fresh(), None)
+    for domain in ("first", "second"):
+        pupil.begin(domain)
+        for stage in pupil.learner.stages():
+            assert_resumes(pupil, fresh(), stage)
+            pupil.train(stage, range(2, 4))
+            assert_resumes(pupil, fresh(), stage)
+            pupil.learner.end_stage(stage.name, pupil.probe)
+        resumed = fresh()
+        assert_resumes(pupil, resumed, None)
+        pupil.learner.end_domain(pupil.probe)
+        resumed.learner.end_domain(resumed.probe)
+        assert_same_tensors(pupil.learner.state_dict(), resumed.learner.state_dict())
+    assert_resumes(pupil, fresh(), None)
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_a_state_of_other_parts_is_refused(course, name):
+    pupil = course(name)
+    pupil.learn("first")
+    state = pupil.learner.save_state()
+    path = sorted(state.tensors)[0]
+    lacking = {key: value for key, value in state.tensors.items() if key != path}
+    with pytest.raises(KeyError, match="the checkpoint lacks"):
+        course(name).learner.load_state(LearnerState(lacking, state.facts))
+    extra = {**state.tensors, "no.such.part": torch.zeros(1)}
+    with pytest.raises(KeyError, match=r"holds no\.such\.part"):
+        course(name).learner.load_state(LearnerState(extra, state.facts))
+
+
+@pytest.mark.parametrize(("name", "values"), CASES)
+def test_the_same_seed_learns_the_same(course, name, values):
+    states = []
+    for _ in range(2):
+        pupil = course(name, seed=3, **values)
+        pupil.learn("first", "second")
+        states.append(pupil.learner.state_dict())
+    assert_same_tensors(*states)
+
+
+@pytest.mark.parametrize(("name", "values"), CASES)
+def test_twenty_domains_of_two_people(course, domain, name, values):
+    pupil = course(name, **values)
+    for number in range(20):
+        pupil.begin(domain(f"domain {number}", num_persons=2))
+        for stage in pupil.learner.stages():
+            for result in pupil.train(stage, range(1)):
+                assert result.loss.isfinite(), (number, stage.name)
+            pupil.learner.end_stage(stage.name, pupil.probe)
+        pupil.learner.end_domain(pupil.probe)
+        if number == 0:
+            assert_embeds(pupil)
+    assert_embeds(pupil)
+    assert_resumes(pupil, course(name, seed=7, **values), None)
+    if name in LEARNING:
+        assert pupil.learner.network.num_identities == 40
+        for head in HEADS:
+            weight = getattr(pupil.learner.network, head).weight
+            assert weight.isfinite().all()
+            assert len(weight) == 40
+
+
+def assert_embeds(pupil):
+    embeddings = embedded(pupil)
+    assert embeddings.isfinite().all()
+    assert torch.allclose(embeddings.norm(dim=1), torch.ones(len(embeddings)), atol=1e-5)
+    stored = pupil.learner.stored_bytes_per_domain()
+    assert 0 <= stored < float("inf")
+
+
+def network_after_training(pupil):
+    """(network before the second domain, after its training, after its end), as state dicts."""
+
+    def snapshot():
+        state = pupil.learner.network.state_dict()
+        return {path: tensor.clone() for path, tensor in state.items()}
+
+    pupil.learn("first")
+    old = snapshot()
+    pupil.begin("second")
+    for stage in pupil.learner.stages():
+        pupil.train(stage)
+        pupil.learner.end_stage(stage.name, pupil.probe)
+    new, new_features = snapshot(), embedded(pupil)
+    pupil.learner.network.load_state_dict(old | {p: new[p] for p in new if "head_" in p})
+    old_features = embedded(pupil)
+    pupil.learner.network.load_state_dict(new)
+    pupil.learner.end_domain(pupil.probe)
+    return old, new, snapshot(), adaptive_alpha(new_features, old_features, True)
+
+
+@pytest.mark.parametrize("mode", ["none", "fixed", "adaptive"])
+@pytest.mark.parametrize("name", INTERPOLATING)
+def test_interpolation_does_what_its_mode_says(course, name, mode):
+    pupil = course(name, interpolation={"mode": mode, "alpha": 0.3})
+    old, new, after, alpha = network_after_training(pupil)
+    assert 0 < alpha < 1
+    share = {"none": 1.0, "fixed": 0.3, "adaptive": alpha}[mode]
+    wanted = new if mode == "none" else interpolate(new, old, share)
+    for path, tensor in after.items():
+        assert torch.allclose(tensor, wanted[path], atol=1e-6), path
+    if mode == "fixed":
+        row = after["head_projected.weight"][3]
+        naive = 0.3 * new["head_projected.weight"][3] + 0.7 * old["head_projected.weight"][3]
+        assert torch.allclose(row, naive, atol=1e-7)
+        assert torch.equal(after["head_projected.weight"][8:], new["head_projected.weight"][8:])
+
+
+@pytest.mark.parametrize("name", INTERPOLATING)
+def test_nothing_of_the_past_is_held_between_domains(course, name):
+    pupil = course(name, interpolation={"mode": "fixed"})
+    pupil.learn("first", "second")
+    assert not any(isinstance(module, Frozen) for module in pupil.learner.modules())
