@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from models.backbones.clip import ClipBackbone
+from models.backbones.tower import Backbone
 from models.learner import Collective, Probe
 from models.reid import Frozen, InterpolationConfig, ReidNetwork, TermConfig
 from models.supervised import SupervisedConfig, SupervisedLearner
@@ -33,7 +33,7 @@ class DistilledLearner(SupervisedLearner):
     def __init__(
         self,
         config: DistilledConfig,
-        backbone: ClipBackbone,
+        backbone: Backbone,
         collective: Collective,
         interpolation: InterpolationConfig,
         affinity: TermConfig,
@@ -59,11 +59,11 @@ class DistilledLearner(SupervisedLearner):
         others = super().planned_epochs(domain_index) - self.num_epochs
         return others + self._num_epochs[1 if domain_index else 0]
 
-    def old_projected(self, images: Tensor) -> Tensor | None:
+    def old_metric_feature(self, images: Tensor) -> Tensor | None:
         """f [B, D] of the old model without gradient, or None where none is to be followed."""
         if self.old is None or not self._distils:
             return None
         network = self.old.module
         assert isinstance(network, ReidNetwork)
         with torch.no_grad():
-            return network.image(images).projected
+            return network.metric_feature(network.image.features(images))

@@ -1,8 +1,9 @@
-"""What every learner on a CLIP image tower shares: two BN necks, two classifiers, two losses.
+"""What every learner shares on its image tower: BN necks, classifiers, two losses.
 
-The tower gives g, the class token before projection, and f, its joint embedding. Each has a BN
-neck and a bias-free identity classifier; the test embedding is the L2-normalised concatenation of
-both necks' outputs (CLIP-ReID, VLADR).
+A CLIP gives g, the class token before projection (`class_token`), and f, its joint embedding
+(`projected`); a ResNet one feature (`pooled`), which is then f. Each has a BN neck and a bias-free
+identity classifier; the test embedding is the L2-normalised concatenation of all necks' outputs
+(CLIP-ReID, VLADR; with one neck: Luo et al. 2019).
 """
 
 from __future__ import annotations
@@ -16,19 +17,22 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.backbones.clip import ImageEncoder, ImageFeatures
+from models.backbones.tower import ImageTower
 from models.heads.bnneck import BNNeck, GrowingClassifier
 from models.interpolation import adaptive_alpha, interpolate
-from models.learner import Probe
+from models.learner import Collective, Probe
 from models.losses.identity import cross_entropy
 from models.losses.metric import batch_hard_triplet
 from models.prototypes import identity_centres
 from tasks.schema import Domain, FrozenConfig
 
 Classifier = Literal["class_token", "projected"]
-"""A classifier by the feature it reads: g or f."""
+"""A classifier of a CLIP by the feature it reads: g or f."""
 
 BOTH_CLASSIFIERS: tuple[Classifier, ...] = ("class_token", "projected")
+
+Statistics = Literal["running", "batch"]
+"""What a neck normalises by."""
 
 
 class TermConfig(FrozenConfig):
@@ -38,7 +42,7 @@ class TermConfig(FrozenConfig):
 
 
 class IdentityTermConfig(TermConfig):
-    """Cross-entropy over all identities learned so far, summed over the two classifiers."""
+    """Cross-entropy over all identities learned so far, summed over the classifiers."""
 
     label_smoothing: float = Field(
         default=0.1, ge=0, lt=1, description="share given to all classes"
@@ -71,86 +75,142 @@ class InterpolationConfig(FrozenConfig):
 class ReidNetwork(nn.Module):
     """Image tower, necks and classifiers: all that is interpolated between domains.
 
+    Each named feature of the tower has a BN neck and a bias-free classifier of its own.
+
     Args:
         image: the image tower.
         neck_bias: whether the necks' shifts are learned.
     """
 
-    def __init__(self, image: ImageEncoder, neck_bias: bool = False) -> None:
+    def __init__(self, image: ImageTower, neck_bias: bool = False) -> None:
         super().__init__()
         self.image = image
-        self.neck_class = BNNeck(image.width, neck_bias)
-        self.neck_projected = BNNeck(image.embed_dim, neck_bias)
-        self.head_class = GrowingClassifier(image.width)
-        self.head_projected = GrowingClassifier(image.embed_dim)
+        dims = image.feature_dims
+        for name, dim in dims.items():
+            self.add_module(f"neck_{_short(name)}", BNNeck(dim, neck_bias))
+        for name, dim in dims.items():
+            self.add_module(f"head_{_short(name)}", GrowingClassifier(dim))
 
     @property
     def num_identities(self) -> int:
         """Identities of all domains begun so far."""
-        return len(self.head_projected.weight)
+        return self.head(self.image.metric).num_classes
+
+    def neck(self, name: str) -> BNNeck:
+        """The neck of a feature."""
+        neck = self.get_submodule(f"neck_{_short(name)}")
+        assert isinstance(neck, BNNeck)
+        return neck
+
+    def head(self, name: str) -> GrowingClassifier:
+        """The classifier of a feature."""
+        head = self.get_submodule(f"head_{_short(name)}")
+        assert isinstance(head, GrowingClassifier)
+        return head
+
+    def metric_feature(self, features: Mapping[str, Tensor]) -> Tensor:
+        """f, the one of the features that the triplet and affinities compare."""
+        return features[self.image.metric]
 
     def embed(self, images: Tensor) -> Tensor:
-        """Normalised images [B, 3, H, W] -> L2-normalised test embeddings [B, W + D]."""
-        features = self.image(images)
-        both = (self.neck_class(features.class_token), self.neck_projected(features.projected))
-        return functional.normalize(torch.cat(both, dim=1), dim=1)
+        """Normalised images [B, 3, H, W] -> L2-normalised test embeddings, all necks' outputs."""
+        features = self.image.features(images)
+        normed = [self.neck(name)(rows) for name, rows in features.items()]
+        return functional.normalize(torch.cat(normed, dim=1), dim=1)
 
-    def grow(self, class_token: Tensor, projected: Tensor, person_ids: Tensor) -> None:
-        """Adds a row per identity to both classifiers: its features' L2-normalised centre.
+    def grow(self, features: Mapping[str, Tensor], person_ids: Tensor) -> None:
+        """Adds a row per identity to every classifier: its features' L2-normalised centre.
 
         Args:
-            class_token: [N, W] features g of a domain's training images.
-            projected: [N, D] features f.
+            features: [N, dim] each, of a domain's training images.
             person_ids: [N], contiguous from 0.
         """
         num_persons = int(person_ids.max()) + 1
-        self.head_class.grow(identity_centres(class_token, person_ids, num_persons))
-        self.head_projected.grow(identity_centres(projected, person_ids, num_persons))
+        for name in self.image.feature_dims:
+            self.head(name).grow(identity_centres(features[name], person_ids, num_persons))
 
     def grow_for(self, domain: Domain, probe: Probe) -> int:
-        """Grows both classifiers by the people of a domain; returns where their rows begin."""
+        """Grows the classifiers by the people of a domain; returns where their rows begin."""
         first = self.num_identities
-        features = probe(lambda images: features_of(self.image(images)))
-        projected = features["projected"]
+        features = probe(self.image.features)
         person_ids = torch.tensor([record.person_id for record in domain.train])
-        self.grow(features["class_token"], projected, person_ids.to(projected.device))
+        self.grow(features, person_ids.to(self.metric_feature(features).device))
         return first
 
     def identity_terms(
         self,
-        class_token: Tensor,
-        projected: Tensor,
+        features: Mapping[str, Tensor],
         targets: Tensor,
         identity: IdentityTermConfig,
         triplet: TripletTermConfig,
-        classifiers: Collection[Classifier] = BOTH_CLASSIFIERS,
+        classifiers: Collection[str] | None = None,
     ) -> dict[str, Tensor]:
         """L_reid of one view of the global batch: the terms `identity` and `triplet`.
 
         Args:
-            class_token: [B, W] features g.
-            projected: [B, D] features f.
+            features: [B, dim] each.
             targets: [B] rows of the classifiers (person_id + identities of earlier domains).
             identity: settings of the cross-entropy.
             triplet: settings of the triplet.
-            classifiers: which of the two the cross-entropy is summed over.
+            classifiers: those of which features the cross-entropy is summed over; None: of all.
         """
         terms: dict[str, Tensor] = {}
         if identity.weight:
-            # Both necks see every batch: the test embedding reads the statistics of both.
-            for_class, for_projected = self.neck_class(class_token), self.neck_projected(projected)
-            logits: list[Tensor] = []
-            if "class_token" in classifiers:
-                logits.append(self.head_class(for_class))
-            if "projected" in classifiers:
-                logits.append(self.head_projected(for_projected))
+            # Every neck sees every batch: the test embedding reads the statistics of all.
+            normed = {name: self.neck(name)(rows) for name, rows in features.items()}
+            logits = [
+                self.head(name)(rows)
+                for name, rows in normed.items()
+                if classifiers is None or name in classifiers
+            ]
             terms["identity"] = torch.stack(
                 [cross_entropy(each, targets, identity.label_smoothing) for each in logits]
             ).sum()
         if triplet.weight:
-            features = functional.normalize(projected, dim=1) if triplet.normalise else projected
-            terms["triplet"] = batch_hard_triplet(features, targets, triplet.margin)
+            rows = self.metric_feature(features)
+            rows = functional.normalize(rows, dim=1) if triplet.normalise else rows
+            terms["triplet"] = batch_hard_triplet(rows, targets, triplet.margin)
         return terms
+
+    def uncounted_logits(
+        self, features: Mapping[str, Tensor], statistics: Statistics
+    ) -> list[Tensor]:
+        """Logits [B, C] of every classifier, the necks' running statistics left alone.
+
+        For a batch that cross-entropy has counted already: a second count would change the test
+        embedding by other means than the loss.
+
+        Args:
+            features: [B, dim] each.
+            statistics: what the necks normalise by: their own, or the batch's, as in training.
+        """
+        return [
+            self.head(name)(_normalised(self.neck(name), rows, statistics))
+            for name, rows in features.items()
+        ]
+
+
+def _short(name: str) -> str:
+    """A feature's name in the paths of neck and classifier: `class_token` is `class` there."""
+    return name.removesuffix("_token")
+
+
+def _normalised(neck: BNNeck, features: Tensor, statistics: Statistics) -> Tensor:
+    by_batch = statistics == "batch"
+    return functional.batch_norm(
+        features,
+        None if by_batch else neck.running_mean,
+        None if by_batch else neck.running_var,
+        neck.weight,
+        neck.bias,
+        training=by_batch,
+        eps=neck.eps,
+    )
+
+
+def gathered(collective: Collective, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Features [B, ...] of this worker -> [W*B, ...] of all, by the same names."""
+    return {name: collective.gather(rows) for name, rows in features.items()}
 
 
 class Frozen(nn.Module):
@@ -168,7 +228,7 @@ class Frozen(nn.Module):
 
 
 def trainable_patterns(
-    identity: IdentityTermConfig, classifiers: Collection[Classifier] = BOTH_CLASSIFIERS
+    identity: IdentityTermConfig, classifiers: Collection[str] | None = None
 ) -> tuple[str, ...]:
     """What of a learner's `network` trains: the tower, and what the identity term alone reads.
 
@@ -176,11 +236,9 @@ def trainable_patterns(
     """
     if not identity.weight:
         return ("network.image.*",)
-    if set(classifiers) == set(BOTH_CLASSIFIERS):
-        return ("network.image.*", "network.neck_*", "network.head_*")
-    (one,) = classifiers
-    name = "class" if one == "class_token" else "projected"
-    return ("network.image.*", f"network.neck_{name}.*", f"network.head_{name}.*")
+    ends = ("*",) if classifiers is None else tuple(f"{_short(name)}.*" for name in classifiers)
+    parts = tuple(f"network.{part}_{end}" for part in ("neck", "head") for end in ends)
+    return ("network.image.*", *parts)
 
 
 def check_any_on(terms: Mapping[str, TermConfig], stage: str) -> None:
@@ -223,8 +281,3 @@ def blend(
             alpha = adaptive_alpha(features["new"], features["old"], config.keep_diagonal)
     network.load_state_dict(interpolate(network.state_dict(), old.state_dict(), alpha))
     return alpha
-
-
-def features_of(features: ImageFeatures) -> dict[str, Tensor]:
-    """The two features that begin a domain, as a probe returns them."""
-    return {"class_token": features.class_token, "projected": features.projected}

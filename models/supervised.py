@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from models.backbones.clip import ClipBackbone
+from models.backbones.tower import Backbone
 from models.learner import (
     Collective,
     Learner,
@@ -26,6 +26,7 @@ from models.reid import (
     TripletTermConfig,
     blend,
     check_any_on,
+    gathered,
     trainable_patterns,
     weights_of,
 )
@@ -55,12 +56,12 @@ class SupervisedConfig(LearnerConfig):
 
 
 class SupervisedLearner(Learner):
-    """Cross-entropy on both classifiers and batch-hard triplet on f, weak view only."""
+    """Cross-entropy on all classifiers and batch-hard triplet on f, weak view only."""
 
     def __init__(
         self,
         config: SupervisedConfig,
-        backbone: ClipBackbone,
+        backbone: Backbone,
         collective: Collective,
         interpolation: InterpolationConfig,
     ) -> None:
@@ -85,11 +86,10 @@ class SupervisedLearner(Learner):
     def forward(self, batch: Batch, stage: str) -> StepResult:
         """Cross-entropy and triplet of the global batch."""
         assert stage == "finetune"
-        features = self.network.image(batch.views["weak"])
+        features = self.network.image.features(batch.views["weak"])
         losses = self.config.losses
         terms = self.network.identity_terms(
-            self.collective.gather(features.class_token),
-            self.collective.gather(features.projected),
+            gathered(self.collective, features),
             self.collective.gather(batch.person_ids) + self._offset,
             losses.identity,
             losses.triplet,
@@ -105,7 +105,7 @@ class SupervisedLearner(Learner):
             self.old = None
 
     def embed_images(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] -> L2-normalised concatenation of both necks' outputs [B, W + D]."""
+        """[B, 3, H, W] -> L2-normalised concatenation of all necks' outputs."""
         return self.network.embed(images)
 
     def facts(self) -> dict[str, Any]:

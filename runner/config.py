@@ -23,7 +23,7 @@ from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, field_va
 from pydantic_core import ErrorDetails
 
 import models.learners
-from models.backbones.clip import BackboneConfig
+from models.backbones.config import BackboneConfig
 from models.learner import LearnerConfig
 from runner.decoding import DataConfig
 from runner.evaluation import EvaluationConfig
@@ -211,7 +211,8 @@ def validate(values: Mapping[str, Any]) -> RunConfig:
     except ValidationError as error:
         raise ConfigError(_explain(error, values)) from error
     _check_batch(config)
-    return config
+    _check_texts(config)
+    return _normalised_as_pretrained(config)
 
 
 def flatten(config: BaseModel) -> dict[str, Any]:
@@ -249,6 +250,26 @@ def _check_batch(config: RunConfig) -> None:
             f"{config.global_batch} images cannot be split over {workers} workers; "
             "choose a number that divides it"
         )
+
+
+def _check_texts(config: RunConfig) -> None:
+    """Refuses a learner that reads texts on a backbone that cannot."""
+    name = config.learner.name
+    if config.backbone.is_resnet and learner_module(name).Method.reads_texts:
+        others = [each for each in learner_names() if not learner_module(each).Method.reads_texts]
+        raise ConfigError(
+            f"backbone.name: learner {name} reads texts, and {config.backbone.name} has no text "
+            f"tower; choose a CLIP, or a learner of images alone: {', '.join(others)}"
+        )
+
+
+def _normalised_as_pretrained(config: RunConfig) -> RunConfig:
+    """The configuration with images normalised as the backbone expects, unless it says how."""
+    data, mean_std = config.data, config.backbone.mean_std
+    if "mean_std" in data.transform.model_fields_set or data.transform.mean_std == mean_std:
+        return config
+    transform = data.transform.model_copy(update={"mean_std": mean_std})
+    return config.model_copy(update={"data": data.model_copy(update={"transform": transform})})
 
 
 def _read_preset(preset: str) -> DictConfig:

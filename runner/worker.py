@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from models.backbones.clip import build
+from models.backbones.building import build_backbone
 from models.learner import Learner
 from runner.checkpoints import CheckpointStore
 from runner.collectives import LocalGroup, WorkerGroup
@@ -26,7 +26,7 @@ def build_learner(config: RunConfig, group: WorkerGroup) -> Learner:
     """The configured learner on the configured backbone; a pure function of the seed."""
     seed = derive_seed(config.seed, "learner")
     torch.manual_seed(seed)
-    backbone = build(config.backbone, seed)
+    backbone = build_backbone(config.backbone, seed, group if group.world_size > 1 else None)
     return learner_module(config.learner.name).Method(config.learner, backbone, group)
 
 

@@ -33,7 +33,9 @@ class TransformConfig(FrozenConfig):
     """How training and test images are changed before the network sees them."""
 
     mean_std: Literal["clip", "imagenet"] = Field(
-        default="clip", description="whose channel means and deviations normalise an image"
+        default="clip",
+        description="whose channel means and deviations normalise an image; unless given, a "
+        "ResNet has imagenet",
     )
     flip_probability: float = Field(
         default=0.5, ge=0, le=1, description="weak, strong: mirror an image"

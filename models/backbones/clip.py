@@ -7,56 +7,22 @@ token *embeddings*, so that learned prompt vectors can stand among words.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from models.backbones.clip_weights import TINY, create_clip
-from tasks.schema import FrozenConfig
+from models.backbones.clip_weights import create_clip
+from models.backbones.config import BackboneConfig
+from models.backbones.tower import ImageTower
 
 # Imported where it is used: open_clip takes seconds to import (timm, transformers), and reading a
 # configuration should not.
 if TYPE_CHECKING:
     import open_clip
     from open_clip.transformer import Transformer, VisionTransformer
-
-
-class BackboneConfig(FrozenConfig):
-    """Which CLIP, with which weights, on images of which size."""
-
-    name: str = Field(
-        default=TINY,
-        description="tiny-clip, or an open_clip ViT: ViT-B-16, ViT-B-16-quickgelu, ...",
-    )
-    weights: str = Field(
-        default="warm",
-        description="warm (tiny-clip's own file), random, a local file, or an open_clip tag "
-        "(openai, laion2b_s34b_b88k, ...), which may download",
-    )
-    image_height: int = Field(
-        default=64, ge=8, description="input height in pixels, a multiple of a patch"
-    )
-    image_width: int = Field(
-        default=32, ge=8, description="input width in pixels, a multiple of a patch"
-    )
-    context_length: int | None = Field(
-        default=None,
-        ge=3,
-        description="longest text in tokens, start and end included; none: the architecture's own",
-    )
-
-    @model_validator(mode="after")
-    def _warm_is_tiny(self) -> BackboneConfig:
-        if self.weights == "warm" and self.name != TINY:
-            raise ValueError(
-                f"backbone.weights=warm is {TINY}'s file, but backbone.name={self.name}: set "
-                "backbone.weights to an open_clip tag (openai, ...), a local file, or random"
-            )
-        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +39,18 @@ class ImageFeatures:
     projected: Tensor
     patches: Tensor
 
+    def named(self) -> dict[str, Tensor]:
+        """g and f by their names."""
+        return {"class_token": self.class_token, "projected": self.projected}
 
-class ImageEncoder(nn.Module):
+
+class ImageEncoder(ImageTower):
     """open_clip's VisionTransformer for images of one, possibly rectangular, size.
 
-    It stands alone: a frozen teacher is `copy.deepcopy(encoder)`.
+    Its features are `class_token`, g, the class token before projection, and `projected`, f.
     """
+
+    metric = "projected"
 
     def __init__(self, visual: VisionTransformer, image_size: tuple[int, int]) -> None:
         """Takes the tower over and resizes its positional embedding to `image_size` (H, W).
@@ -106,17 +78,22 @@ class ImageEncoder(nn.Module):
         """D, the size of the joint embedding."""
         return self.visual.output_dim
 
+    @property
+    def feature_dims(self) -> Mapping[str, int]:
+        """W of g, D of f."""
+        return {"class_token": self.width, "projected": self.embed_dim}
+
+    def features(self, images: Tensor) -> dict[str, Tensor]:
+        """g [B, W] and f [B, D] by their names."""
+        return self(images).named()
+
     def forward(self, images: Tensor) -> ImageFeatures:
         """Normalised images [B, 3, H, W] -> their features.
 
         Raises:
             ValueError: the images do not have the size this encoder was built for.
         """
-        if images.shape[1:] != (3, *self.image_size):
-            raise ValueError(
-                f"expected images [B, 3, {self.image_size[0]}, {self.image_size[1]}]; came "
-                f"{list(images.shape)}: set backbone.image_height and backbone.image_width"
-            )
+        self.check_images(images)
         visual = self.visual
         patches = visual.conv1(images).flatten(2).transpose(1, 2)
         class_token = visual.class_embedding.to(patches.dtype).expand(len(images), 1, -1)

@@ -5,21 +5,28 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from models.backbones.config import TINY
+from models.backbones.weights import (
+    check_weights_file,
+    is_torchscript,
+    is_weights_file,
+    load_exactly,
+    read_state,
+)
 
 # Imported where it is used: open_clip takes seconds to import (timm, transformers), and reading a
 # configuration should not.
 if TYPE_CHECKING:
     import open_clip
 
-TINY = "tiny-clip"
 WARM_FILE = Path(__file__).parent / "warm" / "tiny_clip.safetensors"
 WARM_COMMAND = "python -m runner.warm_start"
 TOKEN_TABLE_KEY = "token_embedding.weight"
@@ -49,7 +56,7 @@ _VISION_KEYS = {
     "image_size", "layers", "width", "head_width", "patch_size", "mlp_ratio", "ls_init_value",
 }  # fmt: skip
 _TEXT_KEYS = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"}
-_FILE_SUFFIXES = {".safetensors", ".pt", ".pth", ".bin"}
+_ARCHIVE_FACTS = {"input_resolution", "context_length", "vocab_size", "attn_mask"}
 
 
 def create_clip(name: str, weights: str, seed: int) -> open_clip.CLIP:
@@ -66,7 +73,7 @@ def create_clip(name: str, weights: str, seed: int) -> open_clip.CLIP:
     architecture = _architecture(name)
     quick_gelu = bool(architecture.get("quick_gelu"))
     path = WARM_FILE if weights == "warm" else Path(weights)
-    is_file = path.suffix in _FILE_SUFFIXES or len(path.parts) > 1
+    is_file = is_weights_file(str(path))
     if weights != "random" and not is_file:
         return _pretrained(name, weights, quick_gelu)
     clip = _initialised(architecture, seed)
@@ -76,14 +83,13 @@ def create_clip(name: str, weights: str, seed: int) -> open_clip.CLIP:
     if weights == "warm":
         _check_warm_file(path)
     if is_file:
-        if not path.is_file():
-            raise FileNotFoundError(f"backbone.weights: no file at {path.absolute()}")
-        if _is_torchscript(path) and not quick_gelu:
+        check_weights_file(path)
+        if is_torchscript(path) and not quick_gelu:
             raise ValueError(_activation_problem(f"{path}: OpenAI's archives", name, True))
-        state = _read_state(path)
+        state = {key: each for key, each in read_state(path).items() if key not in _ARCHIVE_FACTS}
         if name == TINY:
             state[TOKEN_TABLE_KEY] = token_table
-        _load(clip, state, f"{path} into {name}")
+        load_exactly(clip, state, f"{path} into {name}")
     return clip
 
 
@@ -175,48 +181,3 @@ def _check_warm_file(path: Path) -> None:
             f"{path}: expected sha256 {expected[:12]}..., came {came[:12]}...; restore the file or "
             f"make it anew: {WARM_COMMAND}"
         )
-
-
-def _read_state(path: Path) -> dict[str, Tensor]:
-    """Tensors by open_clip's names from safetensors, a state dict, or OpenAI's TorchScript."""
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        if _is_torchscript(path):
-            state = torch.jit.load(path, map_location="cpu").state_dict()
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(
-            f"backbone.weights: {path} is no readable weights file: {error}"
-        ) from error
-    state = state.get("state_dict", state)
-    facts = {"input_resolution", "context_length", "vocab_size", "attn_mask"}  # of an archive
-    return {key.removeprefix("module."): state[key] for key in state if key not in facts}
-
-
-def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(Path(name).name == "constants.pkl" for name in archive.namelist())
-
-
-def _load(clip: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
-    own = clip.state_dict()
-    problems = {
-        "lacking": sorted(own.keys() - state.keys()),
-        "unknown": sorted(state.keys() - own.keys()),
-        "of another shape": sorted(
-            key for key in own.keys() & state.keys() if own[key].shape != state[key].shape
-        ),
-    }
-    found = [f"{len(keys)} {kind} ({keys[0]}, ...)" for kind, keys in problems.items() if keys]
-    if found:
-        raise ValueError(
-            f"cannot load {what}: of {len(own)} tensors {'; '.join(found)}. Set backbone.name to "
-            "the architecture that the file was trained with"
-        )
-    clip.load_state_dict(state)

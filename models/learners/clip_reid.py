@@ -27,7 +27,7 @@ from models.reid import (
     TermConfig,
     TripletTermConfig,
     check_any_on,
-    features_of,
+    gathered,
     trainable_patterns,
     weights_of,
 )
@@ -135,6 +135,7 @@ class Method(SupervisedLearner):
     """CLIP-ReID."""
 
     unsaved = ("text.",)
+    reads_texts = True
 
     def __init__(self, config: Config, backbone: ClipBackbone, collective: Collective) -> None:
         super().__init__(config, backbone, collective, config.interpolation)
@@ -147,11 +148,11 @@ class Method(SupervisedLearner):
         """Grows the classifiers and makes prompts for the new people, by one pass of the tower."""
         if self.network.num_identities and self.interpolation.mode != "none":
             self.old = Frozen(self.network)
-        features = probe(lambda images: features_of(self.network.image(images)))
+        features = probe(self.network.image.features)
         projected = features["projected"]
         person_ids = torch.from_numpy(domain.person_ids).to(projected.device)
         self._offset = self.network.num_identities
-        self.network.grow(features["class_token"], projected, person_ids)
+        self.network.grow(features, person_ids)
         generator = torch.Generator().manual_seed(torch.initial_seed())
         self.textual.begin_identities(domain.num_persons, projected, generator)
         if not self.settings.trains_prompts:
@@ -190,11 +191,10 @@ class Method(SupervisedLearner):
 
     def _image_terms(self, batch: Batch) -> dict[str, Tensor]:
         losses, gather = self.settings.losses, self.collective.gather
-        features = self.network.image(batch.views["weak"])
-        class_token, projected = gather(features.class_token), gather(features.projected)
-        person_ids = gather(batch.person_ids)
+        features = gathered(self.collective, self.network.image.features(batch.views["weak"]))
+        projected, person_ids = features["projected"], gather(batch.person_ids)
         terms = self.network.identity_terms(
-            class_token, projected, person_ids + self._offset, losses.identity, losses.triplet
+            features, person_ids + self._offset, losses.identity, losses.triplet
         )
         if losses.image_text.weight:
             cosines = cosine_matrix(projected, self.textual.identity_features)

@@ -16,7 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from models.backbones.clip import ClipBackbone
+from models.backbones.tower import Backbone
 from models.distilled import BatchAffinityTermConfig, DistilledConfig, DistilledLearner
 from models.heads.style import (
     Channels,
@@ -33,6 +33,7 @@ from models.reid import (
     Frozen,
     InterpolationConfig,
     TermConfig,
+    gathered,
     trainable_patterns,
     weights_of,
 )
@@ -97,7 +98,7 @@ class Method(DistilledLearner):
     style_step: Tensor
     style_colours: Tensor
 
-    def __init__(self, config: Config, backbone: ClipBackbone, collective: Collective) -> None:
+    def __init__(self, config: Config, backbone: Backbone, collective: Collective) -> None:
         super().__init__(config, backbone, collective, config.interpolation, config.losses.affinity)
         self.losses, self.settings = config.losses, config.style
         self.style = StyleNetwork(
@@ -151,47 +152,44 @@ class Method(DistilledLearner):
         return self.collective.gather((restored - images).abs().flatten(1).mean(1)).mean()
 
     def _main_step(self, batch: Batch) -> StepResult:
-        images = self._views(batch.views["weak"])
-        num_views = len(images) // len(batch.person_ids)
-        features = self.network.image(images)
-        class_token = self._gather_views(features.class_token, num_views)
-        projected = self._gather_views(features.projected, num_views)
-        old = self.old_projected(images)
-        old_views = (None, None) if old is None else self._gather_views(old, num_views)
         targets = self.collective.gather(batch.person_ids) + self._offset
         terms: dict[str, Tensor] = {}
         weights: dict[str, float] = {}
         kinds = (("", 1.0), ("rehearsed_", self.losses.rehearsal.weight))
-        for number, (prefix, factor) in enumerate(kinds[:num_views]):
-            found = self._terms(class_token[number], projected[number], old_views[number], targets)
+        for (prefix, factor), images in zip(kinds, self._views(batch.views["weak"]), strict=False):
+            found = self._terms(images, targets)
             terms |= {prefix + name: value for name, value in found.items()}
             given = weights_of(found, self.losses)
             weights |= {prefix + name: factor * weight for name, weight in given.items()}
         return StepResult.of(terms, weights)
 
-    def _views(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] -> the images and, behind them, the same in the old style [2B, 3, H, W]."""
+    def _views(self, images: Tensor) -> list[Tensor]:
+        """[B, 3, H, W] -> the images and, if any style is kept, the same in the old style."""
         if self.rehearser is None:
-            return images
+            return [images]
         with torch.no_grad():
-            return torch.cat([images, self.rehearser.module(images)])
+            return [images, self.rehearser.module(images)]
 
-    def _terms(
-        self, class_token: Tensor, projected: Tensor, old: Tensor | None, targets: Tensor
-    ) -> dict[str, Tensor]:
-        """The terms of one view of the global batch."""
+    def _terms(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """The terms of one view of the global batch.
+
+        Each view goes through the tower by itself: what a ResNet normalises by is then one kind of
+        image alone.
+
+        Args:
+            images: [B, 3, H, W] of this worker.
+            targets: [G] rows of the classifiers, of the global batch.
+        """
+        features = gathered(self.collective, self.network.image.features(images))
         terms = self.network.identity_terms(
-            class_token, projected, targets, self.losses.identity, self.losses.triplet
+            features, targets, self.losses.identity, self.losses.triplet
         )
+        old = self.old_metric_feature(images)
         if old is not None:
+            new, past = self.network.metric_feature(features), self.collective.gather(old)
             temperature = self.losses.affinity.temperature
-            terms["affinity"] = affinity(projected[:, None], old[:, None], temperature, "mean")
+            terms["affinity"] = affinity(new[:, None], past[:, None], temperature, "mean")
         return terms
-
-    def _gather_views(self, rows: Tensor, num_views: int) -> Sequence[Tensor]:
-        """[V*B, ...] of this worker's views -> V tensors [W*B, ...] of the global batch."""
-        by_image = rows.unflatten(0, (num_views, -1)).transpose(0, 1)
-        return self.collective.gather(by_image).unbind(1)
 
     # What outlives the process ----------------------------------------------------------------
 

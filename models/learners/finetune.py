@@ -10,7 +10,7 @@ from typing import Literal, final
 
 from pydantic import Field
 
-from models.backbones.clip import ClipBackbone
+from models.backbones.tower import Backbone
 from models.learner import Collective
 from models.reid import InterpolationConfig
 from models.supervised import SupervisedConfig, SupervisedLearner
@@ -29,5 +29,5 @@ class Config(SupervisedConfig):
 class Method(SupervisedLearner):
     """Fine-tuning on one domain after another."""
 
-    def __init__(self, config: Config, backbone: ClipBackbone, collective: Collective) -> None:
+    def __init__(self, config: Config, backbone: Backbone, collective: Collective) -> None:
         super().__init__(config, backbone, collective, config.interpolation)

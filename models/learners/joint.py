@@ -12,7 +12,7 @@ from typing import Literal, final
 
 from pydantic import Field
 
-from models.backbones.clip import ClipBackbone
+from models.backbones.tower import Backbone
 from models.learner import Collective
 from models.reid import InterpolationConfig
 from models.supervised import SupervisedConfig, SupervisedLearner
@@ -32,6 +32,6 @@ class Method(SupervisedLearner):
 
     course = "joint"
 
-    def __init__(self, config: Config, backbone: ClipBackbone, collective: Collective) -> None:
+    def __init__(self, config: Config, backbone: Backbone, collective: Collective) -> None:
         # One course over everything has no weights of an earlier domain to mix with.
         super().__init__(config, backbone, collective, InterpolationConfig())

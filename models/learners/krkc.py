@@ -18,9 +18,8 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 from torch.nn import functional
 
-from models.backbones.clip import ClipBackbone
+from models.backbones.tower import Backbone
 from models.exemplars import Exemplars, ExemplarsConfig
-from models.heads.bnneck import BNNeck, GrowingClassifier
 from models.interpolation import interpolate
 from models.learner import (
     Collective,
@@ -40,12 +39,13 @@ from models.reid import (
     TermConfig,
     TripletTermConfig,
     check_any_on,
+    gathered,
 )
 from tasks.schema import Batch, Domain, FrozenConfig, Record
 
 
 class RectificationTermConfig(TermConfig):
-    """Divergence between both models' answers to the new images, summed over both classifiers."""
+    """Divergence between both models' answers to the new images, summed over the classifiers."""
 
     temperature: float = Field(default=2.0, gt=0, description="T of both softmaxes")
     mixture: Literal["probabilities", "logits"] = Field(
@@ -146,7 +146,7 @@ class Config(LearnerConfig):
 class Method(Learner):
     """KRKC; `network` is the working model."""
 
-    def __init__(self, config: Config, backbone: ClipBackbone, collective: Collective) -> None:
+    def __init__(self, config: Config, backbone: Backbone, collective: Collective) -> None:
         super().__init__(collective)
         self.config = config
         self.network = ReidNetwork(backbone.image)
@@ -193,7 +193,8 @@ class Method(Learner):
             terms |= {f"memory_{name}": term for name, term in memory_terms.items()}
             if losses.rectification.weight:
                 terms["rectification"] = self._rectification(
-                    _logits(self.network, features), _logits(self.memory, memory_features)
+                    self.network.uncounted_logits(features, "batch"),
+                    self.memory.uncounted_logits(memory_features, "batch"),
                 )
         weights = {name: getattr(losses, name.removeprefix("memory_")).weight for name in terms}
         return StepResult.of(terms, weights)
@@ -211,7 +212,7 @@ class Method(Learner):
             self.network.load_state_dict(mixed)
 
     def embed_images(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] -> [B, W + D] of the working model, or [B, 2 (W + D)] of both models.
+        """[B, 3, H, W] -> the working model's test embedding, or those of both models side by side.
 
         L2-normalised; each model has an equal part in it. The first domain has no memory model.
         """
@@ -258,68 +259,38 @@ class Method(Learner):
 
     def _terms(
         self, network: ReidNetwork, batch: Batch
-    ) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor]]:
-        """Loss terms of one model on the global batch, and its g and f of the new images."""
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Loss terms of one model on the global batch, and its features of the new images.
+
+        Exemplars go through the tower by themselves: what a ResNet normalises by is then old
+        images alone, or new ones.
+        """
         losses, gather, replay = self.config.losses, self.collective.gather, batch.replay
-        images = batch.views["weak"]
+        features = gathered(self.collective, network.image.features(batch.views["weak"]))
+        targets = gather(batch.person_ids) + self._offset
+        terms = network.identity_terms(features, targets, losses.identity, losses.triplet)
         if replay is not None:
-            images = torch.cat([images, replay.views["weak"]])
-        features = network.image(images)
-        num_new = len(batch.indices)
-        class_token = gather(features.class_token[:num_new])
-        projected = gather(features.projected[:num_new])
-        terms = network.identity_terms(
-            class_token,
-            projected,
-            gather(batch.person_ids) + self._offset,
-            losses.identity,
-            losses.triplet,
-        )
-        if replay is not None:
-            seen_again = gather(features.projected[num_new:])
-            settings = losses.replay_triplet
-            compared = functional.normalize(seen_again, dim=1) if settings.normalise else seen_again
+            seen_again = gathered(self.collective, network.image.features(replay.views["weak"]))
+            rows, settings = network.metric_feature(seen_again), losses.replay_triplet
+            compared = functional.normalize(rows, dim=1) if settings.normalise else rows
             terms["replay_triplet"] = batch_hard_triplet(
                 compared, gather(replay.person_ids), settings.margin
             )
             with torch.no_grad():
                 # No loss reads this: the statistics that tests normalise by are of both batches.
-                network.neck_class(gather(features.class_token[num_new:]))
-                network.neck_projected(seen_again)
-        return terms, (class_token, projected)
+                for name, each in seen_again.items():
+                    network.neck(name)(each)
+        return terms, features
 
-    def _rectification(
-        self, working: tuple[Tensor, Tensor], memory: tuple[Tensor, Tensor]
-    ) -> Tensor:
+    def _rectification(self, working: Sequence[Tensor], memory: Sequence[Tensor]) -> Tensor:
         """Divergence of both models' logits, summed over the classifiers.
 
         The gradient of each model is the one it has with the other held fixed: this one term is
         what the authors' code computes once for each model.
         """
         settings = self.config.losses.rectification
-        both = [
+        found = [
             jensen_shannon(new, old, settings.temperature, settings.mixture)
             for new, old in zip(working, memory, strict=True)
         ]
-        return torch.stack(both).sum()
-
-
-def _logits(network: ReidNetwork, features: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Logits [B, C] of both classifiers for features g [B, W] and f [B, D] of the global batch."""
-    class_token, projected = features
-    return (
-        _logits_of_batch(network.neck_class, network.head_class, class_token),
-        _logits_of_batch(network.neck_projected, network.head_projected, projected),
-    )
-
-
-def _logits_of_batch(neck: BNNeck, head: GrowingClassifier, features: Tensor) -> Tensor:
-    """Logits [B, C] of features [B, D], normalised by the batch's own statistics.
-
-    What `head(neck(features))` gives in training, but leaving the neck's running statistics alone:
-    cross-entropy has already counted this batch.
-    """
-    normalised = functional.batch_norm(
-        features, None, None, neck.weight, neck.bias, training=True, eps=neck.eps
-    )
-    return head(normalised)
+        return torch.stack(found).sum()

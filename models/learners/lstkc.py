@@ -14,12 +14,12 @@ from typing import Literal, final
 from pydantic import Field
 from torch import Tensor
 
-from models.backbones.clip import ClipBackbone
+from models.backbones.tower import Backbone
 from models.distilled import BatchAffinityTermConfig, DistilledConfig, DistilledLearner
 from models.learner import Collective, Stage, StepResult
 from models.losses.affinity import rectified_affinity
 from models.losses.alignment import affinity
-from models.reid import InterpolationConfig, trainable_patterns, weights_of
+from models.reid import InterpolationConfig, gathered, trainable_patterns, weights_of
 from models.supervised import LossesConfig as SupervisedLossesConfig
 from tasks.schema import Batch
 
@@ -60,7 +60,7 @@ class Config(DistilledConfig):
 class Method(DistilledLearner):
     """LSTKC."""
 
-    def __init__(self, config: Config, backbone: ClipBackbone, collective: Collective) -> None:
+    def __init__(self, config: Config, backbone: Backbone, collective: Collective) -> None:
         super().__init__(config, backbone, collective, config.interpolation, config.losses.affinity)
         self.losses = config.losses
 
@@ -73,18 +73,15 @@ class Method(DistilledLearner):
         """Cross-entropy, triplet and, from the second domain on, affinity."""
         assert stage == "lstkc"
         images, gather = batch.views["weak"], self.collective.gather
-        features = self.network.image(images)
-        projected, person_ids = gather(features.projected), gather(batch.person_ids)
+        features = gathered(self.collective, self.network.image.features(images))
+        person_ids = gather(batch.person_ids)
         terms = self.network.identity_terms(
-            gather(features.class_token),
-            projected,
-            person_ids + self._offset,
-            self.losses.identity,
-            self.losses.triplet,
+            features, person_ids + self._offset, self.losses.identity, self.losses.triplet
         )
-        old = self.old_projected(images)
+        old = self.old_metric_feature(images)
         if old is not None:
-            terms["affinity"] = self._affinity(projected, gather(old), person_ids)
+            new = self.network.metric_feature(features)
+            terms["affinity"] = self._affinity(new, gather(old), person_ids)
         return StepResult.of(terms, weights_of(terms, self.losses))
 
     def _affinity(self, new: Tensor, old: Tensor, person_ids: Tensor) -> Tensor:

@@ -8,31 +8,29 @@ this differs from the paper.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, final
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
-from torch.nn import functional
 
-from models.backbones.clip import ClipBackbone
-from models.heads.bnneck import BNNeck
+from models.backbones.tower import Backbone
 from models.learner import Collective, Probe, Stage, StepResult
 from models.losses.distillation import distillation
 from models.reid import (
     Frozen,
     InterpolationConfig,
     ReidNetwork,
+    Statistics,
     TermConfig,
+    gathered,
     trainable_patterns,
     weights_of,
 )
 from models.supervised import LossesConfig as SupervisedLossesConfig
 from models.supervised import SupervisedConfig, SupervisedLearner
 from tasks.schema import Batch, Domain
-
-Statistics = Literal["running", "batch"]
 
 
 class DistillationTermConfig(TermConfig):
@@ -77,7 +75,7 @@ class Config(SupervisedConfig):
 class Method(SupervisedLearner):
     """Fine-tuning that keeps the old model's answers; the old classifier rows train on."""
 
-    def __init__(self, config: Config, backbone: ClipBackbone, collective: Collective) -> None:
+    def __init__(self, config: Config, backbone: Backbone, collective: Collective) -> None:
         super().__init__(config, backbone, collective, config.interpolation)
         self.losses = config.losses
 
@@ -96,67 +94,36 @@ class Method(SupervisedLearner):
     def forward(self, batch: Batch, stage: str) -> StepResult:
         """Cross-entropy, triplet and, from the second domain on, distillation."""
         assert stage == "lwf"
-        images, gather = batch.views["weak"], self.collective.gather
-        features = self.network.image(images)
-        class_token, projected = gather(features.class_token), gather(features.projected)
-        targets = gather(batch.person_ids) + self._offset
+        images = batch.views["weak"]
+        features = gathered(self.collective, self.network.image.features(images))
+        targets = self.collective.gather(batch.person_ids) + self._offset
         terms = self.network.identity_terms(
-            class_token, projected, targets, self.losses.identity, self.losses.triplet
+            features, targets, self.losses.identity, self.losses.triplet
         )
         if self.old is not None and self._distils():
-            terms["distillation"] = self._distillation(class_token, projected, images)
+            terms["distillation"] = self._distillation(features, images)
         return StepResult.of(terms, weights_of(terms, self.losses))
 
     def _distils(self) -> bool:
         return self.losses.distillation.weight > 0
 
-    def _distillation(self, class_token: Tensor, projected: Tensor, images: Tensor) -> Tensor:
-        """The term of the global batch [G], summed over both classifiers, as `identity` is.
+    def _distillation(self, features: Mapping[str, Tensor], images: Tensor) -> Tensor:
+        """The term of the global batch [G], summed over the classifiers, as `identity` is.
 
         Args:
-            class_token: [G, W] features g of the model in training.
-            projected: [G, D] features f.
+            features: [G, dim] each, of the model in training.
             images: [B, 3, H, W] of this worker, the very views those features are of.
         """
         assert self.old is not None
         old, settings = self.old.module, self.losses.distillation
         assert isinstance(old, ReidNetwork)
         with torch.no_grad():
-            features = old.image(images)
-            past = [self.collective.gather(f) for f in (features.class_token, features.projected)]
-            teachers = _logits(old, past[0], past[1], settings.statistics)
-        students = _logits(self.network, class_token, projected, "batch")
+            past = gathered(self.collective, old.image.features(images))
+            teachers = old.uncounted_logits(past, settings.statistics)
+        students = self.network.uncounted_logits(features, "batch")
         # A classifier's first rows are the old identities.
-        both = [
+        found = [
             distillation(student[:, : self._offset], teacher, settings.temperature)
             for student, teacher in zip(students, teachers, strict=True)
         ]
-        return torch.stack(both).sum()
-
-
-def _logits(
-    network: ReidNetwork, class_token: Tensor, projected: Tensor, statistics: Statistics
-) -> tuple[Tensor, Tensor]:
-    """Logits [B, C] of both classifiers, from features [B, W] and [B, D]."""
-    return (
-        network.head_class(_normalised(network.neck_class, class_token, statistics)),
-        network.head_projected(_normalised(network.neck_projected, projected, statistics)),
-    )
-
-
-def _normalised(neck: BNNeck, features: Tensor, statistics: Statistics) -> Tensor:
-    """The neck's output, its running statistics left alone.
-
-    Cross-entropy has counted the batch already; a second count would change the test embedding by
-    other means than the loss.
-    """
-    by_batch = statistics == "batch"
-    return functional.batch_norm(
-        features,
-        None if by_batch else neck.running_mean,
-        None if by_batch else neck.running_var,
-        neck.weight,
-        neck.bias,
-        training=by_batch,
-        eps=neck.eps,
-    )
+        return torch.stack(found).sum()

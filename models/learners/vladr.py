@@ -62,6 +62,7 @@ class Method(Learner):
     """VLADR."""
 
     unsaved = ("text.",)
+    reads_texts = True
 
     def __init__(self, config: Config, backbone: ClipBackbone, collective: Collective) -> None:
         super().__init__(collective)
@@ -96,12 +97,12 @@ class Method(Learner):
         if learned and (self._needs_old() or self.config.interpolation.mode != "none"):
             self.old = Frozen(self.network)
         features = probe(self._first_features)
-        projected = features["projected"]
+        projected = features["f"]
         person_ids = torch.tensor(
             [record.person_id for record in domain.train], device=projected.device
         )
         self._offset = self.network.num_identities
-        self.network.grow(features["class_rows"], features["projected_rows"], person_ids)
+        self.network.grow(features, person_ids)
         generator = torch.Generator().manual_seed(torch.initial_seed())
         self.textual.begin_domain(domain, self.config.descriptions, projected, self.text, generator)
         self._freeze_untrained_prompts()
@@ -172,13 +173,12 @@ class Method(Learner):
         return self.network.embed(images)
 
     def _first_features(self, images: Tensor) -> dict[str, Tensor]:
-        """[B, 3, H, W] -> f, and what the new rows of both classifiers are the centres of."""
-        network, found = self.network, self.network.image(images)
-        if self.config.new_rows == "features":
-            rows = (found.class_token, found.projected)
-        else:
-            rows = (network.neck_class(found.class_token), network.neck_projected(found.projected))
-        return {"projected": found.projected, "class_rows": rows[0], "projected_rows": rows[1]}
+        """[B, 3, H, W] -> `f` and, by feature, what the classifiers' new rows are centres of."""
+        network, found = self.network, self.network.image.features(images)
+        rows = found
+        if self.config.new_rows == "necks":
+            rows = {name: network.neck(name)(each) for name, each in found.items()}
+        return {"f": network.metric_feature(found), **rows}
 
     def _freeze_untrained_prompts(self) -> None:
         """Encodes at once the prompts that are read later and that no stage will train."""
@@ -236,7 +236,11 @@ class Method(Learner):
         terms = mean_terms(
             [
                 self.network.identity_terms(
-                    g, f, targets, losses.identity, losses.triplet, losses.identity.classifiers
+                    {"class_token": g, "projected": f},
+                    targets,
+                    losses.identity,
+                    losses.triplet,
+                    losses.identity.classifiers,
                 )
                 for g, f in zip(class_token, projected, strict=True)
             ]

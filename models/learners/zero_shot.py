@@ -11,7 +11,7 @@ from typing import Literal, final
 from pydantic import Field
 from torch import Tensor
 
-from models.backbones.clip import ClipBackbone
+from models.backbones.tower import Backbone
 from models.learner import Collective, Learner, LearnerConfig, Probe, Stage, StepResult
 from models.reid import ReidNetwork
 from tasks.schema import Batch, Domain
@@ -31,7 +31,7 @@ class Method(Learner):
 
     course = "none"
 
-    def __init__(self, config: Config, backbone: ClipBackbone, collective: Collective) -> None:
+    def __init__(self, config: Config, backbone: Backbone, collective: Collective) -> None:
         super().__init__(collective)
         self.config = config
         self.network = ReidNetwork(backbone.image)
@@ -48,5 +48,5 @@ class Method(Learner):
         raise AssertionError(f"zero_shot has no stage {stage!r}")
 
     def embed_images(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] -> L2-normalised concatenation of both necks' outputs [B, W + D]."""
+        """[B, 3, H, W] -> L2-normalised concatenation of all necks' outputs."""
         return self.network.embed(images)

@@ -52,7 +52,9 @@ class ReferenceStep:
         passes = [self._encode(network, view) for view in (weak, strong)]
         terms = mean_terms(
             [
-                network.identity_terms(g, f, targets, losses.identity, losses.triplet)
+                network.identity_terms(
+                    {"class_token": g, "projected": f}, targets, losses.identity, losses.triplet
+                )
                 for g, f, _ in passes
             ]
         )

@@ -116,8 +116,7 @@ def test_new_images_are_also_learned_in_the_style_before(course):
         for prefix, view in (("", images), ("rehearsed_", rehearsed)):
             features, old = learner.network.image(view), learner.old.module.image(view).projected
             found = learner.network.identity_terms(
-                features.class_token,
-                features.projected,
+                features.named(),
                 batch.person_ids + 8,
                 learner.losses.identity,
                 learner.losses.triplet,

@@ -172,9 +172,7 @@ def test_the_terms_are_those_of_two_plain_networks(course, mixture):
         losses = learner.config.losses
         targets = batch.person_ids + 8
         reference = copy.deepcopy(model)
-        terms = reference.identity_terms(
-            new.class_token, new.projected, targets, losses.identity, losses.triplet
-        )
+        terms = reference.identity_terms(new.named(), targets, losses.identity, losses.triplet)
         for name, term in terms.items():
             assert found[prefix + name] == pytest.approx(term.item(), rel=1e-4)
         assert found[f"{prefix}replay_triplet"] == pytest.approx(

@@ -39,6 +39,10 @@ def draw(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+def both(class_token, projected):
+    return {"class_token": class_token, "projected": projected}
+
+
 def test_the_embedding_is_both_necks_side_by_side(network):
     images = draw(5, 3, 32, 16)
     network.eval()
@@ -57,12 +61,12 @@ def test_the_embedding_is_both_necks_side_by_side(network):
 
 
 def test_rows_grow_from_the_centres_of_each_person(network):
-    network.grow(draw(6, 96), draw(6, 96, seed=1), torch.tensor([2, 0, 0, 1, 2, 2]))
+    network.grow(both(draw(6, 96), draw(6, 96, seed=1)), torch.tensor([2, 0, 0, 1, 2, 2]))
     assert network.num_identities == 3
     old = network.head_class.weight.detach().clone()
     class_token, projected = draw(5, 96, seed=2), draw(5, 96, seed=3)
     person_ids = torch.tensor([1, 0, 1, 1, 0])
-    network.grow(class_token, projected, person_ids)
+    network.grow(both(class_token, projected), person_ids)
     assert network.num_identities == 5
     assert torch.equal(network.head_class.weight[:3], old)
     for head, features in (
@@ -87,11 +91,11 @@ def naive_cross_entropy(neck, head, features, targets, smoothing):
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_the_identity_term_is_the_sum_over_both_heads(network, smoothing):
     g, f = draw(8, 96), draw(8, 96, seed=1)
-    network.grow(g, f, torch.tensor([0, 0, 1, 1, 2, 2, 3, 3]))
+    network.grow(both(g, f), torch.tensor([0, 0, 1, 1, 2, 2, 3, 3]))
     targets = torch.tensor([0, 0, 2, 2, 3, 3, 1, 1])
     network.train()
     identity = IdentityTermConfig(label_smoothing=smoothing)
-    terms = network.identity_terms(g, f, targets, identity, TripletTermConfig(weight=0))
+    terms = network.identity_terms(both(g, f), targets, identity, TripletTermConfig(weight=0))
     assert terms.keys() == {"identity"}
     wanted = naive_cross_entropy(network.neck_class, network.head_class, g, targets, smoothing)
     wanted += naive_cross_entropy(
@@ -106,7 +110,7 @@ def test_the_triplet_term_is_batch_hard_on_f(network, margin, normalise):
     g, f = draw(6, 96), draw(6, 96, seed=1)
     targets = torch.tensor([0, 0, 1, 1, 2, 2])
     triplet = TripletTermConfig(margin=margin, normalise=normalise)
-    terms = network.identity_terms(g, f, targets, IdentityTermConfig(weight=0), triplet)
+    terms = network.identity_terms(both(g, f), targets, IdentityTermConfig(weight=0), triplet)
     assert terms.keys() == {"triplet"}
     rows = functional.normalize(f, dim=1) if normalise else f
     total = 0.0
@@ -122,7 +126,7 @@ def test_the_triplet_term_is_batch_hard_on_f(network, margin, normalise):
 def test_a_term_of_weight_zero_moves_no_statistics(network):
     before = network.neck_class.running_mean.clone()
     network.train()
-    arguments = (draw(4, 96), draw(4, 96), torch.tensor([0, 0, 1, 1]))
+    arguments = (both(draw(4, 96), draw(4, 96)), torch.tensor([0, 0, 1, 1]))
     network.identity_terms(*arguments, IdentityTermConfig(weight=0), TripletTermConfig())
     assert torch.equal(network.neck_class.running_mean, before)
     off = network.identity_terms(
