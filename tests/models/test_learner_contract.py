@@ -137,9 +137,11 @@ def test_people_of_a_later_domain_have_the_later_rows(course, name, monkeypatch)
     assert isinstance(network, ReidNetwork), "a learner without it needs a contract of its own"
     original = network.identity_terms
 
-    def spy(features, targets, *losses):
+    def spy(*arguments):
+        tensors = [each for each in arguments if isinstance(each, torch.Tensor)]
+        (targets,) = [tensor for tensor in tensors if not tensor.is_floating_point()]
         seen.append(targets)
-        return original(features, targets, *losses)
+        return original(*arguments)
 
     monkeypatch.setattr(network, "identity_terms", spy)
     pupil.learn("first")
