@@ -8,7 +8,7 @@ from typing import get_origin
 
 import pytest
 
-from runner.config import learner_names, load_config, preset_names, schema_fields, schema_keys
+from runner.config import learner_names, preset_names, schema_fields, schema_keys
 from runner.lifelong import commands as command_names
 from tasks.reading import dataset_names
 
@@ -48,13 +48,6 @@ def test_presets_commands_and_targets_exist(page):
 def test_links_lead_somewhere(page):
     links = re.findall(r"(?<!!)\[[^\]]*\]\(([^)#:]+)\)", page.read_text(encoding="utf-8"))
     assert [link for link in links if not (page.parent / link).exists()] == []
-
-
-def test_the_settings_of_the_authors_code_are_valid_together():
-    text = (ROOT / "docs" / "vladr.md").read_text(encoding="utf-8")
-    block = text.partition("To come closer to the authors' code:")[2].split("```")[1]
-    config = load_config("vladr", block.split())
-    assert config.backbone.name == "ViT-B-16-quickgelu"
 
 
 def test_the_readme_stays_short():
