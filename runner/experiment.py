@@ -20,6 +20,7 @@ from runner.reporting import write_figures
 from runner.storage import RunStorage, git_revision
 from runner.tracking import DrainReport, Tracker, resolve_uri
 from tasks.benchmarks import BenchmarkConfig, load_benchmark
+from tasks.chance import chance_average
 from tasks.metrics import ResultMatrix
 from tasks.schema import Benchmark
 
@@ -148,6 +149,11 @@ def summarise(
         "validation": validation.to_json(),
         "summary": test.summary(),
         "validation_summary": validation.without(untested).summary(),
+        "chance": {
+            f"{group}_{metric}": value
+            for group, domains in (("seen", benchmark.seen), ("unseen", benchmark.unseen))
+            for metric, value in chance_average(domains).items()
+        },
         "num_iterations": outcome["iteration"],
         "num_unreadable_training_images": sum(outcome["unreadable_images"].values()),
         "num_unreadable_test_images": outcome["unreadable_test_images"],

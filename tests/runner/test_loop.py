@@ -105,6 +105,8 @@ def test_results_have_the_stable_shape(finished: Finished) -> None:
     last = results["scores"]["mAP"][-1]
     assert results["summary"]["seen_mAP"] == pytest.approx(sum(last[:2]) / 2)
     assert results["summary"]["unseen_mAP"] == pytest.approx(last[2])
+    assert set(results["chance"]) == {"seen_mAP", "seen_R1", "unseen_mAP", "unseen_R1"}
+    assert all(0 < value < 50 for value in results["chance"].values())
     assert all(value >= 0 for value in results["timings"].values())
 
 
