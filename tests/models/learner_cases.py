@@ -13,6 +13,7 @@ import torch
 import models.learners
 from models.cross_domain import Alignment
 from models.learner import LearnerState
+from runner.config import load_config
 
 LEARNERS = sorted(module.name for module in pkgutil.iter_modules(models.learners.__path__))
 LEARNING = [
@@ -33,6 +34,10 @@ def settings(name):
         found["longer-first"] = {"epochs": 2, "first_epochs": 3}
     if "alignment" in fields:
         found["every-form"] = {"alignment": get_args(Alignment)}
+    if name == "vladr":
+        found["authors-code"] = load_config("vladr-authors-code").learner.model_dump(
+            exclude={"name"}
+        )
     return found
 
 
