@@ -19,7 +19,7 @@ from torch import Tensor
 
 from runner import loop
 from runner.collectives import DistributedGroup, LocalGroup, WorkerGroup
-from runner.config import RunConfig, load_config, to_yaml
+from runner.config import RunConfig, flatten, learner_names, load_config, to_yaml
 from runner.experiment import read_benchmark
 from runner.storage import RunStorage
 from runner.stream import LocalStream
@@ -29,18 +29,26 @@ MakeConfig = Callable[..., RunConfig]
 Found = dict[str, Any]
 
 NUM_WORKERS = 2
-STEPS = "optimizer={name: sgd, lr: 0.002, momentum: 0}"
-OVERRIDES = {
-    # Plain gradient steps: Adam would turn the sign of a rounding error into a whole step.
-    "finetune": ("learner.epochs=1", f"learner.{STEPS}"),
+STEPS = "{name: sgd, lr: 0.002, momentum: 0}"
+MORE = {
     "vladr": (
-        *(f"learner.{stage}.{STEPS}" for stage in ("mtad_identity", "mtad_attribute", "icar")),
         "learner.alignment=[affinity,prototype,prototype_relation,identity_prototype]",
-        "learner.icar.epochs=1",
         "learner.views=both",
         "learner.interpolation.mode=adaptive",
     ),
 }
+LEARNERS = learner_names()
+
+
+def plain_steps(config: RunConfig) -> list[str]:
+    """Overrides for one epoch a stage of plain gradient steps.
+
+    Adam would turn the sign of a rounding error into a whole step.
+    """
+    keys = sorted(flatten(config))
+    optimizers = [key.removesuffix(".name") for key in keys if key.endswith("optimizer.name")]
+    epochs = [key for key in keys if key.startswith("learner.") and key.endswith(".epochs")]
+    return [f"{key}={STEPS}" for key in optimizers] + [f"{key}=1" for key in epochs]
 
 
 def talk(group: WorkerGroup) -> Found:
@@ -122,7 +130,7 @@ def work(folder: Path, rank: int) -> None:
     dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=NUM_WORKERS)
     group = DistributedGroup()
     found: Found = {"talk": talk(group)}
-    for learner in OVERRIDES:
+    for learner in LEARNERS:
         config = load_config(str(folder / f"{learner}.yaml"))
         found[learner] = train(config, folder / "runs" / learner, group)
     torch.save(found, folder / f"found-{rank}.pt")
@@ -133,7 +141,12 @@ def work(folder: Path, rank: int) -> None:
 @pytest.fixture(scope="module")
 def configs(tiny_config: MakeConfig, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("alone")
-    return {name: tiny_config(folder, name, *OVERRIDES[name]) for name in OVERRIDES}
+    return {
+        name: tiny_config(
+            folder, name, *plain_steps(tiny_config(folder, name)), *MORE.get(name, ())
+        )
+        for name in LEARNERS
+    }
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +214,7 @@ def test_the_gradient_of_gathered_rows_is_summed_over_workers(together: list[Fou
         assert torch.equal(found["talk"]["gradient"], NUM_WORKERS * own)
 
 
-@pytest.mark.parametrize("learner", OVERRIDES)
+@pytest.mark.parametrize("learner", LEARNERS)
 def test_gradients_of_two_workers_are_those_of_one(
     alone: Found, together: list[Found], learner: str
 ) -> None:
@@ -212,7 +225,8 @@ def test_gradients_of_two_workers_are_those_of_one(
         for number, (own, reference) in enumerate(zip(gradients, expected, strict=True)):
             assert own.keys() == reference.keys()
             error, size = flat(own) - flat(reference), flat(reference)
-            assert error.norm() <= 1e-5 * size.norm(), f"iteration {number}"
+            # One update's rounding is 1e-6; those before it have moved the weights a little too.
+            assert error.norm() <= 5e-5 * size.norm(), f"iteration {number}"
 
 
 def flat(gradients: Mapping[str, Tensor]) -> Tensor:
@@ -220,7 +234,7 @@ def flat(gradients: Mapping[str, Tensor]) -> Tensor:
     return torch.cat([gradients[path].flatten() for path in sorted(gradients)])
 
 
-@pytest.mark.parametrize("learner", OVERRIDES)
+@pytest.mark.parametrize("learner", LEARNERS)
 def test_every_trained_parameter_moves(alone: Found, learner: str) -> None:
     largest: dict[str, float] = {}
     for gradients in alone[learner]["gradients"]:
@@ -229,7 +243,7 @@ def test_every_trained_parameter_moves(alone: Found, learner: str) -> None:
     assert not [path for path, value in largest.items() if value == 0.0]
 
 
-@pytest.mark.parametrize("learner", OVERRIDES)
+@pytest.mark.parametrize("learner", LEARNERS)
 def test_workers_agree_to_the_last_digit(together: list[Found], learner: str) -> None:
     first, second = (found[learner] for found in together)
     for own, other in zip(first["gradients"], second["gradients"], strict=True):
@@ -238,7 +252,7 @@ def test_workers_agree_to_the_last_digit(together: list[Found], learner: str) ->
         assert first["outcome"][name] == second["outcome"][name]
 
 
-@pytest.mark.parametrize("learner", OVERRIDES)
+@pytest.mark.parametrize("learner", LEARNERS)
 def test_evaluation_in_shares_ranks_as_a_whole(
     alone: Found, together: list[Found], learner: str
 ) -> None:
