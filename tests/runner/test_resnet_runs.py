@@ -1,0 +1,99 @@
+"""Runs on a ResNet: what the configuration decides for it, and whole runs of the learners."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from runner.checkpoints import CheckpointStore
+from runner.collectives import LocalGroup
+from runner.config import ConfigError, RunConfig, learner_names, load_config, to_yaml
+from runner.experiment import run_experiment
+from runner.inference import load_run
+from runner.worker import build_learner
+
+MakeConfig = Callable[..., RunConfig]
+Numbers = Callable[[Mapping[str, Any]], dict[str, Any]]
+
+RESNET = ("backbone.name=tiny-resnet", "backbone.weights=random")
+CONTINUED = ("lstkc", "dask", "krkc")
+
+
+@pytest.mark.parametrize("learner", ["vladr", "clip_reid"])
+def test_a_learner_that_reads_texts_is_refused_before_anything_is_read(learner: str) -> None:
+    others = [name for name in learner_names() if name not in ("vladr", "clip_reid")]
+    with pytest.raises(ConfigError) as refusal:
+        load_config(f"demo-{learner}", RESNET)
+    assert str(refusal.value) == (
+        f"backbone.name: learner {learner} reads texts, and tiny-resnet has no text tower; "
+        f"choose a CLIP, or a learner of images alone: {', '.join(others)}"
+    )
+
+
+def test_images_are_normalised_as_the_backbone_was_trained(tmp_path: Path) -> None:
+    def chosen(*overrides: str, preset: str = "demo-finetune") -> str:
+        return load_config(preset, overrides).data.transform.mean_std
+
+    given = "data.transform.mean_std="
+    assert (chosen(), chosen(*RESNET)) == ("clip", "imagenet")
+    assert chosen(given + "imagenet") == chosen(*RESNET, given + "imagenet") == "imagenet"
+    assert chosen(*RESNET, given + "clip") == "clip"
+    saved = tmp_path / "saved.yaml"
+    saved.write_text(to_yaml(load_config("demo-finetune", RESNET)))
+    assert load_config(str(saved)).hash == load_config("demo-finetune", RESNET).hash
+    assert chosen(preset=str(saved)) == "imagenet"
+
+
+@pytest.mark.parametrize("name", ["lstkc", "dask", "krkc"])
+def test_the_authors_presets_have_their_backbone_and_the_tables_share_theirs(name: str) -> None:
+    authors, shared, other = (load_config(each) for each in (name, f"{name}-clip", "finetune"))
+    assert (authors.backbone.name, authors.backbone.pooling_exponent) == ("resnet50", 3)
+    assert authors.data.transform.mean_std == "imagenet"
+    assert authors.data.transform.erase_probabilities == (0.5,)
+    assert shared.backbone == other.backbone
+    assert shared.data.transform == other.data.transform
+    lengths = [config.learner.model_dump()["epochs"] for config in (authors, shared)]
+    assert lengths == [60, 60]
+
+
+@pytest.mark.parametrize("learner", CONTINUED)
+def test_an_interrupted_run_equals_an_uninterrupted_one(
+    learner: str, tmp_path: Path, tiny_config: MakeConfig, numbers_of: Numbers
+) -> None:
+    """Cut in the middle of the second domain, where an old or a second model is held."""
+    whole = run_experiment(tiny_config(tmp_path / "whole", learner, *RESNET))
+    config = tiny_config(tmp_path / "pieces", learner, *RESNET)
+
+    class Failing(CheckpointStore):
+        """Loses power once."""
+
+        def save(self, checkpoint: Any) -> Path:
+            path = super().save(checkpoint)
+            position = checkpoint.position
+            if (position.domain, position.epoch) == (1, 1) and not (tmp_path / "cut").exists():
+                (tmp_path / "cut").touch()
+                raise KeyboardInterrupt
+            return path
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("runner.worker.CheckpointStore", Failing)
+        with pytest.raises(KeyboardInterrupt):
+            run_experiment(config)
+        pieces = run_experiment(config)
+    assert numbers_of(pieces.results) == numbers_of(whole.results)
+    trained = load_run(str(pieces.folder), "runs").learner.state_dict()
+    untrained = build_learner(config, LocalGroup()).state_dict()
+    for name in ("running_mean", "running_var", "weight"):
+        path = f"network.image.visual.layer4.0.bn1.{name}"
+        assert not torch.equal(trained[path].cpu(), untrained[path]), path
+
+
+@pytest.mark.parametrize("learner", ["finetune", "joint", "lwf", "zero_shot"])
+def test_a_run_ends_with_scores(learner: str, tmp_path: Path, tiny_config: MakeConfig) -> None:
+    results = run_experiment(tiny_config(tmp_path, learner, *RESNET)).results
+    assert all(score is not None for score in results["scores"]["mAP"][-1])
+    assert 0.32e6 < results["num_parameters"] < 0.34e6
