@@ -187,6 +187,11 @@ class Config(LearnerConfig):
     prototype_momentum: float = Field(
         default=0.9, ge=0, le=1, description="m of the prototypes' EMA"
     )
+    prompt_features: Literal["current", "pretrained"] = Field(
+        default="current",
+        description="the image features that prompts learn to match: of the tower as it stands, "
+        "or of the untouched CLIP, which is then held beside it (authors' code)",
+    )
     num_identity_tokens: int = Field(
         default=4, ge=1, description="free tokens of an identity prompt"
     )

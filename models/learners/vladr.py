@@ -61,7 +61,7 @@ class AttributeNetwork(ReidNetwork):
 class Method(Learner):
     """VLADR."""
 
-    unsaved = ("text.",)
+    unsaved = ("text.", "pretrained.")
     reads_texts = True
 
     def __init__(self, config: Config, backbone: ClipBackbone, collective: Collective) -> None:
@@ -69,6 +69,8 @@ class Method(Learner):
         self.config = config
         generator = torch.Generator().manual_seed(torch.initial_seed())
         self.text = backbone.text
+        holds = config.prompt_features == "pretrained"
+        self.pretrained = Frozen(backbone.image) if holds else None
         self.network = AttributeNetwork(backbone.image, config, generator)
         self.textual = TextualAttributes(
             config.num_attributes,
@@ -173,12 +175,15 @@ class Method(Learner):
         return self.network.embed(images)
 
     def _first_features(self, images: Tensor) -> dict[str, Tensor]:
-        """[B, 3, H, W] -> `f` and, by feature, what the classifiers' new rows are centres of."""
+        """[B, 3, H, W] -> `f`, which prompts learn to match, and what new rows are centres of."""
         network, found = self.network, self.network.image.features(images)
+        matched = network.metric_feature(found)
+        if self.pretrained is not None:
+            matched = self.pretrained.module(images).projected
         rows = found
         if self.config.new_rows == "necks":
             rows = {name: network.neck(name)(each) for name, each in found.items()}
-        return {"f": network.metric_feature(found), **rows}
+        return {"f": matched, **rows}
 
     def _freeze_untrained_prompts(self) -> None:
         """Encodes at once the prompts that are read later and that no stage will train."""

@@ -414,8 +414,10 @@ def test_the_floor_of_the_affinity_is_theirs_where_it_is_reached():
 def test_the_loss_of_the_prompts_is_theirs(both, switch):
     learner = make_learner(*([f"learner.losses.match_global.{switch}"] if switch else []))
     state = from_authors(both.states[0])
-    towers = {k: v for k, v in state.items() if k.startswith(("network.image.", "text."))}
-    learner.load_state_dict(towers, strict=False)
+    image = {k: v for k, v in state.items() if k.startswith("network.image.")}
+    untouched = {k.replace("network.image", "pretrained.module"): v for k, v in image.items()}
+    text = {k: v for k, v in state.items() if k.startswith("text.")}
+    learner.load_state_dict(untouched | text, strict=False)
     begin(learner, 0)
     learner.load_state_dict({k: v for k, v in state.items() if "identities" in k}, strict=False)
     assert [stage.name for stage in learner.stages()] == ["mtad-identity", "icar"]
@@ -425,6 +427,19 @@ def test_the_loss_of_the_prompts_is_theirs(both, switch):
         images, people = make_images(0)[batch.indices], batch.person_ids.tolist()
         wanted = float(reference_prompt_loss(images, people, both.states[0], both.table))
     assert (abs(found - wanted) < 1e-5) == (switch is None)
+
+
+def test_prompts_match_the_untouched_clip_in_later_domains_too(tmp_path):
+    fresh = make_learner()
+    with torch.no_grad():
+        untouched = fresh.network.image(make_images(1)).projected
+    for features, is_untouched in (("pretrained", True), ("current", False)):
+        learner = Both(tmp_path, f"learner.prompt_features={features}").learner
+        begin(learner, 1)
+        found = torch.allclose(learner.textual.image_features, untouched, atol=1e-5)
+        assert found == is_untouched
+        saved = learner.save_state().tensors
+        assert not any(path.startswith("pretrained.") for path in saved)
 
 
 # What trains, and how -------------------------------------------------------------------------
