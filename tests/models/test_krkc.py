@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -15,7 +13,6 @@ from models.learner import ReplayShape
 from models.learners.krkc import Config
 from models.losses.distillation import jensen_shannon
 from runner.optim import build_optimizer, set_trainable
-from tasks.schema import Batch
 
 FIRST_TERMS = {"identity", "triplet"}
 MODEL_TERMS = FIRST_TERMS | {"replay_triplet"}
@@ -30,38 +27,9 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def carrying(pupil):
-    """The course, whose batches carry exemplars as the loop's do: three people, two images."""
-    plain = pupil.batch
-
-    def batch(stage, number):
-        records = pupil.learner.replay_records()
-        main = plain(stage, number)
-        if not records:
-            return main
-        draw = generator(number)
-        people = sorted({record.person_id for record in records})
-        chosen = [people[index] for index in torch.randperm(len(people), generator=draw)[:3]]
-        positions = [
-            index for person in chosen for index, record in enumerate(records)
-            if record.person_id == person
-        ]  # fmt: skip
-        images = torch.randn(len(positions), 3, *pupil.images.shape[2:], generator=draw)
-        beside = Batch(
-            torch.tensor(positions),
-            torch.tensor([records[position].person_id for position in positions]),
-            torch.tensor([records[position].camera_id for position in positions]),
-            dict.fromkeys(stage.views, images),
-        )
-        return replace(main, replay=beside)
-
-    pupil.batch = batch
-    return pupil
-
-
 def second_domain(course, **values):
     """A course some steps into its second domain."""
-    pupil = carrying(course("krkc", **values))
+    pupil = course("krkc", **values)
     pupil.learn("first")
     pupil.begin("second")
     stir(pupil.learner.memory)
@@ -70,7 +38,7 @@ def second_domain(course, **values):
 
 
 def stir(model):
-    """Moves the memory model away from the working one: the course trains both at one rate."""
+    """Moves the memory model away from the working one, farther than a few steps do."""
     draw = generator(5)
     with torch.no_grad():
         for parameter in model.parameters() if model is not None else ():
@@ -91,7 +59,7 @@ def assert_same(first, second):
 
 
 def test_the_first_domain_has_one_model_and_no_exemplars(course):
-    pupil = carrying(course("krkc"))
+    pupil = course("krkc")
     pupil.begin("first")
     assert set(pupil.terms("krkc")) == FIRST_TERMS
     assert pupil.learner.memory is None
@@ -104,7 +72,7 @@ def test_the_first_domain_has_one_model_and_no_exemplars(course):
 
 
 def test_the_memory_model_begins_as_a_copy_and_both_learn(course):
-    pupil = carrying(course("krkc"))
+    pupil = course("krkc")
     pupil.learn("first")
     pupil.begin("second")
     before = state_of(pupil.learner.network)
@@ -230,7 +198,7 @@ def test_running_statistics_count_the_new_batch_and_the_exemplars_once(course):
     ],
 )
 def test_weights_are_consolidated_after_each_domain(course, consolidation, shares):
-    pupil = carrying(course("krkc", consolidation=consolidation))
+    pupil = course("krkc", consolidation=consolidation)
     learner = pupil.learner
     pupil.learn("first")
     for name, share in zip(("second", "third"), shares, strict=True):
@@ -263,7 +231,7 @@ def test_exemplars_are_the_farthest_for_the_working_model_before_it_is_mixed(cou
 
 
 def test_what_is_kept_is_counted_in_bytes(course):
-    pupil = carrying(course("krkc", exemplars={"num_persons": 3, "with_replacement": False}))
+    pupil = course("krkc", exemplars={"num_persons": 3, "with_replacement": False})
     pupil.learn("first", "second")
     assert len(pupil.learner.replay_records()) == 12
     assert pupil.learner.stored_bytes_per_domain() == 6 * 32 * 16 * 3
@@ -324,90 +292,3 @@ def test_settings_that_cannot_work_are_refused():
     for factors in ([0.1, -0.1], []):
         with pytest.raises(ValueError, match=r"memory_lr_factors\n.*one factor or more"):
             Config.model_validate({"memory_lr_factors": factors})
-
-
-# ---- several workers, other processes
-
-
-class Recorder:
-    """A worker whose colleague sends nothing yet; keeps what it sent."""
-
-    def __init__(self):
-        self.sent = []
-
-    def gather(self, local):
-        self.sent.append(local.detach())
-        return torch.cat([local, local.detach()])
-
-
-class Colleague:
-    """One worker of two; the gradient of its rows comes from both workers' equal losses."""
-
-    def __init__(self, rank, theirs):
-        self.rank, self.theirs = rank, iter(theirs)
-
-    def gather(self, local):
-        floating = local.is_floating_point() and local.requires_grad
-        mine = local + (local - local.detach()) if floating else local
-        theirs = next(self.theirs)
-        return torch.cat([mine, theirs] if self.rank == 0 else [theirs, mine])
-
-
-def half(batch, rank):
-    size = len(batch.indices) // 2
-    share = slice(rank * size, (rank + 1) * size)
-    return Batch(
-        batch.indices[share],
-        batch.person_ids[share],
-        batch.camera_ids[share],
-        {name: images[share] for name, images in batch.views.items()},
-        half(batch.replay, rank) if batch.replay is not None else None,
-    )
-
-
-def test_two_workers_share_out_exemplars_and_compute_what_one_would(course):
-    pupil = second_domain(course)
-    learner = pupil.learner
-    (stage,) = learner.stages()
-    batch = pupil.batch(stage, 9)
-
-    def step(collective, part):
-        state, own = learner.save_state(), learner.collective
-        learner.collective = collective
-        set_trainable(learner, stage.trainable)
-        learner.train()
-        result = learner(part, stage.name)
-        result.loss.backward()
-        gradients = {p: v.grad for p, v in learner.named_parameters() if v.grad is not None}
-        after = state_of(learner)
-        learner.collective = own
-        learner.load_state(state)
-        return result.loss.detach(), gradients, after
-
-    loss, gradients, after = step(learner.collective, batch)
-    recorders = [Recorder(), Recorder()]
-    for rank, recorder in enumerate(recorders):
-        step(recorder, half(batch, rank))
-    shares = [step(Colleague(rank, recorders[1 - rank].sent), half(batch, rank)) for rank in (0, 1)]
-    for their_loss, _, their_state in shares:
-        assert torch.allclose(their_loss, loss, atol=1e-5)
-        for path, tensor in their_state.items():
-            assert torch.allclose(tensor, after[path], atol=1e-5), path
-    for path, gradient in gradients.items():
-        mean = (shares[0][1][path] + shares[1][1][path]) / 2
-        assert torch.allclose(mean, gradient, atol=1e-5, rtol=1e-3), path
-
-
-def test_a_restored_learner_goes_on_with_the_same_exemplars(course):
-    pupil = second_domain(course)
-    state = pupil.learner.save_state()
-    facts = json.loads(json.dumps(state.facts))
-    other = carrying(course("krkc", seed=7))
-    other.domain, other.images = pupil.domain, pupil.images
-    other.learner.load_state(type(state)(state.tensors, facts))
-    assert other.learner.replay_records() == pupil.learner.replay_records()
-    for each in (pupil, other):
-        each.train(each.learner.stages()[0], range(2, 4))
-        each.learner.end_domain(each.probe)
-    assert other.learner.replay_records() == pupil.learner.replay_records()
-    assert_same(state_of(pupil.learner), state_of(other.learner))
