@@ -4,6 +4,7 @@ The reference below knows nothing of this project's modules: it takes tensors un
 names and computes one step of their second stage with loops and plain torch.
 """
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -314,8 +315,10 @@ class Both:
         return {name: result.weights[name] * value.detach() for name, value in result.terms.items()}
 
     @torch.no_grad()
-    def wanted(self, number, precision=torch.float64):
-        states = [{k: v.to(precision) for k, v in state.items()} for state in self.states]
+    def wanted(self, number, states=None):
+        precision = torch.float64
+        given = states or self.states
+        states = [{k: v.to(precision) for k, v in state.items()} for state in given]
         batch, records = make_batch(number), make_domain(number).train
         return reference_terms(
             batch.views["weak"].to(precision),
@@ -346,6 +349,28 @@ def test_the_loss_is_theirs_to_a_hundred_thousandth(both, number):
         assert float(value) > 0.1, f"{name} would be met by anything"
     loss = both.results[number].loss.detach()
     assert float(loss) == pytest.approx(float(sum(wanted.values())), abs=1e-5)
+
+
+def test_in_float64_the_loss_is_theirs_even_where_the_floor_is_reached(both):
+    """The new attributes are less alike than the old, so much that their affinities vanish."""
+    learner, states = make_learner(), [dict(state) for state in both.states]
+    for number, share in enumerate((2.4, 0.6)):
+        states[number]["region_proj.bias"] = share * states[number]["region_proj.bias"]
+    for number, state in enumerate(states):
+        begin(learner.float(), number)
+        first_person = number * NUM_PERSONS[0]
+        learner.load_state_dict(from_authors(state, first_person), strict=False)
+        learner.textual.freeze_attributes(learner.text)
+        learner.end_stage("mtad-identity", None)
+        batch = make_batch(number)
+        views = {name: images.double() for name, images in batch.views.items()}
+        result = learner.double().train()(dataclasses.replace(batch, views=views), "icar")
+        wanted = both.wanted(number, states=states)
+        for name, value in wanted.items():
+            found = result.weights[name] * result.terms[name].detach()
+            assert float(found) == pytest.approx(float(value), abs=1e-8), name
+        learner.memory.freeze()
+    assert float(wanted["affinity"]) > 10
 
 
 @pytest.mark.parametrize(
