@@ -10,12 +10,14 @@ from typing import Literal
 
 from PIL import Image, ImageDraw, ImageFont
 
+from runner.palette import GREEN, INK, VERMILION
+
 _WIDTH, _HEIGHT = 96, 192  # of an image, in pixels: the 1:2 of person crops
 _FRAME, _GAP, _LINE = 4, 12, 14
 _NUM_LINES = 3
-_INK, _PAPER = "#1f2933", "#ffffff"
-# Wong's palette: told apart with any kind of colour vision; the words below say it too.
-_FRAMES = {"match": "#009e73", "other": "#d55e00", "unknown": "#9aa5b1", "query": "#1f2933"}
+_PAPER = "#ffffff"
+# The words below say it too.
+_FRAMES = {"match": GREEN, "other": VERMILION, "unknown": "#9aa5b1", "query": INK}
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def _draw_picture(
     draw.rectangle(outer, outline=_FRAMES[picture.kind], width=_FRAME)
     if picture.image_path is None:
         text = "\n".join(textwrap.wrap(picture.text, 16)[: _HEIGHT // _LINE])
-        draw.multiline_text((left + _FRAME + 3, top + _FRAME + 3), text, fill=_INK, font=font)
+        draw.multiline_text((left + _FRAME + 3, top + _FRAME + 3), text, fill=INK, font=font)
     else:
         with Image.open(picture.image_path) as image:
             shown = image.convert("RGB")
@@ -85,7 +87,7 @@ def _draw_picture(
         )
     for number, line in enumerate(picture.lines[:_NUM_LINES]):
         y = top + _HEIGHT + 2 * _FRAME + 2 + number * _LINE
-        draw.text((left, y), _fitted(draw, line, font), fill=_INK, font=font)
+        draw.text((left, y), _fitted(draw, line, font), fill=INK, font=font)
 
 
 def _fitted(

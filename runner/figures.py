@@ -13,17 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from runner.palette import COLOURS, INK, RULE, SHADES, SOFT, VERMILION
 from tasks.metrics import ResultMatrix
 
-_INK = "#1f2933"
-_SOFT = "#6b7683"
-_RULE = "#e1e5ea"
-_FRAME = "#d55e00"
-# Wong's palette (Nature Methods 8, 441, 2011): told apart with any kind of colour vision.
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _MARKERS = "os^Dv"
-# One hue from light to dark reads the same in grey and with any kind of colour vision.
-_SHADES = ("#f3f7fb", "#cfe0ee", "#9cc3de", "#5f9dc6", "#2f74a8", "#124e80", "#08305a")
 _GROUP_GAP = 0.3  # in columns
 _MAX_ANNOTATED_COLUMNS = 30  # beyond it, numbers in the cells could not be read
 
@@ -50,7 +43,7 @@ def draw_matrix(matrix: ResultMatrix, title: str) -> Figure:
         if names:
             _draw_cells(axes, cells, left, num_columns <= _MAX_ANNOTATED_COLUMNS)
             middle = left + len(names) / 2
-            axes.text(middle, num_rows + 0.2, heading, ha="center", va="top", color=_SOFT)
+            axes.text(middle, num_rows + 0.2, heading, ha="center", va="top", color=SOFT)
             ticks |= {left + index + 0.5: name for index, name in enumerate(names)}
             left += len(names) + _GROUP_GAP
     _draw_stair(axes, matrix.num_steps)
@@ -61,7 +54,7 @@ def draw_matrix(matrix: ResultMatrix, title: str) -> Figure:
         for label in axes.get_xticklabels():
             label.set(rotation=35, ha="left", rotation_mode="anchor")
     axes.set_yticks([row + 0.5 for row in range(num_rows)], _step_names(matrix))
-    axes.tick_params(length=0, labelcolor=_INK)
+    axes.tick_params(length=0, labelcolor=INK)
     axes.spines[:].set_visible(False)
     return figure
 
@@ -78,12 +71,12 @@ def draw_curves(matrix: ResultMatrix, title: str) -> Figure:
     averages = _averages(matrix)
     _draw_seen(panels[0], _cells(matrix, matrix.seen))
     _finish_curves(panels[0], matrix, matrix.seen, averages[:, 0])
-    panels[0].set_title("seen domains, bold once learned", color=_SOFT, fontsize=10, loc="left")
+    panels[0].set_title("seen domains, bold once learned", color=SOFT, fontsize=10, loc="left")
     if matrix.unseen:
         for index, curve in enumerate(_cells(matrix, matrix.unseen).T):
             panels[1].plot(curve, "--", color=_colour(index), marker=_marker(index), markersize=4)
         _finish_curves(panels[1], matrix, matrix.unseen, averages[:, 1])
-        panels[1].set_title("unseen domains", color=_SOFT, fontsize=10, loc="left")
+        panels[1].set_title("unseen domains", color=SOFT, fontsize=10, loc="left")
     return figure
 
 
@@ -119,7 +112,7 @@ def _draw_cells(axes: Axes, cells: np.ndarray, left: float, annotated: bool) -> 
         left + np.arange(num_columns + 1),
         np.arange(num_rows + 1),
         np.ma.masked_invalid(cells),
-        cmap=LinearSegmentedColormap.from_list("shades", _SHADES),
+        cmap=LinearSegmentedColormap.from_list("shades", SHADES),
         vmin=0,
         vmax=100,
         edgecolors="white",
@@ -127,7 +120,7 @@ def _draw_cells(axes: Axes, cells: np.ndarray, left: float, annotated: bool) -> 
     )
     for (row, column), value in np.ndenumerate(cells) if annotated else ():
         text = "·" if math.isnan(value) else f"{value:.1f}"
-        ink = "white" if value > 55 else _INK
+        ink = "white" if value > 55 else INK
         axes.text(left + column + 0.5, row + 0.5, text, ha="center", va="center", color=ink)
 
 
@@ -137,10 +130,10 @@ def _draw_stair(axes: Axes, num_steps: int) -> None:
     for step in range(1, num_steps):
         points += [(step, step), (step, step + 1)]
     points.append((num_steps, num_steps))
-    axes.plot(*zip(*points, strict=True), color=_INK, linewidth=1.4, solid_joinstyle="miter")
+    axes.plot(*zip(*points, strict=True), color=INK, linewidth=1.4, solid_joinstyle="miter")
     for step in range(num_steps):
         frame = Rectangle(
-            (step + 0.05, step + 1.05), 0.9, 0.9, fill=False, edgecolor=_FRAME, linewidth=2
+            (step + 0.05, step + 1.05), 0.9, 0.9, fill=False, edgecolor=VERMILION, linewidth=2
         )
         axes.add_patch(frame)
 
@@ -181,7 +174,7 @@ def _finish_curves(
 ) -> None:
     """The average, names at the ends of the lines, and the axes."""
     last, top = matrix.num_steps, _axis_top(matrix)
-    axes.plot(average, color=_INK, linewidth=2.2, zorder=3)
+    axes.plot(average, color=INK, linewidth=2.2, zorder=3)
     ends = {name: matrix.score("mAP", last, name) for name in names}
     labels = [
         (end, name, _colour(index))
@@ -189,7 +182,7 @@ def _finish_curves(
         if end is not None
     ]
     if not math.isnan(average[-1]):
-        labels.append((float(average[-1]), "average", _INK))
+        labels.append((float(average[-1]), "average", INK))
     for height, (end, name, colour) in zip(
         spread([label[0] for label in labels], 0.047 * top), labels, strict=True
     ):
@@ -200,7 +193,7 @@ def _finish_curves(
             color=colour,
             va="center",
             fontsize=9,
-            weight="bold" if colour == _INK else "normal",
+            weight="bold" if colour == INK else "normal",
             annotation_clip=False,
         )
     axes.set(xlim=(-0.15, last + 0.1), ylim=(0, top))
@@ -210,12 +203,12 @@ def _finish_curves(
         )
     else:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlabel("step", color=_SOFT)
-    axes.grid(axis="y", color=_RULE, linewidth=0.8)
+        axes.set_xlabel("step", color=SOFT)
+    axes.grid(axis="y", color=RULE, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(_SOFT)
-    axes.tick_params(length=0, labelcolor=_INK)
+    axes.spines["bottom"].set_color(SOFT)
+    axes.tick_params(length=0, labelcolor=INK)
 
 
 def _cells(matrix: ResultMatrix, domains: Sequence[str]) -> np.ndarray:
@@ -252,12 +245,12 @@ def _step_names(matrix: ResultMatrix) -> list[str]:
 
 
 def _colour(index: int) -> str:
-    return _COLOURS[index % len(_COLOURS)]
+    return COLOURS[index % len(COLOURS)]
 
 
 def _marker(index: int) -> str:
     """Another one each time the colours begin again."""
-    return _MARKERS[index // len(_COLOURS) % len(_MARKERS)]
+    return _MARKERS[index // len(COLOURS) % len(_MARKERS)]
 
 
 def _figure(size_inch: tuple[float, float], heading: str, title: str) -> Figure:
@@ -266,7 +259,7 @@ def _figure(size_inch: tuple[float, float], heading: str, title: str) -> Figure:
     FigureCanvasAgg(figure)
     height_inch = size_inch[1]
     left = 0.15 / size_inch[0]
-    figure.text(left, 1 - 0.13 / height_inch, heading, va="top", color=_INK, weight="bold", size=12)
-    figure.text(left, 1 - 0.37 / height_inch, title, va="top", color=_SOFT, size=9.5)
+    figure.text(left, 1 - 0.13 / height_inch, heading, va="top", color=INK, weight="bold", size=12)
+    figure.text(left, 1 - 0.37 / height_inch, title, va="top", color=SOFT, size=9.5)
     figure.set_layout_engine("constrained", rect=(0, 0, 1, 1 - 0.65 / height_inch))
     return figure

@@ -10,15 +10,14 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-_INK = "#1f2933"
-_SOFT = "#6b7683"
-_RULE = "#e1e5ea"
-# Wong's palette: told apart with any kind of colour vision; markers say it too.
+from runner.palette import BLUE, GREEN, INK, RULE, SOFT, VERMILION
+
+# Markers tell the lines apart as well.
 _LINES = {
-    "seen": ("seen average", _INK, "-", "o"),
-    "old": ("old domains, average", "#d55e00", "-", "s"),
-    "new": ("new domain", "#0072b2", "-", "^"),
-    "unseen": ("unseen average", "#009e73", "--", "D"),
+    "seen": ("seen average", INK, "-", "o"),
+    "old": ("old domains, average", VERMILION, "-", "s"),
+    "new": ("new domain", BLUE, "-", "^"),
+    "unseen": ("unseen average", GREEN, "--", "D"),
 }
 _MAX_COLUMNS = 4
 
@@ -49,7 +48,7 @@ def draw_mixtures(results: Mapping[str, Any], split: str) -> Figure:
         loc="outside lower left",
         ncols=len(lines) if num_columns > 1 else 3,
         frameon=False,
-        labelcolor=_INK,
+        labelcolor=INK,
         fontsize=9,
     )
     return figure
@@ -62,7 +61,7 @@ def _head(figure: Figure, results: Mapping[str, Any], split: str) -> None:
     if results["mixed_while_training"]:
         title += "; the kept weights are already mixed"
     heading = f"Weights before and after a domain, mixed: mAP on {split} identities (%)"
-    lines = ((heading, 0.13, _INK, 12.0, "bold"), (title, 0.37, _SOFT, 9.5, "normal"))
+    lines = ((heading, 0.13, INK, 12.0, "bold"), (title, 0.37, SOFT, 9.5, "normal"))
     for text, down_inch, colour, size, weight in lines:
         at = (0.15 / width_inch, 1 - down_inch / height_inch)
         figure.text(*at, text, va="top", color=colour, size=size, weight=weight)
@@ -92,17 +91,17 @@ def _draw_step(axes: Axes, step: Mapping[str, Any], split: str) -> None:
             clip_on=False,
         )
     if chosen is not None:
-        axes.axvline(chosen, color=_SOFT, linewidth=1.2, linestyle=(0, (2, 2)), zorder=1,
+        axes.axvline(chosen, color=SOFT, linewidth=1.2, linestyle=(0, (2, 2)), zorder=1,
                      label="chosen on validation identities")  # fmt: skip
     said = "" if chosen is None else f"   chosen a = {chosen:g}"
     axes.set_title(
-        f"step {step['step']}: + {step['domain']}{said}", loc="left", fontsize=10, color=_INK
+        f"step {step['step']}: + {step['domain']}{said}", loc="left", fontsize=10, color=INK
     )
     axes.set(xlim=(-0.02, 1.02))
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0\nold", "0.25\n", "0.5\n", "0.75\n", "1\nnew"])
-    axes.set_xlabel("a, share of the new weights", color=_SOFT, fontsize=9)
-    axes.grid(axis="y", color=_RULE, linewidth=0.8)
+    axes.set_xlabel("a, share of the new weights", color=SOFT, fontsize=9)
+    axes.grid(axis="y", color=RULE, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(_SOFT)
-    axes.tick_params(length=0, labelcolor=_INK, labelbottom=True)
+    axes.spines["bottom"].set_color(SOFT)
+    axes.tick_params(length=0, labelcolor=INK, labelbottom=True)

@@ -217,8 +217,8 @@ class SpoolSender:
 
     def _connected(self) -> MlflowClient:
         if self._client is None:
-            client = _connect(self._server)
-            self._experiment_id = _experiment_id(
+            client = connect(self._server)
+            self._experiment_id = find_experiment(
                 client, self._server, self._run_folder.absolute().parent / "mlartifacts"
             )
             self._client = client
@@ -244,7 +244,12 @@ def reason(error: BaseException) -> str:
     return lines[0][:300]
 
 
-def _connect(server: Server) -> MlflowClient:
+def connect(server: Server) -> MlflowClient:
+    """A client of the server, which has not been asked anything yet.
+
+    Raises:
+        TrackingError: the folder of a SQLite database cannot be written.
+    """
     # MLflow reads these from the environment alone, some of them while it is imported.
     os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(server.request_timeout_s)
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = str(server.request_retries)
@@ -272,7 +277,17 @@ def _check_database_folder(database: Path) -> None:
         raise TrackingError(f"{writable} is not writable; set tracking.uri")
 
 
-def _experiment_id(client: MlflowClient, server: Server, artefacts: Path) -> str:
+def find_experiment(client: MlflowClient, server: Server, artefacts: Path) -> str:
+    """The id of the server's experiment, which is created if it has none of this name.
+
+    Args:
+        client: what `connect` gave.
+        server: which experiment.
+        artefacts: folder of files, where the server is a database.
+
+    Raises:
+        TrackingError: the experiment was deleted.
+    """
     from mlflow.exceptions import MlflowException
 
     # A database has no idea where files go, and would put them below the working directory.

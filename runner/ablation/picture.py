@@ -9,9 +9,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from runner.ablation.summary import SCORES, Quantity, TableSummary
+from runner.palette import BLUE, INK, RULE, SHADES, SOFT
 
-_INK, _SOFT, _RULE = "#1f2933", "#6b7683", "#e1e5ea"
-_MEAN, _SEED = "#0072b2", "#9cc3de"
+_SEED = SHADES[2]
 _ROW_INCH, _WIDTH_INCH, _CHARACTER_INCH = 0.42, 4.2, 0.075
 
 
@@ -43,25 +43,25 @@ def draw_table(summary: TableSummary) -> Figure:
     left, height = 0.15 / size_inch[0], size_inch[1]
     num_seeds = max(len(row.runs) for row in summary.rows)
     figure.text(
-        left, 1 - 0.13 / height, summary.table.title, va="top", color=_INK, weight="bold", size=12
+        left, 1 - 0.13 / height, summary.table.title, va="top", color=INK, weight="bold", size=12
     )
     uneven = "up to " if any(len(row.runs) != num_seeds for row in summary.rows) else ""
     words = f"mAP (%), mean ± sample standard deviation over {uneven}{num_seeds} seeds"
     words = "mAP (%), one seed" if num_seeds == 1 else words
     words += f"; dashed: {summary.row(summary.table.reference).label}"
-    figure.text(left, 1 - 0.37 / height, words, va="top", color=_SOFT, size=9.5)
+    figure.text(left, 1 - 0.37 / height, words, va="top", color=SOFT, size=9.5)
     figure.set_layout_engine("constrained", rect=(left, 0, 1 - 2 * left, 1 - 0.65 / height))
     axes = figure.subplots(1, max(len(panels), 1), sharey=True, squeeze=False)[0]
     for each, (quantity, title) in zip(axes, panels, strict=False):
         _draw_panel(each, summary, quantity)
-        each.set_title(title, color=_SOFT, fontsize=10, loc="left")
+        each.set_title(title, color=SOFT, fontsize=10, loc="left")
     return figure
 
 
 def _draw_panel(axes: Axes, summary: TableSummary, quantity: Quantity) -> None:
     reference = summary.row(summary.table.reference).estimate(quantity)
     if reference is not None:
-        axes.axvline(reference.mean, color=_SOFT, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+        axes.axvline(reference.mean, color=SOFT, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
     for height, row in enumerate(summary.rows):
         estimate = row.estimate(quantity)
         if estimate is None:
@@ -70,19 +70,19 @@ def _draw_panel(axes: Axes, summary: TableSummary, quantity: Quantity) -> None:
             values = [value for value in row.values(quantity).values() if value is not None]
             axes.plot(values, [height + 0.22] * len(values), "o", color=_SEED, markersize=3.5)
         axes.errorbar(
-            estimate.mean, height, xerr=estimate.deviation or None, fmt="o", color=_MEAN,
+            estimate.mean, height, xerr=estimate.deviation or None, fmt="o", color=BLUE,
             markersize=6.5, elinewidth=1.8, capsize=3.5, zorder=3,
         )  # fmt: skip
         axes.annotate(
             f"{estimate.mean:.1f}", (estimate.mean, height), (0, 6), textcoords="offset points",
-            ha="center", va="bottom", color=_INK, fontsize=8.5, zorder=4,
+            ha="center", va="bottom", color=INK, fontsize=8.5, zorder=4,
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
         )  # fmt: skip
     axes.set_yticks(range(len(summary.rows)), [row.label for row in summary.rows])
     axes.set_ylim(len(summary.rows) - 0.45, -0.65)
     axes.margins(x=0.12)
-    axes.grid(axis="x", color=_RULE, linewidth=0.8)
+    axes.grid(axis="x", color=RULE, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(_SOFT)
-    axes.tick_params(length=0, labelcolor=_INK)
+    axes.spines["bottom"].set_color(SOFT)
+    axes.tick_params(length=0, labelcolor=INK)

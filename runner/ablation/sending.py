@@ -22,8 +22,8 @@ from runner.finished import FinishedRun
 from runner.mlflow_sender import (
     Server,
     TrackingError,
-    _connect,  # pyright: ignore[reportPrivateUsage]
-    _experiment_id,  # pyright: ignore[reportPrivateUsage]
+    connect,
+    find_experiment,
     public_uri,
     reason,
 )
@@ -51,8 +51,8 @@ def send_table(folder: Path, summary: TableSummary, tracking: TrackingConfig) ->
         tracking.uri, tracking.experiment, tracking.request_timeout_s, tracking.request_retries
     )
     try:
-        client = _connect(server)
-        experiment = _experiment_id(client, server, folder.parents[1] / "mlartifacts")
+        client = connect(server)
+        experiment = find_experiment(client, server, folder.parents[1] / "mlartifacts")
         return _Sender(client, experiment, _token(folder)).send(folder, summary)
     except TrackingError:
         raise
