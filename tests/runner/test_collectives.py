@@ -37,7 +37,12 @@ MORE = {
         "learner.interpolation.mode=adaptive",
     ),
 }
-LEARNERS = learner_names()
+ON_RESNET = ("backbone.name=tiny-resnet", "backbone.weights=random")
+RUNS = {
+    **{name: (name, MORE.get(name, ())) for name in learner_names()},
+    # Batch normalisation inside two towers: gathers in the midst of forward and backward.
+    "krkc-resnet": ("krkc", ON_RESNET),
+}
 
 
 def plain_steps(config: RunConfig) -> list[str]:
@@ -130,7 +135,7 @@ def work(folder: Path, rank: int) -> None:
     dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=NUM_WORKERS)
     group = DistributedGroup()
     found: Found = {"talk": talk(group)}
-    for learner in LEARNERS:
+    for learner in RUNS:
         config = load_config(str(folder / f"{learner}.yaml"))
         found[learner] = train(config, folder / "runs" / learner, group)
     torch.save(found, folder / f"found-{rank}.pt")
@@ -142,10 +147,8 @@ def work(folder: Path, rank: int) -> None:
 def configs(tiny_config: MakeConfig, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("alone")
     return {
-        name: tiny_config(
-            folder, name, *plain_steps(tiny_config(folder, name)), *MORE.get(name, ())
-        )
-        for name in LEARNERS
+        name: tiny_config(folder, learner, *plain_steps(tiny_config(folder, learner)), *more)
+        for name, (learner, more) in RUNS.items()
     }
 
 
@@ -214,7 +217,7 @@ def test_the_gradient_of_gathered_rows_is_summed_over_workers(together: list[Fou
         assert torch.equal(found["talk"]["gradient"], NUM_WORKERS * own)
 
 
-@pytest.mark.parametrize("learner", LEARNERS)
+@pytest.mark.parametrize("learner", RUNS)
 def test_gradients_of_two_workers_are_those_of_one(
     alone: Found, together: list[Found], learner: str
 ) -> None:
@@ -226,7 +229,9 @@ def test_gradients_of_two_workers_are_those_of_one(
             assert own.keys() == reference.keys()
             error, size = flat(own) - flat(reference), flat(reference)
             # One update's rounding is 1e-6; those before it have moved the weights a little too.
-            assert error.norm() <= 5e-5 * size.norm(), f"iteration {number}"
+            # A ResNet's kinks, ReLU and maxima, take that further from one update to the next.
+            limit = 5e-4 if number and learner.endswith("resnet") else 5e-5
+            assert error.norm() <= limit * size.norm(), f"iteration {number}"
 
 
 def flat(gradients: Mapping[str, Tensor]) -> Tensor:
@@ -234,7 +239,7 @@ def flat(gradients: Mapping[str, Tensor]) -> Tensor:
     return torch.cat([gradients[path].flatten() for path in sorted(gradients)])
 
 
-@pytest.mark.parametrize("learner", LEARNERS)
+@pytest.mark.parametrize("learner", RUNS)
 def test_every_trained_parameter_moves(alone: Found, learner: str) -> None:
     largest: dict[str, float] = {}
     for gradients in alone[learner]["gradients"]:
@@ -243,7 +248,7 @@ def test_every_trained_parameter_moves(alone: Found, learner: str) -> None:
     assert not [path for path, value in largest.items() if value == 0.0]
 
 
-@pytest.mark.parametrize("learner", LEARNERS)
+@pytest.mark.parametrize("learner", RUNS)
 def test_workers_agree_to_the_last_digit(together: list[Found], learner: str) -> None:
     first, second = (found[learner] for found in together)
     for own, other in zip(first["gradients"], second["gradients"], strict=True):
@@ -252,7 +257,7 @@ def test_workers_agree_to_the_last_digit(together: list[Found], learner: str) ->
         assert first["outcome"][name] == second["outcome"][name]
 
 
-@pytest.mark.parametrize("learner", LEARNERS)
+@pytest.mark.parametrize("learner", RUNS)
 def test_evaluation_in_shares_ranks_as_a_whole(
     alone: Found, together: list[Found], learner: str
 ) -> None:
