@@ -19,7 +19,8 @@ def clock_of(
     """What is known of the cells' times; the table's own guess is of drawn people."""
     is_drawn = all(cell.config.benchmark.name == "synthetic" for cell in cells)
     minutes = table.minutes_per_run if is_drawn else None
-    return Clock(minutes and 60 * minutes, finished)
+    learners = {cell.row: cell.config.learner.name for cell in cells}
+    return Clock(minutes and 60 * minutes, finished, learners)
 
 
 def show_plan(

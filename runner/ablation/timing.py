@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from runner.ablation.cells import Cell, Key
@@ -12,10 +12,25 @@ from runner.finished import FinishedRun
 
 
 class Clock:
-    """Expects of a cell what its row took before, else the mean of all rows, else `guess_s`."""
+    """Expects of a cell the mean of what its row took before.
 
-    def __init__(self, guess_s: float | None, finished: Mapping[Key, FinishedRun]) -> None:
+    Else that of the rows with its learner, else `guess_s`, else the mean of all rows: another
+    learner may take a small part of the time, or many times as long.
+
+    Args:
+        guess_s: seconds of a cell that nothing like it was timed of.
+        finished: cells that were timed.
+        learners: the learner of each row.
+    """
+
+    def __init__(
+        self,
+        guess_s: float | None,
+        finished: Mapping[Key, FinishedRun],
+        learners: Mapping[str, str],
+    ) -> None:
         self._guess_s = guess_s
+        self._learners = learners
         self._taken: dict[str, list[float]] = {}
         for (row, _), run in finished.items():
             self.add(row, seconds_of(run.results))
@@ -26,10 +41,17 @@ class Clock:
 
     def expected_s(self, row: str) -> float | None:
         """Seconds of a cell of the row; None if nothing is known."""
-        known = self._taken.get(row) or [
-            seconds for taken in self._taken.values() for seconds in taken
-        ]
-        return math.fsum(known) / len(known) if known else self._guess_s
+        learner = self._learners[row]
+        alike = [each for each in self._taken if self._learners[each] == learner]
+        known = self._taken.get(row) or self._all_of(alike)
+        if not known:
+            if self._guess_s is not None:
+                return self._guess_s
+            known = self._all_of(self._taken)
+        return math.fsum(known) / len(known) if known else None
+
+    def _all_of(self, rows: Iterable[str]) -> list[float]:
+        return [seconds for row in rows for seconds in self._taken[row]]
 
     def left_s(self, left: Sequence[tuple[Cell, float]], side_by_side: int) -> float | None:
         """Seconds until the last cell ends; None if nothing is known.

@@ -494,17 +494,20 @@ def test_makespan_is_that_of_a_queue() -> None:
     assert makespan([], 2) == 0
 
 
-def test_times_come_from_the_row_then_the_table_then_its_file(
+def test_times_come_from_the_row_then_its_learner_then_the_tables_file(
     finished: tuple[Path, str], tiny_arguments: Arguments
 ) -> None:
     runs = dict(summary_of(finished[0], tiny_arguments).runs)
-    assert Clock(None, {}).expected_s("plain") is None
-    assert Clock(60.0, {}).expected_s("plain") == 60
-    clock = Clock(60.0, runs)
+    learners = {"plain": "finetune", "mixed": "finetune", "third": "finetune", "other": "vladr"}
+    assert Clock(None, {}, learners).expected_s("plain") is None
+    assert Clock(60.0, {}, learners).expected_s("plain") == 60
+    clock = Clock(60.0, runs, learners)
     taken = [seconds_of(runs["plain", seed].results) for seed in (0, 1)]
     assert clock.expected_s("plain") == pytest.approx(np.mean(taken))
-    everything = [seconds_of(each.results) for each in runs.values()]
-    assert clock.expected_s("other") == pytest.approx(np.mean(everything))
+    everything = pytest.approx(np.mean([seconds_of(each.results) for each in runs.values()]))
+    assert clock.expected_s("third") == everything
+    assert clock.expected_s("other") == 60, "another learner's time says nothing of this one's"
+    assert Clock(None, runs, learners).expected_s("other") == everything
 
 
 # ---- MLflow
