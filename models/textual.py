@@ -17,12 +17,14 @@ from dataclasses import replace
 from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from models.backbones.clip import TextEncoder
 from models.heads.bnneck import GrowingClassifier
 from models.heads.prompts import AttributePrompts, IdentityPrompts, prepend, splice
+from models.reid import TermConfig
 from tasks.schema import Domain, Record
 
 Descriptions = Literal["parts", "whole", "random"]
@@ -32,6 +34,12 @@ Control = Literal["none", "permuted_identities", "permuted_captions"]
 ENCODE_ROWS = 256
 PLACEHOLDER = "X"
 TEMPLATE_START = "A photo of a"
+
+
+class MatchTermConfig(TermConfig):
+    """SupCon between cached image features and texts, both directions."""
+
+    temperature: float = Field(default=0.07, gt=0, description="tau of the softmax over the batch")
 
 
 class TextualIdentities(nn.Module):

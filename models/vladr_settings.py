@@ -23,14 +23,8 @@ from models.reid import (
     TripletTermConfig,
     check_any_on,
 )
-from models.textual import Control, Descriptions
+from models.textual import Control, Descriptions, MatchTermConfig
 from tasks.schema import FrozenConfig
-
-
-class MatchTermConfig(TermConfig):
-    """A contrastive term of stage 1, its positives chosen by identity (and equal text)."""
-
-    temperature: float = Field(default=0.07, gt=0, description="tau of the softmax over the batch")
 
 
 class GlobalMatchTermConfig(MatchTermConfig):

@@ -33,16 +33,10 @@ from models.reid import (
 )
 from models.supervised import LossesConfig as SupervisedLossesConfig
 from models.supervised import SupervisedConfig, SupervisedLearner
-from models.textual import TextualIdentities
+from models.textual import MatchTermConfig, TextualIdentities
 from tasks.schema import Batch, Domain, FrozenConfig
 
 PROMPT_STAGE, IMAGE_STAGE = "prompts", "clip-reid"
-
-
-class MatchTermConfig(TermConfig):
-    """SupCon between cached image features and identity prompts, both directions."""
-
-    temperature: float = Field(default=0.07, gt=0, description="tau of the softmax over the batch")
 
 
 class QuarterIdentityTermConfig(IdentityTermConfig):
