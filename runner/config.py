@@ -27,6 +27,7 @@ from models.backbones.config import BackboneConfig
 from models.learner import LearnerConfig
 from runner.decoding import DataConfig
 from runner.evaluation import EvaluationConfig
+from runner.precision import Precision
 from runner.tracking import TrackingConfig
 from tasks.benchmarks import BenchmarkConfig
 from tasks.schema import FrozenConfig
@@ -83,7 +84,7 @@ class ClusterConfig(FrozenConfig):
     num_workers: int = Field(
         default=1, ge=0, description="Ray Train workers; 0 = in this process, no Ray"
     )
-    use_gpu: bool = Field(default=False, description="one GPU a worker, nccl and bf16 autocast")
+    use_gpu: bool = Field(default=False, description="one GPU a worker, and nccl")
     cpus_per_worker: float | None = Field(
         default=None,
         gt=0,
@@ -109,6 +110,10 @@ class RunConfig(FrozenConfig):
     seed: int = Field(default=0, ge=0, description="every random draw of the run derives from it")
     preset: str = Field(
         default="custom", description="name of the preset the configuration began with"
+    )
+    precision: Precision = Field(
+        default="float32",
+        description="of forward passes: bfloat16 = autocast; what trains stays float32",
     )
     run: RunNameConfig = Field(default_factory=lambda: RunNameConfig())
     storage: StorageConfig = Field(default_factory=lambda: StorageConfig())

@@ -17,6 +17,7 @@ from models.learner import Learner
 from runner.collectives import WorkerGroup
 from runner.decoding import DataConfig
 from runner.pixels import IMAGE_DECODER
+from runner.precision import Precision, autocast
 from runner.stream import DomainStream
 from tasks.ranking import RankingScores, evaluate_ranking
 from tasks.reranking import RerankingConfig, evaluate_reranked
@@ -55,13 +56,17 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Embedder:
-    """A learner with all it needs to embed files; work is shared by the workers of `group`."""
+    """A learner with all it needs to embed files; work is shared by the workers of `group`.
+
+    It computes in the run's precision: another one gives other embeddings.
+    """
 
     learner: Learner
     stream: DomainStream
     group: WorkerGroup
     device: torch.device
     data: DataConfig
+    precision: Precision
 
     def images(self, records: Sequence[Record]) -> tuple[Tensor, Tensor]:
         """Embeds the images of records, each worker its share.
@@ -78,7 +83,8 @@ class Embedder:
         share = np.array_split(np.arange(len(records)), self.group.world_size)[self.group.rank]
         features: list[Tensor] = []
         positions: list[np.ndarray] = []
-        with torch.no_grad(), evaluating(self.learner):
+        half = autocast(self.precision, self.device)
+        with torch.no_grad(), evaluating(self.learner), half:
             for found, pixels in self.stream.test_images([records[index] for index in share]):
                 images = normalise(pixels, self.data.transform).to(self.device)
                 features.append(self.learner.embed_images(images).float())
@@ -100,7 +106,8 @@ class Embedder:
     def texts(self, texts: Sequence[str]) -> Tensor:
         """[N, D] float32 embeddings of texts on the CPU, computed by this worker alone."""
         size = self.data.evaluation_batch_size
-        with torch.no_grad(), evaluating(self.learner):
+        half = autocast(self.precision, self.device)
+        with torch.no_grad(), evaluating(self.learner), half:
             parts = [
                 self.learner.embed_texts(texts[start : start + size]).float().cpu()
                 for start in range(0, len(texts), size)

@@ -111,9 +111,9 @@ def embedding(run: TrainedRun, benchmark: Benchmark, quarantine: Path) -> Iterat
         benchmark: names the domains of unreadable images; may have none.
         quarantine: where unreadable images are listed.
     """
-    backbone, data = run.config.backbone, run.config.data
+    backbone, data, precision = run.config.backbone, run.config.data, run.config.precision
     stream = LocalStream(benchmark, data, backbone.image_height, backbone.image_width, quarantine)
     try:
-        yield Embedder(run.learner, stream, LocalGroup(), run.device, data)
+        yield Embedder(run.learner, stream, LocalGroup(), run.device, data, precision)
     finally:
         stream.close()

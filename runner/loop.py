@@ -7,7 +7,6 @@ so the loop can begin again at any epoch boundary and repeat exactly what it wou
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -38,6 +37,7 @@ from runner.optim import (
     set_learning_rate,
     set_trainable,
 )
+from runner.precision import autocast
 from runner.prefetch import ahead
 from runner.stream import DomainStream, OpenedDomain
 from tasks.sampling import derive_seed, num_iterations, underfilled_persons
@@ -259,7 +259,7 @@ class LifelongLoop:
                 stage.epochs * iterations,
             )
             set_learning_rate(optimizer, stage.optimizer.lr * factor)
-            with self._autocast():
+            with autocast(self.config.precision, self.device):
                 result: StepResult = module(to_device(batch, self.device), stage.name)
             optimizer.zero_grad(set_to_none=True)
             result.loss.backward()
@@ -282,11 +282,12 @@ class LifelongLoop:
 
         def probe(encode: Encode) -> dict[str, Tensor]:
             group, size = self.context.group, self.config.data.evaluation_batch_size
+            precision = self.config.precision
             share = np.array_split(np.arange(len(opened.domain.train)), group.world_size)[
                 group.rank
             ]
             chunks: list[dict[str, Tensor]] = []
-            with torch.no_grad(), evaluating(self.learner), self._autocast():
+            with torch.no_grad(), evaluating(self.learner), autocast(precision, self.device):
                 for start in range(0, len(share), size):
                     pixels = opened.images.fetch(share[start : start + size])
                     images = normalise(pixels, self.config.data.transform).to(self.device)
@@ -303,10 +304,11 @@ class LifelongLoop:
 
     def _evaluate(self, *steps: int) -> None:
         """Embeds and ranks once; the scores are recorded at each of these steps."""
-        with self.progress.timed("evaluation"), self._autocast():
-            context = self.context
+        with self.progress.timed("evaluation"):
+            config, context = self.config, self.context
+            stream, group = context.stream, context.group
             embedder = Embedder(
-                self.learner, context.stream, context.group, self.device, self.config.data
+                self.learner, stream, group, self.device, config.data, config.precision
             )
             row = evaluate_domains(embedder, self.benchmark, self.config.evaluation)
         self.progress.count("evaluated_images", row.num_images)
@@ -375,7 +377,3 @@ class LifelongLoop:
     def _seed(self, *keys: int | str) -> None:
         """Seeds torch for what follows, so that a resumed run draws what this one draws."""
         torch.manual_seed(derive_seed(self.config.seed, *keys))
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        cuda = self.device.type == "cuda"
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=cuda)

@@ -324,12 +324,9 @@ def _evaluate_missing(
 def _evaluate(
     run: TrainedRun, embedder: Embedder, learned: Benchmark, step: MixingStep, alpha: float
 ) -> Mixture:
-    """Scores the learner as it stands, in the precision that the run evaluated in."""
+    """Scores the learner as it stands."""
     run.learner.to(run.device).eval()
-    # A run on GPUs evaluates under autocast, and its record is what the end points must give.
-    is_half = run.device.type == "cuda" and run.config.cluster.use_gpu
-    with torch.autocast(run.device.type, dtype=torch.bfloat16, enabled=is_half):
-        row = evaluate_domains(embedder, learned, run.config.evaluation)
+    row = evaluate_domains(embedder, learned, run.config.evaluation)
     return Mixture(
         step=step.number,
         domain=step.domain,

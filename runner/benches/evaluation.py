@@ -70,7 +70,7 @@ def _evaluator(
 ) -> Callable[[], float]:
     group = LocalGroup()
     learner = build_learner(config, group).eval()
-    embedder = Embedder(learner, stream, group, torch.device("cpu"), config.data)
+    embedder = Embedder(learner, stream, group, torch.device("cpu"), config.data, "float32")
 
     def evaluate() -> float:
         began = time.perf_counter()

@@ -145,7 +145,7 @@ def test_text_queries_are_ranked_without_a_camera_rule(tmp_path: Path) -> None:
     data = DataConfig()
     empty = Benchmark("none", (), (), {})
     stream = LocalStream(empty, data, 32, 16, tmp_path / "quarantine.jsonl")
-    embedder = Embedder(Twin(), stream, LocalGroup(), torch.device("cpu"), data)
+    embedder = Embedder(Twin(), stream, LocalGroup(), torch.device("cpu"), data, "float32")
     colours, _ = embedder.images(records)
     spelt = [
         Record(each.image_path, each.person_id, 0, (" ".join(map(str, colour.tolist())),))

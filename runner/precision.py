@@ -1,0 +1,15 @@
+"""The precision that models compute in, the same whatever the device."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any, Literal
+
+import torch
+
+Precision = Literal["float32", "bfloat16"]
+
+
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
+    """What forward passes run under; parameters, optimisers and rankings are always float32."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
