@@ -164,9 +164,9 @@ class Config(LearnerConfig):
         description="give every person of a domain the frozen identity prompt of another one, or "
         "every image the descriptions of another person's (controls, which must score worse)",
     )
-    granularity: Literal["attribute", "global"] = Field(
+    granularity: Literal["attribute", "global", "both"] = Field(
         default="attribute",
-        description="what L_IDA and the memory hold: v_k, or f alone (ablation)",
+        description="what L_IDA and the memory hold: v_k, f alone (ablation), or v_k and f",
     )
     alignment: tuple[Alignment, ...] = Field(
         default=("affinity",), description="forms of L_IDA, summed; empty switches it off"
@@ -223,9 +223,15 @@ class Config(LearnerConfig):
         return tuple(form for form in self.alignment if getattr(self.losses, form).weight)
 
     @property
+    def num_compared(self) -> int:
+        """Features of an image that L_IDA compares, each with a prototype per domain."""
+        sizes = {"attribute": self.num_attributes, "global": 1, "both": self.num_attributes + 1}
+        return sizes[self.granularity]
+
+    @property
     def reads_attributes(self) -> bool:
         """Whether any term, at least from the second domain on, reads the decoder's v_k."""
-        return bool(self.losses.cma.weight or (self.forms and self.granularity == "attribute"))
+        return bool(self.losses.cma.weight or (self.forms and self.granularity != "global"))
 
     @property
     def trains_identity_prompts(self) -> bool:

@@ -38,9 +38,9 @@ class DistillationTermConfig(TermConfig):
 
     temperature: float = Field(default=2.0, gt=0, description="T of both softmaxes")
     statistics: Statistics = Field(
-        default="running",
-        description="what the old model's necks normalise by: what they learned, as in its tests, "
-        "or the batch, as the new model's necks do",
+        default="batch",
+        description="what the old model's necks normalise by: the batch, as the new model's necks "
+        "do, or what they learned, as in the old model's tests",
     )
 
 

@@ -80,8 +80,7 @@ class Method(Learner):
             generator,
             config.control,
         )
-        num_prototypes = config.num_attributes if config.granularity == "attribute" else 1
-        self.memory = PrototypeMemory(num_prototypes, backbone.image.embed_dim)
+        self.memory = PrototypeMemory(config.num_compared, backbone.image.embed_dim)
         self.old: Frozen | None = None
         self._offset = 0
 
@@ -326,17 +325,23 @@ class Method(Learner):
         return self._gather_views(features, num_views)
 
     def _compared(self, network: AttributeNetwork, images: Tensor) -> Tensor:
-        """[B, 3, H, W] -> what the memory holds: v [B, K, D], or f [B, 1, D]."""
+        """[B, 3, H, W] -> what the memory holds, as `_comparable` makes it."""
         features = network.image(images)
-        if self.config.granularity == "global":
-            return self._comparable(features.projected, None)
-        return network.decoder(features.patches)
+        whole = self.config.granularity == "global"
+        return self._comparable(
+            features.projected, None if whole else network.decoder(features.patches)
+        )
 
     def _comparable(self, projected: Tensor, attributes: Tensor | None) -> Tensor:
+        """f [B, D], v [B, K, D] -> v [B, K, D], N(f) [B, 1, D], or one after the other."""
+        if self.config.granularity == "attribute":
+            assert attributes is not None
+            return attributes
+        whole = functional.normalize(projected, dim=1)[:, None]
         if self.config.granularity == "global":
-            return functional.normalize(projected, dim=1)[:, None]
+            return whole
         assert attributes is not None
-        return attributes
+        return torch.cat([attributes, whole], dim=1)
 
     def _gather_views(self, rows: Tensor, num_views: int = 2) -> Sequence[Tensor]:
         """[V*B, ...] of this worker's views -> V tensors [W*B, ...] of the global batch."""

@@ -34,7 +34,7 @@ def until_images(pupil, domain):
 # Cross-domain alignment -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("granularity", ["attribute", "global"])
+@pytest.mark.parametrize("granularity", ["attribute", "global", "both"])
 @pytest.mark.parametrize("form", FORMS)
 def test_a_form_yields_its_term_from_the_second_domain_on(course, form, granularity):
     pupil = course("vladr", alignment=(form,), granularity=granularity)
@@ -415,6 +415,41 @@ def test_global_granularity_holds_one_prototype_of_f(course):
     assert memory.attribute_prototypes().shape == (1, 1, 96)
     assert torch.allclose(memory.attribute_prototypes()[0, 0], wanted, atol=1e-5)
     assert pupil.learner.stored_bytes_per_domain() == 96 * 4
+
+
+def test_both_granularities_compare_attributes_and_the_global_feature(course):
+    pupil = course("vladr", granularity="both")
+    pupil.learn("first")
+    memory, network = pupil.learner.memory, pupil.learner.network
+
+    def encode(images):
+        features = network.image(images)
+        return {"f": features.projected, "v": network.decoder(features.patches)}
+
+    found = pupil.probe(encode)
+    whole = functional.normalize(found["f"], dim=1)[:, None]
+    wanted = functional.normalize(torch.cat([found["v"], whole], dim=1).mean(0), dim=-1)
+    assert memory.attribute_prototypes().shape == (1, 5, 96)
+    assert torch.allclose(memory.attribute_prototypes()[0], wanted, atol=1e-5)
+    assert pupil.learner.stored_bytes_per_domain() == 5 * 96 * 4
+    assert "network.decoder.*" in pupil.learner.stages()[-1].trainable
+
+
+def test_affinity_of_both_is_the_mean_over_attributes_and_the_global_feature(course):
+    found = {}
+    for granularity in ("attribute", "global", "both"):
+        # The first domain learns the same: nothing is aligned to anything there.
+        pupil = course("vladr", granularity=granularity)
+        pupil.learn("first")
+        until_images(pupil, "second")
+        network = pupil.learner.network
+        with torch.no_grad():
+            for parameter in (network.image.visual.proj, network.decoder.linear.weight):
+                draw = torch.Generator().manual_seed(parameter.numel())
+                parameter += 0.1 * torch.randn(parameter.shape, generator=draw)
+        found[granularity] = pupil.terms(IMAGE)["affinity"]
+    wanted = (4 * found["attribute"] + found["global"]) / 5
+    assert found["both"] == pytest.approx(wanted, rel=1e-4)
 
 
 def test_global_without_cma_needs_no_decoder(course):
