@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import Field
 from torch import Tensor
 
 from models.losses.alignment import (
     affinity,
-    identity_prototype_relation,
+    own_prototype_relation,
     prototype_pull,
     prototype_relation,
 )
 from models.prototypes import PrototypeMemory
 from models.reid import TermConfig
+from tasks.schema import FrozenConfig
 
-Alignment = Literal["affinity", "prototype", "prototype_relation", "identity_prototype"]
+Alignment = Literal[
+    "affinity",
+    "prototype",
+    "prototype_relation",
+    "centroid_relation",
+    "identity_prototype",
+    "embedding_prototype",
+    "embedding_affinity",
+]
+EMBEDDING_FORMS = ("embedding_prototype", "embedding_affinity")
+"""The forms that compare test embeddings under the batch's statistics, and no attributes."""
 
 
 class PrototypeTermConfig(TermConfig):
@@ -45,59 +56,139 @@ class AffinityTermConfig(RelationTermConfig):
     )
 
 
+class CrossDomainLossesConfig(FrozenConfig):
+    """The forms of L_IDA; each counts only if learner.alignment lists it."""
+
+    affinity: AffinityTermConfig = Field(default_factory=AffinityTermConfig)
+    prototype: PrototypeTermConfig = Field(default_factory=PrototypeTermConfig)
+    prototype_relation: RelationTermConfig = Field(default_factory=RelationTermConfig)
+    centroid_relation: RelationTermConfig = Field(default_factory=RelationTermConfig)
+    identity_prototype: RelationTermConfig = Field(default_factory=RelationTermConfig)
+    embedding_prototype: RelationTermConfig = Field(
+        default_factory=lambda: RelationTermConfig(temperature=0.1)
+    )
+    embedding_affinity: AffinityTermConfig = Field(
+        default_factory=lambda: AffinityTermConfig(temperature=0.1)
+    )
+
+
+class Compared(NamedTuple):
+    """What one model makes of a view of the global batch; None where no form reads it.
+
+    Attributes:
+        parts: [B, K, D] unit attribute features, the global feature among them or instead.
+        embedding: [B, E] unit test embedding under the batch's own statistics.
+    """
+
+    parts: Tensor | None
+    embedding: Tensor | None
+
+
 def needs_old_model(alignment: Sequence[Alignment]) -> bool:
     """Whether any form relates to the frozen model of the previous domain."""
     return any(form != "prototype" for form in alignment)
 
 
+def compares_parts(alignment: Sequence[Alignment]) -> bool:
+    """Whether any form reads the attribute (or global) features, and not the test embedding."""
+    return any(form not in EMBEDDING_FORMS for form in alignment)
+
+
+def compares_embeddings(alignment: Sequence[Alignment]) -> bool:
+    """Whether any form reads the test embedding."""
+    return any(form in EMBEDDING_FORMS for form in alignment)
+
+
 def cross_domain_terms(
     alignment: Sequence[Alignment],
-    prototype: PrototypeTermConfig,
-    relation: RelationTermConfig,
-    identity: RelationTermConfig,
-    batch: AffinityTermConfig,
-    v_new: Tensor,
-    v_old: Tensor | None,
+    losses: CrossDomainLossesConfig,
+    new: Compared,
+    old: Compared | None,
     memory: PrototypeMemory,
+    embeddings: PrototypeMemory,
 ) -> dict[str, Tensor]:
     """The terms of the chosen forms, from the second domain on.
 
     Args:
         alignment: which forms, each of a weight above 0.
-        prototype: settings of `prototype`.
-        relation: settings of `prototype_relation`.
-        identity: settings of `identity_prototype`.
-        batch: settings of `affinity`.
-        v_new: [B, K, D] of the model in training.
-        v_old: [B, K, D] of the frozen old model on the same views; None if no form needs it.
-        memory: prototypes of the learned domains.
+        losses: their settings.
+        new: of the model in training.
+        old: of the frozen old model on the same view; None if no form needs it.
+        memory: prototypes of the learned domains, of `parts`.
+        embeddings: prototypes of their people's test embeddings, [N_old, 1, E].
     """
     terms: dict[str, Tensor] = {}
     if "prototype" in alignment:
+        assert new.parts is not None
+        settings = losses.prototype
         terms["prototype"] = prototype_pull(
-            v_new,
+            new.parts,
             memory.attribute_prototypes(),
-            prototype.distance,
-            prototype.temperature,
+            settings.distance,
+            settings.temperature,
             "sum",
         )
-    if v_old is None:
+    if old is None:
         return terms
+    if new.embedding is not None and old.embedding is not None:
+        pair = new.embedding[:, None], old.embedding[:, None]
+        terms |= _embedding_terms(alignment, losses, pair, embeddings)
+    if new.parts is not None and old.parts is not None:
+        terms |= _part_terms(alignment, losses, (new.parts, old.parts), memory)
+    return terms
+
+
+def _embedding_terms(
+    alignment: Sequence[Alignment],
+    losses: CrossDomainLossesConfig,
+    pair: tuple[Tensor, Tensor],
+    embeddings: PrototypeMemory,
+) -> dict[str, Tensor]:
+    """Forms that compare test embeddings [B, 1, E] of the new and of the old model."""
+    terms: dict[str, Tensor] = {}
+    if "embedding_prototype" in alignment:
+        settings, anchors = losses.embedding_prototype, embeddings.identity_prototypes()
+        terms["embedding_prototype"] = own_prototype_relation(
+            *pair, anchors, settings.temperature, settings.reduction
+        )
+    if "embedding_affinity" in alignment:
+        terms["embedding_affinity"] = _affinity(pair, losses.embedding_affinity)
+    return terms
+
+
+def _part_terms(
+    alignment: Sequence[Alignment],
+    losses: CrossDomainLossesConfig,
+    parts: tuple[Tensor, Tensor],
+    memory: PrototypeMemory,
+) -> dict[str, Tensor]:
+    """Forms that compare attribute features [B, K, D] of the new and of the old model."""
+    terms: dict[str, Tensor] = {}
     if "prototype_relation" in alignment:
+        settings, anchors = losses.prototype_relation, memory.attribute_prototypes()
         terms["prototype_relation"] = prototype_relation(
-            v_new, v_old, memory.attribute_prototypes(), relation.temperature, relation.reduction
+            *parts, anchors, settings.temperature, settings.reduction
+        )
+    if "centroid_relation" in alignment:
+        settings, anchors = losses.centroid_relation, memory.centroids()
+        terms["centroid_relation"] = own_prototype_relation(
+            *parts, anchors, settings.temperature, settings.reduction
         )
     if "identity_prototype" in alignment:
-        terms["identity_prototype"] = identity_prototype_relation(
-            v_new, v_old, memory.identity_prototypes(), identity.temperature, identity.reduction
+        settings, anchors = losses.identity_prototype, memory.identity_prototypes()
+        terms["identity_prototype"] = own_prototype_relation(
+            *parts, anchors, settings.temperature, settings.reduction
         )
     if "affinity" in alignment:
-        terms["affinity"] = affinity(
-            v_new,
-            v_old,
-            batch.temperature,
-            batch.reduction,
-            batch.keep_diagonal,
-            batch.probability_floor,
-        )
+        terms["affinity"] = _affinity(parts, losses.affinity)
     return terms
+
+
+def _affinity(pair: tuple[Tensor, Tensor], settings: AffinityTermConfig) -> Tensor:
+    return affinity(
+        *pair,
+        settings.temperature,
+        settings.reduction,
+        settings.keep_diagonal,
+        settings.probability_floor,
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from sklearn.cluster import KMeans
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -31,7 +32,7 @@ class PrototypeMemory(nn.Module):
 
     The memory is a table: row r holds the unit vector `vectors[r]` under the key `keys[r]` =
     (domain, attribute, identity or -1, component), made of `counts[r]` features. Component is 0
-    for a mean; further centroids of one attribute would count up. Rows are appended by whole
+    for a mean; the centroids of one attribute count from 1. Rows are appended by whole
     sets of K attributes, and frozen from then on. `current` [K, D] is the domain being learned.
 
     Everything is a buffer, so the table survives a checkpoint whatever its length. Features are
@@ -64,6 +65,11 @@ class PrototypeMemory(nn.Module):
     def num_attributes(self) -> int:
         """K."""
         return self.current.shape[0]
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        return self.current.shape[1]
 
     @property
     def num_domains(self) -> int:
@@ -118,7 +124,7 @@ class PrototypeMemory(nn.Module):
             raise ValueError(
                 "nothing to freeze: call begin_domain, then update or refresh, before freeze"
             )
-        self._append(domain, self.current[None], None, self.current_count[None])
+        self._append(domain, self.current[None], counts=self.current_count[None])
         self.current_domain.fill_(-1)
 
     def add_identities(self, domain: int, features: Tensor, person_ids: Tensor) -> None:
@@ -130,11 +136,41 @@ class PrototypeMemory(nn.Module):
             person_ids: [N] long; identities without images get no prototype.
         """
         identities, rows, counts = torch.unique(person_ids, return_inverse=True, return_counts=True)
-        self._append(domain, identity_centres(features, rows, len(identities)), identities, counts)
+        centres = identity_centres(features, rows, len(identities))
+        self._append(domain, centres, counts=counts, identities=identities)
+
+    def add_centroids(self, domain: int, features: Tensor, num_centroids: int, seed: int) -> None:
+        """Appends frozen centroids of every attribute of a domain, found by k-means.
+
+        Args:
+            domain: index of the domain.
+            features: [N, K, D] of the domain's training images.
+            num_centroids: of each attribute; at most N of them.
+            seed: of the k-means++ start.
+        """
+        size = min(num_centroids, len(features))
+        # n_init takes numbers too, which its stubs do not know.
+        clusters = KMeans(size, n_init=1, random_state=seed)  # pyright: ignore[reportArgumentType]
+        centres, counts = list[Tensor](), list[Tensor]()
+        for rows in features.detach().transpose(0, 1).double().cpu():
+            found = clusters.fit(rows.numpy())
+            centres.append(torch.from_numpy(found.cluster_centers_))
+            counts.append(torch.from_numpy(found.labels_).long().bincount(minlength=size))
+        vectors = functional.normalize(torch.stack(centres, dim=1), dim=-1)
+        components = torch.arange(1, size + 1)
+        self._append(domain, vectors, counts=torch.stack(counts, dim=1), components=components)
 
     def attribute_prototypes(self) -> Tensor:
         """[T, K, D] of the frozen domains, in the order they were frozen."""
-        return self.vectors[self.keys[:, 2] < 0].reshape(-1, *self.current.shape)
+        is_mean = (self.keys[:, 2] < 0) & (self.keys[:, 3] == 0)
+        return self.vectors[is_mean].reshape(-1, *self.current.shape)
+
+    def centroids(self) -> Tensor:
+        """[N_c, K, D] of all centroids added, by domain and then by component.
+
+        The components of two attributes have nothing to do with each other.
+        """
+        return self.vectors[self.keys[:, 3] > 0].reshape(-1, *self.current.shape)
 
     def identity_prototypes(self) -> Tensor:
         """[N_old, K, D] of all identities added, by domain and then by identity."""
@@ -150,18 +186,27 @@ class PrototypeMemory(nn.Module):
         return features.detach().to(self.current).mean(0)
 
     def _append(
-        self, domain: int, prototypes: Tensor, identities: Tensor | None, counts: Tensor
+        self,
+        domain: int,
+        prototypes: Tensor,
+        *,
+        counts: Tensor,
+        identities: Tensor | None = None,
+        components: Tensor | None = None,
     ) -> None:
-        """Appends prototypes [R, K, D]; `identities` and `counts` are [R]."""
+        """Appends prototypes [R, K, D]; `counts` is [R] or [R, K], `identities` and so on [R]."""
         num_sets, num_attributes, dim = prototypes.shape
         attributes = torch.arange(num_attributes, device=self.keys.device).repeat(num_sets)
-        owners = attributes.new_full((num_sets,), -1) if identities is None else identities
-        owners = owners.to(attributes).repeat_interleave(num_attributes)
-        domains, components = torch.full_like(attributes, domain), torch.zeros_like(attributes)
-        keys = torch.stack([domains, attributes, owners, components], dim=1)
+
+        def by_row(values: Tensor | None, absent: int) -> Tensor:
+            if values is None:
+                return torch.full_like(attributes, absent)
+            return values.to(attributes).repeat_interleave(num_attributes)
+
+        owners, parts = by_row(identities, -1), by_row(components, 0)
+        keys = torch.stack([torch.full_like(attributes, domain), attributes, owners, parts], dim=1)
+        each = counts if counts.ndim == 2 else counts[:, None].expand(-1, num_attributes)
         vectors = prototypes.detach().reshape(-1, dim).to(self.vectors)
         self.vectors = torch.cat([self.vectors, vectors])
         self.keys = torch.cat([self.keys, keys])
-        self.counts = torch.cat(
-            [self.counts, counts.to(self.counts).repeat_interleave(num_attributes)]
-        )
+        self.counts = torch.cat([self.counts, each.reshape(-1).to(self.counts)])

@@ -189,6 +189,14 @@ class ReidNetwork(nn.Module):
             for name, rows in features.items()
         ]
 
+    def uncounted_embedding(self, features: Mapping[str, Tensor]) -> Tensor:
+        """The test embedding [B, sum of dims] of a batch under the batch's own statistics.
+
+        The necks' running statistics are left alone, as by `uncounted_logits`.
+        """
+        normed = [_normalised(self.neck(name), rows, "batch") for name, rows in features.items()]
+        return functional.normalize(torch.cat(normed, dim=1), dim=1)
+
 
 def _short(name: str) -> str:
     """A feature's name in the paths of neck and classifier: `class_token` is `class` there."""

@@ -7,10 +7,12 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from models.cross_domain import (
-    AffinityTermConfig,
+    EMBEDDING_FORMS,
     Alignment,
-    PrototypeTermConfig,
-    RelationTermConfig,
+    CrossDomainLossesConfig,
+    compares_embeddings,
+    compares_parts,
+    needs_old_model,
 )
 from models.learner import LearnerConfig, OptimizerConfig, ScheduleConfig
 from models.losses.contrastive import Similarity
@@ -89,7 +91,7 @@ class CmaTermConfig(TermConfig):
     )
 
 
-class LossesConfig(FrozenConfig):
+class LossesConfig(CrossDomainLossesConfig):
     """Every loss term by name; the forms of L_IDA count only if learner.alignment lists them."""
 
     match_global: GlobalMatchTermConfig = Field(default_factory=GlobalMatchTermConfig)
@@ -100,10 +102,6 @@ class LossesConfig(FrozenConfig):
     triplet: TripletTermConfig = Field(default_factory=TripletTermConfig)
     image_text: ImageTextTermConfig = Field(default_factory=ImageTextTermConfig)
     cma: CmaTermConfig = Field(default_factory=CmaTermConfig)
-    affinity: AffinityTermConfig = Field(default_factory=AffinityTermConfig)
-    prototype: PrototypeTermConfig = Field(default_factory=PrototypeTermConfig)
-    prototype_relation: RelationTermConfig = Field(default_factory=RelationTermConfig)
-    identity_prototype: RelationTermConfig = Field(default_factory=RelationTermConfig)
 
     @model_validator(mode="after")
     def _some_loss(self) -> LossesConfig:
@@ -174,6 +172,15 @@ class Config(LearnerConfig):
     views: Literal["weak", "both"] = Field(
         default="weak", description="views that image_text, cma and L_IDA read; L_reid reads both"
     )
+    teacher: Literal["model", "features"] = Field(
+        default="model",
+        description="what L_IDA follows: the frozen old model, which sees the student's views; or "
+        "what it made of the training images as the domain began, to which the student's view "
+        "under the test transform is compared: then no old model is kept",
+    )
+    num_centroids: int = Field(
+        default=16, ge=2, description="centroid_relation: centroids of each attribute and domain"
+    )
     prototypes: Literal["refreshed", "online"] = Field(
         default="refreshed",
         description="end of a domain: exact means after interpolation, or the EMA",
@@ -217,6 +224,20 @@ class Config(LearnerConfig):
             )
         return self
 
+    @model_validator(mode="after")
+    def _teacher_has_what_forms_read(self) -> Config:
+        if self.teacher == "features" and compares_embeddings(self.forms):
+            raise ValueError(
+                f"{' and '.join(EMBEDDING_FORMS)} compare embeddings under each batch's own "
+                "statistics, which cannot be kept: set teacher=model, or drop them from alignment"
+            )
+        return self
+
+    @property
+    def needs_old_model(self) -> bool:
+        """Whether L_IDA follows the frozen model of the previous domain."""
+        return self.teacher == "model" and needs_old_model(self.forms)
+
     @property
     def forms(self) -> tuple[Alignment, ...]:
         """The forms of L_IDA that are listed and have a weight."""
@@ -229,9 +250,15 @@ class Config(LearnerConfig):
         return sizes[self.granularity]
 
     @property
+    def keeps_prototypes(self) -> bool:
+        """Whether each domain leaves a prototype of every compared feature."""
+        return self.reads_attributes or self.granularity == "global"
+
+    @property
     def reads_attributes(self) -> bool:
         """Whether any term, at least from the second domain on, reads the decoder's v_k."""
-        return bool(self.losses.cma.weight or (self.forms and self.granularity != "global"))
+        of_parts = compares_parts(self.forms) and self.granularity != "global"
+        return bool(self.losses.cma.weight) or of_parts
 
     @property
     def trains_identity_prompts(self) -> bool:

@@ -17,21 +17,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.backbones.clip import ClipBackbone, ImageEncoder
-from models.cross_domain import cross_domain_terms, needs_old_model
+from models.cross_domain import (
+    Compared,
+    compares_embeddings,
+    compares_parts,
+    cross_domain_terms,
+)
 from models.heads.attribute_decoder import AttributeDecoder
 from models.learner import Collective, Learner, LearnerConfig, Probe, Stage, StepResult
 from models.losses.alignment import attribute_alignment
-from models.losses.contrastive import (
-    batch_candidates,
-    image_text_cross_entropy,
-    same_identity,
-    same_identity_or_caption,
-    symmetric_contrastive,
-    symmetric_contrastive_parts,
-)
-from models.losses.disentangle import orthogonality
-from models.losses.identity import cross_entropy
-from models.losses.metric import batch_hard_triplet
+from models.losses.contrastive import batch_candidates, image_text_cross_entropy
+from models.mtad import attribute_prompt_terms, identity_prompt_terms
 from models.prototypes import PrototypeMemory
 from models.reid import (
     Frozen,
@@ -63,6 +59,7 @@ class Method(Learner):
 
     unsaved = ("text.", "pretrained.")
     reads_texts = True
+    begun: Tensor
 
     def __init__(self, config: Config, backbone: ClipBackbone, collective: Collective) -> None:
         super().__init__(collective)
@@ -81,6 +78,9 @@ class Method(Learner):
             config.control,
         )
         self.memory = PrototypeMemory(config.num_compared, backbone.image.embed_dim)
+        self.embeddings = PrototypeMemory(1, sum(backbone.image.feature_dims.values()))
+        # What the model was on the domain's images as it began, if that is the teacher.
+        self.register_buffer("begun", torch.empty(0, config.num_compared, self.memory.dim))
         self.old: Frozen | None = None
         self._offset = 0
 
@@ -95,8 +95,10 @@ class Method(Learner):
     def begin_domain(self, domain: Domain, probe: Probe) -> None:
         """Freezes the old model, grows the classifiers, makes prompts for the new people."""
         learned = self.network.num_identities > 0
-        if learned and (self._needs_old() or self.config.interpolation.mode != "none"):
+        if learned and (self.config.needs_old_model or self.config.interpolation.mode != "none"):
             self.old = Frozen(self.network)
+        if learned and self.config.forms and self.config.teacher == "features":
+            self.begun = probe(lambda images: {"v": self._parts_of(images)})["v"]
         features = probe(self._first_features)
         projected = features["f"]
         person_ids = torch.tensor(
@@ -126,22 +128,23 @@ class Method(Learner):
         identity = config.losses.identity
         trainable = trainable_patterns(identity, identity.classifiers)
         # In the first domain there is nothing to align to, and cma alone reads the decoder.
-        if config.losses.cma.weight or (config.reads_attributes and self.memory.num_domains):
+        if config.losses.cma.weight or (config.reads_attributes and self._offset):
             trainable += ("network.decoder.*",)
-        views = ("weak", "strong")
+        views = ("weak", "strong", "test") if len(self.begun) else ("weak", "strong")
         found.append(Stage(IMAGE_STAGE, stage.epochs, views, trainable, stage.optimizer))
         return found
 
     def forward(self, batch: Batch, stage: str) -> StepResult:
         """One step of the stage, on the global batch."""
+        losses, gather = self.config.losses, self.collective.gather
         match stage:
             case "mtad-identity":
-                terms = self._identity_prompt_terms(batch)
+                terms = identity_prompt_terms(batch, self.textual, self.text, losses, gather)
             case "mtad-attribute":
-                terms = self._attribute_prompt_terms(batch)
+                terms = attribute_prompt_terms(batch, self.textual, self.text, losses, gather)
             case _:
                 terms = self._image_terms(batch)
-        return StepResult.of(terms, weights_of(terms, self.config.losses))
+        return StepResult.of(terms, weights_of(terms, losses))
 
     def end_stage(self, stage: str, probe: Probe) -> None:
         """Encodes the frozen prompts once: from here on text features are looked up."""
@@ -151,22 +154,32 @@ class Method(Learner):
             self.textual.freeze_attributes(self.text)
         if stage == IMAGE_STAGE:
             self.textual.drop_image_features()
+            self.begun = self.begun[:0]
 
     def end_domain(self, probe: Probe) -> None:
         """Interpolates first, then refreshes the prototypes with the weights that stay."""
         if self.old is not None:
             blend(self.network, self._old_network(), self.config.interpolation, probe)
             self.old = None
-        if not self._keeps_prototypes():
+        if "embedding_prototype" in self.config.forms:
+            rows = probe(lambda images: {"e": self.network.embed(images)})["e"]
+            domain, people = self.embeddings.num_domains, self.textual.person_ids
+            self.embeddings.add_identities(domain, rows[:, None], people)
+        if not self.config.keeps_prototypes:
             return
         domain = int(self.memory.current_domain)
-        wants_identities = "identity_prototype" in self.config.forms
-        if self.config.prototypes == "refreshed" or wants_identities:
-            features = probe(lambda images: {"v": self._compared(self.network, images)})["v"]
-            if self.config.prototypes == "refreshed":
+        forms, refreshed = self.config.forms, self.config.prototypes == "refreshed"
+        wants_identities = "identity_prototype" in forms
+        wants_centroids = "centroid_relation" in forms
+        if refreshed or wants_identities or wants_centroids:
+            features = probe(lambda images: {"v": self._parts_of(images)})["v"]
+            if refreshed:
                 self.memory.refresh(features)
             if wants_identities:
                 self.memory.add_identities(domain, features, self.textual.person_ids)
+            if wants_centroids:
+                seed = torch.initial_seed() % 2**32
+                self.memory.add_centroids(domain, features, self.config.num_centroids, seed)
         self.memory.freeze()
 
     def embed_images(self, images: Tensor) -> Tensor:
@@ -191,42 +204,6 @@ class Method(Learner):
             self.textual.freeze_identities(self.text)
         if config.losses.cma.weight and not config.trains_attribute_prompts:
             self.textual.freeze_attributes(self.text)
-
-    # Stage 1: prompts -------------------------------------------------------------------------
-
-    def _identity_prompt_terms(self, batch: Batch) -> dict[str, Tensor]:
-        gather, match = self.collective.gather, self.config.losses.match_global
-        image = gather(self.textual.image_features[batch.indices])
-        as_they_are = match.similarity == "dot"
-        text = self.textual.encode_identities(batch.person_ids, self.text, not as_they_are)
-        positives = same_identity(gather(batch.person_ids))
-        value = symmetric_contrastive(
-            image, gather(text), positives, match.temperature, match.similarity
-        )
-        return {"match_global": value}
-
-    def _attribute_prompt_terms(self, batch: Batch) -> dict[str, Tensor]:
-        losses, gather = self.config.losses, self.collective.gather
-        image = gather(self.textual.image_features[batch.indices])
-        text = gather(self.textual.encode_attributes(batch.indices, self.text))
-        entry_ids = gather(self.textual.entry_ids[batch.indices])
-        person_ids = gather(batch.person_ids)
-        terms: dict[str, Tensor] = {}
-        if losses.match_local.weight:
-            terms["match_local"] = symmetric_contrastive_parts(
-                image[:, None].expand_as(text),
-                text,
-                same_identity_or_caption(person_ids, entry_ids),
-                losses.match_local.temperature,
-            ).mean()
-        if losses.orthogonality.weight:
-            terms["orthogonality"] = orthogonality(text)
-        if losses.text_identity.weight:
-            pooled = functional.normalize(text.mean(1), dim=1)
-            logits = losses.text_identity.logit_scale * self.textual.pool_head(pooled)
-            triplet = batch_hard_triplet(pooled, person_ids, losses.text_identity.margin)
-            terms["text_identity"] = cross_entropy(logits, person_ids) + triplet
-        return terms
 
     # Stage 2: the image tower -----------------------------------------------------------------
 
@@ -253,26 +230,33 @@ class Method(Learner):
         attributes = self._attributes(features.patches, num_views, len(batch.indices))
         olds = self._old_features(batch, num_views)
         aligned = [
-            self._aligned_terms(projected[n], attributes[n], olds[n], person_ids, indices)
+            self._aligned_terms(
+                {"class_token": class_token[n], "projected": projected[n]},
+                attributes[n],
+                olds[n],
+                person_ids,
+                indices,
+            )
             for n in range(num_views)
         ]
-        if self._keeps_prototypes():
-            compared = self._comparable(projected[0], attributes[0])
+        if self.config.keeps_prototypes:
+            compared = self._parts(projected[0], attributes[0])
             self.memory.update(compared.detach(), self.config.prototype_momentum)
-        return terms | mean_terms(aligned)
+        terms |= mean_terms(aligned)
+        return terms | self._kept_terms(batch) if len(self.begun) else terms
 
     def _aligned_terms(
         self,
-        projected: Tensor,
+        features: Mapping[str, Tensor],
         attributes: Tensor | None,
-        old: Tensor | None,
+        old: Compared | None,
         person_ids: Tensor,
         indices: Tensor,
     ) -> dict[str, Tensor]:
-        """L_global, L_CMA and L_IDA of one view: f [B, D], v [B, K, D], the old model's v."""
+        """L_global, L_CMA and L_IDA of one view: g and f, v [B, K, D], the old model's."""
         losses, terms = self.config.losses, dict[str, Tensor]()
         if losses.image_text.weight:
-            terms["image_text"] = self._image_text(projected, person_ids)
+            terms["image_text"] = self._image_text(features["projected"], person_ids)
         if losses.cma.weight:
             assert attributes is not None
             on_caption = losses.cma.positives == "caption"
@@ -284,18 +268,21 @@ class Method(Learner):
                 losses.cma.temperature,
                 losses.cma.reduction,
             )
-        if self.config.forms and self.memory.num_domains:
+        if self.config.forms and self._offset and not len(self.begun):
+            new = self._compared(self.network, features, attributes)
             terms |= cross_domain_terms(
-                self.config.forms,
-                losses.prototype,
-                losses.prototype_relation,
-                losses.identity_prototype,
-                losses.affinity,
-                self._comparable(projected, attributes),
-                old,
-                self.memory,
+                self.config.forms, losses, new, old, self.memory, self.embeddings
             )
         return terms
+
+    def _kept_terms(self, batch: Batch) -> dict[str, Tensor]:
+        """L_IDA on the test view, against what the model made of it as the domain began."""
+        new = Compared(self.collective.gather(self._parts_of(batch.views["test"])), None)
+        old = Compared(self.begun[self.collective.gather(batch.indices)], None)
+        config = self.config
+        return cross_domain_terms(
+            config.forms, config.losses, new, old, self.memory, self.embeddings
+        )
 
     def _image_text(self, projected: Tensor, person_ids: Tensor) -> Tensor:
         settings = self.config.losses.image_text
@@ -315,44 +302,59 @@ class Method(Learner):
         decoded = self.network.decoder(patches[: num_views * batch_size])
         return self._gather_views(decoded, num_views)
 
-    def _old_features(self, batch: Batch, num_views: int) -> Sequence[Tensor | None]:
+    def _old_features(self, batch: Batch, num_views: int) -> Sequence[Compared | None]:
         """What L_IDA compares, by the frozen model of the previous domain, on the same views."""
-        if self.old is None or not self._needs_old():
+        if self.old is None or not self.config.needs_old_model:
             return [None] * num_views
+        old = self._old_network()
         views = [batch.views["weak"], batch.views["strong"]][:num_views]
         with torch.no_grad():
-            features = self._compared(self._old_network(), torch.cat(views))
-        return self._gather_views(features, num_views)
+            found = old.image(torch.cat(views))
+            decoded = old.decoder(found.patches) if self.config.reads_attributes else None
+            attributes = [None] * num_views
+            if decoded is not None:
+                attributes = self._gather_views(decoded, num_views)
+            class_token = self._gather_views(found.class_token, num_views)
+            projected = self._gather_views(found.projected, num_views)
+            return [
+                self._compared(old, {"class_token": g, "projected": f}, v)
+                for g, f, v in zip(class_token, projected, attributes, strict=True)
+            ]
 
-    def _compared(self, network: AttributeNetwork, images: Tensor) -> Tensor:
-        """[B, 3, H, W] -> what the memory holds, as `_comparable` makes it."""
-        features = network.image(images)
-        whole = self.config.granularity == "global"
-        return self._comparable(
-            features.projected, None if whole else network.decoder(features.patches)
+    def _compared(
+        self, network: AttributeNetwork, features: Mapping[str, Tensor], attributes: Tensor | None
+    ) -> Compared:
+        """What the forms of L_IDA compare, of one view of the global batch."""
+        forms, embedding = self.config.forms, None
+        if compares_embeddings(forms):
+            embedding = network.uncounted_embedding(features)
+        parts = compares_parts(forms)
+        return Compared(
+            self._parts(features["projected"], attributes) if parts else None, embedding
         )
 
-    def _comparable(self, projected: Tensor, attributes: Tensor | None) -> Tensor:
+    def _parts_of(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] -> what the memory holds, as `_parts` makes it."""
+        features = self.network.image(images)
+        attributes = None
+        if self.config.granularity != "global":
+            attributes = self.network.decoder(features.patches)
+        return self._parts(features.projected, attributes)
+
+    def _parts(self, projected: Tensor, attributes: Tensor | None) -> Tensor:
         """f [B, D], v [B, K, D] -> v [B, K, D], N(f) [B, 1, D], or one after the other."""
-        if self.config.granularity == "attribute":
-            assert attributes is not None
-            return attributes
         whole = functional.normalize(projected, dim=1)[:, None]
         if self.config.granularity == "global":
             return whole
         assert attributes is not None
+        if self.config.granularity == "attribute":
+            return attributes
         return torch.cat([attributes, whole], dim=1)
 
     def _gather_views(self, rows: Tensor, num_views: int = 2) -> Sequence[Tensor]:
         """[V*B, ...] of this worker's views -> V tensors [W*B, ...] of the global batch."""
         by_image = rows.unflatten(0, (num_views, -1)).transpose(0, 1)
         return self.collective.gather(by_image).unbind(1)
-
-    def _keeps_prototypes(self) -> bool:
-        return self.config.reads_attributes or self.config.granularity == "global"
-
-    def _needs_old(self) -> bool:
-        return needs_old_model(self.config.forms)
 
     def _old_network(self) -> AttributeNetwork:
         assert self.old is not None
@@ -363,17 +365,23 @@ class Method(Learner):
     # What outlives the process ----------------------------------------------------------------
 
     def memory_state(self) -> dict[str, Tensor]:
-        """The prototype memory's tensors."""
-        return dict(self.memory.state_dict())
+        """The tensors of both prototype memories, by path."""
+        return {
+            path: tensor
+            for path, tensor in self.state_dict().items()
+            if path.startswith(("memory.", "embeddings."))
+        }
 
     def load_memory_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Takes the published prototypes."""
-        for name, tensor in tensors.items():
-            setattr(self.memory, name, tensor)
+        for path, tensor in tensors.items():
+            memory, name = path.split(".")
+            setattr(self.get_submodule(memory), name, tensor)
 
     def stored_bytes_per_domain(self) -> float:
         """Prototype bytes over the learned domains."""
-        return self.memory.stored_bytes / max(self.memory.num_domains, 1)
+        num_domains = max(self.memory.num_domains, self.embeddings.num_domains, 1)
+        return (self.memory.stored_bytes + self.embeddings.stored_bytes) / num_domains
 
     def facts(self) -> dict[str, Any]:
         """Where the domain's classifier rows begin, and whether an old model is held."""

@@ -114,12 +114,12 @@ def prototype_relation(
     return _reduce(_divergence(new, old).mean(0), reduction)
 
 
-def identity_prototype_relation(
+def own_prototype_relation(
     v_new: Tensor, v_old: Tensor, prototypes: Tensor, temperature: float, reduction: Reduction
 ) -> Tensor:
-    """`prototype_relation` with one prototype per old identity and attribute as anchors.
+    """`prototype_relation` with many prototypes of each attribute as anchors.
 
-    Attribute k is related to the k-th prototypes alone, of which there are many.
+    Attribute k is related to the k-th prototypes alone: of old identities, or centroids.
 
     Args:
         v_new: [B, K, D] of the model in training.

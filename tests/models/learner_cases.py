@@ -34,6 +34,12 @@ def settings(name):
         found["longer-first"] = {"epochs": 2, "first_epochs": 3}
     if "alignment" in fields:
         found["every-form"] = {"alignment": get_args(Alignment)}
+        followed = ("centroid_relation", "affinity")
+        found["kept-features"] = {
+            "alignment": followed,
+            "teacher": "features",
+            "granularity": "both",
+        }
     if name == "vladr":
         found["authors-code"] = load_config("vladr-authors-code").learner.model_dump(
             exclude={"name"}

@@ -1,18 +1,19 @@
 """VLADR: what each of its switches does, and that its caches hold what they stand for."""
 
 import dataclasses
+from typing import get_args
 
 import pytest
 import torch
 from torch.nn import functional
 
-from models.cross_domain import needs_old_model
+from models.cross_domain import Alignment, needs_old_model
 from models.learners.vladr import Config, Method
 from models.textual import attribute_texts, check_descriptions
 from tasks.schema import Record
 
 IDENTITY, ATTRIBUTE, IMAGE = "mtad-identity", "mtad-attribute", "icar"
-FORMS = ("affinity", "prototype", "prototype_relation", "identity_prototype")
+FORMS = get_args(Alignment)
 
 
 def off(*terms):
@@ -475,10 +476,10 @@ def test_published_prototypes_take_the_place_of_its_own(course):
     pupil = course("vladr")
     pupil.learn("first")
     published = {name: tensor.clone() for name, tensor in pupil.learner.memory_state().items()}
-    published["vectors"] = -published["vectors"]
+    published["memory.vectors"] = -published["memory.vectors"]
     pupil.learner.load_memory_state(published)
     assert torch.equal(
-        pupil.learner.memory.attribute_prototypes().flatten(0, 1), published["vectors"]
+        pupil.learner.memory.attribute_prototypes().flatten(0, 1), published["memory.vectors"]
     )
     assert pupil.learner.save_state().tensors.keys() >= {"memory.vectors", "memory.keys"}
 

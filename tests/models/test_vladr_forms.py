@@ -1,0 +1,175 @@
+"""VLADR's forms of L_IDA beyond the paper: centroids, kept features, test embeddings."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from models.learners.vladr import Config
+from models.losses.alignment import affinity
+from models.prototypes import PrototypeMemory
+from models.reid import Frozen
+
+IMAGE = "icar"
+
+
+def until_images(pupil, domain):
+    """A domain up to the beginning of its image stage."""
+    pupil.begin(domain)
+    for stage in pupil.learner.stages()[:-1]:
+        pupil.train(stage)
+        pupil.learner.end_stage(stage.name, pupil.probe)
+
+
+def test_centroids_are_kept_beside_the_means(course):
+    pupil = course("vladr", alignment=("centroid_relation",), num_centroids=3, granularity="both")
+    pupil.learn("first")
+    memory = pupil.learner.memory
+    assert memory.centroids().shape == (3, 5, 96)
+    assert memory.attribute_prototypes().shape == (1, 5, 96)
+    assert pupil.learner.stored_bytes_per_domain() == (3 + 1) * 5 * 96 * 4
+    assert memory.counts[memory.keys[:, 3] > 0].reshape(3, 5).sum(0).tolist() == [32] * 5
+
+
+def test_centroids_of_separate_clusters_are_their_means():
+    torch.manual_seed(0)
+    bases = torch.eye(6)[:3]
+    rows = functional.normalize(bases.repeat(5, 1)[:, None] + 0.05 * torch.randn(15, 2, 6), dim=-1)
+    memory = PrototypeMemory(2, 6)
+    memory.begin_domain(0)
+    memory.add_centroids(0, rows, 3, seed=1)
+    for attribute in range(2):
+        order = memory.centroids()[:, attribute].argmax(1)
+        assert sorted(order.tolist()) == [0, 1, 2]
+        for centre, base in zip(memory.centroids()[:, attribute], order.tolist(), strict=True):
+            wanted = functional.normalize(rows[base::3, attribute].mean(0), dim=0)
+            assert torch.allclose(centre, wanted, atol=1e-5)
+    memory.refresh(rows)
+    memory.freeze()
+    assert memory.attribute_prototypes().shape == (1, 2, 6)
+    assert memory.num_domains == 1
+
+
+def test_no_more_centroids_than_images():
+    memory = PrototypeMemory(1, 4)
+    memory.begin_domain(0)
+    memory.add_centroids(0, torch.eye(4)[:, None], 16, seed=0)
+    assert memory.centroids().shape == (4, 1, 4)
+
+
+# Features that were kept instead of the model ------------------------------------------------
+
+
+def test_kept_features_need_no_old_model(course):
+    pupil = course("vladr", teacher="features", granularity="both", alignment=("affinity",))
+    pupil.learn("first")
+    assert pupil.learner.begun.shape == (0, 5, 96)
+    pupil.begin("second")
+    learner = pupil.learner
+    assert learner.old is None
+    assert not any(isinstance(module, Frozen) for module in learner.modules())
+    found = pupil.probe(lambda images: {"v": learner._parts_of(images)})["v"]
+    assert torch.allclose(learner.begun, found, atol=1e-6)
+    for stage in learner.stages()[:-1]:
+        pupil.train(stage)
+        learner.end_stage(stage.name, pupil.probe)
+    last = learner.stages()[-1]
+    assert last.views == ("weak", "strong", "test")
+    terms = [each.terms["affinity"].item() for each in pupil.train(last)]
+    assert terms[0] == pytest.approx(0, abs=1e-5), "nothing has moved yet"
+    assert terms[1] > 1e-4
+    learner.end_stage(last.name, pupil.probe)
+    assert learner.begun.shape == (0, 5, 96)
+
+
+def test_the_kept_features_are_those_of_the_views_own_images(course):
+    pupil = course("vladr", teacher="features", alignment=("affinity",))
+    pupil.learn("first")
+    until_images(pupil, "second")
+    learner, stage = pupil.learner, pupil.learner.stages()[-1]
+    pupil.train(stage)
+    learner.train()
+    batch = pupil.batch(stage, 7)
+    with torch.no_grad():
+        images = learner.network.image(batch.views["test"])
+        new = learner.network.decoder(images.patches)
+        wanted = affinity(new, learner.begun[batch.indices], 0.05, "mean")
+        found = learner(batch, stage.name).terms["affinity"]
+    assert torch.allclose(found, wanted, atol=1e-6)
+
+
+def test_embeddings_under_batch_statistics_cannot_be_kept():
+    with pytest.raises(ValueError, match="teacher=model"):
+        Config(teacher="features", alignment=("embedding_prototype",))
+
+
+# Embeddings ----------------------------------------------------------------------------------
+
+
+def test_embedding_prototypes_are_centres_of_test_embeddings(course):
+    pupil = course("vladr", alignment=("embedding_prototype",))
+    pupil.learn("first")
+    learner = pupil.learner
+    rows = pupil.probe(lambda images: {"e": learner.embed_images(images)})["e"]
+    size = rows.shape[1]
+    assert learner.embeddings.identity_prototypes().shape == (8, 1, size)
+    wanted = functional.normalize(rows[12:16].mean(0), dim=-1)
+    assert torch.allclose(learner.embeddings.identity_prototypes()[3, 0], wanted, atol=1e-5)
+    assert learner.stored_bytes_per_domain() == (4 * 96 + 8 * size) * 4
+    pupil.learn("second")
+    assert learner.embeddings.identity_prototypes().shape == (16, 1, size)
+
+
+def test_embedding_affinity_relates_the_images_of_the_batch(course):
+    pupil = course("vladr", alignment=("embedding_affinity",))
+    pupil.learn("first")
+    assert not len(pupil.learner.embeddings.vectors), "nothing is kept for it"
+    until_images(pupil, "second")
+    learner, stage = pupil.learner, pupil.learner.stages()[-1]
+    pupil.train(stage)
+    learner.train()
+    batch = pupil.batch(stage, 5)
+    with torch.no_grad():
+        old, new = (
+            network.uncounted_embedding(network.image.features(batch.views["weak"]))
+            for network in (learner.old.module, learner.network)
+        )
+        target = (old @ old.T / 0.1).softmax(1)
+        wanted = (target * (target / (new @ new.T / 0.1).softmax(1)).log()).sum(1).mean()
+        found = learner(batch, stage.name).terms["embedding_affinity"]
+    assert torch.allclose(found, wanted, rtol=1e-3, atol=1e-6)
+    assert found > 1e-4
+
+
+def test_embedding_relation_against_a_naive_loop(course):
+    pupil = course("vladr", alignment=("embedding_prototype",))
+    pupil.learn("first")
+    until_images(pupil, "second")
+    learner, stage = pupil.learner, pupil.learner.stages()[-1]
+    assert pupil.terms(IMAGE)["embedding_prototype"] == pytest.approx(0, abs=1e-5)
+    pupil.train(stage)
+    learner.train()
+    batch = pupil.batch(stage, 5)
+
+    def answers(network):
+        features = network.image(batch.views["weak"])
+        rows = []
+        for name, values in (("class", features.class_token), ("projected", features.projected)):
+            neck = network.get_submodule(f"neck_{name}")
+            centred = (values - values.mean(0)) / (values.var(0, correction=0) + neck.eps).sqrt()
+            rows.append(centred * neck.weight + neck.bias)
+        embedding = torch.cat(rows, dim=1)
+        found = []
+        for row in embedding:
+            cosines = [
+                torch.dot(row, anchor) / row.norm() / anchor.norm()
+                for anchor in learner.embeddings.identity_prototypes()[:, 0]
+            ]
+            found.append((torch.stack(cosines) / 0.1).softmax(0))
+        return torch.stack(found)
+
+    with torch.no_grad():
+        old, new = answers(learner.old.module), answers(learner.network)
+        wanted = (old * (old / new).log()).sum(1).mean()
+        found = learner(batch, stage.name).terms["embedding_prototype"]
+    assert torch.allclose(found, wanted, rtol=1e-3, atol=1e-6)
+    assert found > 1e-4
