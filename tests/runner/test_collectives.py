@@ -9,14 +9,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from models.cross_domain import Alignment
 from runner import loop
 from runner.collectives import DistributedGroup, LocalGroup, WorkerGroup
 from runner.config import RunConfig, flatten, learner_names, load_config, to_yaml
@@ -32,7 +34,7 @@ NUM_WORKERS = 2
 STEPS = "{name: sgd, lr: 0.002, momentum: 0}"
 MORE = {
     "vladr": (
-        "learner.alignment=[affinity,prototype,prototype_relation,identity_prototype]",
+        f"learner.alignment=[{','.join(get_args(Alignment))}]",
         "learner.views=both",
         "learner.interpolation.mode=adaptive",
     ),
@@ -43,6 +45,9 @@ RUNS = {
     # Batch normalisation inside two towers: gathers in the midst of forward and backward.
     "krkc-resnet": ("krkc", ON_RESNET),
 }
+# One learner without texts and one with; all others take a minute.
+FEW = ("finetune", "vladr")
+REST = tuple(name for name in RUNS if name not in FEW)
 
 
 def plain_steps(config: RunConfig) -> list[str]:
@@ -135,21 +140,29 @@ def work(folder: Path, rank: int) -> None:
     dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=NUM_WORKERS)
     group = DistributedGroup()
     found: Found = {"talk": talk(group)}
-    for learner in RUNS:
-        config = load_config(str(folder / f"{learner}.yaml"))
-        found[learner] = train(config, folder / "runs" / learner, group)
+    for file in sorted(folder.glob("*.yaml")):
+        config = load_config(str(file))
+        found[file.stem] = train(config, folder / "runs" / file.stem, group)
     torch.save(found, folder / f"found-{rank}.pt")
     group.barrier()
     dist.destroy_process_group()
 
 
-@pytest.fixture(scope="module")
-def configs(tiny_config: MakeConfig, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+@pytest.fixture(
+    scope="module", params=[FEW, pytest.param(REST, marks=pytest.mark.slow)], ids=["few", "rest"]
+)
+def configs(
+    request: pytest.FixtureRequest,
+    tiny_config: MakeConfig,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, RunConfig]:
     folder = tmp_path_factory.mktemp("alone")
-    return {
-        name: tiny_config(folder, learner, *plain_steps(tiny_config(folder, learner)), *more)
-        for name, (learner, more) in RUNS.items()
-    }
+    found: dict[str, RunConfig] = {}
+    for name in request.param:
+        learner, more = RUNS[name]
+        steps = plain_steps(tiny_config(folder, learner))
+        found[name] = tiny_config(folder, learner, *steps, *more)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -217,21 +230,19 @@ def test_the_gradient_of_gathered_rows_is_summed_over_workers(together: list[Fou
         assert torch.equal(found["talk"]["gradient"], NUM_WORKERS * own)
 
 
-@pytest.mark.parametrize("learner", RUNS)
-def test_gradients_of_two_workers_are_those_of_one(
-    alone: Found, together: list[Found], learner: str
-) -> None:
-    expected = alone[learner]["gradients"]
-    for found in together:
+def test_gradients_of_two_workers_are_those_of_one(alone: Found, together: list[Found]) -> None:
+    for found, learner in product(together, alone):
+        expected = alone[learner]["gradients"]
         gradients = found[learner]["gradients"]
         assert len(gradients) == len(expected) == alone[learner]["outcome"]["iteration"]
         for number, (own, reference) in enumerate(zip(gradients, expected, strict=True)):
             assert own.keys() == reference.keys()
             error, size = flat(own) - flat(reference), flat(reference)
-            # One update's rounding is 1e-6; those before it have moved the weights a little too.
-            # A ResNet's kinks, ReLU and maxima, take that further from one update to the next.
-            limit = 5e-4 if number and learner.endswith("resnet") else 5e-5
-            assert error.norm() <= limit * size.norm(), f"iteration {number}"
+            # One update's rounding is 1e-6; those before it have moved the weights a little too, and
+            # a ResNet's kinks, ReLU and maxima, take that further.
+            later = 5e-4 if learner.endswith("resnet") else 2e-4
+            limit = later if number else 1e-5
+            assert error.norm() <= limit * size.norm(), f"{learner}, iteration {number}"
 
 
 def flat(gradients: Mapping[str, Tensor]) -> Tensor:
@@ -239,31 +250,32 @@ def flat(gradients: Mapping[str, Tensor]) -> Tensor:
     return torch.cat([gradients[path].flatten() for path in sorted(gradients)])
 
 
-@pytest.mark.parametrize("learner", RUNS)
-def test_every_trained_parameter_moves(alone: Found, learner: str) -> None:
-    largest: dict[str, float] = {}
-    for gradients in alone[learner]["gradients"]:
-        for path, gradient in gradients.items():
-            largest[path] = max(largest.get(path, 0.0), float(gradient.abs().max()))
-    assert not [path for path, value in largest.items() if value == 0.0]
+def test_every_trained_parameter_moves(alone: Found) -> None:
+    for learner, found in alone.items():
+        largest: dict[str, float] = {}
+        for gradients in found["gradients"]:
+            for path, gradient in gradients.items():
+                largest[path] = max(largest.get(path, 0.0), float(gradient.abs().max()))
+        assert not [path for path, value in largest.items() if value == 0.0], learner
 
 
-@pytest.mark.parametrize("learner", RUNS)
-def test_workers_agree_to_the_last_digit(together: list[Found], learner: str) -> None:
-    first, second = (found[learner] for found in together)
-    for own, other in zip(first["gradients"], second["gradients"], strict=True):
-        assert all(torch.equal(own[path], other[path]) for path in own)
-    for name in ("test", "validation", "iteration", "memory_version"):
-        assert first["outcome"][name] == second["outcome"][name]
-
-
-@pytest.mark.parametrize("learner", RUNS)
-def test_evaluation_in_shares_ranks_as_a_whole(
-    alone: Found, together: list[Found], learner: str
+def test_workers_agree_to_the_last_digit(
+    configs: dict[str, RunConfig], together: list[Found]
 ) -> None:
+    for learner in configs:
+        first, second = (found[learner] for found in together)
+        for own, other in zip(first["gradients"], second["gradients"], strict=True):
+            assert all(torch.equal(own[path], other[path]) for path in own), learner
+        for name in ("test", "validation", "iteration", "memory_version"):
+            assert first["outcome"][name] == second["outcome"][name], learner
+
+
+def test_evaluation_in_shares_ranks_as_a_whole(alone: Found, together: list[Found]) -> None:
     """Row 0, before training: the same weights, so the same ranks up to exact ties."""
-    expected = alone[learner]["outcome"]["test"]["mAP"][0]
-    assert together[0][learner]["outcome"]["test"]["mAP"][0] == pytest.approx(expected, abs=0.5)
+    for learner, found in alone.items():
+        expected = found["outcome"]["test"]["mAP"][0]
+        row = together[0][learner]["outcome"]["test"]["mAP"][0]
+        assert row == pytest.approx(expected, abs=0.5), learner
 
 
 if __name__ == "__main__":
