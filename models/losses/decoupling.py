@@ -30,8 +30,8 @@ def adversarial_matching(
     Args:
         clothing: [B, D].
         text: [M, D], the clothing descriptions of the batch.
-        positives: [B, M] bool: the identity matrix (the paper), or `contrastive.same_caption`, which
-            takes equal descriptions for an image's own.
+        positives: [B, M] bool: the identity matrix (the paper), or `contrastive.same_caption`,
+            which takes equal descriptions for an image's own.
         temperature: tau > 0.
         floor: 1 - P below it counts as it, and sends no gradient (the paper's clamp); 0: none.
 
