@@ -1,0 +1,288 @@
+import copy
+import logging
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch.nn import functional
+
+from models.heads import mamba
+from models.heads.fusion import Fusion, FusionConfig, Modality
+from models.heads.mamba import MambaStack, block_shapes, choose_block
+
+MIXERS = ["mamba", "transformer", "simple"]
+
+
+def build(seed=0, **values):
+    sizes = {"dim": 8, "state_size": 3, "num_heads": 2, "mlp_ratio": 2.0, "dropout": 0.0}
+    config = FusionConfig(**(sizes | values))
+    return Fusion(config, 6, 5, 7, torch.Generator().manual_seed(seed)).eval()
+
+
+def scrambled(module):
+    """Every parameter away from the ones and zeros it begins with."""
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return module
+
+
+def draw(*shape, seed=1):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def pair(num=3, num_image_tokens=4, num_text_tokens=3, kept=None):
+    image_tokens = draw(num, num_image_tokens, 6)
+    text_tokens = draw(num, num_text_tokens, 5, seed=2)
+    image = Modality(image_tokens.mean(1), image_tokens)
+    return image, Modality(text_tokens.mean(1), text_tokens, kept)
+
+
+def stack(num_layers=1, width=6, dropout=0.0):
+    torch.manual_seed(0)
+    return MambaStack(width, num_layers, 3, 4, dropout, "transformers")
+
+
+def naive_scan(block, tokens):
+    """Mamba's recurrence for one sample [L, D], position by position, channel by channel."""
+    state_size, inner = block.A_log.shape[1], block.A_log.shape[0]
+    rank = block.dt_proj.weight.shape[1]
+    both = [block.in_proj.weight @ token for token in tokens]
+    branch, gates = [b[:inner] for b in both], [b[inner:] for b in both]
+    width = block.conv1d.weight.shape[2]
+    memory = torch.zeros(inner, state_size)
+    out = []
+    for position in range(len(tokens)):
+        seen = block.conv1d.bias.clone()
+        for back in range(width):
+            if position - back >= 0:
+                seen += block.conv1d.weight[:, 0, width - 1 - back] * branch[position - back]
+        x = seen / (1 + (-seen).exp())
+        selected = block.x_proj.weight @ x
+        raw, b, c = selected.split([rank, state_size, state_size])
+        step = torch.log1p((block.dt_proj.weight @ raw + block.dt_proj.bias).exp())
+        y = torch.zeros(inner)
+        for d in range(inner):
+            for n in range(state_size):
+                decay = (-step[d] * block.A_log[d, n].exp()).exp()
+                memory[d, n] = decay * memory[d, n] + step[d] * b[n] * x[d]
+                y[d] += c[n] * memory[d, n]
+            y[d] += block.D[d] * x[d]
+        z = gates[position]
+        out.append(block.out_proj.weight @ (y * z / (1 + (-z).exp())))
+    return torch.stack(out)
+
+
+@pytest.mark.parametrize("length", [1, 2, 6])
+@torch.no_grad()
+def test_the_block_equals_the_scan_written_out(length):
+    layers = scrambled(stack()).eval()
+    tokens = draw(2, length, 6)
+    layer = layers.layers[0]
+    found = layers(tokens, torch.ones(2, length, dtype=torch.bool))
+    for sample in range(2):
+        normed = functional.layer_norm(tokens[sample], (6,), layer.norm.weight, layer.norm.bias)
+        wanted = tokens[sample] + naive_scan(layer.block, normed)
+        assert torch.allclose(found[sample], wanted, atol=1e-5)
+
+
+def test_training_computes_what_evaluation_does():
+    layers, tokens = stack(2), draw(2, 5, 6)
+    kept = torch.ones(2, 5, dtype=torch.bool)
+    assert torch.allclose(layers.train()(tokens, kept), layers.eval()(tokens, kept), atol=1e-6)
+
+
+def test_both_blocks_hold_the_same_parameters():
+    # The names are those of mamba_ssm.Mamba; building one with others is refused.
+    block = stack(width=20).layers[0].block
+    found = {name: tuple(value.shape) for name, value in block.state_dict().items()}
+    assert found == block_shapes(20, 3, 4)
+    assert found["dt_proj.weight"] == (40, 2)
+
+
+def test_a_block_of_other_shapes_is_refused(monkeypatch):
+    class Narrowed(torch.nn.Module):
+        def __init__(self, d_model, d_state, d_conv, expand, layer_idx):
+            super().__init__()
+            self.in_proj = torch.nn.Linear(d_model, d_model, bias=False)
+
+    monkeypatch.setitem(sys.modules, "mamba_ssm", SimpleNamespace(Mamba=Narrowed))
+    with pytest.raises(ValueError, match="the Mamba block of mamba_ssm was expected to hold"):
+        mamba.build_block("mamba_ssm", 6, 3, 4, 0)
+
+
+def test_which_block_is_built():
+    assert choose_block("auto", installed=True, cuda=True) == "mamba_ssm"
+    assert choose_block("auto", installed=True, cuda=False) == "transformers"
+    assert choose_block("auto", installed=False, cuda=True) == "transformers"
+    assert choose_block("transformers", installed=True, cuda=True) == "transformers"
+    assert choose_block("mamba_ssm", installed=True, cuda=True) == "mamba_ssm"
+    with pytest.raises(ValueError, match="needs to be installed"):
+        choose_block("mamba_ssm", installed=False, cuda=True)
+    with pytest.raises(ValueError, match="needs a CUDA device, and there is none"):
+        choose_block("mamba_ssm", installed=True, cuda=False)
+
+
+def test_the_slow_block_is_said_once_for_all_layers(caplog):
+    with caplog.at_level(logging.WARNING, logger="models.heads.mamba"):
+        build(num_layers=3, mamba_block="transformers")
+    said = [record for record in caplog.records if record.name == "models.heads.mamba"]
+    assert len(said) == 1
+    assert "transformers' MambaMixer" in said[0].getMessage()
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+@torch.no_grad()
+def test_pooled_mixes_nothing_along_the_sequence(mixer):
+    fusion = scrambled(build(mixer=mixer, sequence="pooled"))
+    lengths = []
+    fusion.mixer.register_forward_hook(lambda _, inputs, __: lengths.append(inputs[0].shape[1]))
+    image, text = pair()
+    wanted = fusion(image, text).embedding
+    generator = torch.Generator().manual_seed(3)
+    order = torch.randperm(4, generator=generator)
+    for other in (image.tokens[:, order], 5 * draw(3, 9, 6, seed=4)):
+        found = fusion(image._replace(tokens=other), text._replace(tokens=2 * text.tokens))
+        assert torch.equal(found.embedding, wanted)
+    assert set(lengths) == {1}
+    # A sequence of length 1: the convolution has its last tap alone, and no state is ever read.
+    if mixer == "mamba":
+        for layer in fusion.mixer.layers:
+            layer.block.A_log.add_(1.0)
+            layer.block.conv1d.weight[..., :-1].add_(1.0)
+        assert torch.equal(fusion(image, text).embedding, wanted)
+
+
+@pytest.mark.parametrize("mixer", ["mamba", "transformer"])
+@torch.no_grad()
+def test_tokens_are_mixed_along_the_sequence(mixer):
+    fusion = scrambled(build(mixer=mixer, sequence="tokens"))
+    outcome = []
+    fusion.mixer.register_forward_hook(lambda _, __, output: outcome.append(output))
+    image, text = pair()
+    changed = image.tokens.clone()
+    changed[:, 0] += 1.0
+    first = fusion(image, text).embedding
+    assert not torch.allclose(first, fusion(image._replace(tokens=changed), text).embedding)
+    # What another image patch holds reaches a text token.
+    assert outcome[0].shape == (3, 4 + 3, 8)
+    assert not torch.allclose(outcome[0][:, -1], outcome[1][:, -1])
+    turned = fusion(image._replace(tokens=image.tokens.flip(1)), text).embedding
+    # Only Mamba has an order; the encoders' tokens know their places.
+    assert torch.allclose(first, turned, atol=1e-5) is (mixer == "transformer")
+
+
+@pytest.mark.parametrize("mixer", ["mamba", "transformer"])
+@torch.no_grad()
+def test_padding_does_not_count(mixer):
+    fusion = scrambled(build(mixer=mixer))
+    image, text = pair(kept=torch.tensor([[True, True, False]] * 3))
+    changed = text.tokens.clone()
+    changed[:, 2] = 100.0
+    found = fusion(image, text).embedding
+    assert torch.allclose(found, fusion(image, text._replace(tokens=changed)).embedding, atol=1e-5)
+    shorter = Modality(text.pooled, text.tokens[:, :2])
+    assert torch.allclose(found, fusion(image, shorter).embedding, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_gate_and_the_weighted_sequence_written_out():
+    fusion = scrambled(build(mixer="simple"))
+    image, text = pair()
+    found = fusion(image, text)
+    for b in range(3):
+        aligned = fusion.align_image(image.pooled[b]), fusion.align_text(text.pooled[b])
+        scores = fusion.gate(torch.cat(aligned)).exp()
+        weights = scores / scores.sum()
+        mixed = fusion.mixer.mlp(weights[0] * aligned[0] + weights[1] * aligned[1])
+        assert torch.allclose(found.gate[b], weights, atol=1e-6)
+        assert torch.allclose(found.embedding[b], fusion.projection(mixed), atol=1e-5)
+    sequences = []
+    fusion = scrambled(build(mixer="transformer"))
+    fusion.mixer.register_forward_hook(lambda _, inputs, __: sequences.append(inputs[0]))
+    gate = fusion(image, text).gate
+    for b in range(3):
+        rows = [gate[b, 0] * fusion.align_image(token) for token in image.tokens[b]]
+        rows += [gate[b, 1] * fusion.align_text(token) for token in text.tokens[b]]
+        assert torch.allclose(sequences[0][b], torch.stack(rows), atol=1e-6)
+
+
+@pytest.mark.parametrize("mixer", [*MIXERS, "none"])
+@pytest.mark.parametrize("sequence", ["pooled", "tokens"])
+@pytest.mark.parametrize("with_alignment", [True, False])
+@pytest.mark.parametrize("with_gate", [True, False])
+def test_every_switch_trains_all_it_holds(mixer, sequence, with_alignment, with_gate):
+    fusion = build(
+        mixer=mixer, sequence=sequence, with_alignment=with_alignment, with_gate=with_gate
+    ).train()
+    fused = fusion(*pair())
+    assert fused.embedding.shape == (3, 7)
+    if mixer == "none":
+        assert fused.gate is None
+    else:
+        assert torch.allclose(fused.gate.sum(1), torch.ones(3))
+        assert torch.equal(fused.gate, torch.full((3, 2), 0.5)) is not with_gate
+    (fused.embedding * draw(3, 7, seed=5)).sum().backward()
+    for name, parameter in fusion.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+    depth = [m for m in fusion.align_image.modules() if isinstance(m, torch.nn.Linear)]
+    assert len(depth) == (2 if with_alignment else 1)
+
+
+def test_none_needs_no_description_and_the_others_do():
+    image, text = pair()
+    fusion = build(mixer="none")
+    wanted = fusion.projection(fusion.align_image(image.pooled))
+    assert torch.equal(fusion(image, None).embedding, wanted)
+    assert torch.equal(fusion(image, text).embedding, wanted)
+    with pytest.raises(ValueError, match="there is none: give descriptions"):
+        build(mixer="simple")(image, None)
+
+
+@pytest.mark.parametrize("mixer", [*MIXERS, "none"])
+@torch.no_grad()
+def test_a_state_dict_carries_everything(mixer):
+    first, second = scrambled(build(seed=1, mixer=mixer)), build(seed=2, mixer=mixer)
+    inputs = pair()
+    assert not torch.allclose(first(*inputs).embedding, second(*inputs).embedding)
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(first(*inputs).embedding, second(*inputs).embedding)
+    assert torch.equal(first(*inputs).embedding, copy.deepcopy(first)(*inputs).embedding)
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_the_generator_alone_decides_the_initial_values(mixer):
+    first = build(seed=3, mixer=mixer).state_dict()
+    before = torch.get_rng_state()
+    second, other = build(seed=3, mixer=mixer).state_dict(), build(seed=4, mixer=mixer).state_dict()
+    assert torch.equal(before, torch.get_rng_state())
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not torch.equal(first["projection.weight"], other["projection.weight"])
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_half_precision_runs(mixer):
+    fusion = build(mixer=mixer).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        fused = fusion(*pair())
+    fused.embedding.float().sum().backward()
+    assert fused.embedding.isfinite().all()
+    assert torch.allclose(fused.embedding.float(), fusion(*pair()).embedding, atol=0.05)
+
+
+def test_one_sample_is_its_own_batch():
+    image, text = pair()
+    for mixer in MIXERS:
+        fusion = build(mixer=mixer)
+        whole = fusion(image, text).embedding
+        one = fusion(*(Modality(m.pooled[:1], m.tokens[:1]) for m in (image, text))).embedding
+        assert torch.allclose(whole[:1], one, atol=1e-5)
+
+
+def test_heads_must_divide_the_size():
+    with pytest.raises(ValidationError, match="dim must be divisible by num_heads, came 8 and 3"):
+        FusionConfig(mixer="transformer", dim=8, num_heads=3)
