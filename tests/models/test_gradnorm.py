@@ -100,6 +100,7 @@ def test_weights_stay_bounded_and_sum_to_the_number_of_tasks(norms, reference, l
         assert sum(weights.values()) == pytest.approx(len(norms), rel=1e-5)
         # Clipped to [1e-4, 10] before the rescaling.
         assert min(weights.values()) / max(weights.values()) >= 1e-5 * (1 - 1e-4)
+        assert balance.log_weights.exp().sum() == pytest.approx(len(norms), rel=1e-5)
 
 
 def test_a_hopeless_task_hits_the_bounds(theta):
