@@ -1,0 +1,112 @@
+"""What a description must look like: the shape of its sentences, and what they have to name."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from runner.describing import words
+
+MAX_LETTERS = 600
+"""Of one text: five times the longest that is asked for, and short of what fills a screen."""
+
+_REFUSALS = re.compile(
+    r"\b(?:i(?:'m| am)? (?:sorry|unable|not able)|i (?:can(?:no|')t|cannot)|as an ai|"
+    r"language model|not possible to|cannot (?:determine|identify|see))\b",
+    re.IGNORECASE,
+)
+_NOTHING = frozenset(
+    {"", "none", "no", "nothing", "n/a", "na", "unknown", "not visible", "not sure", "unclear"}
+)
+
+
+_PLAIN = str.maketrans({"\u2018": "'", "\u2019": "'", "\u2013": "-", "\u2014": "-"})
+
+
+def tidy(text: str) -> str:
+    """Whitespace made single spaces, so that no text breaks a line or a field of a file.
+
+    Typographic apostrophes and dashes, which models like, become plain ones.
+    """
+    return " ".join(text.split()).translate(_PLAIN)
+
+
+def is_nothing(answer: str) -> bool:
+    """Whether an answer says that there is nothing to say: "none", "not visible"."""
+    return tidy(answer).strip(" .").lower() in _NOTHING
+
+
+def text_problem(text: str, *, min_words: int, max_words: int, max_sentences: int) -> str | None:
+    """What is wrong with the shape of a text, or None.
+
+    It must be of Latin letters, without placeholders, questions and excuses, begin with a capital,
+    end with a full stop, and keep within its lengths.
+    """
+    if not text:
+        return "it is empty"
+    if len(text) > MAX_LETTERS:
+        return f"it has {len(text)} letters, at most {MAX_LETTERS} are expected"
+    if strange := sorted({letter for letter in text if not _is_plain(letter)}):
+        return f"it has characters that are not expected: {''.join(strange[:5])!r}"
+    if _REFUSALS.search(text):
+        return "it is an excuse, not a description"
+    if not text[0].isupper() or not text.endswith("."):
+        return "it is not a sentence with a capital and a full stop"
+    num_words = len(words.words_of(text))
+    if not min_words <= num_words <= max_words:
+        return f"it has {num_words} words, {min_words} to {max_words} are expected"
+    num_sentences = len(re.findall(r"\.(?=\s|$)", text))
+    if num_sentences > max_sentences:
+        return f"it has {num_sentences} sentences, at most {max_sentences} are expected"
+    return None
+
+
+def _is_plain(letter: str) -> bool:
+    if letter in " .,;:'()/%-" or letter.isdigit():
+        return True
+    return letter.isalpha() and "LATIN" in unicodedata.name(letter, "")
+
+
+def answer_problem(answer: str, max_words: int) -> str | None:
+    """What is wrong with a short answer, to be filled into a template, or None."""
+    if strange := sorted({letter for letter in answer if not _is_plain(letter)}):
+        return f"it has characters that are not expected: {''.join(strange[:5])!r}"
+    if _REFUSALS.search(answer):
+        return "it is an excuse, not an answer"
+    if "." in answer.rstrip(". "):
+        return "it is more than one sentence"
+    if (num_words := len(words.words_of(answer))) > max_words:
+        return f"it has {num_words} words, at most {max_words} are expected"
+    return None
+
+
+def part_lacks(part: str, text: str) -> str | None:
+    """What the sentence of a part fails to name, or None."""
+    found = set(words.words_of(text))
+    if part == "head":
+        named = found & (words.HAIR | set(words.GARMENTS["head"]))
+        return None if named else "it names neither hair nor anything worn on the head"
+    if not words.names_garment(text, part):
+        return f"it names nothing that is worn there, such as {words.GARMENTS[part][0]}"
+    if words.names_colour(text) or "barefoot" in found:
+        return None
+    return "it names no colour"
+
+
+def identity_lacks(text: str) -> str | None:
+    """What an identity text fails to name: man or woman, and two of age, build, skin, hair."""
+    found = {piece for word in words.words_of(text) for piece in (word, *word.split("-"))}
+    if not found & words.MAN_OR_WOMAN:
+        return "it does not say whether this is a man or a woman"
+    groups = (words.AGE, words.BUILD, words.ORIGIN, words.HAIR)
+    if sum(bool(found & group) for group in groups) < 2:
+        return "it names fewer than two of age, build, skin and hair"
+    return None
+
+
+def clothing_lacks(text: str) -> str | None:
+    """What a clothing text fails to name: a garment above, one below, and a colour."""
+    for part in ("upper", "lower"):
+        if not words.names_garment(text, part):
+            return f"it names nothing that is worn on the {part} body"
+    return None if words.names_colour(text) else "it names no colour"

@@ -1,0 +1,287 @@
+"""What is asked about an image, and what is made of the answers.
+
+`parts` asks eleven short questions, as VLADR does, and fills the answers into four sentences (head,
+upper body, lower body, feet). `dual` asks for two texts: what a person keeps from day to day, and
+what the person wears. The wording of both is the project's own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from runner.describing.checks import (
+    answer_problem,
+    clothing_lacks,
+    identity_lacks,
+    is_nothing,
+    part_lacks,
+    text_problem,
+    tidy,
+)
+from runner.describing.words import GARMENTS, PARTS, names_colour, words_of
+
+TEMPLATES_VERSION = 1
+"""Part of what a description is kept under: raise it with any change of a template below."""
+
+Answers = Mapping[str, str]
+Texts = dict[str, str]
+
+
+class BadAnswerError(ValueError):
+    """An answer that no description can be made of; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question about an image.
+
+    Attributes:
+        name: of the answer.
+        text: the question.
+        hint: which answers are expected.
+        max_words: an answer has at most as many.
+    """
+
+    name: str
+    text: str
+    hint: str
+    max_words: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What is asked, and how the texts come from the answers.
+
+    Attributes:
+        name: "parts" or "dual".
+        fields: names of the texts.
+        questions: asked one by one (a model for questions) or all at once (a chat).
+        fill: texts by field from checked answers; raises BadAnswerError.
+        check: what is wrong with the texts, or None.
+    """
+
+    name: str
+    fields: tuple[str, ...]
+    questions: tuple[Question, ...]
+    fill: Callable[[Answers], Texts]
+    check: Callable[[Texts], str | None]
+
+    @property
+    def version(self) -> str:
+        """The name and a hash of the wording: a new wording is a new question to every image."""
+        wording = [[each.name, each.text, each.hint] for each in self.questions]
+        content = json.dumps([TEMPLATES_VERSION, wording]).encode()
+        return f"{self.name}-{hashlib.sha256(content).hexdigest()[:8]}"
+
+    @property
+    def instruction(self) -> str:
+        """All questions in one message, to be answered with one JSON object."""
+        lines = [f'- "{each.name}": {each.text} ({each.hint})' for each in self.questions]
+        return (
+            "Look at the person in the middle of the picture. Describe only what can be seen. "
+            "Answer with one JSON object and nothing else, with these keys and short English texts "
+            "as values:\n" + "\n".join(lines)
+        )
+
+    def describe(self, answers: Answers) -> Texts:
+        """The texts, checked.
+
+        Raises:
+            BadAnswerError: an answer is missing or wrong, or the texts lack something.
+        """
+        tidied = {name: tidy(text) for name, text in answers.items()}
+        for question in self.questions:
+            if question.name not in tidied:
+                raise BadAnswerError(f"{question.name}: there is no answer")
+            if problem := answer_problem_of(question, tidied[question.name]):
+                raise BadAnswerError(f"{question.name}: {problem}")
+        texts = self.fill(tidied)
+        if problem := self.check(texts):
+            raise BadAnswerError(problem)
+        return texts
+
+
+def answer_problem_of(question: Question, answer: str) -> str | None:
+    """What is wrong with one answer by itself; texts of their own are checked as texts."""
+    return None if question.max_words > _SHORT else answer_problem(answer, question.max_words)
+
+
+_SHORT = 12
+
+
+def prompt_names() -> list[str]:
+    """Every prompt."""
+    return ["parts", "dual"]
+
+
+def load_prompt(name: str) -> Prompt:
+    """The prompt of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    match name:
+        case "parts":
+            return Prompt("parts", PARTS, _part_questions(), _fill_parts, _check_parts)
+        case "dual":
+            return Prompt(
+                "dual", ("identity", "clothing"), _dual_questions(), _fill_dual, _check_dual
+            )
+    raise ValueError(f"--prompt: expected one of {', '.join(prompt_names())}; got {name!r}")
+
+
+def answers_in(content: str) -> dict[str, str]:
+    """The JSON object in a chat's answer, with or without a fence or words around it.
+
+    Raises:
+        BadAnswerError: there is none, or a value is no text.
+    """
+    if not content.strip():
+        raise BadAnswerError("the answer is empty")
+    found = re.search(r"\{.*\}", content, flags=re.DOTALL)
+    try:
+        answers = json.loads(found.group()) if found else None
+    except ValueError as error:
+        raise BadAnswerError(f"the answer is no JSON: {error}") from error
+    if not isinstance(answers, dict):
+        raise BadAnswerError(f"the answer has no JSON object: {content[:60]!r}")
+    if wrong := [name for name, value in answers.items() if not isinstance(value, str)]:
+        raise BadAnswerError(f"{wrong[0]}: expected a text, got {answers[wrong[0]]!r:.60}")
+    return answers
+
+
+# ---- parts
+
+
+def _part_questions() -> tuple[Question, ...]:
+    none = 'or "none"'
+    return (
+        Question("sex", "Is this a man or a woman?", "man or woman", 3),
+        Question("age", "How old does the person look?", "child, young, adult or elderly", 3),
+        Question("hair", "What is the hair like?", f"such as short black hair, no hair, {none}", 6),
+        Question("headwear", "What is worn on the head?", f"such as red cap, {none}", 5),
+        Question("eyewear", "What is worn before the eyes?", f"glasses, sunglasses {none}", 4),
+        Question("upper", "What is worn on the upper body?", "such as shirt, striped coat", 5),
+        Question("upper_colour", "Which colour has it?", "such as white, black and red", 4),
+        Question("lower", "What is worn on the lower body?", "such as jeans, skirt", 5),
+        Question("lower_colour", "Which colour has that?", "such as blue", 4),
+        Question("shoes", "What is worn on the feet?", "with colour, such as white sneakers", 6),
+        Question("bag", "What does the person carry?", f"such as black backpack, {none}", 6),
+    )
+
+
+def _fill_parts(answers: Answers) -> Texts:
+    said = {name: _phrase(text) for name, text in answers.items()}
+    sex = next((word for word in words_of(said["sex"]) if word in _PRONOUNS), None)
+    if sex is None:
+        raise BadAnswerError(f"sex: expected man or woman, got {answers['sex']!r:.40}")
+    if not said["lower"] and set(words_of(said["upper"])) & _WORN_ON_TWO_PARTS:
+        said |= {"lower": said["upper"], "lower_colour": said["upper_colour"]}
+    for name in ("upper_colour", "lower_colour"):
+        if not names_colour(said[name]):
+            raise BadAnswerError(f"{name}: no colour is named in {answers[name]!r:.40}")
+    for name in ("upper", "lower", "shoes"):
+        if not said[name]:
+            raise BadAnswerError(f"{name}: nothing is named")
+    is_barefoot = "bare" in said["shoes"]
+    if not is_barefoot and not names_colour(said["shoes"]):
+        raise BadAnswerError(f"shoes: no colour is named in {answers['shoes']!r:.40}")
+    he = _PRONOUNS[sex]
+    head = [_hair(said["hair"])]
+    head += [with_article(said[name]) for name in ("headwear", "eyewear") if said[name]]
+    who = " ".join(word for word in (said["age"], "man" if he == "He" else "woman") if word)
+    shoes = "is barefoot" if is_barefoot else f"wears {with_article(said['shoes'])}"
+    bag = f"carries {with_article(said['bag'])}" if said["bag"] else "carries nothing"
+    texts = (
+        f"The {who} has {_listed(head)}.",
+        f"{he} wears {_coloured(said['upper_colour'], said['upper'])}.",
+        f"{he} wears {_coloured(said['lower_colour'], said['lower'])}.",
+        f"{he} {shoes} and {bag}.",
+    )
+    return dict(zip(PARTS, texts, strict=True))
+
+
+_PRONOUNS = {
+    "man": "He", "male": "He", "boy": "He", "woman": "She", "female": "She", "girl": "She",
+}  # fmt: skip
+
+
+_WORN_ON_TWO_PARTS = frozenset(GARMENTS["upper"]) & frozenset(GARMENTS["lower"])
+
+
+def _check_parts(texts: Texts) -> str | None:
+    for part, text in texts.items():
+        problem = text_problem(text, min_words=4, max_words=30, max_sentences=1)
+        if problem := problem or part_lacks(part, text):
+            return f"{part}: {problem}"
+    return None
+
+
+def _phrase(answer: str) -> str:
+    """An answer as it stands inside a sentence: no article, no full stop, "" for nothing."""
+    if is_nothing(answer):
+        return ""
+    return re.sub(r"^(?:an?|the|some)\s+", "", answer.strip(" .").lower())
+
+
+def _hair(answer: str) -> str:
+    is_bare_noun = answer.endswith("hair") or answer.startswith("no ")
+    return (answer if is_bare_noun else with_article(answer)) if answer else "no visible hair"
+
+
+def _coloured(colour: str, garment: str) -> str:
+    # Many answer "black shirt" to the question what is worn: its colour is said already.
+    already = set(words_of(garment)) >= set(words_of(colour))
+    return with_article(garment if already else f"{colour} {garment}")
+
+
+def with_article(noun_phrase: str) -> str:
+    """With "a" or "an", unless it is a plural."""
+    last = noun_phrase.rpartition(" ")[2]
+    if last.endswith("s") and not last.endswith("ss"):
+        return noun_phrase
+    return f"{'an' if noun_phrase[:1] in 'aeiou' else 'a'} {noun_phrase}"
+
+
+def _listed(items: Sequence[str]) -> str:
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+
+
+# ---- dual
+
+
+def _dual_questions() -> tuple[Question, ...]:
+    return (
+        Question(
+            "identity",
+            "One or two sentences about what the person keeps from day to day: man or woman, age, "
+            "build, height, skin, hair. No word about clothes.",
+            "8 to 40 words, beginning with a capital, ending with a full stop",
+            40,
+        ),
+        Question(
+            "clothing",
+            "One or two sentences about what the person wears: for each garment its type, colour, "
+            "pattern and material as far as they can be seen, then shoes and accessories.",
+            "8 to 60 words, beginning with a capital, ending with a full stop",
+            60,
+        ),
+    )
+
+
+def _fill_dual(answers: Answers) -> Texts:
+    return {name: answers[name] for name in ("identity", "clothing")}
+
+
+def _check_dual(texts: Texts) -> str | None:
+    limits = {each.name: each.max_words for each in _dual_questions()}
+    lacks = {"identity": identity_lacks, "clothing": clothing_lacks}
+    for name, text in texts.items():
+        problem = text_problem(text, min_words=5, max_words=limits[name], max_sentences=2)
+        if problem := problem or lacks[name](text):
+            return f"{name}: {problem}"
+    return None

@@ -1,0 +1,201 @@
+"""How good the descriptions of a file are: counts and shares that need no image.
+
+The reader of the learners refuses a file with an empty field; this one counts what is wrong.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runner.describing.checks import is_nothing
+from runner.describing.words import BAGS, GARMENTS, PARTS, mentions, words_of
+from tasks.text_files import utf8_lines
+
+NUM_EXAMPLES = 5
+_LONGEST_WORD = 20
+
+
+@dataclass(frozen=True, slots=True)
+class PartQuality:
+    """One of the four sentences, over the images of a file.
+
+    Attributes:
+        num_empty: images without it.
+        num_words: words of all images.
+        num_different_words: of them.
+        entropy_bits: Shannon entropy of a word drawn from all; 0 where all say the same word, and
+            a low number where a model repeats itself.
+        num_implausible: words that cannot be, or belong to another part.
+    """
+
+    num_empty: int
+    num_words: int
+    num_different_words: int
+    entropy_bits: float
+    num_implausible: int
+
+    @property
+    def implausible_share(self) -> float:
+        """Of all words of this part."""
+        return self.num_implausible / self.num_words if self.num_words else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """What `check_file` found.
+
+    Attributes:
+        path: the file.
+        num_lines: lines that are not blank.
+        num_images: different images among the well-formed lines.
+        num_malformed: lines that have not five fields.
+        num_repeated: lines that a later line of the same image replaces.
+        num_empty: images with at least one empty part, or one that says nothing ("none").
+        num_duplicated: images whose four sentences another image has as well.
+        num_contradictory: images of which a garment has two colours.
+        parts: by part.
+        examples: the first images by fault, and the commonest implausible words.
+    """
+
+    path: Path
+    num_lines: int
+    num_images: int
+    num_malformed: int
+    num_repeated: int
+    num_empty: int
+    num_duplicated: int
+    num_contradictory: int
+    parts: Mapping[str, PartQuality]
+    examples: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; shares are of images, those of words are of words."""
+        counts = {
+            name: getattr(self, name)
+            for name in (
+                "num_lines", "num_images", "num_malformed", "num_repeated", "num_empty",
+                "num_duplicated", "num_contradictory",
+            )
+        }  # fmt: skip
+        parts = {
+            name: {
+                "num_empty": part.num_empty,
+                "num_words": part.num_words,
+                "num_different_words": part.num_different_words,
+                "entropy_bits": part.entropy_bits,
+                "num_implausible_words": part.num_implausible,
+                "implausible_share": part.implausible_share,
+            }
+            for name, part in self.parts.items()
+        }
+        examples = {name: list(found) for name, found in self.examples.items()}
+        return {"file": str(self.path), **counts, "parts": parts, "examples": examples}
+
+
+def check_file(path: Path) -> Quality:
+    """Judges a file of part descriptions.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is not UTF-8, or no line of it has five fields.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"--check: {path} does not exist; expected a description file")
+    lines = [line for line in utf8_lines(path) if line.strip()]
+    split = [[each.strip() for each in line.split("\t\t\t")] for line in lines]
+    well = [fields for fields in split if len(fields) == 1 + len(PARTS) and fields[0]]
+    if not well:
+        raise ValueError(
+            f"--check: no line of {path} has an image and {len(PARTS)} sentences, separated by "
+            "three tabs"
+        )
+    rows = {name: tuple(sentences) for name, *sentences in well}
+    empty = [name for name, row in rows.items() if any(map(is_nothing, row))]
+    same = Counter(tuple(part.lower() for part in row) for row in rows.values())
+    twins = [name for name, row in rows.items() if same[tuple(part.lower() for part in row)] > 1]
+    contradictory = [name for name, row in rows.items() if contradiction(row)]
+    examples = {"empty": empty, "duplicated": twins, "contradictory": contradictory}
+    return Quality(
+        path=path,
+        num_lines=len(lines),
+        num_images=len(rows),
+        num_malformed=len(lines) - len(well),
+        num_repeated=len(well) - len(rows),
+        num_empty=len(empty),
+        num_duplicated=len(twins),
+        num_contradictory=len(contradictory),
+        parts={
+            part: _part_quality(part, [row[at] for row in rows.values()])
+            for at, part in enumerate(PARTS)
+        },
+        examples={name: tuple(found[:NUM_EXAMPLES]) for name, found in examples.items()}
+        | {"implausible words": _commonest_implausible(rows.values())},
+    )
+
+
+def contradiction(sentences: Sequence[str]) -> str | None:
+    """The garment to which the sentences of one image give two colours, or None.
+
+    Two colours contradict one another if they stand before one noun with nothing between them that
+    joins them ("red blue shirt", not "red and blue shirt"), or before the same noun in two places
+    that share none ("white shoes" here, "black shoes" there). "Navy blue" is one colour.
+    """
+    first: dict[str, frozenset[str]] = {}
+    for sentence in sentences:
+        for mention in mentions(sentence):
+            if len(mention.colours) > 1 and not mention.is_joined:
+                return mention.garment
+            if not mention.colours:
+                continue
+            if not first.setdefault(mention.garment, mention.colours) & mention.colours:
+                return mention.garment
+    return None
+
+
+def implausible(word: str, part: str) -> bool:
+    """Whether a word cannot be, or names what is worn on another part only.
+
+    It cannot be with a digit, with a letter that is not Latin, with the same letter three times in
+    a row, without a vowel, or with more than twenty letters.
+    """
+    if any(word in GARMENTS[other] for other in PARTS if other != part):
+        return word not in GARMENTS[part] and word not in BAGS
+    letters = word.replace("-", "").replace("'", "")
+    repeated = any(a == b == c for a, b, c in zip(word, word[1:], word[2:], strict=False))
+    return (
+        not letters.isalpha()
+        or not letters.isascii()
+        or repeated
+        or (len(letters) > 1 and not set(letters) & set("aeiouy"))
+        or len(letters) > _LONGEST_WORD
+    )
+
+
+def _part_quality(part: str, sentences: Sequence[str]) -> PartQuality:
+    counts = Counter(word for sentence in sentences for word in words_of(sentence))
+    frequencies = np.array(list(counts.values()), dtype=np.float64)
+    shares = frequencies / frequencies.sum() if len(frequencies) else frequencies
+    return PartQuality(
+        num_empty=sum(map(is_nothing, sentences)),
+        num_words=int(frequencies.sum()),
+        num_different_words=len(counts),
+        entropy_bits=abs(float(-(shares * np.log2(shares)).sum())),
+        num_implausible=sum(number for word, number in counts.items() if implausible(word, part)),
+    )
+
+
+def _commonest_implausible(rows: Any) -> tuple[str, ...]:
+    counts = Counter(
+        f"{word} ({part})"
+        for row in rows
+        for part, sentence in zip(PARTS, row, strict=True)
+        for word in words_of(sentence)
+        if implausible(word, part)
+    )
+    return tuple(word for word, _ in counts.most_common(NUM_EXAMPLES))

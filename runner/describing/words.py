@@ -1,0 +1,155 @@
+"""The words of descriptions of people: colours and garments, and how they are found in text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+PARTS = ("head", "upper", "lower", "foot")
+
+_WORD = re.compile(r"[^\W_]+(?:['-][^\W_]+)*")
+_STOPS = re.compile(
+    r"[.,;:!?()]|\b(?:with|over|under|on|in|of|wears?|wearing|has|have|having|is|are|carries|"
+    r"carrying|holds|holding|a|an|the|his|her|their|this|that|but|while|plus)\b"
+)
+_JOINS = frozenset({"and", "or", "&"})
+
+COLOUR_FAMILIES: Mapping[str, tuple[str, ...]] = {
+    "black": ("black",),
+    "white": ("white", "off-white"),
+    "grey": ("grey", "gray", "silver", "charcoal"),
+    "red": ("red", "maroon", "burgundy", "crimson"),
+    "blue": ("blue", "navy", "denim-blue"),
+    "green": ("green", "olive"),
+    "yellow": ("yellow", "gold", "golden", "mustard", "blonde", "blond"),
+    "orange": ("orange",),
+    "purple": ("purple", "violet", "lavender", "lilac"),
+    "pink": ("pink", "magenta"),
+    "brown": ("brown", "tan"),
+    "beige": ("beige", "cream", "khaki", "camel"),
+    "teal": ("teal", "turquoise", "cyan"),
+}
+"""Words of one family do not contradict one another ("navy blue", "grey" and "gray")."""
+
+ANY_COLOUR = frozenset(
+    {"multicoloured", "multicolored", "colourful", "colorful", "dark", "light", "bright", "pale"}
+)
+"""Words that answer the question for a colour without naming one family."""
+
+GARMENTS: Mapping[str, tuple[str, ...]] = {
+    "head": (
+        "cap", "hat", "beanie", "helmet", "hood", "headscarf", "scarf", "veil", "hijab", "turban",
+        "headband", "visor", "mask", "glasses", "sunglasses", "eyeglasses", "headphones",
+    ),
+    "upper": (
+        "shirt", "t-shirt", "tshirt", "tee", "top", "blouse", "polo", "sweater", "pullover",
+        "jumper", "cardigan", "hoodie", "sweatshirt", "jacket", "coat", "blazer", "vest",
+        "waistcoat", "parka", "raincoat", "windbreaker", "dress", "suit", "jersey", "tunic",
+        "robe", "gown", "uniform", "overalls", "jumpsuit", "kurta", "tracksuit", "poncho",
+    ),
+    "lower": (
+        "jeans", "trousers", "pants", "slacks", "sweatpants", "leggings", "tights", "shorts",
+        "skirt", "joggers", "chinos", "capris", "overalls", "jumpsuit", "dress", "gown", "suit",
+        "robe", "tracksuit", "uniform",
+    ),
+    "foot": (
+        "shoes", "shoe", "sneakers", "sneaker", "trainers", "boots", "boot", "sandals", "heels",
+        "slippers", "flats", "loafers", "flip-flops", "socks", "footwear", "slides", "clogs",
+    ),
+}  # fmt: skip
+"""Nouns of what is worn, by part; a dress is worn on two."""
+
+BAGS = (
+    "bag", "backpack", "rucksack", "handbag", "purse", "suitcase", "briefcase", "case", "satchel",
+    "tote", "umbrella", "luggage", "trolley", "pouch",
+)  # fmt: skip
+"""What is carried, which annotators mention with any part."""
+
+MAN_OR_WOMAN = frozenset(
+    {"man", "woman", "male", "female", "guy", "lady", "boy", "girl", "gentleman", "he", "she"}
+)
+AGE = frozenset(
+    {"child", "kid", "young", "teenage", "teenager", "teen", "adult", "middle-aged", "elderly",
+     "old", "older", "senior", "aged", "youth", "twenties", "thirties", "forties", "fifties",
+     "sixties", "boy", "girl", "toddler"}
+)  # fmt: skip
+BUILD = frozenset(
+    {"slim", "thin", "slender", "lean", "medium", "average", "heavy", "heavyset", "stocky", "fat",
+     "large", "overweight", "chubby", "plump", "athletic", "muscular", "build", "built", "tall",
+     "short", "height", "petite", "broad"}
+)  # fmt: skip
+ORIGIN = frozenset(
+    {"skin", "asian", "african", "caucasian", "european", "indian", "hispanic", "latino", "latina",
+     "arab", "race", "ethnicity", "complexion", "fair-skinned", "dark-skinned", "light-skinned"}
+)  # fmt: skip
+HAIR = frozenset({"hair", "haired", "bald", "ponytail", "bun", "braid", "braids", "beard",
+                  "moustache", "mustache", "head", "curls", "bangs"})  # fmt: skip
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text in small letters; hyphens and apostrophes stay inside a word."""
+    return _WORD.findall(text.lower())
+
+
+def colour_family(word: str) -> str | None:
+    """The family of a colour word, or None."""
+    for family, members in COLOUR_FAMILIES.items():
+        if word in members:
+            return family
+    return None
+
+
+def names_colour(text: str) -> bool:
+    """Whether a colour is named, be it only "dark" or "multicoloured"."""
+    words = [part for word in words_of(text) for part in (word, *word.split("-"))]
+    return any(word in ANY_COLOUR or colour_family(word) for word in words)
+
+
+def names_garment(text: str, part: str) -> bool:
+    """Whether something worn on this part is named."""
+    words = set(words_of(text))
+    return bool(words.intersection(GARMENTS[part])) or (part == "foot" and "barefoot" in words)
+
+
+def all_garments() -> frozenset[str]:
+    """Every garment noun of every part, and what is carried."""
+    return frozenset(BAGS).union(*GARMENTS.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Mention:
+    """A garment as one phrase names it.
+
+    Attributes:
+        garment: the noun.
+        colours: families of the colours before it.
+        is_joined: the phrase says "red and blue": two colours on purpose.
+    """
+
+    garment: str
+    colours: frozenset[str]
+    is_joined: bool
+
+
+def mentions(text: str) -> Iterator[Mention]:
+    """Every garment of a text with the colours that stand before it in its own phrase.
+
+    A phrase ends at a punctuation mark, an article, a preposition and the like: in "white shirt
+    with black stripes" black belongs to no garment.
+    """
+    garments = all_garments()
+    for phrase in _STOPS.split(text.lower()):
+        colours: list[str] = []
+        is_joined = False
+        for word in words_of(phrase.replace("&", " and ")):
+            if word in garments:
+                yield Mention(word, frozenset(colours), is_joined)
+                colours, is_joined = [], False
+            elif word in _JOINS:
+                is_joined = True
+            else:
+                pieces = [word] if colour_family(word) else word.split("-")
+                families = [family for piece in pieces if (family := colour_family(piece))]
+                is_joined = is_joined or len(families) > 1  # "black-and-white", "red-blue"
+                colours += families
