@@ -85,18 +85,21 @@ class GradNorm(nn.Module):
     update. Neither part of the sum above reaches the network.
 
     A task that a step has no term for keeps its weight; the rescaling counts those that are there.
-    Terms of other names keep their configured weights. A term that does not depend on the shared
-    parameters has G_k = 0, and only the regularisation moves its weight. An iteration with a loss
-    or gradient that is not finite changes nothing.
+    Terms of other names keep their configured weights. The regularisation is measured by the pulls
+    as they are: it wins where alpha * G_k is below 2 * regularisation * |s_k|, and for a term that
+    does not depend on the shared parameters (G_k = 0). An iteration with a loss or gradient that is
+    not finite changes nothing. Disabled, it gives every step back as it came, and adds nothing to
+    the learner's checkpoints.
 
     Args:
         config: strength and bounds.
         names: the tasks, at least two; the first is the reference of `reference: first`.
 
     Source: Chen et al. 2018, with a strength, another reference and a regularisation as in the
-    decoupling paper. With the first task as the reference, its own term of the sum is left out:
-    moving w_1 moves its target alike, so that w_1 would only run up or down by the sign of
-    1 - r_1 (at any size of it, under Adam) while the others follow.
+    decoupling paper. With the first task as the reference, its own two terms of the sum are left
+    out and the rescaling alone moves w_1: moving w_1 moves its target alike, so that it would run
+    up or down by the sign of 1 - r_1, however small, and as fast as the others follow. Adam takes
+    steps of equal size, so even the regularisation alone would do that.
     """
 
     log_weights: Tensor
@@ -108,7 +111,7 @@ class GradNorm(nn.Module):
 
     def __init__(self, config: GradNormConfig, names: Sequence[str]) -> None:
         super().__init__()
-        if len(names) < 2 or len(set(names)) < len(names):
+        if config.enabled and (len(names) < 2 or len(set(names)) < len(names)):
             raise ValueError(
                 f"GradNorm balances two or more differently named loss terms, came {list(names)}: "
                 "give more terms a weight above 0, or set gradnorm.enabled=false"
@@ -123,7 +126,7 @@ class GradNorm(nn.Module):
             "first_moments",
             "second_moments",
         ):
-            self.register_buffer(buffer, torch.zeros(len(names)))
+            self.register_buffer(buffer, torch.zeros(len(names)), persistent=config.enabled)
 
     def begin_domain(self) -> None:
         """Forgets the initial losses, and with `reset_weights` the weights too."""
@@ -279,11 +282,13 @@ def log_weight_gradient(
         config: strength, exponent and reference.
 
     Returns:
-        [K]: alpha * sign(G_k - target_k) * G_k + 2 * regularisation * s_k.
+        [K]: alpha * sign(G_k - target_k) * G_k + 2 * regularisation * s_k; 0 for the first task
+        where it is the reference.
     """
     pulls = weights * norms
     reference = pulls[0] if config.reference == "first" else pulls.mean()
     signs = (pulls - rates**config.asymmetry * reference).sign()
+    gradient = config.alpha * signs * pulls + 2 * config.regularisation * weights.log()
     if config.reference == "first":
-        signs[0] = 0.0  # see the class: its own term balances nothing
-    return config.alpha * signs * pulls + 2 * config.regularisation * weights.log()
+        gradient[0] = 0.0  # see the class: its own terms balance nothing
+    return gradient
