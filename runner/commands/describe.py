@@ -17,12 +17,13 @@ from rich.console import Console
 from runner.commands.run import add_config_arguments
 
 if TYPE_CHECKING:
+    from runner.config import RunConfig
     from runner.describing.images import ImageSet
     from runner.describing.job import Ask, JobResult
     from runner.describing.prompts import Prompt
 
 HELP = "describe images in words, and judge description files"
-BACKENDS = ("attributes", "openai")
+BACKENDS = ("attributes", "openai", "blip2")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,9 +51,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("backends openai and blip2")
+    group.add_argument(
+        "--model", metavar="NAME", help="its name at the endpoint; a BLIP-2's folder or hub name"
+    )
+    group.add_argument(
+        "--max-tries", type=_positive, default=3, help="answers to look at per image"
+    )
+    group.add_argument("--batch-size", type=_positive, default=32, help="of blip2")
     group = parser.add_argument_group("backend openai")
     group.add_argument("--url", default="https://api.openai.com/v1", help="base of the endpoint")
-    group.add_argument("--model", metavar="NAME", help="name of the model there")
     group.add_argument(
         "--key-variable", default="OPENAI_API_KEY", metavar="NAME",
         help="environment variable that holds the key; none: no key is sent",
@@ -63,9 +71,6 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--max-retries", type=_not_negative, default=5, help="of a request that got no answer"
-    )
-    group.add_argument(
-        "--max-tries", type=_positive, default=3, help="answers to look at per image"
     )
     group.add_argument("--timeout-s", type=_positive, default=60, help="of a request")
     group.add_argument("--temperature", type=float, default=0.2, help="of sampling")
@@ -142,10 +147,14 @@ def _prepared(options: argparse.Namespace) -> tuple[ImageSet, Prompt, str, Ask]:
             + (f"; did you mean {near[0]}?" if near else "")
         )
     prompt = load_prompt(options.prompt)
-    settings = located(load_config(options.preset, options.overrides).benchmark)
+    config = load_config(options.preset, options.overrides)
+    settings = located(config.benchmark)
     options.derived = settings.derived
     if options.backend == "openai":
         asked, ask = _openai(options, prompt)  # first: a drawn domain may have to be drawn
+        return find_images(options.dataset, options.split, settings), prompt, asked, ask
+    if options.backend == "blip2":
+        asked, ask = _blip2(options, prompt, config)
         return find_images(options.dataset, options.split, settings), prompt, asked, ask
     images = find_images(options.dataset, options.split, settings)
     return images, prompt, *_attributes(images, prompt)
@@ -164,6 +173,41 @@ def _attributes(images: ImageSet, prompt: Prompt) -> tuple[str, Ask]:
         return ""
 
     return asked, ask
+
+
+def _blip2(options: argparse.Namespace, prompt: Prompt, config: RunConfig) -> tuple[str, Ask]:
+    from contextlib import nullcontext
+
+    from runner.describing.blip2 import Blip2Settings, check_model, describe_batches
+
+    if not options.model:
+        raise ValueError("--backend blip2: expected --model, a folder or a name on the hub")
+    check_model(options.model)
+    is_folder = Path(options.model).is_dir()
+    name = Path(options.model).resolve().name if is_folder else options.model
+    settings = Blip2Settings(
+        model=str(Path(options.model).absolute()) if is_folder else options.model,
+        asked=f"{prompt.version}/blip2/{name}",
+        prompt=prompt.name,
+        batch_size=options.batch_size,
+        max_tries=options.max_tries,
+        use_gpu=config.cluster.use_gpu,
+    )
+
+    def ask(missing, store, on_row) -> str:
+        if config.cluster.num_workers == 0:
+            ray_up = nullcontext()
+        else:
+            from runner.cluster import connected
+
+            ray_up = connected(config)
+        with ray_up:
+            for row in describe_batches(missing, settings, config.cluster):
+                store.add(row)
+                on_row(row)
+        return ""
+
+    return settings.asked, ask
 
 
 def _openai(options: argparse.Namespace, prompt: Prompt) -> tuple[str, Ask]:

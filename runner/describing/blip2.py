@@ -1,0 +1,184 @@
+"""Questions to BLIP-2, batch by batch, in this process or by Ray Data's actors.
+
+Ray Data fits here as it does not fit a chat endpoint: the work is the model's, each actor holds one
+copy of it for the whole job, and a cluster's GPUs take batches as they become free.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from runner.config import ClusterConfig
+from runner.describing.images import HashedImage
+from runner.describing.prompts import BadAnswerError, Prompt, load_prompt
+from runner.describing.store import Row
+
+MAX_NEW_TOKENS = 80
+_BATCHES_PER_BLOCK = 4
+
+Answer = Callable[[Sequence[Image.Image], str, int], list[str]]
+"""(images, question, number of the try from 1) -> an answer for each image."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blip2Settings:
+    """Which model is asked, and how.
+
+    Attributes:
+        model: a local folder, or a name on the hub.
+        asked: what rows are kept under.
+        prompt: name of the prompt.
+        batch_size: images at a time.
+        max_tries: answers to one image that are looked at before it is marked failed.
+        use_gpu: on a GPU and in half precision; else on CPUs.
+    """
+
+    model: str
+    asked: str
+    prompt: str
+    batch_size: int = 32
+    max_tries: int = 3
+    use_gpu: bool = False
+
+
+def check_model(model: str) -> None:
+    """Makes sure that this is a BLIP-2, before any work.
+
+    Raises:
+        ValueError: there is no such folder or name, or it is another model.
+    """
+    from transformers import AutoConfig
+
+    try:
+        found = AutoConfig.from_pretrained(model).model_type
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"--model: expected the folder or the hub's name of a BLIP-2, got {model!r} "
+            f"({str(error).splitlines()[0][:160]})"
+        ) from error
+    if found != "blip-2":
+        raise ValueError(f"--model: expected a BLIP-2, but {model!r} is of type {found!r}")
+
+
+def describe_batches(
+    images: Sequence[HashedImage], settings: Blip2Settings, cluster: ClusterConfig
+) -> Iterator[Row]:
+    """A row for every image, as batches are done; `cluster.num_workers` actors, or none at 0.
+
+    With actors Ray must be up. What they have under way when the job is killed is asked again: up
+    to four batches each.
+    """
+    if cluster.num_workers == 0:
+        answerer = Blip2Answerer(settings)
+        for start in range(0, len(images), settings.batch_size):
+            batch = images[start : start + settings.batch_size]
+            yield from (Row(**json.loads(text)) for text in answerer(_columns(batch))["row"])
+        return
+    import ray.data
+
+    images_per_block = _BATCHES_PER_BLOCK * settings.batch_size
+    items = [{"path": str(image.path.absolute()), "sha256": image.sha256} for image in images]
+    # Small blocks: rows come back, and are kept, a block at a time.
+    dataset = ray.data.from_items(items, override_num_blocks=-(-len(items) // images_per_block))
+    described = dataset.map_batches(
+        Blip2Answerer,
+        fn_constructor_args=(settings,),
+        batch_size=settings.batch_size,
+        compute=ray.data.ActorPoolStrategy(size=cluster.num_workers),
+        num_gpus=1 if settings.use_gpu else 0,
+        num_cpus=1,
+    )
+    for found in described.iter_rows():
+        yield Row(**json.loads(found["row"]))
+
+
+def _columns(images: Sequence[HashedImage]) -> dict[str, np.ndarray]:
+    return {
+        "path": np.array([str(image.path) for image in images], dtype=object),
+        "sha256": np.array([image.sha256 for image in images], dtype=object),
+    }
+
+
+class Blip2Answerer:
+    """One copy of the model; called with a batch of columns, it returns the rows as JSON."""
+
+    def __init__(self, settings: Blip2Settings) -> None:
+        import torch
+        from transformers import AutoProcessor, Blip2ForConditionalGeneration
+
+        self._settings = settings
+        self._prompt = load_prompt(settings.prompt)
+        self._device = "cuda" if settings.use_gpu else "cpu"
+        dtype = torch.float16 if settings.use_gpu else torch.float32
+        self._processor: Any = AutoProcessor.from_pretrained(settings.model)
+        model: Any = Blip2ForConditionalGeneration.from_pretrained(settings.model, dtype=dtype)
+        self._model = model.to(self._device).eval()
+
+    def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Columns `path` and `sha256` -> column `row`."""
+        paths = zip(batch["path"], batch["sha256"], strict=True)
+        images = [HashedImage(Path(path), str(sha256)) for path, sha256 in paths]
+        rows = answered(
+            images, self._prompt, self.answer, self._settings.asked, self._settings.max_tries
+        )
+        return {"row": np.array([json.dumps(asdict(row)) for row in rows], dtype=object)}
+
+    def answer(self, images: Sequence[Image.Image], question: str, number: int) -> list[str]:
+        """The model's answers: the likeliest words first, then, from the second try, drawn ones."""
+        import torch
+
+        # One question a batch: all texts have the same length, and nothing is padded.
+        text = [f"Question: {question} Answer:"] * len(images)
+        inputs = self._processor(images=list(images), text=text, return_tensors="pt")
+        inputs = inputs.to(self._device, self._model.dtype)
+        drawing = {"do_sample": True, "temperature": 0.7} if number > 1 else {"do_sample": False}
+        torch.manual_seed(number)
+        tokens = self._model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, **drawing)
+        if not self._model.config.text_config.is_encoder_decoder:
+            tokens = tokens[:, inputs["input_ids"].shape[1] :]  # a decoder repeats the question
+        return [each.strip() for each in self._processor.batch_decode(tokens, True)]
+
+
+def answered(
+    images: Sequence[HashedImage], prompt: Prompt, answer: Answer, asked: str, max_tries: int
+) -> list[Row]:
+    """A row for every image, in their order.
+
+    All questions are asked of all images; those whose texts do not pass are asked again.
+    """
+    rows: dict[int, Row] = {}
+    opened: dict[int, Image.Image] = {}
+    for at, image in enumerate(images):
+        try:
+            with Image.open(image.path) as file:
+                opened[at] = file.convert("RGB")
+        except (OSError, ValueError, SyntaxError) as error:
+            reason = f"unreadable image: {error}"
+            rows[at] = Row(image.sha256, asked, {}, reason, num_tries=0)
+    for number in range(1, max_tries + 1):
+        missing = [at for at in opened if at not in rows or not rows[at].is_done]
+        if not missing:
+            break
+        pictures = [opened[at] for at in missing]
+        columns = [answer(pictures, question.text, number) for question in prompt.questions]
+        for at, answers in zip(missing, zip(*columns, strict=True), strict=True):
+            named = {
+                question.name: text
+                for question, text in zip(prompt.questions, answers, strict=True)
+            }
+            rows[at] = _row(images[at].sha256, asked, prompt, named, number)
+    return [rows[at] for at in range(len(images))]
+
+
+def _row(sha256: str, asked: str, prompt: Prompt, answers: dict[str, str], number: int) -> Row:
+    try:
+        return Row(sha256, asked, prompt.describe(answers), num_tries=number)
+    except BadAnswerError as error:
+        return Row(sha256, asked, {}, f"bad answer: {error}", num_tries=number)
