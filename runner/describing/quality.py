@@ -14,7 +14,14 @@ from typing import Any
 import numpy as np
 
 from runner.describing.checks import is_nothing
-from runner.describing.words import BAGS, GARMENTS, PARTS, mentions, words_of
+from runner.describing.words import (
+    BAGS,
+    GARMENTS,
+    PARTS,
+    all_garments,
+    mentions,
+    words_of,
+)
 from tasks.text_files import utf8_lines
 
 NUM_EXAMPLES = 5
@@ -158,6 +165,17 @@ def contradiction(sentences: Sequence[str]) -> str | None:
     return None
 
 
+def implausible_words(sentence: str, part: str) -> list[str]:
+    """Its implausible words; in "dress shoes" the dress only says which shoes."""
+    found = words_of(sentence)
+    nouns = all_garments()
+    return [
+        word
+        for word, following in zip(found, [*found[1:], ""], strict=False)
+        if implausible(word, part) and not (word in nouns and following in GARMENTS[part])
+    ]
+
+
 def implausible(word: str, part: str) -> bool:
     """Whether a word cannot be, or names what is worn on another part only.
 
@@ -179,6 +197,7 @@ def implausible(word: str, part: str) -> bool:
 
 def _part_quality(part: str, sentences: Sequence[str]) -> PartQuality:
     counts = Counter(word for sentence in sentences for word in words_of(sentence))
+    num_implausible = sum(len(implausible_words(sentence, part)) for sentence in sentences)
     frequencies = np.array(list(counts.values()), dtype=np.float64)
     shares = frequencies / frequencies.sum() if len(frequencies) else frequencies
     return PartQuality(
@@ -186,7 +205,7 @@ def _part_quality(part: str, sentences: Sequence[str]) -> PartQuality:
         num_words=int(frequencies.sum()),
         num_different_words=len(counts),
         entropy_bits=abs(float(-(shares * np.log2(shares)).sum())),
-        num_implausible=sum(number for word, number in counts.items() if implausible(word, part)),
+        num_implausible=num_implausible,
     )
 
 
@@ -195,7 +214,6 @@ def _commonest_implausible(rows: Any) -> tuple[str, ...]:
         f"{word} ({part})"
         for row in rows
         for part, sentence in zip(PARTS, row, strict=True)
-        for word in words_of(sentence)
-        if implausible(word, part)
+        for word in implausible_words(sentence, part)
     )
     return tuple(word for word, _ in counts.most_common(NUM_EXAMPLES))

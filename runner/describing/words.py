@@ -13,6 +13,8 @@ _STOPS = re.compile(
     r"[.,;:!?()]|\b(?:with|over|under|on|in|of|wears?|wearing|has|have|having|is|are|carries|"
     r"carrying|holds|holding|a|an|the|his|her|their|this|that|but|while|plus)\b"
 )
+_OTHER_NOUNS = frozenset({"hair", "beard", "skin", "eyes"})
+"""Nouns with colours of their own that are no garments."""
 _JOINS = frozenset({"and", "or", "&"})
 
 COLOUR_FAMILIES: Mapping[str, tuple[str, ...]] = {
@@ -46,7 +48,8 @@ GARMENTS: Mapping[str, tuple[str, ...]] = {
         "shirt", "t-shirt", "tshirt", "tee", "top", "blouse", "polo", "sweater", "pullover",
         "jumper", "cardigan", "hoodie", "sweatshirt", "jacket", "coat", "blazer", "vest",
         "waistcoat", "parka", "raincoat", "windbreaker", "dress", "suit", "jersey", "tunic",
-        "robe", "gown", "uniform", "overalls", "jumpsuit", "kurta", "tracksuit", "poncho",
+        "robe", "gown", "uniform", "overalls", "jumpsuit", "kurta", "tracksuit", "poncho", "hood",
+        "scarf",
     ),
     "lower": (
         "jeans", "trousers", "pants", "slacks", "sweatpants", "leggings", "tights", "shorts",
@@ -136,15 +139,20 @@ def mentions(text: str) -> Iterator[Mention]:
     """Every garment of a text with the colours that stand before it in its own phrase.
 
     A phrase ends at a punctuation mark, an article, a preposition and the like: in "white shirt
-    with black stripes" black belongs to no garment.
+    with black stripes" black belongs to no garment. A noun before a noun is no garment of its own:
+    "dress shoes" are shoes.
     """
     garments = all_garments()
     for phrase in _STOPS.split(text.lower()):
         colours: list[str] = []
         is_joined = False
-        for word in words_of(phrase.replace("&", " and ")):
+        found = words_of(phrase.replace("&", " and "))
+        for word, following in zip(found, [*found[1:], ""], strict=False):
+            if word in garments and following in garments:
+                continue
             if word in garments:
                 yield Mention(word, frozenset(colours), is_joined)
+            if word in garments or word in _OTHER_NOUNS:
                 colours, is_joined = [], False
             elif word in _JOINS:
                 is_joined = True

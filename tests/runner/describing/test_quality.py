@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.describing.quality import check_file, contradiction, implausible
+from runner.describing.quality import check_file, contradiction, implausible, implausible_words
 from runner.lifelong import main
 from tasks.descriptions import format_descriptions
 
@@ -74,6 +74,8 @@ def test_contradictions(sentences: tuple[str, ...]) -> None:
         ("A red cap, blue glasses.",),
         ("A red shirt, black trousers.", "Black shoes and a red bag."),
         ("Black and white shoes.", "White shoes."),
+        ("A red dress.", "Black dress shoes."),
+        ("Black hair red cap.",),
         ("",),
     ],
 )
@@ -97,6 +99,12 @@ def test_implausible_words(word: str, part: str) -> None:
 )  # fmt: skip
 def test_plausible_words(word: str, part: str) -> None:
     assert not implausible(word, part)
+
+
+def test_a_noun_before_a_noun_is_no_garment() -> None:
+    assert implausible_words("He wears dress shoes and a dress.", "foot") == ["dress"]
+    assert implausible_words("A jeans jacket, jeans.", "upper") == ["jeans"]
+    assert implausible_words("A b4g shirt.", "upper") == ["b4g"]
 
 
 def test_entropy_of_the_vocabulary(tmp_path: Path) -> None:
