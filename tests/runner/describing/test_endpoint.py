@@ -82,7 +82,7 @@ def test_bad_moments_pass(describe: Describe, endpoint: Endpoint, tmp_path: Path
             case 1:
                 handler.say(500, "oh")
             case 2:
-                time.sleep(1.5)  # longer than the client waits
+                time.sleep(3)  # longer than the client waits
             case 3:
                 handler.say(200, '{"choices": [{"mess')
             case 4:
@@ -94,7 +94,7 @@ def test_bad_moments_pass(describe: Describe, endpoint: Endpoint, tmp_path: Path
         return True
 
     endpoint.fault = fault
-    assert describe("--timeout-s", "1", "--concurrency", "4") == 0
+    assert describe("--timeout-s", "2", "--concurrency", "4") == 0
     assert len(read_descriptions(tmp_path / "kept" / "people_description.txt").parts) == 12
     assert set(endpoint.answered.values()) == {1}, "an image was asked for after its success"
     assert max(endpoint.asked.values()) == 3
@@ -109,13 +109,13 @@ def test_retry_after_is_kept_by_everybody(describe: Describe, endpoint: Endpoint
             if is_first:
                 told.append(time.monotonic())
         if is_first:
-            handler.say(429, "slow down", Retry_After="1")
+            handler.say(429, "slow down", Retry_After="2")
         return is_first
 
     endpoint.fault = fault
     assert describe("--concurrency", "2") == 0
     times = sorted(each for several in endpoint.times.values() for each in several)
-    early = [each for each in times if told[0] + 0.2 < each < told[0] + 0.95]
+    early = [each for each in times if told[0] + 0.7 < each < told[0] + 1.95]
     assert early == []
     assert times[-1] - told[0] < 30
 
