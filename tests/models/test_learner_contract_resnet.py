@@ -20,6 +20,9 @@ from tests.models.learner_cases import CASES, INTERPOLATING, LEARNING
 from tests.models.test_learner_state import network_after_training
 from tests.models.test_learner_workers import half
 
+# The contract itself is the default suite's, on a CLIP; here it is asked again on another tower.
+pytestmark = pytest.mark.slow
+
 HEIGHT, WIDTH = 32, 16
 # How long a first domain is has nothing to do with the tower.
 OF_IMAGES = [

@@ -60,6 +60,7 @@ def test_the_authors_presets_have_their_backbone_and_the_tables_share_theirs(nam
     assert lengths == [60, 60]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("learner", CONTINUED)
 def test_an_interrupted_run_equals_an_uninterrupted_one(
     learner: str, tmp_path: Path, tiny_config: MakeConfig, numbers_of: Numbers

@@ -95,6 +95,7 @@ def test_nobody_is_left_out_in_this_process(
     assert read_descriptions(kept / "people_description.txt").parts == {}
 
 
+@pytest.mark.slow
 def test_actors_give_the_same_rows(
     ray_session: None, tiny: str, pictures: Path, tmp_path: Path
 ) -> None:
