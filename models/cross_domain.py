@@ -164,21 +164,15 @@ def _part_terms(
 ) -> dict[str, Tensor]:
     """Forms that compare attribute features [B, K, D] of the new and of the old model."""
     terms: dict[str, Tensor] = {}
-    if "prototype_relation" in alignment:
-        settings, anchors = losses.prototype_relation, memory.attribute_prototypes()
-        terms["prototype_relation"] = prototype_relation(
-            *parts, anchors, settings.temperature, settings.reduction
-        )
-    if "centroid_relation" in alignment:
-        settings, anchors = losses.centroid_relation, memory.centroids()
-        terms["centroid_relation"] = own_prototype_relation(
-            *parts, anchors, settings.temperature, settings.reduction
-        )
-    if "identity_prototype" in alignment:
-        settings, anchors = losses.identity_prototype, memory.identity_prototypes()
-        terms["identity_prototype"] = own_prototype_relation(
-            *parts, anchors, settings.temperature, settings.reduction
-        )
+    relations = (
+        ("prototype_relation", prototype_relation, memory.attribute_prototypes),
+        ("centroid_relation", own_prototype_relation, memory.centroids),
+        ("identity_prototype", own_prototype_relation, memory.identity_prototypes),
+    )
+    for name, relation, anchors in relations:
+        if name in alignment:
+            settings: RelationTermConfig = getattr(losses, name)
+            terms[name] = relation(*parts, anchors(), settings.temperature, settings.reduction)
     if "affinity" in alignment:
         terms["affinity"] = _affinity(parts, losses.affinity)
     return terms
