@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 from torch.nn import functional
 
-from models.backbones.clip import TextEncoder
+from models.backbones.tower import TextTower
 from models.losses.contrastive import (
     same_identity,
     same_identity_or_caption,
@@ -27,7 +27,7 @@ Gather = Callable[[Tensor], Tensor]
 def identity_prompt_terms(
     batch: Batch,
     textual: TextualAttributes,
-    text: TextEncoder,
+    text: TextTower,
     losses: LossesConfig,
     gather: Gather,
 ) -> dict[str, Tensor]:
@@ -46,7 +46,7 @@ def identity_prompt_terms(
 def attribute_prompt_terms(
     batch: Batch,
     textual: TextualAttributes,
-    text: TextEncoder,
+    text: TextTower,
     losses: LossesConfig,
     gather: Gather,
 ) -> dict[str, Tensor]:

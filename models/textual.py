@@ -21,7 +21,7 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from models.backbones.clip import TextEncoder
+from models.backbones.tower import TextTower
 from models.heads.bnneck import GrowingClassifier
 from models.heads.prompts import AttributePrompts, IdentityPrompts, prepend, splice
 from models.reid import TermConfig
@@ -61,7 +61,7 @@ class TextualIdentities(nn.Module):
     image_features: Tensor
     identity_features: Tensor
 
-    def __init__(self, num_identity_tokens: int, text: TextEncoder, generator: Generator) -> None:
+    def __init__(self, num_identity_tokens: int, text: TextTower, generator: Generator) -> None:
         super().__init__()
         self.num_identity_tokens = num_identity_tokens
         self.identities = IdentityPrompts(0, num_identity_tokens, text.width, generator)
@@ -84,7 +84,7 @@ class TextualIdentities(nn.Module):
         self.image_features = image_features
 
     def encode_identities(
-        self, person_ids: Tensor, text: TextEncoder, normalise: bool = True
+        self, person_ids: Tensor, text: TextTower, normalise: bool = True
     ) -> Tensor:
         """[B] -> text features t_g of these identities' prompts [B, D], L2-normalised if asked."""
         distinct, where = torch.unique(person_ids, return_inverse=True)
@@ -97,7 +97,7 @@ class TextualIdentities(nn.Module):
         return (functional.normalize(features, dim=1) if normalise else features)[where]
 
     @torch.no_grad()
-    def freeze_identities(self, text: TextEncoder) -> None:
+    def freeze_identities(self, text: TextTower) -> None:
         """Caches the L2-normalised text feature of every identity of the domain."""
         device = self.identity_features.device
         everybody = torch.arange(len(self.identities.vectors), device=device)
@@ -141,7 +141,7 @@ class TextualAttributes(TextualIdentities):
         num_attributes: int,
         num_identity_tokens: int,
         num_attribute_tokens: int,
-        text: TextEncoder,
+        text: TextTower,
         generator: Generator,
         control: Control = "none",
     ) -> None:
@@ -165,7 +165,7 @@ class TextualAttributes(TextualIdentities):
         domain: Domain,
         descriptions: Descriptions,
         image_features: Tensor,
-        text: TextEncoder,
+        text: TextTower,
         generator: Generator,
     ) -> None:
         """New identity prompts, and the entries of the domain's descriptions.
@@ -200,20 +200,20 @@ class TextualAttributes(TextualIdentities):
         self.pool_head.grow(functional.normalize(centres, dim=1).to(device))
 
     @torch.no_grad()
-    def freeze_identities(self, text: TextEncoder) -> None:
+    def freeze_identities(self, text: TextTower) -> None:
         """Caches the text feature of every identity: its own, or another's as a control."""
         super().freeze_identities(text)
         if self.control == "permuted_identities":
             givers = derangement(len(self.identity_features), _seeded())
             self.identity_features = self.identity_features[givers.to(self.entry_ids.device)]
 
-    def encode_attributes(self, indices: Tensor, text: TextEncoder) -> Tensor:
+    def encode_attributes(self, indices: Tensor, text: TextTower) -> Tensor:
         """[B] images -> L2-normalised text features t_k of their descriptions [B, K, D]."""
         distinct, where = torch.unique(self.entry_ids[indices], return_inverse=True)
         return self._encode_entries(distinct, text)[where]
 
     @torch.no_grad()
-    def freeze_attributes(self, text: TextEncoder) -> None:
+    def freeze_attributes(self, text: TextTower) -> None:
         """Caches the text feature of every entry of the domain."""
         entries = torch.arange(len(self.entry_tokens), device=self.entry_ids.device)
         chunks = [self._encode_entries(chunk, text) for chunk in entries.split(ENCODE_ROWS)]
@@ -223,7 +223,7 @@ class TextualAttributes(TextualIdentities):
         """[B] images -> cached t_k [B, K, D]."""
         return self.entry_features[self.entry_ids[indices]]
 
-    def _encode_entries(self, entries: Tensor, text: TextEncoder) -> Tensor:
+    def _encode_entries(self, entries: Tensor, text: TextTower) -> Tensor:
         tokens = self.entry_tokens[entries]
         ends = text.end_positions(tokens)
         tokens = tokens[:, : int(ends.max()) + 1]

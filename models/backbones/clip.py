@@ -7,8 +7,7 @@ token *embeddings*, so that learned prompt vectors can stand among words.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -16,7 +15,14 @@ from torch import Tensor, nn
 
 from models.backbones.clip_weights import create_clip
 from models.backbones.config import BackboneConfig
-from models.backbones.tower import ImageTower
+from models.backbones.tower import (
+    ImageFeatures,
+    PatchTower,
+    TextFeatures,
+    TextTower,
+    patch_grid,
+    resize_positions,
+)
 
 # Imported where it is used: open_clip takes seconds to import (timm, transformers), and reading a
 # configuration should not.
@@ -25,32 +31,8 @@ if TYPE_CHECKING:
     from open_clip.transformer import Transformer, VisionTransformer
 
 
-@dataclass(frozen=True, slots=True)
-class ImageFeatures:
-    """What the image tower says of B images; nothing is normalised.
-
-    Attributes:
-        class_token: [B, W] after the final layer norm, before projection (W: tower width).
-        projected: [B, D] class token in the joint embedding space.
-        patches: [B, L, D] patch tokens in the joint space, row by row from the top left.
-    """
-
-    class_token: Tensor
-    projected: Tensor
-    patches: Tensor
-
-    def named(self) -> dict[str, Tensor]:
-        """g and f by their names."""
-        return {"class_token": self.class_token, "projected": self.projected}
-
-
-class ImageEncoder(ImageTower):
-    """open_clip's VisionTransformer for images of one, possibly rectangular, size.
-
-    Its features are `class_token`, g, the class token before projection, and `projected`, f.
-    """
-
-    metric = "projected"
+class ImageEncoder(PatchTower):
+    """open_clip's VisionTransformer for images of one, possibly rectangular, size."""
 
     def __init__(self, visual: VisionTransformer, image_size: tuple[int, int]) -> None:
         """Takes the tower over and resizes its positional embedding to `image_size` (H, W).
@@ -61,7 +43,7 @@ class ImageEncoder(ImageTower):
         super().__init__()
         self.visual = visual
         self.image_size = image_size
-        self.grid_size = _patch_grid(image_size, cast(tuple[int, int], visual.patch_size))
+        self.grid_size = patch_grid(image_size, cast(tuple[int, int], visual.patch_size))
         positions = resize_positions(
             visual.positional_embedding.detach(), visual.grid_size, self.grid_size
         )
@@ -77,15 +59,6 @@ class ImageEncoder(ImageTower):
     def embed_dim(self) -> int:
         """D, the size of the joint embedding."""
         return self.visual.output_dim
-
-    @property
-    def feature_dims(self) -> Mapping[str, int]:
-        """W of g, D of f."""
-        return {"class_token": self.width, "projected": self.embed_dim}
-
-    def features(self, images: Tensor) -> dict[str, Tensor]:
-        """g [B, W] and f [B, D] by their names."""
-        return self(images).named()
 
     def forward(self, images: Tensor) -> ImageFeatures:
         """Normalised images [B, 3, H, W] -> their features.
@@ -104,7 +77,7 @@ class ImageEncoder(ImageTower):
         return ImageFeatures(tokens[:, 0], projected[:, 0], projected[:, 1:])
 
 
-class TextEncoder(nn.Module):
+class TextEncoder(TextTower):
     """CLIP's causal text tower, entered at the token embeddings."""
 
     causal_mask: Tensor
@@ -145,8 +118,7 @@ class TextEncoder(nn.Module):
         longest = int(self.end_positions(tokens).max()) + 1 if len(tokens) else 2
         return tokens[:, :longest].contiguous()
 
-    @staticmethod
-    def end_positions(tokens: Tensor) -> Tensor:
+    def end_positions(self, tokens: Tensor) -> Tensor:
         """Tokens [N, L] -> position of each end-of-text [N]; it is the highest token number."""
         return tokens.argmax(dim=-1)
 
@@ -154,52 +126,33 @@ class TextEncoder(nn.Module):
         """Tokens [N, L] -> token embeddings [N, L, W], without positions."""
         return self.token_embedding(tokens)
 
-    @torch.no_grad()
-    def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
-        """Texts -> text features [N, D], not normalised and without gradient.
-
-        Distinct strings are encoded once, in batches of like length.
-        """
-        device = self.positional_embedding.device
-        distinct = list(dict.fromkeys(texts))
-        rows = {text: row for row, text in enumerate(distinct)}
-        tokens = self.tokenize(distinct)
-        ends = self.end_positions(tokens)
-        features = torch.empty(len(distinct), self.embed_dim, device=device)
-        for chunk in ends.argsort(stable=True).split(batch_size):
-            length = int(ends[chunk[-1]]) + 1 if len(chunk) else 0
-            part = tokens[chunk, :length].to(device)
-            encoded = self(self.embed_tokens(part), ends[chunk].to(device))
-            features[chunk.to(device)] = encoded.to(features.dtype)
-        return features[torch.tensor([rows[text] for text in texts], dtype=torch.long)]
-
     def forward(self, embeddings: Tensor, end_positions: Tensor) -> Tensor:
         """Token embeddings [N, L, W] and end-of-text positions [N] -> text features [N, D].
 
-        Positions are added here, so that prompt vectors set among the words take theirs. Not
-        normalised. What stands after the end of a text has no influence on it: the tower is causal.
-
-        Raises:
-            ValueError: L is longer than the tower has positions.
+        The tower is causal, so what stands after the end of a text is never asked.
         """
-        length, limit = embeddings.shape[1], len(self.positional_embedding)
-        if length > limit:
-            raise ValueError(
-                f"expected texts of at most {limit} tokens; came {length}: shorten the texts or "
-                "the prompts in front of them (tokenize takes max_tokens)"
-            )
-        tokens = embeddings + self.positional_embedding[:length].to(embeddings.dtype)
-        tokens = self.transformer(tokens, attn_mask=self.causal_mask[:length, :length])
+        tokens = self._transformed(embeddings)
         rows = torch.arange(len(tokens), device=tokens.device)
         return self.ln_final(tokens[rows, end_positions]) @ self.text_projection
 
+    def features(self, tokens: Tensor) -> TextFeatures:
+        """Tokens [N, L] -> their features; the sentence is that of the end-of-text token."""
+        ends = self.end_positions(tokens)
+        projected = self.ln_final(self._transformed(self.embed_tokens(tokens)))
+        projected = projected @ self.text_projection
+        places = torch.arange(tokens.shape[1], device=tokens.device)
+        rows = torch.arange(len(tokens), device=tokens.device)
+        return TextFeatures(projected[rows, ends], projected, places <= ends[:, None])
+
+    def _transformed(self, embeddings: Tensor) -> Tensor:
+        length = embeddings.shape[1]
+        self.check_length(length, len(self.positional_embedding))
+        tokens = embeddings + self.positional_embedding[:length].to(embeddings.dtype)
+        return self.transformer(tokens, attn_mask=self.causal_mask[:length, :length])
+
 
 class ClipBackbone(nn.Module):
-    """Image and text tower with a joint embedding space; state keys begin "image." or "text.".
-
-    As built, the text tower takes no gradient of its own (gradients still flow through it to
-    prompt vectors): it never trains, and a checkpoint may leave "text." out.
-    """
+    """CLIP's two towers, an `ImageTextBackbone`."""
 
     def __init__(self, image: ImageEncoder, text: TextEncoder) -> None:
         super().__init__()
@@ -219,29 +172,3 @@ def build(config: BackboneConfig, seed: int) -> ClipBackbone:
     image_size = (config.image_height, config.image_width)
     image = ImageEncoder(cast("VisionTransformer", clip.visual), image_size)
     return ClipBackbone(image, TextEncoder(clip, config.context_length))
-
-
-def resize_positions(
-    positions: Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int]
-) -> Tensor:
-    """Positional embedding [1 + h*w, W] of one patch grid -> [1 + h'*w', W] of another.
-
-    The class token's row stays; the grid is interpolated bicubically with antialiasing, as
-    open_clip does for square inputs (CLIP-ReID: bilinear).
-    """
-    if old_grid == new_grid:
-        return positions
-    grid = positions[1:].unflatten(0, old_grid).permute(2, 0, 1)[None]
-    grid = nn.functional.interpolate(grid, new_grid, mode="bicubic", antialias=True)
-    return torch.cat([positions[:1], grid[0].flatten(1).T])
-
-
-def _patch_grid(image_size: tuple[int, int], patch_size: tuple[int, int]) -> tuple[int, int]:
-    height, width = image_size
-    patch_height, patch_width = patch_size
-    if height % patch_height or width % patch_width:
-        raise ValueError(
-            f"expected an image size in multiples of the {patch_height}x{patch_width} patch; came "
-            f"{height}x{width}: set backbone.image_height and backbone.image_width"
-        )
-    return height // patch_height, width // patch_width

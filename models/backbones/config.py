@@ -1,4 +1,16 @@
-"""Which backbone a run has: the configuration section alone, without the libraries behind it."""
+"""Which backbone a run has: the configuration section alone, without the libraries behind it.
+
+`models.backbones.building.build_backbone` makes it. What a learner may ask of it, all of it in
+`models.backbones.tower`:
+
+- every backbone: `image.features(images)`, named features [B, dim]; f is `image.metric`;
+- one with a text tower (`ImageTextBackbone`) also `image(images)`: `ImageFeatures` with the class
+  token g [B, W], its projection f [B, D] and projected patch tokens [B, L, D];
+- and `text`: `tokenize(texts)`, then `features(tokens)`: `TextFeatures` with the sentence [N, D],
+  every token [N, L, D] and the mask [N, L] of those that count. `text(embeddings, end_positions)`
+  gives the sentence from token embeddings, for learned prompts; `encode_texts(texts)` the sentence
+  from strings, without gradient. `embed_dim` is D and `width` a token embedding's size.
+"""
 
 from __future__ import annotations
 

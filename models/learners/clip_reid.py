@@ -15,7 +15,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from models.backbones.clip import ClipBackbone
+from models.backbones.tower import ImageTextBackbone
 from models.learner import Collective, OptimizerConfig, Probe, ScheduleConfig, Stage, StepResult
 from models.losses.contrastive import same_identity, symmetric_contrastive
 from models.losses.identity import cross_entropy
@@ -131,7 +131,7 @@ class Method(SupervisedLearner):
     unsaved = ("text.",)
     reads_texts = True
 
-    def __init__(self, config: Config, backbone: ClipBackbone, collective: Collective) -> None:
+    def __init__(self, config: Config, backbone: ImageTextBackbone, collective: Collective) -> None:
         super().__init__(config, backbone, collective, config.interpolation)
         self.settings = config
         self.text = backbone.text

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models.backbones.clip import ClipBackbone, ImageEncoder
+from models.backbones.tower import ImageTextBackbone, PatchTower
 from models.cross_domain import (
     Compared,
     compares_embeddings,
@@ -47,7 +47,7 @@ IDENTITY_STAGE, ATTRIBUTE_STAGE, IMAGE_STAGE = "mtad-identity", "mtad-attribute"
 class AttributeNetwork(ReidNetwork):
     """The network with its attribute decoder: what is frozen as the old model."""
 
-    def __init__(self, image: ImageEncoder, config: Config, generator: torch.Generator) -> None:
+    def __init__(self, image: PatchTower, config: Config, generator: torch.Generator) -> None:
         super().__init__(image, config.neck_bias)
         size, num_heads = image.embed_dim, config.num_decoder_heads
         self.decoder = AttributeDecoder(config.num_attributes, size, size, num_heads, generator)
@@ -61,7 +61,7 @@ class Method(Learner):
     reads_texts = True
     begun: Tensor
 
-    def __init__(self, config: Config, backbone: ClipBackbone, collective: Collective) -> None:
+    def __init__(self, config: Config, backbone: ImageTextBackbone, collective: Collective) -> None:
         super().__init__(collective)
         self.config = config
         generator = torch.Generator().manual_seed(torch.initial_seed())

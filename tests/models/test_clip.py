@@ -319,3 +319,19 @@ def test_a_changed_or_missing_warm_file_is_refused(tmp_path, monkeypatch):
     path.write_bytes(path.read_bytes()[:-1] + b"\x01")
     with pytest.raises(ValueError, match=r"expected sha256 .* python -m runner\.warm_start"):
         build(BackboneConfig(), seed=0)
+
+
+def test_token_features_agree_with_the_sentence_and_say_where_a_text_ends(tiny):
+    tokens = tiny.text.tokenize(["a man", "a man in a red coat"])
+    with torch.no_grad():
+        features = tiny.text.features(tokens)
+        padded = tiny.text.features(torch.cat([tokens, tokens.new_zeros(2, 3)], dim=1))
+        shorter = tiny.text(tiny.text.embed_tokens(tokens[:1, :3]), torch.tensor([2]))
+    torch.testing.assert_close(features.sentence, tiny.text.encode_texts(["a man", WORDS[0]]))
+    assert features.tokens.shape == (2, 8, 96)
+    assert features.mask.sum(1).tolist() == [4, 8]
+    assert not features.mask[0, 4:].any()
+    torch.testing.assert_close(features.sentence, features.tokens[[0, 1], [3, 7]])
+    torch.testing.assert_close(features.tokens[0, 2], shorter[0])
+    torch.testing.assert_close(padded.tokens[:, :8], features.tokens)
+    assert padded.mask.sum(1).tolist() == [4, 8]
