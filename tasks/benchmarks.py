@@ -18,7 +18,7 @@ from pydantic import Field, field_validator, model_validator
 
 from tasks.datasets import synthetic
 from tasks.datasets.synthetic import SyntheticConfig
-from tasks.descriptions import attach, read_descriptions
+from tasks.descriptions import attach, read_descriptions, with_dual_texts
 from tasks.identities import (
     IdentityRule,
     choose_identities,
@@ -56,7 +56,7 @@ ORDERS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = MappingProxyType
 )
 """Seen domains in lifelong order, and unseen ones, of the benchmarks of the literature."""
 
-_DRAWN, _CUSTOM = "synthetic", "custom"
+_DRAWN, _DRAWN_BY_TEXT, _CUSTOM = "synthetic", "synthetic-t2i", "custom"
 
 
 class BenchmarkConfig(ReadOptions):
@@ -64,9 +64,9 @@ class BenchmarkConfig(ReadOptions):
 
     name: str = Field(
         default=_DRAWN,
-        description="synthetic (draws its own people), an order of the literature (lreid-1, "
-        "lreid-2, lreid-1-duke, lreid-2-duke, lreid-51 to lreid-55, t2i-1), one data set, or "
-        "custom (order and unseen say it all)",
+        description="synthetic (draws its own people), synthetic-t2i (the same, searched by their "
+        "captions), an order of the literature (lreid-1, lreid-2, lreid-1-duke, lreid-2-duke, "
+        "lreid-51 to lreid-55, t2i-1), one data set, or custom (order and unseen say it all)",
     )
     root: str = Field(default="data", description="folder of the data sets")
     identities: IdentityRule = Field(
@@ -91,6 +91,11 @@ class BenchmarkConfig(ReadOptions):
     synthetic: SyntheticConfig = Field(
         default_factory=SyntheticConfig, description="sizes of the synthetic benchmark"
     )
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether its people are drawn by this project, and not read."""
+        return self.name in (_DRAWN, _DRAWN_BY_TEXT)
 
     @field_validator("name")
     @classmethod
@@ -129,12 +134,12 @@ class BenchmarkConfig(ReadOptions):
 
 def benchmark_names() -> list[str]:
     """Every value that benchmark.name may have."""
-    return [_DRAWN, *ORDERS, *dataset_names(), _CUSTOM]
+    return [_DRAWN, _DRAWN_BY_TEXT, *ORDERS, *dataset_names(), _CUSTOM]
 
 
 def known_domains(config: BenchmarkConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names that `order` and `unseen` may use."""
-    if config.name == _DRAWN:
+    if config.is_drawn:
         return config.synthetic.domain_names
     everything = tuple(dataset_names())
     return ORDERS[config.name][0] if config.name in ORDERS else everything, everything
@@ -142,7 +147,7 @@ def known_domains(config: BenchmarkConfig) -> tuple[tuple[str, ...], tuple[str, 
 
 def seen_and_unseen(config: BenchmarkConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names of the seen domains in the order in which they are learned, and of the unseen ones."""
-    if config.name == _DRAWN:
+    if config.is_drawn:
         seen, unseen = config.synthetic.domain_names
     else:
         seen, unseen = ORDERS.get(config.name, ((config.name,), ()))
@@ -155,7 +160,7 @@ def check_benchmark(config: BenchmarkConfig) -> None:
     Raises:
         FileNotFoundError, ValueError: what was expected, what was found, what to set.
     """
-    if config.name != _DRAWN:
+    if not config.is_drawn:
         _find(config)
     if isinstance(config.identities, Path):
         for name in seen_and_unseen(config)[0]:
@@ -196,7 +201,8 @@ def load_benchmark(
     """Reads the domains, holds out the validation people and writes the protocol lock.
 
     Training ids become contiguous in the order of the data set's ids. Where a domain has a
-    description file, its training records carry part sentences and caption.
+    description file, its training records carry part sentences and caption; where it has a file
+    of dual texts, all records carry theirs.
 
     Args:
         config: what to read.
@@ -223,21 +229,24 @@ def load_benchmark(
         pinned=pinned,
         seen=list(zip(seen_raw, seen, strict=True)),
         unseen=list(zip(unseen_raw, unseen, strict=True)),
-        synthetic=config.synthetic.model_dump() if config.name == _DRAWN else None,
+        synthetic=config.synthetic.model_dump() if config.is_drawn else None,
     )
     return Benchmark(config.name, seen, unseen, lock)
 
 
 def _read(config: BenchmarkConfig) -> tuple[list[RawDomain], list[RawDomain]]:
     seen, unseen = seen_and_unseen(config)
-    if config.name == _DRAWN:
+    if config.is_drawn:
         drawn = synthetic.read(Path(config.root), config.synthetic)
         by_name = {raw.name: raw for raws in drawn for raw in raws}
+        if config.name == _DRAWN_BY_TEXT:
+            by_name = {name: synthetic.searched_by_text(raw) for name, raw in by_name.items()}
     else:
         by_name = {
             name: read_place(place, Path(config.root), config)
             for name, place in _find(config).items()
         }
+    by_name = {name: with_dual_texts(raw) for name, raw in by_name.items()}
     return [by_name[name] for name in seen], [by_name[name] for name in unseen]
 
 

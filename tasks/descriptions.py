@@ -1,18 +1,23 @@
-"""Descriptions of images: the files of part sentences, and their way into records.
+"""Descriptions of images: files of part sentences and of dual texts, and their way into records.
 
 A description file is a text without header, one line per image:
 `basename<TAB x3>head<TAB x3>upper<TAB x3>lower<TAB x3>foot`, as VLADR's authors publish them. It
 may hold more than is asked for: test images, and lines that a second run of the authors' script has
 appended for the same images.
+
+A file of dual texts is a JSON list of `{"file_path": ..., "identity": ..., "clothing": ...}`, paths
+relative to the data set's folder, as `describe --prompt dual` exports it. Other keys are ignored.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
+from typing import Any, cast
 
-from tasks.schema import Record
+from tasks.schema import RawDomain, Record, Split
 from tasks.text_files import utf8_lines
 
 NUM_PARTS = 4
@@ -57,6 +62,63 @@ def read_descriptions(path: Path) -> Descriptions:
             parts[name] = sentences
             num_lines += 1
     return Descriptions(path, parts, num_lines - len(parts))
+
+
+def with_dual_texts(raw: RawDomain) -> RawDomain:
+    """The data set with the texts of its `dual_file`, if it has one, in all its records.
+
+    Images that the file does not list keep empty texts; entries of other images are ignored.
+
+    Raises:
+        ValueError: the file is not such a list, or a text is missing or empty; the entry is named.
+    """
+    if raw.dual_file is None:
+        return raw
+    texts = _dual_texts(raw.dual_file, raw.folder)
+
+    def told(records: Iterable[Record]) -> tuple[Record, ...]:
+        return tuple(
+            replace(record, identity=found[0], clothing=found[1])
+            if (found := texts.get(record.image_path)) is not None
+            else record
+            for record in records
+        )
+
+    def told_split(split: Split) -> Split:
+        return replace(split, query=told(split.query), gallery=told(split.gallery))
+
+    return replace(
+        raw,
+        train=told(raw.train),
+        test=told_split(raw.test),
+        validation=None if raw.validation is None else told_split(raw.validation),
+    )
+
+
+def _dual_texts(path: Path, folder: Path) -> dict[str, tuple[str, str]]:
+    """(identity, clothing) by the image's path; the last of several entries for one image wins."""
+    try:
+        entries = json.loads("\n".join(utf8_lines(path)))
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{path}: expected JSON, but line {error.lineno}, column {error.colno}: {error.msg}"
+        ) from error
+    if not isinstance(entries, list):
+        raise ValueError(f"{path}: expected a list of entries, got {type(entries).__name__}")
+    texts: dict[str, tuple[str, str]] = {}
+    for number, entry in enumerate(cast("list[Any]", entries), start=1):
+        fields = cast("dict[str, Any]", entry) if isinstance(entry, dict) else {}
+        found = [fields.get(key) for key in ("file_path", "identity", "clothing")]
+        file, identity, clothing = (
+            " ".join(each.split()) if isinstance(each, str) else "" for each in found
+        )
+        if not (file and identity and clothing):
+            raise ValueError(
+                f"{path}, entry {number}: expected file_path, identity and clothing, none of them "
+                f"empty; got {entry!r:.80}"
+            )
+        texts[str(folder / file)] = identity, clothing
+    return texts
 
 
 def _parse(line: str, path: Path, number: int) -> tuple[str, Parts]:

@@ -106,7 +106,14 @@ def _lock_domain(raw: RawDomain, domain: Domain) -> dict[str, Any]:
             if raw.description_file is not None
             else None
         ),
-    }
+    } | _lock_dual(raw)
+
+
+def _lock_dual(raw: RawDomain) -> dict[str, Any]:
+    """Nothing where there are no dual texts: what they could change is as it was before them."""
+    if raw.dual_file is None:
+        return {}
+    return {"dual_sha256": hashlib.sha256(raw.dual_file.read_bytes()).hexdigest()}
 
 
 def _ids(split: Split) -> set[int]:

@@ -163,8 +163,9 @@ def read_place(place: Place, root: Path, options: ReadOptions) -> RawDomain:
         NotExtractedError: images would have to be extracted first, and the place may not.
     """
     raw: RawDomain = _module(place.name).read(place, options)
-    description_file = raw.description_file or _description_file(place, root)
-    return replace(raw, description_file=description_file)
+    parts = raw.description_file or _beside(place, root, "description.txt")
+    dual = raw.dual_file or _beside(place, root, "dual.json")
+    return replace(raw, description_file=parts, dual_file=dual)
 
 
 def check_allowed(name: str, options: ReadOptions) -> None:
@@ -289,8 +290,8 @@ def _module(name: str) -> ModuleType:
     return importlib.import_module(f"tasks.datasets.{name}")
 
 
-def _description_file(place: Place, root: Path) -> Path | None:
-    file_name = f"{place.name}_description.txt"
+def _beside(place: Place, root: Path, kind: str) -> Path | None:
+    file_name = f"{place.name}_{kind}"
     for folder in (place.folder, place.folder.parent, root):
         if (folder / file_name).is_file():
             return folder / file_name

@@ -29,6 +29,8 @@ class Record:
     `person_id` is contiguous (0..num_persons-1) in a training list and the data set's own number
     in validation and test lists. `parts` holds the K part descriptions (head, upper, lower, foot),
     `captions` descriptions of the whole person; both are empty where a data set has none.
+    `identity` and `clothing` are a machine's two texts about the image: what the person keeps from
+    day to day, and what it wears; "" where nobody wrote them.
     """
 
     image_path: str
@@ -36,6 +38,8 @@ class Record:
     camera_id: int
     captions: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
+    identity: str = ""
+    clothing: str = ""
 
     @property
     def caption(self) -> str:
@@ -66,6 +70,7 @@ class RawDomain:
         test: queries and gallery.
         validation: the data set's own validation people, or None where it has none.
         description_file: where the part descriptions of its images are, or None.
+        dual_file: where their identity and clothing descriptions are, or None.
         folder: what the image paths of its protocol lock are relative to.
         variant: which of the forms of the data set this is.
         facts: plain values that pin what was read (version, split, source), for the lock.
@@ -76,6 +81,7 @@ class RawDomain:
     test: Split
     validation: Split | None = None
     description_file: Path | None = None
+    dual_file: Path | None = None
     folder: Path = Path()
     variant: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict[str, Any])

@@ -127,7 +127,7 @@ def notes(summary: TableSummary) -> list[str]:
             remarks = "".join(f"; {remark}" for remark in row.published.remarks)
             found.append(f"Published: {row.published.source}{remarks}.")
     if any(row.published for row in summary.rows) and any(
-        run.benchmark == "synthetic" for _, run in summary.runs
+        run.benchmark.startswith("synthetic") for _, run in summary.runs
     ):
         found.append(
             "Published numbers are of photographs, these of drawn people: compare the order of "

@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import uuid
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from pydantic import Field
 
 from tasks.datasets import market1501
 from tasks.descriptions import format_descriptions
-from tasks.reading import Layout, Place
-from tasks.schema import FrozenConfig, RawDomain
+from tasks.identities import text_split
+from tasks.reading import Layout, Place, read_json
+from tasks.schema import FrozenConfig, RawDomain, Record
 from tasks.synthetic import GENERATOR_VERSION
 from tasks.synthetic.domains import SyntheticDomain, training_domains, unseen_domains
 from tasks.synthetic.drawing import Frame
@@ -82,6 +84,30 @@ def _read(folder: Path, name: str) -> RawDomain:
     place = Place(name, facts, folder / name, Layout("drawn", market1501.FOLDERS))
     raw = market1501.read_market_layout(place)
     return replace(raw, description_file=folder / name / f"{name}_description.txt")
+
+
+def searched_by_text(raw: RawDomain) -> RawDomain:
+    """A drawn domain under the text-to-image protocol, on the same pictures.
+
+    Every picture has its two free captions. Each caption of a test picture is a query, all test
+    pictures are the gallery; identity and clothing descriptions come from the same file.
+    """
+    file = raw.folder / f"{raw.name}_captions.json"
+    place = Place(raw.name, market1501.FACTS, raw.folder, Layout("drawn", market1501.FOLDERS))
+    captions = {
+        str(raw.folder / entry["file_path"]): tuple(entry["captions"])
+        for entry in read_json(place, file)
+    }
+
+    def captioned(records: Iterable[Record]) -> list[Record]:
+        return [replace(record, captions=captions[record.image_path]) for record in records]
+
+    return replace(
+        raw,
+        train=tuple(captioned(raw.train)),
+        test=text_split(captioned((*raw.test.query, *raw.test.gallery))),
+        dual_file=file,
+    )
 
 
 def cache_folder(config: SyntheticConfig, root: Path) -> Path:
