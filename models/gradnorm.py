@@ -7,9 +7,10 @@ to balance, `self.balance = GradNorm(config.gradnorm, names)`; in `forward`, in 
 
     return self.balance(result, self.shared_parameters(), self.collective.gather)
 
-and `self.balance.begin_domain()` in `begin_domain`. `shared_parameters()` is the learner's word for
-the last layer that all these terms reach and the stage trains. The balancer's state is buffers of
-the learner, so a checkpoint holds it; nothing in it is a parameter of the learner's optimiser.
+and `self.balance.begin_domain()` in `begin_domain`. `Learner.shared_parameters` is the learner's
+word for the last layer that all these terms reach and the stage trains. The balancer's state is
+buffers of the learner, so a checkpoint holds it; nothing in it is a parameter of the learner's
+optimiser. Where the section stands at `learner.gradnorm`, a run without it keeps its hash.
 """
 
 from __future__ import annotations
@@ -70,6 +71,19 @@ class GradNormConfig(FrozenConfig):
         return self
 
 
+def check_tasks(config: GradNormConfig, names: Sequence[str]) -> None:
+    """Refuses a balance of fewer than two tasks.
+
+    Raises:
+        ValueError: it is enabled, and there are not two different names.
+    """
+    if config.enabled and (len(names) < 2 or len(set(names)) < len(names)):
+        raise ValueError(
+            f"GradNorm balances two or more differently named loss terms, came {list(names)}: "
+            "give more terms a weight above 0, or set gradnorm.enabled=false"
+        )
+
+
 class GradNorm(nn.Module):
     """Learns weights w_k of some terms of a step, and multiplies their configured weights by them.
 
@@ -111,11 +125,7 @@ class GradNorm(nn.Module):
 
     def __init__(self, config: GradNormConfig, names: Sequence[str]) -> None:
         super().__init__()
-        if config.enabled and (len(names) < 2 or len(set(names)) < len(names)):
-            raise ValueError(
-                f"GradNorm balances two or more differently named loss terms, came {list(names)}: "
-                "give more terms a weight above 0, or set gradnorm.enabled=false"
-            )
+        check_tasks(config, names)
         self.config = config
         self.names = tuple(names)
         for buffer in (

@@ -244,6 +244,10 @@ class Learner(nn.Module, ABC):
         """
         return ()
 
+    def shared_parameters(self) -> Sequence[nn.Parameter]:
+        """The last layer that the loss terms of a stage have in common: where GradNorm measures."""
+        return ()
+
     def memory_state(self) -> dict[str, Tensor]:
         """Tensors that other processes may read while training runs (prototypes); may be empty."""
         return {}

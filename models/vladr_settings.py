@@ -14,6 +14,7 @@ from models.cross_domain import (
     compares_parts,
     needs_old_model,
 )
+from models.gradnorm import GradNormConfig, check_tasks
 from models.learner import LearnerConfig, OptimizerConfig, ScheduleConfig
 from models.losses.contrastive import Similarity
 from models.reid import (
@@ -208,6 +209,7 @@ class Config(LearnerConfig):
         "the necks as they stand make of them (authors' code)",
     )
     losses: LossesConfig = Field(default_factory=LossesConfig)
+    gradnorm: GradNormConfig = Field(default_factory=GradNormConfig)
     interpolation: InterpolationConfig = Field(default_factory=InterpolationConfig)
     mtad_identity: StageConfig = Field(default_factory=_prompt_stage)
     mtad_attribute: StageConfig = Field(default_factory=_prompt_stage)
@@ -232,6 +234,17 @@ class Config(LearnerConfig):
                 "statistics, which cannot be kept: set teacher=model, or drop them from alignment"
             )
         return self
+
+    @model_validator(mode="after")
+    def _has_tasks_to_balance(self) -> Config:
+        check_tasks(self.gradnorm, self.balanced)
+        return self
+
+    @property
+    def balanced(self) -> tuple[str, ...]:
+        """The terms that GradNorm weighs: those of the image tower, the forms of L_IDA aside."""
+        names = ("identity", "triplet", "image_text", "cma")
+        return tuple(name for name in names if getattr(self.losses, name).weight)
 
     @property
     def needs_old_model(self) -> bool:

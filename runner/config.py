@@ -42,6 +42,9 @@ NOT_IN_HASH = frozenset(
 )
 """What says where and how often, and changes no result: the protocol lock pins the data."""
 
+SWITCHED = ("learner.gradnorm",)
+"""Sections that change no result, and are no part of the hash, while their `enabled` is false."""
+
 
 class ConfigError(ValueError):
     """The configuration is wrong; the message says which field, what came and what would do."""
@@ -142,7 +145,10 @@ class RunConfig(FrozenConfig):
     @property
     def hash(self) -> str:
         """Eight hex digits over everything that may change the result."""
-        kept = {key: value for key, value in flatten(self).items() if in_hash(key)}
+        values = flatten(self)
+        off = tuple(f"{each}." for each in SWITCHED if not values.get(f"{each}.enabled"))
+        used = (key for key in values if in_hash(key) and not key.startswith(off))
+        kept = {key: values[key] for key in used}
         return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:8]
 
     @property
@@ -214,7 +220,7 @@ def validate(values: Mapping[str, Any]) -> RunConfig:
     try:
         config = RunConfig.model_validate(dict(values))
     except ValidationError as error:
-        raise ConfigError(_explain(error, values)) from error
+        raise ConfigError("\n".join(_problem(each, values) for each in error.errors())) from error
     _check_batch(config)
     _check_texts(config)
     return _normalised_as_pretrained(config)
@@ -319,10 +325,6 @@ def _flat(value: Any, path: str) -> Iterator[tuple[str, Any]]:
         yield path, value
 
 
-def _explain(error: ValidationError, values: Mapping[str, Any]) -> str:
-    return "\n".join(_problem(item, values) for item in error.errors())
-
-
 def _problem(item: ErrorDetails, values: Mapping[str, Any]) -> str:
     path = ".".join(str(part) for part in item["loc"]) or "configuration"
     if item["type"] == "extra_forbidden":
@@ -383,8 +385,7 @@ def schema_fields(learner: str | None = None) -> Iterator[tuple[str, type[BaseMo
 
 def _leaves(section: type[BaseModel], path: str) -> Iterator[tuple[str, type[BaseModel], str]]:
     for name, field in section.model_fields.items():
-        inner = _section(field.annotation)
-        if inner:
+        if inner := _section(field.annotation):
             yield from _leaves(inner, f"{path}.{name}")
         else:
             yield f"{path}.{name}", section, name

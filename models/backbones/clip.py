@@ -76,10 +76,15 @@ class ImageEncoder(PatchTower):
         projected = tokens @ visual.proj
         return ImageFeatures(tokens[:, 0], projected[:, 0], projected[:, 1:])
 
+    def last_layer(self) -> Sequence[nn.Parameter]:
+        """The final layer norm: g stands before the projection."""
+        return list(self.visual.ln_post.parameters())
+
 
 class TextEncoder(TextTower):
     """CLIP's causal text tower, entered at the token embeddings."""
 
+    unread = ("logit_scale",)
     causal_mask: Tensor
 
     def __init__(self, clip: open_clip.CLIP, context_length: int | None = None) -> None:

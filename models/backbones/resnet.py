@@ -7,7 +7,7 @@ pooling among them. There is one feature, and no text tower.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -85,6 +85,10 @@ class ResNetEncoder(ImageTower):
     def features(self, images: Tensor) -> dict[str, Tensor]:
         """The pooled feature by its name."""
         return {self.metric: self(images)}
+
+    def last_layer(self) -> Sequence[nn.Parameter]:
+        """The last residual block."""
+        return list(self.visual.layer4[-1].parameters())
 
 
 class ResNetBackbone(nn.Module):

@@ -41,6 +41,10 @@ class ImageTower(nn.Module, ABC):
             ValueError: the images do not have the size this tower was built for.
         """
 
+    @abstractmethod
+    def last_layer(self) -> Sequence[nn.Parameter]:
+        """Parameters of the last layer that all its features, patch tokens too, come from."""
+
     def check_images(self, images: Tensor) -> None:
         """Refuses images of another size than this tower was built for.
 
@@ -146,6 +150,9 @@ class TextTower(nn.Module, ABC):
 
     context_length: int
     """Longest text in tokens, first and last included."""
+
+    unread: tuple[str, ...] = ()
+    """Names of parameters that no feature comes from: they receive no gradient."""
 
     @property
     @abstractmethod

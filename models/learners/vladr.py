@@ -23,6 +23,7 @@ from models.cross_domain import (
     compares_parts,
     cross_domain_terms,
 )
+from models.gradnorm import GradNorm
 from models.heads.attribute_decoder import AttributeDecoder
 from models.learner import Collective, Learner, LearnerConfig, Probe, Stage, StepResult
 from models.losses.alignment import attribute_alignment
@@ -81,6 +82,7 @@ class Method(Learner):
         self.embeddings = PrototypeMemory(1, sum(backbone.image.feature_dims.values()))
         # What the model was on the domain's images as it began, if that is the teacher.
         self.register_buffer("begun", torch.empty(0, config.num_compared, self.memory.dim))
+        self.balance = GradNorm(config.gradnorm, config.balanced)
         self.old: Frozen | None = None
         self._offset = 0
 
@@ -101,15 +103,14 @@ class Method(Learner):
             self.begun = probe(lambda images: {"v": self._parts_of(images)})["v"]
         features = probe(self._first_features)
         projected = features["f"]
-        person_ids = torch.tensor(
-            [record.person_id for record in domain.train], device=projected.device
-        )
+        person_ids = torch.from_numpy(domain.person_ids).to(projected.device)
         self._offset = self.network.num_identities
         self.network.grow(features, person_ids)
         generator = torch.Generator().manual_seed(torch.initial_seed())
         self.textual.begin_domain(domain, self.config.descriptions, projected, self.text, generator)
         self._freeze_untrained_prompts()
         self.memory.begin_domain(self.memory.num_domains)
+        self.balance.begin_domain()
 
     def stages(self) -> Sequence[Stage]:
         """The prompts that are read and trained, then the image tower."""
@@ -144,7 +145,12 @@ class Method(Learner):
                 terms = attribute_prompt_terms(batch, self.textual, self.text, losses, gather)
             case _:
                 terms = self._image_terms(batch)
-        return StepResult.of(terms, weights_of(terms, losses))
+        result = StepResult.of(terms, weights_of(terms, losses))
+        return self.balance(result, self.shared_parameters(), gather)
+
+    def shared_parameters(self) -> Sequence[torch.nn.Parameter]:
+        """The last layer that g, f and the patches come from."""
+        return self.network.image.last_layer()
 
     def end_stage(self, stage: str, probe: Probe) -> None:
         """Encodes the frozen prompts once: from here on text features are looked up."""

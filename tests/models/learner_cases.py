@@ -32,6 +32,8 @@ def settings(name):
         found["interpolated"] = {"interpolation": {"mode": "adaptive"}}
     if "first_epochs" in fields:
         found["longer-first"] = {"epochs": 2, "first_epochs": 3}
+    if "gradnorm" in fields:
+        found["balanced"] = {"gradnorm": {"enabled": True, "warm_iterations": 1}}
     if "alignment" in fields:
         found["every-form"] = {"alignment": get_args(Alignment)}
         followed = ("centroid_relation", "affinity")

@@ -235,6 +235,7 @@ NUMBERS = {
     if isinstance(value, (int, float))
     and not isinstance(value, bool)
     and key.split(".")[0] not in ("cluster", "tracking", "storage", "run", "checkpoints")
+    and not key.startswith("learner.gradnorm.")  # off, so that no number of it matters
 }
 
 
@@ -316,6 +317,13 @@ def test_without_it_the_base_is_here_or_home_in_a_submitted_job(monkeypatch, tmp
     monkeypatch.chdir(job)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert base_folder() == tmp_path / "lifelong-reid"
+
+
+def test_a_section_that_is_off_is_no_part_of_the_hash():
+    balanced = "learner.gradnorm.enabled=true"
+    lrs = ["learner.gradnorm.lr=0.5", "learner.gradnorm.lr=0.1"]
+    assert {load_config("demo", [lr]).hash for lr in lrs} == {DEMO.hash}
+    assert len({load_config("demo", [balanced, lr]).hash for lr in lrs} | {DEMO.hash}) == 3
 
 
 # No option that nobody reads --------------------------------------------------------------------
