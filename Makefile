@@ -17,8 +17,9 @@ setup: .venv/.complete
 run: setup
 	$(BIN)/python runner/lifelong.py run --preset demo
 
+# Two processes; all that uses Ray is in one of them (tests/conftest.py).
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: setup
 	$(BIN)/python -m pytest -m "slow and not gpu"

@@ -6,14 +6,45 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import hypothesis
 import pytest
 
 # Before anything imports torch or numpy: on the suite's tiny arrays a second thread only waits, and
 # on a busy machine it makes each operation ten times as slow.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# An example may take as long as a busy machine makes it take.
+hypothesis.settings.register_profile("suite", deadline=None)
+hypothesis.settings.load_profile("suite")
+
 ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """What `pytest -n 2 --dist loadfile` gives to one process: a file, or all files that use Ray.
+
+    So a session still starts one Ray, and what a module's fixture makes is made once. A mark per
+    test (`--dist loadgroup`) would say the same, but pytest 9.2 does not hear it:
+    pytest-dev/pytest-xdist#1386.
+    """
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class RayTogether(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "ray" if file in ray_files else file
+
+    ray_files = {
+        path.relative_to(config.rootpath).as_posix()
+        for path in (ROOT / "tests").rglob("test_*.py")
+        if "ray_session" in path.read_text(encoding="utf-8")
+    }
+    return RayTogether(config, log)
 
 
 @pytest.fixture(scope="session")
