@@ -2,6 +2,8 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
+# Of `make warm-start`: tiny-clip or tiny-vit-bert.
+BACKBONE ?= tiny-clip
 
 .PHONY: setup run test test-slow lint types bench docs warm-start clean
 
@@ -39,7 +41,7 @@ docs: setup
 	$(BIN)/python -m runner.document
 
 warm-start: setup
-	$(BIN)/python -m runner.warm_start
+	$(BIN)/python -m runner.warm_start --backbone $(BACKBONE)
 
 clean:
 	rm -rf .venv build *.egg-info

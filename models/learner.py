@@ -178,6 +178,9 @@ class Learner(nn.Module, ABC):
     reads_texts: bool = False
     """Whether the method needs a backbone with a text tower."""
 
+    needs_joint_space: bool = False
+    """Whether the method compares images with texts before it has taught either tower to."""
+
     embeds_texts: bool = False
     """Whether `embed_texts` gives queries for text-to-image retrieval."""
 

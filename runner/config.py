@@ -42,8 +42,8 @@ NOT_IN_HASH = frozenset(
 )
 """What says where and how often, and changes no result: the protocol lock pins the data."""
 
-SWITCHED = ("learner.gradnorm",)
-"""Sections that change no result, and are no part of the hash, while their `enabled` is false."""
+SWITCHED = ("learner.gradnorm.enabled", "backbone.image_tower", "backbone.text_tower")
+"""While these are false or none they change no result, and with what they enable are not hashed."""
 
 
 class ConfigError(ValueError):
@@ -146,7 +146,7 @@ class RunConfig(FrozenConfig):
     def hash(self) -> str:
         """Eight hex digits over everything that may change the result."""
         values = flatten(self)
-        off = tuple(f"{each}." for each in SWITCHED if not values.get(f"{each}.enabled"))
+        off = tuple(key.removesuffix("enabled") for key in SWITCHED if not values.get(key))
         used = (key for key in values if in_hash(key) and not key.startswith(off))
         kept = {key: values[key] for key in used}
         return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:8]
@@ -265,13 +265,15 @@ def _check_batch(config: RunConfig) -> None:
 
 def _check_texts(config: RunConfig) -> None:
     """Refuses a learner that reads texts on a backbone that cannot."""
-    name = config.learner.name
-    if config.backbone.is_resnet and learner_module(name).Method.reads_texts:
+    name, method = config.learner.name, learner_module(config.learner.name).Method
+    if config.backbone.is_resnet and method.reads_texts:
         others = [each for each in learner_names() if not learner_module(each).Method.reads_texts]
         raise ConfigError(
             f"backbone.name: learner {name} reads texts, and {config.backbone.name} has no text "
             f"tower; choose a CLIP, or a learner of images alone: {', '.join(others)}"
         )
+    if method.needs_joint_space and not config.backbone.is_joint:
+        raise ConfigError(config.backbone.lacks_joint_space(name))
 
 
 def _normalised_as_pretrained(config: RunConfig) -> RunConfig:

@@ -20,6 +20,11 @@ from tasks.schema import FrozenConfig
 
 VIEWS = ("test", "weak", "strong")
 
+_MEAN_STD = {
+    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+}
 _NUM_ERASE_ATTEMPTS = 10
 
 Images = npt.NDArray[np.uint8]
@@ -32,10 +37,10 @@ Uniforms = npt.NDArray[np.float64]
 class TransformConfig(FrozenConfig):
     """How training and test images are changed before the network sees them."""
 
-    mean_std: Literal["clip", "imagenet"] = Field(
+    mean_std: Literal["clip", "imagenet", "half"] = Field(
         default="clip",
-        description="whose channel means and deviations normalise an image; unless given, a "
-        "ResNet has imagenet",
+        description="whose channel means and deviations normalise an image, or one half for all "
+        "(-1..1); unless given, a ResNet has imagenet and vit-bert half",
     )
     flip_probability: float = Field(
         default=0.5, ge=0, le=1, description="weak, strong: mirror an image"
@@ -93,10 +98,7 @@ def normalise(images: Images | Tensor, config: TransformConfig) -> Tensor:
         ValueError: not uint8, or not [B, H, W, 3].
     """
     _check_images(images)
-    if config.mean_std == "clip":
-        mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-    else:
-        mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    mean, std = _MEAN_STD[config.mean_std]
     tensor = images if isinstance(images, Tensor) else torch.from_numpy(_writable(images))
     pixels = tensor.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
     shape = (1, 3, 1, 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from models.backbones import clip
+from models.backbones import clip, vit_bert
 from models.backbones.config import BackboneConfig
 from models.backbones.tower import Backbone
 from models.learner import Collective
@@ -17,7 +17,7 @@ def build_backbone(
         config: architecture, weights and size of images.
         seed: decides the random weights, if any.
         collective: the workers that share a batch, if there are several. A ResNet normalises by
-            the statistics of the whole of it; a CLIP has none.
+            the statistics of the whole of it; a ViT has none.
 
     Raises:
         ValueError, FileNotFoundError, RuntimeError: the weights do not fit, are not there, or
@@ -28,4 +28,6 @@ def build_backbone(
         from models.backbones import resnet
 
         return resnet.build(config, seed, collective)
+    if config.is_vit_bert:
+        return vit_bert.build(config, seed)
     return clip.build(config, seed)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -13,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.backbones.config import TINY
+from models.backbones.config import TINY, TINY_VIT_BERT, VIT_BERT
 from models.backbones.weights import (
+    check_warm_file,
     check_weights_file,
     is_torchscript,
     is_weights_file,
@@ -81,7 +80,7 @@ def create_clip(name: str, weights: str, seed: int) -> open_clip.CLIP:
     if name == TINY:
         token_table.copy_(frozen_token_table())
     if weights == "warm":
-        _check_warm_file(path)
+        check_warm_file(path, WARM_COMMAND)
     if is_file:
         check_weights_file(path)
         if is_torchscript(path) and not quick_gelu:
@@ -104,11 +103,6 @@ def frozen_token_table() -> Tensor:
     return torch.from_numpy(0.1 * generator.standard_normal(shape, dtype=np.float32))
 
 
-def file_sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's content."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def _architecture(name: str) -> dict[str, Any]:
     if name == TINY:
         return _TINY_ARCHITECTURE
@@ -116,7 +110,7 @@ def _architecture(name: str) -> dict[str, Any]:
 
     known = open_clip.list_models()
     if name not in known:
-        near = difflib.get_close_matches(name, [TINY, *known], n=3)
+        near = difflib.get_close_matches(name, [TINY, TINY_VIT_BERT, VIT_BERT, *known], n=3)
         raise ValueError(
             f"backbone.name: expected {TINY} or an open_clip architecture; came {name!r}"
             + (f"; did you mean {' or '.join(near)}?" if near else "")
@@ -168,16 +162,3 @@ def _activation_problem(what: str, name: str, trained_quick: bool) -> str:
         f"{what} were trained {'with' if trained_quick else 'without'} QuickGELU, {name} is not "
         f"of that kind: set backbone.name={stem + '-quickgelu' if trained_quick else stem}"
     )
-
-
-def _check_warm_file(path: Path) -> None:
-    facts = path.with_suffix(".json")
-    for file in (path, facts):
-        if not file.is_file():
-            raise FileNotFoundError(f"{file} is missing; make it anew: {WARM_COMMAND}")
-    expected, came = json.loads(facts.read_text())["sha256"], file_sha256(path)
-    if came != expected:
-        raise ValueError(
-            f"{path}: expected sha256 {expected[:12]}..., came {came[:12]}...; restore the file or "
-            f"make it anew: {WARM_COMMAND}"
-        )

@@ -23,6 +23,7 @@ from tasks.schema import FrozenConfig
 
 TINY = "tiny-clip"
 RESNET50, TINY_RESNET = "resnet50", "tiny-resnet"
+VIT_BERT, TINY_VIT_BERT = "vit-bert", "tiny-vit-bert"
 
 
 class BackboneConfig(FrozenConfig):
@@ -30,13 +31,25 @@ class BackboneConfig(FrozenConfig):
 
     name: str = Field(
         default=TINY,
-        description="tiny-clip, an open_clip ViT (ViT-B-16, ViT-B-16-quickgelu, ...), resnet50 "
-        "(torchvision's, last stride 1) or tiny-resnet; ResNets have no text tower",
+        description="tiny-clip, an open_clip ViT (ViT-B-16, ViT-B-16-quickgelu, ...), vit-bert "
+        "(transformers' ViT and BERT), tiny-vit-bert, resnet50 (torchvision's, last stride 1) or "
+        "tiny-resnet; ResNets have no text tower",
     )
     weights: str = Field(
         default="warm",
-        description="warm (tiny-clip's own file), random, a local file, an open_clip tag "
-        "(openai, laion2b_s34b_b88k, ...) or, for resnet50, imagenet; the last two may download",
+        description="warm (tiny-clip's or tiny-vit-bert's own file), random, a local file, an "
+        "open_clip tag (openai, laion2b_s34b_b88k, ...), for vit-bert pretrained (each tower by "
+        "itself) or, for resnet50, imagenet; the last three may download",
+    )
+    image_tower: str | None = Field(
+        default=None,
+        description="vit-bert: ViT as a folder written by transformers' save_pretrained or a name "
+        "on the hub; none: google/vit-base-patch16-224-in21k",
+    )
+    text_tower: str | None = Field(
+        default=None,
+        description="vit-bert: BERT and its tokenizer, in the same way; none: "
+        "google-bert/bert-base-uncased",
     )
     image_height: int = Field(
         default=64, ge=8, description="input height in pixels; a ViT's: a multiple of a patch"
@@ -47,7 +60,7 @@ class BackboneConfig(FrozenConfig):
     context_length: int | None = Field(
         default=None,
         ge=3,
-        description="CLIP: longest text in tokens, start and end included; none: the "
+        description="CLIP, BERT: longest text in tokens, start and end included; none: the "
         "architecture's own",
     )
     pooling_exponent: float = Field(
@@ -63,16 +76,39 @@ class BackboneConfig(FrozenConfig):
         return self.name in (RESNET50, TINY_RESNET)
 
     @property
-    def mean_std(self) -> Literal["clip", "imagenet"]:
+    def is_vit_bert(self) -> bool:
+        """Whether its towers are transformers' ViT and BERT."""
+        return self.name in (VIT_BERT, TINY_VIT_BERT)
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether images and texts may be compared before anything is learned here."""
+        return not self.is_resnet and self.weights != "pretrained"
+
+    def lacks_joint_space(self, learner: str) -> str:
+        """What to say to a learner that compares images with texts before it teaches them to."""
+        return (
+            f"backbone.weights: learner {learner} compares images with texts from the start, and "
+            f"the pretrained towers of {self.name} know nothing of each other; set "
+            "backbone.weights to a file of towers that were trained together, or choose a CLIP"
+        )
+
+    @property
+    def mean_std(self) -> Literal["clip", "imagenet", "half"]:
         """Whose channel means and deviations the pretrained weights expect."""
+        if self.name == VIT_BERT:
+            return "half"
         return "imagenet" if self.is_resnet else "clip"
 
     @model_validator(mode="after")
     def _fits_together(self) -> BackboneConfig:
+        self._check_towers()
         if self.is_resnet:
             self._check_resnet()
             return self
-        if self.weights == "warm" and self.name != TINY:
+        if self.is_vit_bert:
+            self._check_vit_bert()
+        elif self.weights == "warm" and self.name != TINY:
             raise ValueError(
                 f"backbone.weights=warm is {TINY}'s file, but backbone.name={self.name}: set "
                 "backbone.weights to an open_clip tag (openai, ...), a local file, or random"
@@ -83,6 +119,22 @@ class BackboneConfig(FrozenConfig):
                 "none: leave it out, or set backbone.name=resnet50"
             )
         return self
+
+    def _check_towers(self) -> None:
+        for field in ("image_tower", "text_tower"):
+            if getattr(self, field) is not None and self.name != VIT_BERT:
+                raise ValueError(
+                    f"backbone.{field} is read by {VIT_BERT} alone, but backbone.name={self.name}: "
+                    f"leave it out, or set backbone.name={VIT_BERT}"
+                )
+
+    def _check_vit_bert(self) -> None:
+        known = ("pretrained" if self.name == VIT_BERT else "warm", "random")
+        if self.weights not in known and not is_weights_file(self.weights):
+            raise ValueError(
+                f"backbone.weights: expected {', '.join(known)} or a local file for {self.name}; "
+                f"came {self.weights!r}"
+            )
 
     def _check_resnet(self) -> None:
         known = ("imagenet", "random") if self.name == RESNET50 else ("random",)

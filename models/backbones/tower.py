@@ -212,9 +212,8 @@ class TextTower(nn.Module, ABC):
         tokens = self.tokenize(distinct)
         ends = self.end_positions(tokens)
         features = torch.empty(len(distinct), self.embed_dim, device=device)
-        for chunk in ends.argsort(stable=True).split(batch_size):
-            length = int(ends[chunk[-1]]) + 1 if len(chunk) else 0
-            part = tokens[chunk, :length].to(device)
+        for chunk in ends.argsort(stable=True).split(batch_size) if distinct else ():
+            part = tokens[chunk, : int(ends[chunk[-1]]) + 1].to(device)
             encoded = self(self.embed_tokens(part), ends[chunk].to(device))
             features[chunk.to(device)] = encoded.to(features.dtype)
         return features[torch.tensor([rows[text] for text in texts], dtype=torch.long)]

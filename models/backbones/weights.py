@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -85,3 +87,31 @@ def load_exactly(module: nn.Module, state: Mapping[str, Tensor], what: str) -> N
             "the architecture that the file was trained with"
         )
     module.load_state_dict(state)
+
+
+def file_sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's content."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def check_warm_file(path: Path, command: str) -> None:
+    """Refuses weights of the package that are not those of the facts beside them.
+
+    Args:
+        path: the weights; the facts have the same name, with .json.
+        command: what makes them anew.
+
+    Raises:
+        FileNotFoundError: one of the two is missing.
+        ValueError: the weights have another hash.
+    """
+    facts = path.with_suffix(".json")
+    for file in (path, facts):
+        if not file.is_file():
+            raise FileNotFoundError(f"{file} is missing; make it anew: {command}")
+    expected, came = json.loads(facts.read_text())["sha256"], file_sha256(path)
+    if came != expected:
+        raise ValueError(
+            f"{path}: expected sha256 {expected[:12]}..., came {came[:12]}...; restore the file or "
+            f"make it anew: {command}"
+        )

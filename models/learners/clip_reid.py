@@ -130,6 +130,7 @@ class Method(SupervisedLearner):
 
     unsaved = ("text.",)
     reads_texts = True
+    needs_joint_space = True
 
     def __init__(self, config: Config, backbone: ImageTextBackbone, collective: Collective) -> None:
         super().__init__(config, backbone, collective, config.interpolation)

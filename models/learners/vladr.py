@@ -60,6 +60,7 @@ class Method(Learner):
 
     unsaved = ("text.", "pretrained.")
     reads_texts = True
+    needs_joint_space = True
     begun: Tensor
 
     def __init__(self, config: Config, backbone: ImageTextBackbone, collective: Collective) -> None:

@@ -6,6 +6,7 @@ have styles and synonyms, and they err: a colour is misread 8% of the time, a ty
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,6 +18,13 @@ PARTS = ("head", "upper", "lower", "foot")
 COLOUR_NOISE = 0.08
 TYPE_NOISE = 0.05
 MAX_HEAD_WORDS = 8
+
+_FRAME_WORDS = (
+    "a an the this he she has is in wears dressed wearing with of and over no nothing "
+    "carries carrying pulls head body legs feet bag hair bald shaved ponytail tied short long "
+    "beard skin height build tall average slim medium heavy clothes are , . : ;"
+)
+"""What the sentences say around the words for people and things."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +53,16 @@ def write_captions(person: Person, rng: np.random.Generator) -> Captions:
         identity=second.identity(),
         clothing=third.clothing(),
     )
+
+
+def vocabulary() -> tuple[str, ...]:
+    """Every word and sign that a sentence can contain, in lower case and in alphabetical order."""
+    named = [*COLOURS, *SKINS, *HAIRS, *_motifs(), *_motifs().values(), _FRAME_WORDS]
+    named += [noun for nouns in _nouns().values() for noun in nouns if noun != "none"]
+    replaced = _synonyms()
+    phrases = [phrase for word in named for phrase in replaced.get(word, (word,))]
+    phrases += [*replaced["man"], *replaced["woman"]]
+    return tuple(sorted(set(re.findall(r"\w+|[^\w\s]", " ".join(phrases)))))
 
 
 def _perceive(person: Person, rng: np.random.Generator) -> Person:

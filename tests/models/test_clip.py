@@ -20,6 +20,7 @@ from models.backbones.clip import (
     build,
     resize_positions,
 )
+from models.backbones.weights import file_sha256
 
 WORDS = ["a man in a red coat", "a woman", "grey trousers, white sneakers and a backpack", ""]
 
@@ -313,7 +314,7 @@ def test_a_changed_or_missing_warm_file_is_refused(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"python -m runner\.warm_start"):
         build(BackboneConfig(), seed=0)
     save_file(tiny_state(), path)
-    path.with_suffix(".json").write_text(json.dumps({"sha256": clip_weights.file_sha256(path)}))
+    path.with_suffix(".json").write_text(json.dumps({"sha256": file_sha256(path)}))
     warm = build(BackboneConfig(), seed=0)
     assert torch.equal(warm.image.visual.proj, load_file(path)["visual.proj"])
     path.write_bytes(path.read_bytes()[:-1] + b"\x01")

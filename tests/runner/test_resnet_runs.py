@@ -34,6 +34,21 @@ def test_a_learner_that_reads_texts_is_refused_before_anything_is_read(learner: 
     )
 
 
+@pytest.mark.parametrize("learner", ["vladr", "clip_reid"])
+def test_towers_that_were_not_trained_together_are_refused_where_they_are_compared(
+    learner: str,
+) -> None:
+    towers = ("backbone.name=vit-bert", "backbone.weights=pretrained")
+    with pytest.raises(ConfigError, match=r"backbone\.weights: .* know nothing of each other"):
+        load_config(f"demo-{learner}", towers)
+    load_config(f"demo-{learner}", (towers[0], "backbone.weights=joint.safetensors"))
+    assert load_config("demo-finetune", towers).data.transform.mean_std == "half"
+    plain = load_config("demo-finetune")
+    assert plain.hash != load_config("demo-finetune", towers).hash
+    other = load_config("demo-finetune", (*towers, "backbone.text_tower=elsewhere"))
+    assert other.hash != load_config("demo-finetune", towers).hash
+
+
 def test_images_are_normalised_as_the_backbone_was_trained(tmp_path: Path) -> None:
     def chosen(*overrides: str, preset: str = "demo-finetune") -> str:
         return load_config(preset, overrides).data.transform.mean_std

@@ -7,11 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from models.backbones import clip_weights
+from models.backbones import clip_weights, vit_bert_weights
+from models.backbones.building import build_backbone
 from models.backbones.clip import BackboneConfig, build
+from models.backbones.config import TINY_VIT_BERT
+from models.backbones.weights import file_sha256
 from runner import warm_start
-from runner.warm_start import WarmStartConfig, learning_rate, measure, save, train
+from runner.warm_start import KINDS, WarmStartConfig, learning_rate, measure, save, train
 from tasks.synthetic import GENERATOR_VERSION
+from tasks.synthetic.captions import vocabulary
 from tasks.synthetic.pool import Pool, draw_pool
 
 TINY_RUN = WarmStartConfig(num_steps=3, batch_size=6, warmup_steps=2)
@@ -20,6 +24,27 @@ TINY_RUN = WarmStartConfig(num_steps=3, batch_size=6, warmup_steps=2)
 @pytest.fixture(scope="module")
 def pool() -> Pool:
     return draw_pool(2, 5, 2, seed=3, height=64, width=32)
+
+
+def test_both_towers_of_vit_bert_train_and_load_as_they_were_saved(pool, tmp_path):
+    trained = train(TINY_RUN, pool, TINY_VIT_BERT)
+    untrained = build_backbone(BackboneConfig(name=TINY_VIT_BERT, weights="random"), TINY_RUN.seed)
+    path = tmp_path / "weights.safetensors"
+    save(trained, path, {})
+    loaded = build_backbone(BackboneConfig(name=TINY_VIT_BERT, weights=str(path)), 5)
+    for key, tensor in trained.state_dict().items():
+        assert torch.equal(tensor, loaded.state_dict()[key]), key
+    before = dict(untrained.named_parameters())
+    still = [key for key, each in trained.named_parameters() if each.equal(before[key])]
+    assert not still
+    assert set(measure(trained, pool, TINY_VIT_BERT)) > set(KINDS[TINY_VIT_BERT])
+
+
+def test_the_shipped_tokenizer_is_that_of_the_captions_words():
+    shipped = vit_bert_weights.read_tokenizer(vit_bert_weights.TOKENIZER_FILE)
+    assert shipped.to_str() == warm_start.make_tokenizer().to_str()
+    for word in (*vocabulary(), "photo", "x"):
+        assert shipped.encode(word).tokens == [word]
 
 
 def test_three_steps_run_repeat_themselves_and_leave_the_token_table_alone(pool):
@@ -43,7 +68,7 @@ def test_saved_weights_load_as_they_were(pool, tmp_path):
     for key, tensor in trained.state_dict().items():
         assert torch.equal(tensor, loaded.state_dict()[key]), key
     facts = json.loads(path.with_suffix(".json").read_text())
-    assert facts["sha256"] == clip_weights.file_sha256(path)
+    assert facts["sha256"] == file_sha256(path)
     assert facts["recipe"]["num_steps"] == 3
     assert path.stat().st_size < 2.5e6
 
@@ -94,7 +119,7 @@ def test_the_command_writes_weights_and_facts(tmp_path, monkeypatch, capsys):
 
 def test_the_shipped_weights_fit_their_facts_and_the_drawing():
     facts = json.loads(clip_weights.WARM_FILE.with_suffix(".json").read_text())
-    assert facts["sha256"] == clip_weights.file_sha256(clip_weights.WARM_FILE)
+    assert facts["sha256"] == file_sha256(clip_weights.WARM_FILE)
     assert facts["generator_version"] == GENERATOR_VERSION, "make the weights anew"
     assert facts["recipe"] == WarmStartConfig().model_dump()
     assert clip_weights.WARM_FILE.stat().st_size < 2.5e6

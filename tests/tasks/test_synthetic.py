@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +15,7 @@ from pydantic import ValidationError
 from tasks.datasets import synthetic
 from tasks.datasets.synthetic import SyntheticConfig, prepare
 from tasks.descriptions import join_parts, read_descriptions
-from tasks.synthetic.captions import PARTS, write_captions
+from tasks.synthetic.captions import PARTS, vocabulary, write_captions
 from tasks.synthetic.domains import SCENES, random_domain, training_domains, unseen_domains
 from tasks.synthetic.drawing import FACINGS, Frame, draw_picture, make_camera
 from tasks.synthetic.people import COLOURED_FIELDS, draw_person, words_of
@@ -247,6 +248,18 @@ def test_captions_tell_people_apart(domain) -> None:
         for row in sentences
     ]
     assert information(shoes, said) > 0.4 * entropy(shoes)
+
+
+def test_the_vocabulary_is_what_captions_are_made_of() -> None:
+    said = set[str]()
+    for number in range(16):
+        rng = np.random.default_rng([5, number])
+        wardrobe = random_domain(number, rng).wardrobe
+        for _ in range(150):
+            captions = write_captions(draw_person(wardrobe, rng), rng)
+            sentences = (*captions.parts, *captions.captions, captions.identity, captions.clothing)
+            said.update(re.findall(r"\w+|[^\w\s]", " ".join(sentences).lower()))
+    assert said == set(vocabulary())
 
 
 def test_captions_are_short_and_vary() -> None:

@@ -83,6 +83,7 @@ def test_no_global_generator_is_read_or_written():
     [
         ("clip", (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
         ("imagenet", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ("half", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     ],
 )
 def test_normalise(mean_std, mean, std):
@@ -275,7 +276,7 @@ def test_bad_input_is_refused(images, view, seeds, message):
         ("erase_aspect", (0.0, 2.0), "0 < least <= greatest"),
         ("randaugment_magnitude", 31, "less than or equal to 30"),
         ("pad_pixels", -1, "greater than or equal to 0"),
-        ("mean_std", "cifar", "'clip' or 'imagenet'"),
+        ("mean_std", "cifar", "'clip', 'imagenet' or 'half'"),
     ],
 )
 def test_bad_configuration_is_refused(field, value, message):
