@@ -97,9 +97,13 @@ def _opened_chunks(
             jobs: dict[Future[dict[str, str]], int] = {
                 executor.submit(open_chunk, chunk): len(chunk) for chunk in chunks
             }
+        processes = multiprocessing.active_children()
         for job in as_completed(jobs):
             yield job.result(), jobs.pop(job)
     except BrokenProcessPool as error:
+        # On a busy machine their death by Ctrl-C can be seen here before Ctrl-C itself is.
+        if any(process.exitcode == -signal.SIGINT for process in processes):
+            raise KeyboardInterrupt from error
         raise RuntimeError(
             "a process that opened images died (out of memory, or a file that its decoder cannot "
             "bear); look at fewer data sets at a time with --dataset, or without --deep"

@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
+from runner import experiment
 from runner.config import RunConfig, load_config
 from runner.events import read_events
 
@@ -80,6 +81,12 @@ def tiny_config(tiny_arguments: MakeArguments) -> MakeConfig:
         return load_config(preset, given)
 
     return make
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spares a test's runs in this process their pictures, which take as long as the training."""
+    monkeypatch.setattr(experiment, "write_figures", lambda *_: None)
 
 
 @pytest.fixture(scope="session")

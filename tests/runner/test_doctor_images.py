@@ -79,6 +79,20 @@ def test_a_process_that_dies_is_said(tmp_path: Path) -> None:
     assert not multiprocessing.active_children()
 
 
+def test_an_interrupt_that_ends_a_process_first_is_an_interrupt(tmp_path: Path) -> None:
+    paint(tmp_path / "image.jpg", 1)
+
+    def interrupt(_: int) -> None:
+        for child in multiprocessing.active_children():
+            os.kill(child.ident or 0, signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        open_images(
+            [str(tmp_path / "image.jpg")] * 500, interrupt, num_processes=2, images_per_chunk=1
+        )
+    assert not multiprocessing.active_children()
+
+
 def test_an_interrupt_while_it_is_told_ends_the_processes(tmp_path: Path) -> None:
     paint(tmp_path / "image.jpg", 1)
 
@@ -117,8 +131,7 @@ def test_ctrl_c_stops_at_once_and_in_silence(tmp_path: Path) -> None:
     began = time.monotonic()
     output, errors = process.communicate(timeout=60)
     assert time.monotonic() - began < 10
-    assert process.returncode == 130
-    assert (output, errors) == ("", "stopped\n")
+    assert (process.returncode, output, errors) == (130, "", "stopped\n")
     left = [each for each in group_of(process.pid) if each.status() != psutil.STATUS_ZOMBIE]
     _, alive = psutil.wait_procs(left, timeout=5)
     assert not alive

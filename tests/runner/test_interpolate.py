@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from models.learner import LearnerState
-from runner import mixing
+from runner import experiment, mixing
 from runner.config import RunConfig
 from runner.experiment import RunResult, run_experiment
 from runner.inference import load_run
@@ -32,6 +32,14 @@ HALF = (0.0, 0.5, 1.0)
 # Enough test people that other weights give other scores.
 PEOPLE = "benchmark.synthetic.num_test_identities=20"
 FIXED = ("learner.interpolation.mode=fixed", "learner.interpolation.alpha=0.5", PEOPLE)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_pictures_of_runs() -> Iterator[None]:
+    """Spares the module's runs theirs; those of mixtures are looked at."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment, "write_figures", lambda *_: None)
+        yield
 
 
 @pytest.fixture(scope="module")

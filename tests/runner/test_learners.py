@@ -26,6 +26,7 @@ class PowerCutError(Exception):
     """Stands for whatever ends a process."""
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("learner", OTHERS)
 def test_an_interrupted_run_equals_an_uninterrupted_one(
     learner: str,
@@ -87,6 +88,7 @@ def test_joint_training_sees_everybody_at_once(
     assert (result.folder / "matrix.png").is_file()
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("learner", ["dask", "lstkc"])
 def test_a_longer_first_domain_is_in_the_plan(
     learner: str, tmp_path: Path, tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch

@@ -395,7 +395,8 @@ def test_torch_threads_are_given_back(tiny_config: MakeConfig, tmp_path: Path) -
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        run_experiment(tiny_config(tmp_path, "finetune", "cluster.threads_per_worker=2"))
+        threads = "cluster.threads_per_worker=2"
+        run_experiment(tiny_config(tmp_path, "finetune", "learner.epochs=1", threads))
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)

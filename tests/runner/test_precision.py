@@ -43,6 +43,7 @@ def test_products_are_halved_and_similarities_are_not() -> None:
         assert (rows @ rows.T).dtype == torch.float32
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("learner", ["finetune", "lwf", "vladr"])
 def test_a_whole_run_in_half_precision(
     learner: str, tmp_path: Path, tiny_config: MakeConfig
