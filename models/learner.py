@@ -199,6 +199,14 @@ class Learner(nn.Module, ABC):
             ValueError: says what is missing and what to do.
         """
 
+    @staticmethod
+    def check_gallery(config: LearnerConfig, domain: Domain) -> None:
+        """Refuses, before any work starts, a domain whose test images this method cannot embed.
+
+        Raises:
+            ValueError: says what is missing and what to do.
+        """
+
     @abstractmethod
     def begin_domain(self, domain: Domain, probe: Probe) -> None:
         """Grows heads and prompts, freezes the teacher, caches what the stages need."""
@@ -222,6 +230,18 @@ class Learner(nn.Module, ABC):
     @abstractmethod
     def embed_images(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] normalised images -> [B, D] L2-normalised test embeddings."""
+
+    def embed_gallery(self, images: Tensor, descriptions: Sequence[str]) -> Tensor:
+        """`embed_images` for images that come with their identity descriptions, "" for none.
+
+        A description is a machine's, made from the image alone. Most methods do not look at it.
+
+        Args:
+            images: [B, 3, H, W], normalised.
+            descriptions: B texts.
+        """
+        del descriptions
+        return self.embed_images(images)
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """N descriptions -> [N, D] L2-normalised test embeddings, comparable with the images'.

@@ -9,6 +9,7 @@ identity classifier; the test embedding is the L2-normalised concatenation of al
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from typing import Literal
 
@@ -72,7 +73,15 @@ class InterpolationConfig(FrozenConfig):
     )
 
 
-class ReidNetwork(nn.Module):
+class EmbeddingNetwork(nn.Module, ABC):
+    """What is interpolated between domains: all that makes test embeddings."""
+
+    @abstractmethod
+    def embed(self, images: Tensor) -> Tensor:
+        """Normalised images [B, 3, H, W] -> L2-normalised test embeddings [B, E]."""
+
+
+class ReidNetwork(EmbeddingNetwork):
     """Image tower, necks and classifiers: all that is interpolated between domains.
 
     Each named feature of the tower has a BN neck and a bias-free classifier of its own.
@@ -270,7 +279,7 @@ def weights_of(terms: Mapping[str, Tensor], losses: FrozenConfig) -> dict[str, f
 
 
 def blend(
-    network: ReidNetwork, old: ReidNetwork, config: InterpolationConfig, probe: Probe
+    network: EmbeddingNetwork, old: EmbeddingNetwork, config: InterpolationConfig, probe: Probe
 ) -> float:
     """Interpolates `network` with its state before the domain, in place.
 

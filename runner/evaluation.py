@@ -69,7 +69,7 @@ class Embedder:
     precision: Precision
 
     def images(self, records: Sequence[Record]) -> tuple[Tensor, Tensor]:
-        """Embeds the images of records, each worker its share.
+        """Embeds the images of records with their descriptions, each worker its share.
 
         Images are streamed through the workers once and only embeddings are kept. An unreadable
         image is quarantined by the stream.
@@ -87,7 +87,8 @@ class Embedder:
         with torch.no_grad(), evaluating(self.learner), half:
             for found, pixels in self.stream.test_images([records[index] for index in share]):
                 images = normalise(pixels, self.data.transform).to(self.device)
-                features.append(self.learner.embed_images(images).float())
+                said = [records[index].identity for index in share[found]]
+                features.append(self.learner.embed_gallery(images, said).float())
                 positions.append(share[found])
         if not features:
             raise ValueError(

@@ -96,6 +96,8 @@ def read_benchmark(config: RunConfig) -> Benchmark:
     )
     method = learner_module(config.learner.name).Method
     check_queries(method, config.learner.name, {each.name: each.test for each in benchmark.domains})
+    for domain in benchmark.domains:
+        method.check_gallery(config.learner, domain)
     benchmark = benchmark.for_course(method.course)
     for domain in benchmark.steps:
         method.check_domain(config.learner, domain)

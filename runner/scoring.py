@@ -90,6 +90,8 @@ def score(run: TrainedRun, settings: RunConfig) -> Scored:
         )
     splits = {domain.name: domain.test for domain in benchmark.domains}
     check_queries(type(run.learner), run.config.learner.name, splits)
+    for domain in benchmark.domains:
+        type(run.learner).check_gallery(run.config.learner, domain)
     name = f"{benchmark.name}-{_hash(benchmark.lock, run.facts())}"
     folder = run.storage.folder / "evaluations" / name
     folder.mkdir(parents=True, exist_ok=True)

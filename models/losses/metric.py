@@ -9,16 +9,19 @@ from torch.nn import functional
 from models.losses.similarity import at_least_float32, masked_mean
 
 
-def batch_hard_triplet(features: Tensor, person_ids: Tensor, margin: float | None) -> Tensor:
+def batch_hard_triplet(
+    features: Tensor, person_ids: Tensor, margin: float | None, squared: bool = False
+) -> Tensor:
     """Triplet loss with the farthest positive and the nearest negative of every anchor.
 
     Mean over anchors of softplus(d_ap - d_an), or of max(0, d_ap - d_an + margin), where d is the
-    Euclidean distance of the features as given (they are not normalised here).
+    Euclidean distance of the features as given (they are not normalised here), or its square.
 
     Args:
         features: [B, D] of the global batch, B >= 1.
         person_ids: [B] long.
-        margin: distance, or None for the soft margin.
+        margin: distance (squared if d is), or None for the soft margin.
+        squared: whether d is the squared distance.
 
     Returns:
         Scalar. An anchor without a positive other than itself, or without a negative, is left
@@ -38,7 +41,10 @@ def batch_hard_triplet(features: Tensor, person_ids: Tensor, margin: float | Non
         nearest_negative = distances.masked_fill(same, torch.inf).argmin(1)
     to_positive = torch.linalg.vector_norm(features - features[farthest_positive], dim=1)
     to_negative = torch.linalg.vector_norm(features - features[nearest_negative], dim=1)
-    violation = to_positive - to_negative
+    if squared:
+        violation = to_positive.square() - to_negative.square()
+    else:
+        violation = to_positive - to_negative
     if margin is None:
         losses = functional.softplus(violation)
     else:

@@ -22,6 +22,14 @@ from tasks.schema import Batch, Domain, Record, Split
 NUM_PERSONS, IMAGES_PER_PERSON = 8, 4
 HEIGHT, WIDTH = 32, 16
 OPTIMIZER = OptimizerConfig(name="sgd", lr=0.02)
+SMALL: dict[str, dict[str, Any]] = {
+    "bdam": {
+        "text_tower": "frozen",
+        "decoupling": {"dim": 16, "num_layers": 1, "num_heads": 2, "mlp_ratio": 2, "dropout": 0},
+        "fusion": {"mixer": "simple", "dim": 16, "num_layers": 1, "state_size": 4, "dropout": 0},
+    },
+}
+"""Settings under which a learner's own parts are small, and draw nothing in a step."""
 
 
 def generator(*keys: object) -> torch.Generator:
@@ -37,12 +45,27 @@ def make_domain(name: str, num_persons: int = NUM_PERSONS) -> Domain:
             f"{name}/{index:04d}.jpg",
             person,
             index % IMAGES_PER_PERSON,
-            (f"a person with hair {person // 2} and a red coat, shoes {index % 3}",),
+            (
+                f"a person with hair {person // 2} and a red coat, shoes {index % 3}",
+                f"hair {person // 2} over a coat",
+            ),
             (f"hair {person // 2}", "a red coat", f"trousers {person}", f"shoes {index % 3}"),
+            f"a person of build {person // 2}",
+            f"a red coat, trousers {person} and shoes {index % 3}",
         )
         for index, person in enumerate(persons)
     )
     return Domain(name, train, Split((), ()), Split((), ()))
+
+
+def merged(settings: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Nested settings, those of `over` where both have one."""
+    return settings | {
+        key: merged(settings[key], value)
+        if isinstance(value, dict) and isinstance(settings.get(key), dict)
+        else value
+        for key, value in over.items()
+    }
 
 
 class Course:
@@ -166,8 +189,9 @@ def course(backbone: ClipBackbone) -> Callable[..., Course]:
         module = importlib.import_module(f"models.learners.{name}")
         torch.manual_seed(seed)
         tower = copy.deepcopy(backbone)
+        values = merged(SMALL.get(name, {}), settings)
         return Course(
-            module.Method(module.Config(**settings), tower, collective or LocalCollective())
+            module.Method(module.Config(**values), tower, collective or LocalCollective())
         )
 
     return begin

@@ -21,6 +21,9 @@ LEARNING = [
     for name in LEARNERS
     if importlib.import_module(f"models.learners.{name}").Method.course != "none"
 ]
+CLASSIFYING = [name for name in LEARNING if name != "bdam"]
+"""Those that tell people apart by a classifier, which bdam does by captions."""
+
 HEADS = ("head_class", "head_projected")
 
 
@@ -36,12 +39,15 @@ def settings(name):
         found["balanced"] = {"gradnorm": {"enabled": True, "warm_iterations": 1}}
     if "alignment" in fields:
         found["every-form"] = {"alignment": get_args(Alignment)}
+    if "teacher" in fields:
         followed = ("centroid_relation", "affinity")
         found["kept-features"] = {
             "alignment": followed,
             "teacher": "features",
             "granularity": "both",
         }
+    if name == "bdam":
+        found["mamba"] = {"fusion": {"mixer": "mamba"}, "text_tower": "trained"}
     if name == "vladr":
         found["authors-code"] = load_config("vladr-authors-code").learner.model_dump(
             exclude={"name"}

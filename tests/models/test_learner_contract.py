@@ -12,6 +12,7 @@ from models.reid import Frozen, ReidNetwork
 from runner.optim import set_trainable
 from tests.models.learner_cases import (
     CASES,
+    CLASSIFYING,
     HEADS,
     LEARNERS,
     LEARNING,
@@ -112,7 +113,7 @@ def test_embeddings_are_unit_vectors_and_each_image_has_its_own(course, name):
     assert torch.allclose(embed(images)[2:3], embed(images[2:3]), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", LEARNING)
+@pytest.mark.parametrize("name", CLASSIFYING)
 def test_classifiers_grow_and_old_rows_stay_until_trained(course, name):
     pupil = course(name)
     network = getattr(pupil.learner, "network", None)
@@ -130,7 +131,7 @@ def test_classifiers_grow_and_old_rows_stay_until_trained(course, name):
         assert not torch.equal(getattr(network, head).weight[:8], before[head])
 
 
-@pytest.mark.parametrize("name", LEARNING)
+@pytest.mark.parametrize("name", CLASSIFYING)
 def test_people_of_a_later_domain_have_the_later_rows(course, name, monkeypatch):
     pupil = course(name)
     network, seen = getattr(pupil.learner, "network", None), []

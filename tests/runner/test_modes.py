@@ -68,17 +68,17 @@ def test_passes_leave_every_mode_as_it_was(
 
     class Watched(loop.Embedder):
         def images(self, records: Any) -> Any:
-            embed = self.learner.embed_images
+            embed = self.learner.embed_gallery
 
-            def embed_and_look(images: Any) -> Any:
+            def embed_and_look(images: Any, descriptions: Any) -> Any:
                 inside.append(modes_of(self.learner))
-                return embed(images)
+                return embed(images, descriptions)
 
-            monkeypatch.setattr(self.learner, "embed_images", embed_and_look)
+            monkeypatch.setattr(self.learner, "embed_gallery", embed_and_look)
             try:
                 return super().images(records)
             finally:
-                monkeypatch.delattr(self.learner, "embed_images")
+                monkeypatch.delattr(self.learner, "embed_gallery")
 
     monkeypatch.setattr(loop.LifelongLoop, "_evaluate", watched_evaluate)
     monkeypatch.setattr(loop.LifelongLoop, "_probe", watched_probe)

@@ -1,0 +1,68 @@
+"""Search by text through the runner: queries read no image, the gallery its own descriptions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from runner.collectives import LocalGroup
+from runner.config import RunConfig
+from runner.evaluation import Embedder, evaluate_domains
+from runner.experiment import read_benchmark
+from runner.stream import LocalStream
+from runner.worker import build_learner
+from tasks.schema import Benchmark, Domain, Record
+
+MakeConfig = Callable[..., RunConfig]
+
+
+@pytest.fixture(scope="module")
+def searched(
+    tmp_path_factory: pytest.TempPathFactory, tiny_config: MakeConfig
+) -> Iterator[tuple[Embedder, Benchmark, RunConfig]]:
+    """An untrained BDAM, and the drawn people it is to find."""
+    folder = tmp_path_factory.mktemp("text-search")
+    config = tiny_config(folder, "bdam")
+    benchmark = read_benchmark(config)
+    size = config.backbone.image_height, config.backbone.image_width
+    stream = LocalStream(benchmark, config.data, *size, folder / "quarantine.jsonl")
+    group = LocalGroup()
+    learner = build_learner(config, group)
+    device = torch.device("cpu")
+    yield Embedder(learner, stream, group, device, config.data, "float32"), benchmark, config
+    stream.close()
+
+
+def scores(searched: tuple[Embedder, Benchmark, RunConfig], domain: Domain):
+    embedder, benchmark, config = searched
+    only = replace(benchmark, seen=(domain,), unseen=())
+    return evaluate_domains(embedder, only, config.evaluation).scores["test"][domain.name]
+
+
+def with_test(domain: Domain, query: tuple[Record, ...], gallery: tuple[Record, ...]) -> Domain:
+    return replace(domain, test=replace(domain.test, query=query, gallery=gallery))
+
+
+def test_no_image_of_a_query_is_read_and_each_gallery_image_has_its_own_words(searched) -> None:
+    domain = searched[1].seen[0]
+    query, gallery = domain.test.query, domain.test.gallery
+    wanted = scores(searched, domain)
+    assert wanted["R10"] >= wanted["R1"] >= 0
+    nowhere = tuple(replace(each, image_path="/nowhere.jpg", identity="x") for each in query)
+    assert scores(searched, with_test(domain, nowhere, gallery)) == wanted
+    turned = gallery[7:] + gallery[:7]
+    swapped = tuple(
+        replace(each, identity=other.identity) for each, other in zip(gallery, turned, strict=True)
+    )
+    assert scores(searched, with_test(domain, query, swapped)) != wanted
+
+
+def test_a_benchmark_without_descriptions_is_refused_before_work(
+    tmp_path: Path, tiny_config: MakeConfig
+) -> None:
+    with pytest.raises(ValueError, match="has none; write them by"):
+        read_benchmark(tiny_config(tmp_path, "bdam", "benchmark.name=synthetic"))
