@@ -227,8 +227,9 @@ def _pair(size: int | Sequence[int]) -> tuple[int, int]:
 
 
 def _special_tokens(tokenizer: Tokenizer, vocab_size: int) -> tuple[int, int, int]:
-    known = {name: tokenizer.token_to_id(name) for name in (FIRST, LAST, PADDING)}
-    if lacking := [name for name, number in known.items() if number is None]:
+    found = {name: tokenizer.token_to_id(name) for name in (FIRST, LAST, PADDING)}
+    known = {name: number for name, number in found.items() if number is not None}
+    if lacking := [name for name in found if name not in known]:
         raise ValueError(
             f"backbone.text_tower: expected a BERT tokenizer; this one lacks {', '.join(lacking)}"
         )
