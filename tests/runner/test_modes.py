@@ -36,6 +36,7 @@ def test_every_part_gets_its_own_mode_back() -> None:
     assert modes_of(module) == before
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("learner", learner_names())
 def test_passes_leave_every_mode_as_it_was(
     learner: str, tmp_path: Path, tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
