@@ -119,9 +119,26 @@ class CheckpointStore:
 
         One safetensors file; the learner's facts stand in its metadata under "facts", as JSON.
         """
+        return self._save_state(f"after-{index + 1:02d}-{domain}", tensors, facts)
+
+    def save_chosen(self, epoch: int, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Path:
+        """Keeps the learner as it is after the epoch that is chosen so far, like `save_domain`."""
+        return self._save_state(_chosen_name(epoch), tensors, facts)
+
+    def drop_chosen(self, *, but: int | None) -> None:
+        """Drops the learners of epochs that are no longer chosen.
+
+        Only after a checkpoint that knows the new choice: one that goes on from an older checkpoint
+        still finds the old one.
+        """
+        for file in self.folder.glob("chosen-*.safetensors"):
+            if but is None or file.stem != _chosen_name(but):
+                file.unlink()
+
+    def _save_state(self, name: str, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Path:
         self._check_owner()
         self.folder.mkdir(parents=True, exist_ok=True)
-        target = self.folder / f"after-{index + 1:02d}-{domain}.safetensors"
+        target = self.folder / f"{name}.safetensors"
         temporary = target.with_suffix(f".{os.getpid()}.tmp")
         save_file(_contiguous(tensors), temporary, metadata={"facts": json.dumps(facts)})
         temporary.rename(target)
@@ -166,6 +183,10 @@ class CheckpointStore:
             raise FencedError(
                 f"start {owner} of this run has taken over; start {self.attempt} stops here"
             )
+
+
+def _chosen_name(epoch: int) -> str:
+    return f"chosen-epoch-{epoch:04d}"
 
 
 def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

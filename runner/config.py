@@ -42,8 +42,11 @@ NOT_IN_HASH = frozenset(
 )
 """What says where and how often, and changes no result: the protocol lock pins the data."""
 
-SWITCHED = ("learner.gradnorm.enabled", "backbone.image_tower", "backbone.text_tower")
-"""While these are false or none they change no result, and with what they enable are not hashed."""
+SWITCHED = (
+    *("learner.gradnorm.enabled", "backbone.image_tower", "backbone.text_tower"),
+    "evaluation.every_epochs",
+)
+"""While these are false, none or 0 they change no result; with what they enable, left out of it."""
 
 
 class ConfigError(ValueError):
@@ -72,13 +75,9 @@ class StorageConfig(FrozenConfig):
 class CheckpointConfig(FrozenConfig):
     """When and how much of a run is kept."""
 
-    every_epochs: int = Field(
-        default=1, ge=1, description="epochs between checkpoints inside a stage"
-    )
+    every_epochs: int = Field(default=1, ge=1, description="epochs between checkpoints in a stage")
     keep: int = Field(default=2, ge=1, description="newest checkpoints kept to resume from")
-    keep_domains: bool = Field(
-        default=True, description="keep the learner as it was after each domain"
-    )
+    keep_domains: bool = Field(default=True, description="keep the learner after each domain")
 
 
 class ClusterConfig(FrozenConfig):

@@ -26,11 +26,17 @@ from tasks.transforms import normalise
 
 
 class EvaluationConfig(FrozenConfig):
-    """How rankings are made."""
+    """How rankings are made, and how often."""
 
     reranking: RerankingConfig = Field(
         default_factory=lambda: RerankingConfig(),
         description="k-reciprocal re-ranking of image queries (text queries are never re-ranked)",
+    )
+    every_epochs: int = Field(
+        default=0,
+        ge=0,
+        description="while one domain is learned: epochs of the last stage between the candidates "
+        "of `selection` in results.json, chosen on validation people; 0 chooses nothing",
     )
 
     def pinned(self) -> dict[str, Any]:

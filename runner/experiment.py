@@ -17,6 +17,7 @@ from runner.evaluation import check_queries
 from runner.events import EventSpool
 from runner.progress import ProgressView, follow
 from runner.reporting import write_figures
+from runner.selection import check_selection, selection
 from runner.storage import RunStorage, git_revision
 from runner.tracking import DrainReport, Tracker, resolve_uri
 from tasks.benchmarks import BenchmarkConfig, load_benchmark
@@ -99,6 +100,7 @@ def read_benchmark(config: RunConfig) -> Benchmark:
     for domain in benchmark.domains:
         method.check_gallery(config.learner, domain)
     benchmark = benchmark.for_course(method.course)
+    check_selection(config.evaluation.every_epochs, benchmark)
     for domain in benchmark.steps:
         method.check_domain(config.learner, domain)
         if domain.num_persons < config.data.persons_per_batch:
@@ -156,6 +158,7 @@ def summarise(
             for group, domains in (("seen", benchmark.seen), ("unseen", benchmark.unseen))
             for metric, value in chance_average(domains).items()
         },
+        "selection": selection(config.evaluation.every_epochs, seen[0], outcome["candidates"]),
         "num_iterations": outcome["iteration"],
         "num_unreadable_training_images": sum(outcome["unreadable_images"].values()),
         "num_unreadable_test_images": outcome["unreadable_test_images"],

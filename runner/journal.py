@@ -14,6 +14,7 @@ from torch import Tensor
 
 from models.learner import StepResult
 from runner.events import EventSpool
+from runner.selection import Candidate
 from tasks.metrics import ResultMatrix
 from tasks.schema import Benchmark
 
@@ -29,6 +30,7 @@ class Progress:
         validation: scores on the validation identities.
         iteration: optimiser updates done.
         memory_version: version of the published prototypes.
+        candidates: what a checkpoint is chosen among, if one is.
         counts: images trained on, images evaluated.
         unreadable_images: unreadable training images by domain.
         unreadable_test_images: test images that took no part in the last evaluation, by domain.
@@ -39,6 +41,7 @@ class Progress:
     validation: ResultMatrix
     iteration: int = 0
     memory_version: int = 0
+    candidates: list[Candidate] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     unreadable_images: dict[str, int] = field(default_factory=dict)
     unreadable_test_images: dict[str, int] = field(default_factory=dict)

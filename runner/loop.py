@@ -7,7 +7,7 @@ so the loop can begin again at any epoch boundary and repeat exactly what it wou
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -17,28 +17,18 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from models.learner import Encode, Learner, LearnerState, Stage, StepResult
-from runner.batching import (
-    Replay,
-    check_replay_shape,
-    open_replay,
-    to_device,
-    training_batches,
-)
+from runner.batching import Replay, check_replay_shape, open_replay, to_device, training_batches
 from runner.checkpoints import Checkpoint, CheckpointStore, Position
 from runner.collectives import WorkerGroup
 from runner.config import RunConfig
-from runner.evaluation import Embedder, evaluate_domains, evaluating
+from runner.evaluation import Embedder, EvaluationRow, evaluate_domains, evaluating
 from runner.events import EventSpool
 from runner.journal import Progress, StepLog
 from runner.memory import MemoryStore
-from runner.optim import (
-    build_optimizer,
-    learning_rate_factor,
-    set_learning_rate,
-    set_trainable,
-)
+from runner.optim import build_optimizer, learning_rate_factor, set_learning_rate, set_trainable
 from runner.precision import autocast
 from runner.prefetch import ahead
+from runner.selection import chosen_epoch
 from runner.stream import DomainStream, OpenedDomain
 from tasks.sampling import derive_seed, num_iterations, underfilled_persons
 from tasks.schema import Benchmark
@@ -134,7 +124,8 @@ class LifelongLoop:
         self._replay = None
         self.context.stream.release(index)
         last = index + 1 == len(self.benchmark.steps)
-        self._evaluate(self.progress.test.num_steps if last else index + 1)
+        row = self._evaluate(self.progress.test.num_steps if last else index + 1)
+        self._consider(stages[-1].epochs, row)
         self._keep(index, opened.domain.name)
         self._save(Position(domain=index + 1), None)
         self._emit(
@@ -224,6 +215,8 @@ class LifelongLoop:
             with self.progress.timed("training"):
                 self._train_epoch(opened, index, stage, epoch, optimizer, module)
             last = epoch + 1 == stage.epochs
+            if not last and number + 1 == len(self.learner.stages()):
+                self._consider(epoch + 1)
             if last or (epoch + 1) % self.config.checkpoints.every_epochs == 0:
                 self._save(Position(index, number, epoch + 1), optimizer)
         self._seed(opened.domain.name, stage.name, "end")
@@ -302,16 +295,37 @@ class LifelongLoop:
 
     # Evaluation, checkpoints, events ----------------------------------------------------------
 
-    def _evaluate(self, *steps: int) -> None:
-        """Embeds and ranks once; the scores are recorded at each of these steps."""
+    def _rank(self, benchmark: Benchmark) -> EvaluationRow:
         with self.progress.timed("evaluation"):
             config, context = self.config, self.context
             stream, group = context.stream, context.group
             embedder = Embedder(
                 self.learner, stream, group, self.device, config.data, config.precision
             )
-            row = evaluate_domains(embedder, self.benchmark, self.config.evaluation)
+            row = evaluate_domains(embedder, benchmark, self.config.evaluation)
         self.progress.count("evaluated_images", row.num_images)
+        return row
+
+    def _consider(self, epoch: int, row: EvaluationRow | None = None) -> None:
+        """Makes the network as it is after `epoch` epochs a candidate, if epochs are chosen among.
+
+        The last one is ranked already, in `row`, and need not fall on an epoch that is due.
+        """
+        every = self.config.evaluation.every_epochs
+        if not every or (row is None and epoch % every):
+            return
+        (domain,) = self.benchmark.seen
+        scores = (row or self._rank(replace(self.benchmark, unseen=()))).scores
+        validation, test = (scores[split][domain.name] for split in ("validation", "test"))
+        candidates = self.progress.candidates
+        candidates.append({"epoch": epoch, "validation": validation, "test": test})
+        if self.context.group.rank == 0 and chosen_epoch(candidates) == epoch:
+            state = self.learner.save_state()
+            self.context.checkpoints.save_chosen(epoch, state.tensors, state.facts)
+
+    def _evaluate(self, *steps: int) -> EvaluationRow:
+        """Embeds and ranks once; the scores are recorded at each of these steps."""
+        row = self._rank(self.benchmark)
         if row.num_unreadable != self.progress.unreadable_test_images:
             self.progress.unreadable_test_images = row.num_unreadable
             self._log(
@@ -324,6 +338,7 @@ class LifelongLoop:
             for domain, found in scores.items():
                 matrix.record(step, domain, found)
             self._emit("evaluation", step=step, split=split, scores=scores, seconds=row.seconds)
+        return row
 
     def _save(self, position: Position, optimizer: torch.optim.Optimizer | None) -> None:
         if self.context.group.rank != 0:
@@ -339,6 +354,7 @@ class LifelongLoop:
                     progress=self.progress.to_json(),
                 )
             )
+            self.context.checkpoints.drop_chosen(but=chosen_epoch(self.progress.candidates))
 
     def _restore(self, checkpoint: Checkpoint) -> Position:
         self.learner.load_state(LearnerState(checkpoint.tensors, checkpoint.facts))

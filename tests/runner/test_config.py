@@ -324,6 +324,8 @@ def test_a_section_that_is_off_is_no_part_of_the_hash():
     lrs = ["learner.gradnorm.lr=0.5", "learner.gradnorm.lr=0.1"]
     assert {load_config("demo", [lr]).hash for lr in lrs} == {DEMO.hash}
     assert len({load_config("demo", [balanced, lr]).hash for lr in lrs} | {DEMO.hash}) == 3
+    assert load_config("demo", ["evaluation.every_epochs=0"]).hash == DEMO.hash
+    assert load_config("demo", ["evaluation.every_epochs=2"]).hash != DEMO.hash
 
 
 # No option that nobody reads --------------------------------------------------------------------
