@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
+from multiprocessing.process import BaseProcess
 
 from PIL import Image
 
@@ -91,6 +92,7 @@ def _opened_chunks(
     executor = ProcessPoolExecutor(
         num_processes, mp_context=multiprocessing.get_context("spawn"), initializer=_begin
     )
+    processes: Sequence[BaseProcess] = ()
     try:
         with _interrupts_held_back():
             # A new process inherits this, so a Ctrl-C while it starts waits for `_begin`.
