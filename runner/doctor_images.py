@@ -103,7 +103,9 @@ def _opened_chunks(
         for job in as_completed(jobs):
             yield job.result(), jobs.pop(job)
     except BrokenProcessPool as error:
-        # On a busy machine their death by Ctrl-C can be seen here before Ctrl-C itself is.
+        # On a busy machine their death by Ctrl-C can be seen here before Ctrl-C itself is. Their
+        # exit codes are known for certain when the pool has waited for them.
+        executor.shutdown(cancel_futures=True)
         if any(process.exitcode == -signal.SIGINT for process in processes):
             raise KeyboardInterrupt from error
         raise RuntimeError(
