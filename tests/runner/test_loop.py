@@ -325,7 +325,9 @@ def test_an_interrupted_run_equals_an_uninterrupted_one(
     assert (last.folder / tensors).read_bytes() == (run.folder / tensors).read_bytes()
 
 
-@pytest.mark.parametrize("finished", ["vladr"], indirect=True)
+@pytest.mark.parametrize(
+    "finished", ["finetune", pytest.param("vladr", marks=pytest.mark.slow)], indirect=True
+)
 def test_one_ray_worker_finds_the_same_numbers(
     finished: Finished,
     ray_session: None,
