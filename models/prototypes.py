@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from sklearn.cluster import KMeans
 from torch import Tensor, nn
@@ -210,3 +212,29 @@ class PrototypeMemory(nn.Module):
         self.vectors = torch.cat([self.vectors, vectors])
         self.keys = torch.cat([self.keys, keys])
         self.counts = torch.cat([self.counts, each.reshape(-1).to(self.counts)])
+
+
+MEMORIES = ("memory", "embeddings")
+"""Where a learner holds prototypes of what it compares, and of its test embeddings."""
+
+
+def memory_tensors(learner: nn.Module) -> dict[str, Tensor]:
+    """The tensors of both memories of a learner, by path."""
+    return {
+        path: tensor
+        for path, tensor in learner.state_dict().items()
+        if path.split(".")[0] in MEMORIES
+    }
+
+
+def load_memory_tensors(learner: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Puts published prototypes in the place of a learner's own."""
+    for path, tensor in tensors.items():
+        memory, name = path.split(".")
+        setattr(learner.get_submodule(memory), name, tensor)
+
+
+def bytes_per_domain(*memories: PrototypeMemory) -> float:
+    """Bytes of all memories over the learned domains."""
+    num_domains = max(1, *(memory.num_domains for memory in memories))
+    return sum(memory.stored_bytes for memory in memories) / num_domains

@@ -33,7 +33,7 @@ from models.learner import (
     Stage,
     StepResult,
 )
-from models.prototypes import PrototypeMemory
+from models.prototypes import PrototypeMemory, bytes_per_domain, load_memory_tensors, memory_tensors
 from models.reid import Frozen, blend, weights_of
 from tasks.schema import Batch, Domain
 
@@ -239,22 +239,15 @@ class Method(Learner):
 
     def memory_state(self) -> dict[str, Tensor]:
         """The tensors of both prototype memories, by path."""
-        return {
-            path: tensor
-            for path, tensor in self.state_dict().items()
-            if path.startswith(("memory.", "embeddings."))
-        }
+        return memory_tensors(self)
 
     def load_memory_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Takes the published prototypes."""
-        for path, tensor in tensors.items():
-            memory, name = path.split(".")
-            setattr(self.get_submodule(memory), name, tensor)
+        load_memory_tensors(self, tensors)
 
     def stored_bytes_per_domain(self) -> float:
         """Prototype bytes over the learned domains."""
-        num_domains = max(self.memory.num_domains, self.embeddings.num_domains, 1)
-        return (self.memory.stored_bytes + self.embeddings.stored_bytes) / num_domains
+        return bytes_per_domain(self.memory, self.embeddings)
 
     def facts(self) -> dict[str, Any]:
         """How many domains were begun, and whether an old model is held."""

@@ -29,7 +29,7 @@ from models.learner import Collective, Learner, LearnerConfig, Probe, Stage, Ste
 from models.losses.alignment import attribute_alignment
 from models.losses.contrastive import batch_candidates, image_text_cross_entropy
 from models.mtad import attribute_prompt_terms, identity_prompt_terms
-from models.prototypes import PrototypeMemory
+from models.prototypes import PrototypeMemory, bytes_per_domain, load_memory_tensors, memory_tensors
 from models.reid import (
     Frozen,
     ReidNetwork,
@@ -373,22 +373,15 @@ class Method(Learner):
 
     def memory_state(self) -> dict[str, Tensor]:
         """The tensors of both prototype memories, by path."""
-        return {
-            path: tensor
-            for path, tensor in self.state_dict().items()
-            if path.startswith(("memory.", "embeddings."))
-        }
+        return memory_tensors(self)
 
     def load_memory_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Takes the published prototypes."""
-        for path, tensor in tensors.items():
-            memory, name = path.split(".")
-            setattr(self.get_submodule(memory), name, tensor)
+        load_memory_tensors(self, tensors)
 
     def stored_bytes_per_domain(self) -> float:
         """Prototype bytes over the learned domains."""
-        num_domains = max(self.memory.num_domains, self.embeddings.num_domains, 1)
-        return (self.memory.stored_bytes + self.embeddings.stored_bytes) / num_domains
+        return bytes_per_domain(self.memory, self.embeddings)
 
     def facts(self) -> dict[str, Any]:
         """Where the domain's classifier rows begin, and whether an old model is held."""
