@@ -170,12 +170,20 @@ def table_folder(name: str, cells: Sequence[Cell], overrides: Sequence[str], rea
 
 
 def _config(table: TableConfig, row: str, overrides: Sequence[str], *, real: bool) -> RunConfig:
-    own = [f"{key}={_as_yaml(value)}" for key, value in table.rows[row].set.items()]
+    values = table.settings_of(row, real=real)
+    own = [f"{key}={_as_yaml(value)}" for key, value in values.items()]
     try:
         preset = table.preset_of(row, real=real)
-        return load_config(preset, [*own, *overrides, "cluster.num_workers=0"])
+        config = load_config(preset, [*own, *overrides, "cluster.num_workers=0"])
     except ConfigError as error:
         raise ConfigError(f"row {row}: {error}") from error
+    if table.checkpoint == "validation" and not config.evaluation.every_epochs:
+        raise ConfigError(
+            f"row {row}: this table's scores are of the epoch that validation people choose "
+            "(checkpoint: validation), and evaluation.every_epochs=0 chooses none; set it to 1 or "
+            "more"
+        )
+    return config
 
 
 def _as_yaml(value: Any) -> str:
@@ -191,7 +199,7 @@ def _check_overrides(table: TableConfig, overrides: Sequence[str]) -> None:
             if _is_below(key, ours):
                 raise ConfigError(f"{override}: cannot be set for a table; {instead}")
         for name, row in table.rows.items():
-            for own in row.set:
+            for own in {**row.set, **row.real_set}:
                 if _is_below(key, own) or _is_below(own, key):
                     raise ConfigError(
                         f"{override}: row {name} sets {own}, which is what this table compares; "

@@ -1,4 +1,4 @@
-"""A table drawn: every seed a dot, mean and deviation beside them, seen and unseen side by side."""
+"""A table drawn: every seed a dot, mean and deviation beside them, two scores side by side."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from runner.ablation.summary import SCORES, Quantity, TableSummary
+from runner.ablation.quantities import OF_DOMAINS, Quantity
+from runner.ablation.summary import TableSummary
 from runner.palette import BLUE, INK, RULE, SHADES, SOFT
 
 _SEED = SHADES[2]
@@ -25,12 +26,14 @@ def write_picture(summary: TableSummary, path: Path) -> None:
 def draw_table(summary: TableSummary) -> Figure:
     """Seen mAP left, unseen mAP right (if there is any), a line of the table each.
 
+    Of runs over one domain, R1 left and mAP right.
+
     A large dot is the mean and its bar the sample standard deviation; small dots are the seeds. A
     dashed line carries on the mean of the table's reference row.
     """
     panels = [
         (quantity, title)
-        for quantity, title in ((SCORES[0], "seen domains"), (SCORES[2], "unseen domains"))
+        for quantity, title in summary.quantities.drawn
         if any(row.estimate(quantity) for row in summary.rows)
     ]
     names = max(len(row.label) for row in summary.rows) * _CHARACTER_INCH
@@ -46,8 +49,10 @@ def draw_table(summary: TableSummary) -> Figure:
         left, 1 - 0.13 / height, summary.table.title, va="top", color=INK, weight="bold", size=12
     )
     uneven = "up to " if any(len(row.runs) != num_seeds for row in summary.rows) else ""
-    words = f"mAP (%), mean ± sample standard deviation over {uneven}{num_seeds} seeds"
-    words = "mAP (%), one seed" if num_seeds == 1 else words
+    words = "mAP (%), " if summary.quantities is OF_DOMAINS else "percent, "
+    words += "epoch chosen on validation, " * (summary.table.checkpoint == "validation")
+    spread = f"mean ± sample standard deviation over {uneven}{num_seeds} seeds"
+    words += "one seed" if num_seeds == 1 else spread
     words += f"; dashed: {summary.row(summary.table.reference).label}"
     figure.text(left, 1 - 0.37 / height, words, va="top", color=SOFT, size=9.5)
     figure.set_layout_engine("constrained", rect=(left, 0, 1 - 2 * left, 1 - 0.65 / height))

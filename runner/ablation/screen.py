@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 
 from runner.ablation.cells import Cell, Key
+from runner.ablation.quantities import Checkpoint, said_of
 from runner.ablation.running import Ending
 from runner.ablation.tables import TableConfig
 from runner.ablation.timing import Clock, clock, seconds_of
@@ -52,8 +53,16 @@ def show_plan(
 class Lines:
     """A line for each cell that ends, with the time that the others will take."""
 
-    def __init__(self, console: Console, times: Clock, num_cells: int, side_by_side: int) -> None:
+    def __init__(
+        self,
+        console: Console,
+        times: Clock,
+        num_cells: int,
+        side_by_side: int,
+        checkpoint: Checkpoint,
+    ) -> None:
         self.num_ended = 0
+        self._checkpoint: Checkpoint = checkpoint
         self._console = console
         self._times = times
         self._num_cells = num_cells
@@ -81,12 +90,4 @@ class Lines:
         assert results is not None, "a task that returned has written its results"
         seconds = seconds_of(results)
         self._times.add(cell.row, seconds)
-        values = {
-            name: "·" if value is None else f"{value:.1f}"
-            for name, value in results["summary"].items()
-        }
-        return (
-            f"mAP/R1 seen {values['seen_mAP']}/{values['seen_R1']}, "
-            f"unseen {values['unseen_mAP']}/{values['unseen_R1']}, "
-            f"forgetting {values['forgetting_mAP']}, in {clock(seconds)}"
-        )
+        return f"{said_of(results, self._checkpoint)}, in {clock(seconds)}"

@@ -16,7 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.ablation.summary import QUANTITIES, Row, TableSummary
+from runner.ablation.quantities import Quantities
+from runner.ablation.summary import Row, TableSummary
 from runner.ablation.views import to_json
 from runner.finished import FinishedRun
 from runner.mlflow_sender import (
@@ -78,7 +79,9 @@ class _Sender:
         parent, is_new = self._open("table", name, {"table": summary.name}, digest)
         num_sent = int(is_new)
         for (row_name, seed), run in summary.runs:
-            num_sent += self._send_child(parent, summary.row(row_name), seed, run)
+            num_sent += self._send_child(
+                parent, summary.row(row_name), seed, run, summary.quantities
+            )
         if is_new:
             self._log(parent, {}, _parent_metrics(summary), int(time.time() * 1000))
             for key, text in texts.items():
@@ -88,7 +91,9 @@ class _Sender:
             self._close(parent, digest)
         return num_sent
 
-    def _send_child(self, parent: str, row: Row, seed: int, run: FinishedRun) -> bool:
+    def _send_child(
+        self, parent: str, row: Row, seed: int, run: FinishedRun, quantities: Quantities
+    ) -> bool:
         digest = _digest([row.name, row.label, dict(run.results)])
         tags = {"mlflow.parentRunId": parent, "learner": run.config.learner.name}
         tags |= {"git_revision": str(run.results.get("git_revision")), "run": run.folder.name}
@@ -97,7 +102,7 @@ class _Sender:
         )
         if not is_new:
             return False
-        values = {each.name: row.values(each)[seed] for each in QUANTITIES}
+        values = {each.name: row.values(each)[seed] for each in quantities.all}
         params = {"row": row.name, "seed": str(seed), "config_hash": run.config.hash}
         written_s = RunStorage(run.folder).results_file.stat().st_mtime
         self._log(child, params, values, int(written_s * 1000))
@@ -153,7 +158,7 @@ class _Sender:
 def _parent_metrics(summary: TableSummary) -> dict[str, float | None]:
     metrics: dict[str, float | None] = {}
     for row in summary.rows:
-        for each in QUANTITIES:
+        for each in summary.quantities.all:
             estimate = row.estimate(each)
             metrics[f"{row.name}.{each.name}.mean"] = estimate and estimate.mean
             metrics[f"{row.name}.{each.name}.deviation"] = estimate and estimate.deviation

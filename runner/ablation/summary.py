@@ -12,47 +12,16 @@ from functools import cached_property
 from typing import Any, Literal
 
 from runner.ablation.cells import Key
+from runner.ablation.quantities import Quantities, Quantity, quantities_for, value_of
 from runner.ablation.tables import TableConfig
-from runner.finished import Column, Estimate, FinishedRun, averaged
+from runner.finished import Estimate, FinishedRun, averaged
 from runner.published import PublishedResults
 from tasks.lock_differences import Difference, is_tested_alike, lock_differences
 
 
 @dataclass(frozen=True)
-class Quantity:
-    """A number of a finished run.
-
-    Attributes:
-        name: its key in table.json.
-        heading: as it is shown.
-        column: the domains it is an average over; None if it is no score.
-    """
-
-    name: str
-    heading: str
-    column: Column | None = None
-
-
-_SEEN, _UNSEEN = Column("seen average"), Column("unseen average")
-SCORES = (
-    Quantity("seen_mAP", "seen mAP", _SEEN),
-    Quantity("seen_R1", "seen R1", _SEEN),
-    Quantity("unseen_mAP", "unseen mAP", _UNSEEN),
-    Quantity("unseen_R1", "unseen R1", _UNSEEN),
-    Quantity("forgetting_mAP", "forgetting", Column("forgetting")),
-)
-"""In percent, after the last domain; forgetting is better when it is lower."""
-COSTS = (
-    Quantity("num_trainable_parameters", "trained parameters"),
-    Quantity("stored_bytes_per_domain", "bytes kept per domain"),
-    Quantity("train_images_per_s", "images/s"),
-)
-QUANTITIES = (*SCORES, *COSTS)
-
-
-@dataclass(frozen=True)
 class Published:
-    """What a source prints of a row: percent by the names of SCORES."""
+    """What a source prints of a row: percent by the names of the table's scores."""
 
     scores: Mapping[str, float]
     source: str
@@ -118,6 +87,17 @@ class TableSummary:
     settings: tuple[str, ...]
     rows: tuple[Row, ...]
     failures: tuple[Failure, ...] = ()
+
+    @cached_property
+    def quantities(self) -> Quantities:
+        """What is shown: another choice where all runs are over one domain."""
+        kinds = {
+            (len(run.matrix.seen), len(run.matrix.unseen)): run.results["domains"]
+            for _, run in self.runs
+        }
+        # Where rows differ, the averages are what they have in common.
+        common = next(iter(kinds.values())) if len(kinds) == 1 else None
+        return quantities_for(self.table.checkpoint, common)
 
     def row(self, name: str) -> Row:
         """The row of this name."""
@@ -229,20 +209,6 @@ def estimate(values: Iterable[float | None]) -> Estimate | None:
     return Estimate(math.fsum(known) / len(known), deviation)
 
 
-def value_of(run: FinishedRun, quantity: Quantity) -> float | None:
-    """A finished run's number."""
-    results: Mapping[str, Any] = run.results
-    if quantity.column is not None:
-        results = results.get("summary") or {}
-    elif quantity.name == "train_images_per_s":
-        results = results.get("timings") or {}
-    value = results.get(quantity.name)
-    # Nothing is trained, so there is no pace.
-    if quantity.name == "train_images_per_s" and not value:
-        return None
-    return None if value is None else float(value)
-
-
 def lock_hash(lock: Mapping[str, Any]) -> str:
     """SHA-256 of a protocol lock's content."""
     return hashlib.sha256(json.dumps(lock, sort_keys=True).encode()).hexdigest()
@@ -275,7 +241,8 @@ def _published(
     run = next(iter(runs.values()))
     for found in literature.of(run.benchmark, run.matrix.seen):
         if found.method == method:
-            scores = _averages("seen", found.seen_average)
+            alone = found.domains.get(found.order[0], {}) if len(found.order) == 1 else {}
+            scores = _averages("seen", found.seen_average or alone)
             scores |= _averages("unseen", found.unseen_average)
             remarks = tuple(literature.remarks[key] for key in found.remarks)
             backbone = found.backbone or "backbone not stated"
@@ -284,4 +251,4 @@ def _published(
 
 
 def _averages(kind: Literal["seen", "unseen"], scores: Mapping[Any, float]) -> dict[str, float]:
-    return {f"{kind}_{metric}": scores[metric] for metric in ("mAP", "R1") if metric in scores}
+    return {f"{kind}_{metric}": value for metric, value in scores.items()}

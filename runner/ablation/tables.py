@@ -13,13 +13,16 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from runner.ablation.quantities import Checkpoint
 from runner.config import PRESETS, ConfigError, in_hash
 from tasks.schema import FrozenConfig
 
 TABLES = PRESETS / "ablations"
 
 RowName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
-Score = Literal["seen_mAP", "seen_R1", "unseen_mAP", "unseen_R1"]
+Score = Literal[
+    "seen_mAP", "seen_R1", "seen_R5", "seen_R10", "seen_mINP", "unseen_mAP", "unseen_R1"
+]
 Scores = dict[Score, Annotated[float, Field(ge=0, le=100)]]
 """Percent, as printed."""
 
@@ -41,6 +44,9 @@ class RowConfig(FrozenConfig):
     set: dict[str, Any] = Field(
         default_factory=dict, description="values by dotted configuration path"
     )
+    real_set: dict[str, Any] = Field(
+        default_factory=dict, description="the same with --real, over those of `set`"
+    )
     reference: str | None = Field(
         default=None, description="row it is compared with; default: the table's reference"
     )
@@ -57,6 +63,14 @@ class TableConfig(FrozenConfig):
     description: str = Field(min_length=1, description="what is varied, and what is held")
     preset: str | None = Field(default=None, description="preset of rows that name none")
     real_preset: str | None = Field(default=None, description="the same with --real")
+    set: dict[str, Any] = Field(
+        default_factory=dict, description="values of every row, below those of its own"
+    )
+    checkpoint: Checkpoint = Field(
+        default="last",
+        description="whose scores are shown: the network as runs end, or after the epoch that "
+        "validation people chose, for which every row needs evaluation.every_epochs",
+    )
     rows: dict[RowName, RowConfig] = Field(min_length=1, description="in the order shown")
     reference: str = Field(description="row that the others are compared with, seed by seed")
     published: PublishedConfig | None = Field(default=None, description="numbers of the literature")
@@ -80,16 +94,24 @@ class TableConfig(FrozenConfig):
 
     @model_validator(mode="after")
     def _settings_make_results(self) -> TableConfig:
+        settings = {"set": self.set}
         for name, row in self.rows.items():
             if row.preset is None and self.preset is None:
                 raise ValueError(f"rows.{name}.preset: expected a preset here or for the table")
-            for key in row.set:
+            settings |= {f"rows.{name}.set": row.set, f"rows.{name}.real_set": row.real_set}
+        for place, values in settings.items():
+            for key in values:
                 if key == "seed" or not in_hash(key):
                     raise ValueError(
-                        f"rows.{name}.set.{key}: a row sets what changes its result; seeds, "
+                        f"{place}.{key}: a row sets what changes its result; seeds, "
                         "places and workers are given on the command line"
                     )
         return self
+
+    def settings_of(self, row: str, *, real: bool) -> dict[str, Any]:
+        """What a row sets in its preset: the table's values, then its own."""
+        chosen = self.rows[row]
+        return {**self.set, **chosen.set, **(chosen.real_set if real else {})}
 
     def reference_of(self, row: str) -> str | None:
         """The row that a row is compared with; None for one that is compared with none."""

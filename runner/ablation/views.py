@@ -17,20 +17,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from runner.ablation.summary import (
-    COSTS,
-    QUANTITIES,
-    SCORES,
-    Quantity,
-    Row,
-    TableSummary,
-    lock_hash,
-)
+from runner.ablation.notes import notes
+from runner.ablation.quantities import OF_DOMAINS, Quantity
+from runner.ablation.summary import Row, TableSummary, lock_hash
 from runner.finished import Estimate
 
 _MISSING = "·"
 _LEAST_NAME = 12
-_COMPARED = tuple(each for each in SCORES if each.name.endswith("mAP"))
 
 
 @dataclass(frozen=True)
@@ -42,35 +35,43 @@ class Grid:
 
 
 def screen_grid(summary: TableSummary) -> Grid:
-    """Every row in as little width as the numbers need: two scores a cell, deviations below."""
-    pairs = ((SCORES[0], SCORES[1]), (SCORES[2], SCORES[3]), (SCORES[4],))
-    headings = ("", "seeds", "seen\nmAP/R1", "unseen\nmAP/R1", "forget-\nting")
-    headings += ("trained", "bytes/\ndomain", "images\n/s")
+    """Every row in as little width as the numbers need: deviations below the means."""
+    found = summary.quantities
+    if found is OF_DOMAINS:
+        headings = ("seen\nmAP/R1", "unseen\nmAP/R1", "forget-\ning")
+        headings += ("trained", "bytes/\ndomain", "images\n/s")
+    else:
+        headings = tuple(each.heading for each in found.all)
+        headings = tuple(
+            {"trained parameters": "trained", "images/s": "images\n/s"}.get(each, each)
+            for each in headings
+        )
     rows = [
         (
             row.label,
             str(len(row.runs)),
-            *(_stacked([row.estimate(each) for each in pair]) for pair in pairs),
-            *(_cost(row.estimate(each), each) for each in COSTS),
+            *(_stacked([row.estimate(each) for each in scores]) for scores in found.by_two),
+            *(_cost(row.estimate(each), each) for each in found.costs),
         )
         for row in summary.rows
     ]
-    return Grid(headings, tuple(rows))
+    return Grid(("", "seeds", *headings), tuple(rows))
 
 
 def numbers_grid(summary: TableSummary) -> Grid:
     """Every row's means and deviations, and what it costs."""
-    headings = ("", "seeds", *(f"{each.heading}{' %' * (each in SCORES)}" for each in QUANTITIES))
+    found = summary.quantities
+    headings = [f"{each.heading}{' %' * (each in found.scores)}" for each in found.all]
     rows = [
         (
             row.label,
             str(len(row.runs)),
-            *(written(row.estimate(each)) for each in SCORES),
-            *(_cost(row.estimate(each), each) for each in COSTS),
+            *(written(row.estimate(each)) for each in found.scores),
+            *(_cost(row.estimate(each), each) for each in found.costs),
         )
         for row in summary.rows
     ]
-    return Grid(headings, tuple(rows))
+    return Grid(("", "seeds", *headings), tuple(rows))
 
 
 def published_grid(summary: TableSummary) -> Grid | None:
@@ -78,7 +79,7 @@ def published_grid(summary: TableSummary) -> Grid | None:
     rows = [row for row in summary.rows if row.published]
     printed = [
         quantity
-        for quantity in SCORES
+        for quantity in summary.quantities.scores
         if any(row.published and quantity.name in row.published.scores for row in rows)
     ]
     if not printed:
@@ -96,7 +97,7 @@ def differences_grid(summary: TableSummary) -> Grid | None:
     for row in summary.rows:
         reference = summary.reference(row)
         names = (row.label, reference.label if reference else "")
-        for quantity in _COMPARED:
+        for quantity in summary.quantities.compared:
             pair = summary.paired(row, quantity)
             if pair.estimate is None:
                 continue
@@ -107,33 +108,6 @@ def differences_grid(summary: TableSummary) -> Grid | None:
     if not rows:
         return None
     return Grid(("", "minus", "in", "difference", "n", "by seed"), tuple(rows))
-
-
-def notes(summary: TableSummary) -> list[str]:
-    """What must be known to read the numbers."""
-    found: list[str] = []
-    if any(len(row.runs) > 1 for row in summary.rows):
-        found.append("±: sample standard deviation over seeds, or of the differences by seed.")
-    if missing := summary.missing:
-        names = [f"{row} seed {seed}" for row, seed in missing[:4]]
-        more = f" and {len(missing) - 4} more" if len(missing) > 4 else ""
-        found.append(f"Not finished: {', '.join(names)}{more}.")
-    if summary.settings:
-        found.append(f"With {' '.join(summary.settings)}.")
-    found += [f"Code: {each}." for each in [_revisions(summary)] if each]
-    found += _lock_notes(summary)
-    for row in summary.rows:
-        if row.published:
-            remarks = "".join(f"; {remark}" for remark in row.published.remarks)
-            found.append(f"Published: {row.published.source}{remarks}.")
-    if any(row.published for row in summary.rows) and any(
-        run.benchmark.startswith("synthetic") for _, run in summary.runs
-    ):
-        found.append(
-            "Published numbers are of photographs, these of drawn people: compare the order of "
-            "rows, not the values."
-        )
-    return list(dict.fromkeys(found))
 
 
 def show(console: Console, summary: TableSummary) -> None:
@@ -164,19 +138,24 @@ def to_csv(summary: TableSummary) -> str:
     """A line for each row; an empty field is a number that does not exist."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    names = [each.name for each in QUANTITIES]
+    quantities = summary.quantities
+    names = [each.name for each in quantities.all]
     writer.writerow(
         [
             *("row", "label", "num_seeds", "reference", "num_pairs"),
             *(f"{name}{end}" for name in names for end in ("", "_deviation")),
-            *(f"{each.name}_difference{end}" for each in SCORES for end in ("", "_deviation")),
-            *(f"published_{each.name}" for each in SCORES),
+            *(
+                f"{each.name}_difference{end}"
+                for each in quantities.scores
+                for end in ("", "_deviation")
+            ),
+            *(f"published_{each.name}" for each in quantities.scores),
         ]
     )
     for row in summary.rows:
-        pairs = [summary.paired(row, each) for each in SCORES]
+        pairs = [summary.paired(row, each) for each in quantities.scores]
         estimates = [
-            *(row.estimate(each) for each in QUANTITIES),
+            *(row.estimate(each) for each in quantities.all),
             *(pair.estimate for pair in pairs),
         ]
         printed = row.published.scores if row.published else {}
@@ -185,7 +164,7 @@ def to_csv(summary: TableSummary) -> str:
                 *(row.name, row.label, len(row.runs), summary.table.reference_of(row.name) or ""),
                 max(len(pair.by_seed) for pair in pairs),
                 *(value for each in estimates for value in _pair_of(each)),
-                *(printed.get(each.name, "") for each in SCORES),
+                *(printed.get(each.name, "") for each in quantities.scores),
             ]
         )
     return text.getvalue()
@@ -200,6 +179,7 @@ def to_json(summary: TableSummary) -> dict[str, Any]:
         "seeds": list(summary.seeds),
         "settings": list(summary.settings),
         "reference": summary.table.reference,
+        "checkpoint": summary.table.checkpoint,
         "git_revisions": summary.revisions,
         "protocol_locks": summary.locks,
         "protocol_lock_differences": [each.sentence for each in summary.lock_differences],
@@ -237,11 +217,11 @@ def large(value: float) -> str:
 
 
 def _row_json(summary: TableSummary, row: Row) -> dict[str, Any]:
-    reference = summary.table.reference_of(row.name)
+    reference, quantities = summary.table.reference_of(row.name), summary.quantities
     return {
         "name": row.name,
         "label": row.label,
-        "set": dict(summary.table.rows[row.name].set),
+        "set": summary.table.settings_of(row.name, real="--real" in summary.settings),
         "reference": reference,
         "runs": [
             {
@@ -252,18 +232,18 @@ def _row_json(summary: TableSummary, row: Row) -> dict[str, Any]:
                 "config_hash": run.config.hash,
                 "git_revision": run.results.get("git_revision"),
                 "protocol_lock": lock_hash(run.lock),
-                **{each.name: row.values(each)[seed] for each in QUANTITIES},
+                **{each.name: row.values(each)[seed] for each in quantities.all},
             }
             for seed, run in row.runs.items()
         ],
-        "estimates": {each.name: _estimate_json(row.estimate(each)) for each in QUANTITIES},
+        "estimates": {each.name: _estimate_json(row.estimate(each)) for each in quantities.all},
         "differences": {
             each.name: {
                 "by_seed": {str(seed): value for seed, value in pair.by_seed.items()},
                 "num_pairs": len(pair.by_seed),
                 **(_estimate_json(pair.estimate) or {"mean": None, "deviation": None}),
             }
-            for each in SCORES
+            for each in quantities.scores
             if reference is not None
             for pair in [summary.paired(row, each)]
         },
@@ -308,27 +288,6 @@ def _beside(row: Row, quantity: Quantity) -> tuple[str, str]:
     """Ours and the published number."""
     value = row.published.scores.get(quantity.name) if row.published else None
     return written(row.estimate(quantity)), _MISSING if value is None else f"{value:.1f}"
-
-
-def _revisions(summary: TableSummary) -> str:
-    found = [
-        f"{revision[:8]}{'+' if revision.endswith('+') else ''} ({number} runs)"
-        for revision, number in summary.revisions.items()
-    ]
-    warning = "different revisions, " if len(found) > 1 else ""
-    return warning + ", ".join(found)
-
-
-def _lock_notes(summary: TableSummary) -> list[str]:
-    if len(summary.locks) == 1:
-        return [f"Protocol lock {next(iter(summary.locks))[:12]}, shared by all."]
-    if not summary.locks:
-        return []
-    sentences = [each.sentence for each in summary.lock_differences]
-    shown = "; ".join(sentences[:4])
-    more = f"; and {len(sentences) - 4} more" if len(sentences) > 4 else ""
-    meant = ", as this table means them to" if summary.varies_data else ""
-    return [f"Protocol locks differ{meant}: {shown}{more}."]
 
 
 def _rich(grid: Grid) -> Table:

@@ -115,7 +115,7 @@ def _run_missing(
     times = clock_of(table, cells, finished)
     with workplace(missing, jobs) as side_by_side:
         show_plan(console, table, cells, len(finished), missing, times, side_by_side)
-        lines = Lines(console, times, len(missing), side_by_side)
+        lines = Lines(console, times, len(missing), side_by_side, table.checkpoint)
         try:
             endings = run_cells(missing, side_by_side, lines.ended)
         except KeyboardInterrupt:

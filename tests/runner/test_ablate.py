@@ -25,15 +25,9 @@ from rich.console import Console
 
 from runner import lifelong
 from runner.ablation.cells import plan_cells, read_cells, table_folder
+from runner.ablation.quantities import OF_DOMAINS, value_of
 from runner.ablation.sending import send_table
-from runner.ablation.summary import (
-    QUANTITIES,
-    SCORES,
-    TableSummary,
-    estimate,
-    summarise,
-    value_of,
-)
+from runner.ablation.summary import TableSummary, estimate, summarise
 from runner.ablation.tables import load_table, table_names
 from runner.ablation.timing import Clock, makespan, seconds_of
 from runner.ablation.views import show, to_csv, to_json, to_markdown
@@ -61,7 +55,7 @@ published:
     plain: {seen_mAP: 47.1, unseen_mAP: 28.5}
 """
 NOTHING = PublishedResults(sources={}, remarks={}, rows=())
-SEEN_MAP = SCORES[0]
+SEEN_MAP, UNSEEN_MAP = OF_DOMAINS.compared[:2]
 
 
 @pytest.fixture
@@ -133,7 +127,8 @@ def test_a_shipped_table_is_valid(name: str) -> None:
     assert len(cells) == 2 * len(table.rows)
     if not name.startswith("orders"):
         real = plan_cells(table, [0], real=True)
-        assert {cell.config.benchmark.name for cell in real} == {"lreid-1"}
+        learned = "cuhk_pedes" if name.startswith("bdam-") else "lreid-1"
+        assert {cell.config.benchmark.name for cell in real} == {learned}
 
 
 def test_the_ablation_of_vladr_is_what_its_page_says() -> None:
@@ -355,7 +350,7 @@ def test_changed_data_are_refused(
     assert "Protocol locks differ: plaza" in said
     summary = summary_of(copied, tiny_arguments)
     assert list(summary.paired(summary.row("mixed"), SEEN_MAP).by_seed) == [1]
-    assert list(summary.paired(summary.row("mixed"), SCORES[2]).by_seed) == [0, 1]
+    assert list(summary.paired(summary.row("mixed"), UNSEEN_MAP).by_seed) == [0, 1]
     (folders[1] / "results.json").unlink()
     status, said = run(capsys, *given)
     assert status == 2
@@ -464,7 +459,7 @@ def test_rows_find_the_literature_of_their_benchmark(
 
 def test_every_quantity_is_read(finished: tuple[Path, str], tiny_arguments: Arguments) -> None:
     for _, each in summary_of(finished[0], tiny_arguments).runs:
-        assert all(value_of(each, quantity) is not None for quantity in QUANTITIES)
+        assert all(value_of(each, quantity) is not None for quantity in OF_DOMAINS.all)
 
 
 # ---- names and times
