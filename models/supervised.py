@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.backbones.tower import Backbone
+from models.gradnorm import GradNorm, GradNormConfig, check_tasks
 from models.learner import (
     Collective,
     Learner,
@@ -48,11 +49,25 @@ class LossesConfig(FrozenConfig):
 class SupervisedConfig(LearnerConfig):
     """Settings of training by identity alone."""
 
+    tower_terms: ClassVar[tuple[str, ...]] = ("identity", "triplet")
+    """The terms of the stage that trains the image tower, the first domain's first."""
+
     epochs: int = Field(default=60, ge=1, description="epochs per domain")
     losses: LossesConfig = Field(default_factory=LossesConfig)
     optimizer: OptimizerConfig = Field(
         default_factory=lambda: OptimizerConfig(lr=5e-6, weight_decay=1e-4)
     )
+    gradnorm: GradNormConfig = Field(default_factory=GradNormConfig)
+
+    @model_validator(mode="after")
+    def _has_tasks_to_balance(self) -> SupervisedConfig:
+        check_tasks(self.gradnorm, self.balanced)
+        return self
+
+    @property
+    def balanced(self) -> tuple[str, ...]:
+        """The terms of the image tower that have a weight: those that GradNorm weighs."""
+        return tuple(name for name in self.tower_terms if getattr(self.losses, name).weight)
 
 
 class SupervisedLearner(Learner):
@@ -69,6 +84,7 @@ class SupervisedLearner(Learner):
         self.config = config
         self.interpolation = interpolation
         self.network = ReidNetwork(backbone.image)
+        self.balance = GradNorm(config.gradnorm, config.balanced)
         self.old: Frozen | None = None
         self._offset = 0
 
@@ -77,6 +93,7 @@ class SupervisedLearner(Learner):
         if self.network.num_identities and self.interpolation.mode != "none":
             self.old = Frozen(self.network)
         self._offset = self.network.grow_for(domain, probe)
+        self.balance.begin_domain()
 
     def stages(self) -> Sequence[Stage]:
         """One stage."""
@@ -94,7 +111,18 @@ class SupervisedLearner(Learner):
             losses.identity,
             losses.triplet,
         )
-        return StepResult.of(terms, weights_of(terms, losses))
+        return self.balanced_step(terms, weights_of(terms, losses))
+
+    def balanced_step(
+        self, terms: Mapping[str, Tensor], weights: Mapping[str, float]
+    ) -> StepResult:
+        """The step's result, under GradNorm's weights if they are learned."""
+        result = StepResult.of(terms, weights)
+        return self.balance(result, self.shared_parameters(), self.collective.gather)
+
+    def shared_parameters(self) -> Sequence[nn.Parameter]:
+        """The last layer of the image tower: every feature comes from it."""
+        return self.network.image.last_layer()
 
     def end_domain(self, probe: Probe) -> None:
         """Interpolates with the weights before the domain, if asked to."""

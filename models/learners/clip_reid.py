@@ -9,7 +9,7 @@ text-aware baseline. docs/baselines.md says where this differs from the authors'
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, final
+from typing import ClassVar, Literal, final
 
 import torch
 from pydantic import Field, model_validator
@@ -108,6 +108,8 @@ class PromptStageConfig(FrozenConfig):
 class Config(SupervisedConfig):
     """Settings of CLIP-ReID; epochs and optimizer are those of the image tower's stage."""
 
+    tower_terms: ClassVar[tuple[str, ...]] = ("identity", "triplet", "image_text")
+
     name: Literal["clip_reid"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
         default="clip_reid", description="the learner"
     )
@@ -148,6 +150,7 @@ class Method(SupervisedLearner):
         person_ids = torch.from_numpy(domain.person_ids).to(projected.device)
         self._offset = self.network.num_identities
         self.network.grow(features, person_ids)
+        self.balance.begin_domain()
         generator = torch.Generator().manual_seed(torch.initial_seed())
         self.textual.begin_identities(domain.num_persons, projected, generator)
         if not self.settings.trains_prompts:
@@ -168,7 +171,7 @@ class Method(SupervisedLearner):
     def forward(self, batch: Batch, stage: str) -> StepResult:
         """One step of the stage, on the global batch."""
         terms = self._prompt_terms(batch) if stage == PROMPT_STAGE else self._image_terms(batch)
-        return StepResult.of(terms, weights_of(terms, self.settings.losses))
+        return self.balanced_step(terms, weights_of(terms, self.settings.losses))
 
     def end_stage(self, stage: str, probe: Probe) -> None:
         """Encodes the learned prompts once: the image tower's stage looks text features up."""

@@ -10,7 +10,7 @@ docs/baselines.md says where this differs from the authors' code.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, final
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from pydantic import Field
@@ -41,6 +41,8 @@ from models.supervised import LossesConfig as SupervisedLossesConfig
 from tasks.schema import Batch, Domain, FrozenConfig
 
 STYLE_STAGE, MAIN_STAGE = "style", "dask"
+REHEARSED = "rehearsed_"
+"""Begins the names of terms on restyled images."""
 _MAX_SEED = 2**62
 
 
@@ -79,6 +81,8 @@ class StyleConfig(FrozenConfig):
 class Config(DistilledConfig):
     """Settings of DASK."""
 
+    tower_terms: ClassVar[tuple[str, ...]] = ("identity", "triplet", "affinity")
+
     name: Literal["dask"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
         default="dask", description="the learner"
     )
@@ -89,6 +93,13 @@ class Config(DistilledConfig):
     interpolation: InterpolationConfig = Field(
         default_factory=lambda: InterpolationConfig(mode="fixed", keep_diagonal=False)
     )
+
+    @property
+    def balanced(self) -> tuple[str, ...]:
+        """The terms that have a weight, and once more those of restyled images."""
+        own = super().balanced
+        rehearsed = own if self.losses.rehearsal.weight else ()
+        return (*own, *(REHEARSED + name for name in rehearsed))
 
 
 @final
@@ -155,13 +166,13 @@ class Method(DistilledLearner):
         targets = self.collective.gather(batch.person_ids) + self._offset
         terms: dict[str, Tensor] = {}
         weights: dict[str, float] = {}
-        kinds = (("", 1.0), ("rehearsed_", self.losses.rehearsal.weight))
+        kinds = (("", 1.0), (REHEARSED, self.losses.rehearsal.weight))
         for (prefix, factor), images in zip(kinds, self._views(batch.views["weak"]), strict=False):
             found = self._terms(images, targets)
             terms |= {prefix + name: value for name, value in found.items()}
             given = weights_of(found, self.losses)
             weights |= {prefix + name: factor * weight for name, weight in given.items()}
-        return StepResult.of(terms, weights)
+        return self.balanced_step(terms, weights)
 
     def _views(self, images: Tensor) -> list[Tensor]:
         """[B, 3, H, W] -> the images and, if any style is kept, the same in the old style."""

@@ -15,11 +15,12 @@ from typing import Any, Literal, final
 
 import torch
 from pydantic import Field, field_validator, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from models.backbones.tower import Backbone
 from models.exemplars import Exemplars, ExemplarsConfig
+from models.gradnorm import GradNorm, GradNormConfig, check_tasks
 from models.interpolation import interpolate
 from models.learner import (
     Collective,
@@ -118,6 +119,7 @@ class Config(LearnerConfig):
     optimizer: OptimizerConfig = Field(
         default_factory=lambda: OptimizerConfig(lr=5e-6, weight_decay=5e-4)
     )
+    gradnorm: GradNormConfig = Field(default_factory=GradNormConfig)
 
     @field_validator("memory_lr_factors")
     @classmethod
@@ -125,6 +127,17 @@ class Config(LearnerConfig):
         if min(factors, default=-1.0) < 0:
             raise ValueError(f"expected one factor or more, each at least 0; got {list(factors)}")
         return factors
+
+    @model_validator(mode="after")
+    def _has_tasks_to_balance(self) -> Config:
+        check_tasks(self.gradnorm, self.balanced)
+        return self
+
+    @property
+    def balanced(self) -> tuple[str, ...]:
+        """The working model's terms that have a weight: those that GradNorm weighs."""
+        names = ("identity", "triplet", "replay_triplet", "rectification")
+        return tuple(name for name in names if getattr(self.losses, name).weight)
 
     @property
     def replays(self) -> bool:
@@ -152,6 +165,7 @@ class Method(Learner):
         self.network = ReidNetwork(backbone.image)
         self.memory: ReidNetwork | None = None
         self.exemplars = Exemplars(config.exemplars)
+        self.balance = GradNorm(config.gradnorm, config.balanced)
         if config.replays:
             self.replay_shape = ReplayShape(
                 config.replay.persons_per_batch, config.replay.images_per_person
@@ -165,6 +179,7 @@ class Method(Learner):
         """Grows the classifiers; from the second domain on, the memory model begins as a copy."""
         self._offset = self.network.grow_for(domain, probe)
         self._num_domains += 1
+        self.balance.begin_domain()
         if self._num_domains > 1 and self.config.has_memory_model:
             self.memory = copy.deepcopy(self.network)
         if self.config.replays:
@@ -197,7 +212,12 @@ class Method(Learner):
                     self.memory.uncounted_logits(memory_features, "batch"),
                 )
         weights = {name: getattr(losses, name.removeprefix("memory_")).weight for name in terms}
-        return StepResult.of(terms, weights)
+        result = StepResult.of(terms, weights)
+        return self.balance(result, self.shared_parameters(), self.collective.gather)
+
+    def shared_parameters(self) -> Sequence[nn.Parameter]:
+        """The last layer of the working model's tower; the memory model's terms do not reach it."""
+        return self.network.image.last_layer()
 
     def end_domain(self, probe: Probe) -> None:
         """Chooses exemplars by the working model as it was trained, then mixes the weights."""

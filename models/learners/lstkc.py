@@ -9,7 +9,7 @@ docs/baselines.md says where this differs from the authors' code.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, final
+from typing import ClassVar, Literal, final
 
 from pydantic import Field
 from torch import Tensor
@@ -44,6 +44,8 @@ class LossesConfig(SupervisedLossesConfig):
 
 class Config(DistilledConfig):
     """Settings of LSTKC."""
+
+    tower_terms: ClassVar[tuple[str, ...]] = ("identity", "triplet", "affinity")
 
     name: Literal["lstkc"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
         default="lstkc", description="the learner"
@@ -82,7 +84,7 @@ class Method(DistilledLearner):
         if old is not None:
             new = self.network.metric_feature(features)
             terms["affinity"] = self._affinity(new, gather(old), person_ids)
-        return StepResult.of(terms, weights_of(terms, self.losses))
+        return self.balanced_step(terms, weights_of(terms, self.losses))
 
     def _affinity(self, new: Tensor, old: Tensor, person_ids: Tensor) -> Tensor:
         settings = self.losses.affinity

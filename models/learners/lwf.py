@@ -9,7 +9,7 @@ this differs from the paper.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, final
+from typing import ClassVar, Literal, final
 
 import torch
 from pydantic import Field, model_validator
@@ -62,6 +62,8 @@ class LossesConfig(SupervisedLossesConfig):
 class Config(SupervisedConfig):
     """Settings of learning without forgetting."""
 
+    tower_terms: ClassVar[tuple[str, ...]] = ("identity", "triplet", "distillation")
+
     name: Literal["lwf"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
         default="lwf", description="the learner"
     )
@@ -102,7 +104,7 @@ class Method(SupervisedLearner):
         )
         if self.old is not None and self._distils():
             terms["distillation"] = self._distillation(features, images)
-        return StepResult.of(terms, weights_of(terms, self.losses))
+        return self.balanced_step(terms, weights_of(terms, self.losses))
 
     def _distils(self) -> bool:
         return self.losses.distillation.weight > 0

@@ -10,6 +10,7 @@ from torch import nn
 
 from models.gradnorm import GradNorm, GradNormConfig, log_weight_gradient, training_rates
 from models.learner import StepResult
+from tests.models.learner_cases import CLASSIFYING
 
 FIRST, SECOND = (3.0, 4.0), (0.0, 1.0)  # gradient norms 5 and 1
 
@@ -323,3 +324,27 @@ def test_what_cannot_be_balanced_is_refused(theta):
         GradNorm(config(), "ab")(linear_step(theta), [theta], alone)
     with pytest.raises(ValidationError, match="expected min_weight <= 1 <= max_weight"):
         config(min_weight=2.0)
+
+
+@pytest.mark.parametrize("name", CLASSIFYING)
+def test_a_learner_that_has_the_section_weighs_the_terms_it_names_and_no_others(course, name):
+    pupil = course(name, gradnorm={"enabled": True, "warm_iterations": 1, "lr": 0.3})
+    pupil.learn("first")
+    pupil.begin("second")
+    weighed, named = set(), set(pupil.learner.config.balanced)
+    for stage in pupil.learner.stages():
+        first, *_, last = pupil.train(stage, range(4))
+        moved = {term for term in last.terms if first.weights[term] != last.weights[term]}
+        assert moved <= named
+        weighed |= moved
+        pupil.learner.end_stage(stage.name, pupil.probe)
+    assert weighed == named
+
+
+@pytest.mark.parametrize(
+    ("name", "off"),
+    [("finetune", ("triplet",)), ("krkc", ("triplet", "replay_triplet", "rectification"))],
+)
+def test_one_term_alone_is_refused(course, name, off):
+    with pytest.raises(ValidationError, match="two or more differently named loss terms"):
+        course(name, gradnorm={"enabled": True}, losses={each: {"weight": 0} for each in off})
