@@ -92,7 +92,10 @@ class DomainTexts(nn.Module):
         length = int(text.end_positions(tokens).max()) + 1
         found = text.features(tokens[:, :length])
         own = where[:, 1]
-        return Said(entries, found.sentence[where], found.tokens[own], found.mask[own])
+        # Padding up to a longer caption would only be computed on.
+        kept = found.mask[own]
+        longest = int(kept.sum(1).max())
+        return Said(entries, found.sentence[where], found.tokens[own, :longest], kept[:, :longest])
 
 
 def check_texts(domain: Domain) -> None:

@@ -46,13 +46,16 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     # Hair and shoes are a few pixels: with as many turns as the others they were hardly learned.
     TINY: ("head", "upper", "foot", "lower", "head", "foot", "whole"),
     TINY_VIT_BERT: (
-        "caption", "head", "upper", "identity", "lower", "foot", "clothing", "whole",
+        "caption", "upper", "clothing", "lower", "head", "caption", "identity", "foot",
     ),
 }  # fmt: skip
 """The sentences that each backbone learns from, in the order in which they take turns."""
 
-NUM_STEPS: Mapping[str, int] = {TINY: 4000, TINY_VIT_BERT: 2000}
-"""Optimiser updates that made the shipped weights."""
+RECIPES: Mapping[str, Mapping[str, float]] = {
+    TINY: {},
+    TINY_VIT_BERT: {"num_steps": 1000, "lr": 2e-3},
+}
+"""What of the recipe of the shipped weights is not `WarmStartConfig`'s default."""
 
 WARM_FILES = {TINY: clip_weights.WARM_FILE, TINY_VIT_BERT: vit_bert_weights.WARM_FILE}
 
@@ -60,7 +63,7 @@ TinyBackbone = ClipBackbone | VitBertBackbone
 
 
 class WarmStartConfig(FrozenConfig):
-    """The recipe of the warm start; the defaults made the shipped weights."""
+    """The recipe of the warm start; `RECIPES` says with which the shipped weights were made."""
 
     seed: int = Field(
         default=0, ge=0, description="decides people, weights, batches and augmentation"
@@ -92,6 +95,12 @@ class Captions:
     tokens: Tensor
     ends: Tensor
     ids: Tensor
+
+
+def recipe(name: str, num_steps: int | None = None, seed: int = 0) -> WarmStartConfig:
+    """The recipe of a backbone's shipped weights, of another length or seed if these are given."""
+    own: dict[str, Any] = {**RECIPES[name], "seed": seed}
+    return WarmStartConfig(**(own | ({} if num_steps is None else {"num_steps": num_steps})))
 
 
 def learning_rate(step: int, config: WarmStartConfig) -> float:
@@ -156,13 +165,13 @@ def measure(backbone: TinyBackbone, pool: Pool, name: str = TINY) -> dict[str, f
 
     "image": the first image of each person among all other images. "head", ..., one for each of
     the backbone's kinds: the sentence of that first image among all images, those of the person
-    being matches.
+    being matches; with "_by_patches" the same among the means of the patches of tiny-vit-bert.
     "image_chance" and "text_chance" are what a random ranking is expected to reach.
     """
     with torch.no_grad():
         pixels = normalise(pool.images, TransformConfig.model_validate({})).split(256)
-        images = torch.cat([backbone.image(part).projected for part in pixels])
-    images = nn.functional.normalize(images, dim=1)
+        views = zip(*(_views_of_images(backbone, part) for part in pixels), strict=True)
+        images, *patches = (nn.functional.normalize(torch.cat(view), dim=1) for view in views)
     persons, first = np.unique(pool.person_ids, return_index=True)
     others = np.setdiff1d(np.arange(len(images)), first)
     rest = pool.person_ids[others]
@@ -171,6 +180,9 @@ def measure(backbone: TinyBackbone, pool: Pool, name: str = TINY) -> dict[str, f
         texts = backbone.text.encode_texts([pool.captions[kind][row] for row in first])
         texts = nn.functional.normalize(texts, dim=1)
         figures[kind] = evaluate_ranking(texts, images, persons, pool.person_ids).mAP
+        for pooled in patches:
+            name_of_pooled = f"{kind}_by_patches"
+            figures[name_of_pooled] = evaluate_ranking(texts, pooled, persons, pool.person_ids).mAP
     figures["image_chance"] = _random_map(len(rest) // len(persons), len(rest))
     figures["text_chance"] = _random_map(len(images) // len(persons), len(images))
     return {name: round(100 * value, 2) for name, value in figures.items()}
@@ -253,9 +265,22 @@ def _loss(
     ends = captions.ends[rows]
     tokens = captions.tokens[rows, : int(ends.max()) + 1]
     text = backbone.text(backbone.text.embed_tokens(tokens), ends)
-    image = backbone.image(images).projected
     positives = same_identity_or_caption(person_ids, captions.ids[rows])
-    return symmetric_contrastive(image, text, positives, temperature)
+    views = _views_of_images(backbone, images)
+    losses = [symmetric_contrastive(view, text, positives, temperature) for view in views]
+    return torch.stack(losses).mean()
+
+
+def _views_of_images(backbone: TinyBackbone, images: Tensor) -> tuple[Tensor, ...]:
+    """What of B images learns to fit texts, [B, D] each.
+
+    BDAM reads a ViT's patches and leaves its class token out: contrasted by that alone, the patches
+    would know nothing of texts. tiny-clip is as CLIP is.
+    """
+    features = backbone.image(images)
+    if isinstance(backbone, ClipBackbone):
+        return (features.projected,)
+    return features.projected, features.patches.mean(1)
 
 
 def _draw(config: WarmStartConfig, num_domains: int, num_identities: int, purpose: str) -> Pool:
@@ -275,7 +300,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     name = str(options.backbone)
     path = Path(options.output or WARM_FILES[name])
     torch.set_num_threads(1)  # the weights depend on the number of threads in their last bits
-    config = WarmStartConfig(num_steps=options.steps or NUM_STEPS[name], seed=options.seed)
+    config = recipe(name, num_steps=options.steps, seed=options.seed)
     if name == TINY_VIT_BERT:
         make_tokenizer().save(str(vit_bert_weights.TOKENIZER_FILE))
     print(f"drawing {config.num_domains} domains of {config.num_identities} people", flush=True)
@@ -298,7 +323,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m runner.warm_start", description=__doc__)
     parser.add_argument("--backbone", choices=tuple(WARM_FILES), default=TINY, help="what to train")
-    parser.add_argument("--steps", type=int, help="optimiser updates (shipped: 4000 or 2000)")
+    parser.add_argument("--steps", type=int, help="optimiser updates (default: the shipped ones')")
     parser.add_argument("--seed", type=int, default=0, help="decides everything drawn")
     parser.add_argument("--output", type=Path, help="where to write the weights")
     return parser

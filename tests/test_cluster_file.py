@@ -55,6 +55,8 @@ def test_a_submitted_job_leaves_behind(is_left_out, path):
         "runner/lifelong.py",
         "runner/presets/demo.yaml",
         "models/backbones/warm/tiny_clip.safetensors",
+        "models/backbones/warm/tiny_vit_bert.safetensors",
+        "models/backbones/warm/tiny_vit_bert_tokenizer.json",
         "tasks/datasets/synthetic.py",
         "pyproject.toml",
     ],

@@ -38,15 +38,15 @@ def some_images(num: int = 2, height: int = 64, width: int = 32) -> Tensor:
 
 def test_shapes_keys_and_sizes(tiny):
     features = tiny.image(some_images())
-    assert features.class_token.shape == features.projected.shape == (2, 96)
-    assert features.patches.shape == (2, 8 * 4, 96)
+    assert features.class_token.shape == features.projected.shape == (2, 64)
+    assert features.patches.shape == (2, 8 * 4, 64)
     assert tiny.image.grid_size == (8, 4)
     assert {key: each.shape for key, each in tiny.image.features(some_images()).items()} == {
-        "class_token": (2, 96),
-        "projected": (2, 96),
+        "class_token": (2, 64),
+        "projected": (2, 64),
     }
-    assert tiny.image.feature_dims == {"class_token": 96, "projected": 96}
-    assert (tiny.text.width, tiny.text.embed_dim, tiny.text.context_length) == (96, 96, 64)
+    assert tiny.image.feature_dims == {"class_token": 64, "projected": 64}
+    assert (tiny.text.width, tiny.text.embed_dim, tiny.text.context_length) == (64, 64, 64)
     assert {key.split(".")[0] for key in tiny.state_dict()} == {"image", "text"}
     assert not any(parameter.requires_grad for parameter in tiny.text.parameters())
     assert all(parameter.requires_grad for parameter in tiny.image.parameters())
@@ -85,7 +85,7 @@ def test_both_towers_equal_transformers(tiny):
 def test_what_follows_the_end_of_a_text_changes_nothing(tiny, padding, seed):
     tokens = tiny.text.tokenize(["a man in red"])
     embeddings, ends = tiny.text.embed_tokens(tokens), tiny.text.end_positions(tokens)
-    noise = torch.randn(1, padding, 96, generator=torch.Generator().manual_seed(seed))
+    noise = torch.randn(1, padding, 64, generator=torch.Generator().manual_seed(seed))
     torch.testing.assert_close(
         tiny.text(torch.cat([embeddings, noise], dim=1), ends), tiny.text(embeddings, ends)
     )
@@ -124,11 +124,11 @@ def test_tokens_are_trimmed_and_cut_texts_keep_their_end(tiny):
     assert cut[0, -1] == tiny.text.last
     assert tiny.text.tokenize(["red " * 90], max_tokens=5).shape == (1, 5)
     assert tiny.text.tokenize([]).shape == (0, 2)
-    assert tiny.text.encode_texts([]).shape == (0, 96)
+    assert tiny.text.encode_texts([]).shape == (0, 64)
     short = build(BackboneConfig(name=NAME, weights="random", context_length=6), seed=0)
     assert short.text.tokenize(["red " * 50]).shape == (1, 6)
     with pytest.raises(ValueError, match="at most 64 tokens; came 65"):
-        tiny.text(torch.zeros(1, 65, 96), torch.tensor([64]))
+        tiny.text(torch.zeros(1, 65, 64), torch.tensor([64]))
 
 
 def test_unknown_words_are_spelled_and_foreign_ones_unknown(tiny):
@@ -183,7 +183,7 @@ def test_weights_go_round_by_file_and_images_of_another_size_fit(tiny, tmp_path)
     assert torch.equal(loaded.text.encode_texts(TEXTS), tiny.text.encode_texts(TEXTS))
     size = {"image_height": 128, "image_width": 48}
     larger = build(BackboneConfig(name=NAME, weights=str(path), **size), seed=7)
-    assert larger.image(some_images(1, 128, 48)).patches.shape == (1, 16 * 6, 96)
+    assert larger.image(some_images(1, 128, 48)).patches.shape == (1, 16 * 6, 64)
     assert larger.image.grid_size == (16, 6)
     with pytest.raises(ValueError, match=r"expected images \[B, 3, 128, 48\].*image_height"):
         larger.image(some_images())

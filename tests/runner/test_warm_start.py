@@ -7,13 +7,23 @@ import numpy as np
 import pytest
 import torch
 
-from models.backbones import clip_weights, vit_bert_weights
+from models.backbones import vit_bert_weights
 from models.backbones.building import build_backbone
 from models.backbones.clip import BackboneConfig, build
-from models.backbones.config import TINY_VIT_BERT
+from models.backbones.config import TINY, TINY_VIT_BERT
 from models.backbones.weights import file_sha256
 from runner import warm_start
-from runner.warm_start import KINDS, WarmStartConfig, learning_rate, measure, save, train
+from runner.warm_start import (
+    KINDS,
+    RECIPES,
+    WARM_FILES,
+    WarmStartConfig,
+    learning_rate,
+    measure,
+    recipe,
+    save,
+    train,
+)
 from tasks.synthetic import GENERATOR_VERSION
 from tasks.synthetic.captions import vocabulary
 from tasks.synthetic.pool import Pool, draw_pool
@@ -117,21 +127,51 @@ def test_the_command_writes_weights_and_facts(tmp_path, monkeypatch, capsys):
     assert f"wrote {path}" in capsys.readouterr().out
 
 
-def test_the_shipped_weights_fit_their_facts_and_the_drawing():
-    facts = json.loads(clip_weights.WARM_FILE.with_suffix(".json").read_text())
-    assert facts["sha256"] == file_sha256(clip_weights.WARM_FILE)
+@pytest.mark.parametrize("name", WARM_FILES)
+def test_the_shipped_weights_fit_their_facts_and_the_drawing(name):
+    path = WARM_FILES[name]
+    facts = json.loads(path.with_suffix(".json").read_text())
+    assert facts["sha256"] == file_sha256(path)
     assert facts["generator_version"] == GENERATOR_VERSION, "make the weights anew"
-    assert facts["recipe"] == WarmStartConfig().model_dump()
-    assert clip_weights.WARM_FILE.stat().st_size < 2.5e6
+    assert facts["recipe"] == recipe(name).model_dump()
+    assert facts["command"].endswith(f"--steps {facts['recipe']['num_steps']} --seed 0")
+    assert path.stat().st_size < 2.5e6
 
 
-def test_the_shipped_weights_know_people_and_words_but_leave_something_to_learn():
-    facts = json.loads(clip_weights.WARM_FILE.with_suffix(".json").read_text())
-    held_out = warm_start._draw(WarmStartConfig(), *warm_start.HELD_OUT, "held out")
-    figures = measure(build(BackboneConfig(), seed=0), held_out)
+@pytest.fixture(scope="module")
+def held_out() -> Pool:
+    return warm_start._draw(WarmStartConfig(), *warm_start.HELD_OUT, "held out")
+
+
+def figures_of_shipped(name, held_out):
+    """Measured now, and said to be what they are."""
+    facts = json.loads(WARM_FILES[name].with_suffix(".json").read_text())
+    figures = measure(build_backbone(BackboneConfig(name=name), seed=0), held_out, name)
     assert figures == pytest.approx(facts["zero_shot_map_percent"], abs=0.3)
+    return figures
+
+
+def test_the_shipped_weights_know_people_and_words_but_leave_something_to_learn(held_out):
+    figures = figures_of_shipped(TINY, held_out)
     assert 5 * figures["image_chance"] < figures["image"] < 80
     for kind in ("upper", "lower", "whole"):
         assert figures[kind] > 3 * figures["text_chance"]
     for kind in ("head", "foot"):
         assert figures[kind] > 1.2 * figures["text_chance"]
+
+
+def test_the_shipped_vit_bert_knows_captions_by_its_patches_as_by_its_class_token(held_out):
+    figures = figures_of_shipped(TINY_VIT_BERT, held_out)
+    assert 5 * figures["image_chance"] < figures["image"] < 80
+    for end in ("", "_by_patches"):
+        assert figures[f"caption{end}"] > 5 * figures["text_chance"]
+        for kind in ("upper", "clothing"):
+            assert figures[kind + end] > 2 * figures["text_chance"]
+
+
+def test_a_recipe_is_the_shipped_one_but_for_what_is_given():
+    shipped = recipe(TINY_VIT_BERT)
+    assert shipped.lr == RECIPES[TINY_VIT_BERT]["lr"] != WarmStartConfig().lr
+    assert recipe(TINY) == WarmStartConfig()
+    other = recipe(TINY_VIT_BERT, num_steps=7, seed=3)
+    assert other == shipped.model_copy(update={"num_steps": 7, "seed": 3})
