@@ -44,7 +44,7 @@ NOT_IN_HASH = frozenset(
 
 SWITCHED = (
     *("learner.gradnorm.enabled", "backbone.image_tower", "backbone.text_tower"),
-    "evaluation.every_epochs",
+    *("evaluation.every_epochs", "benchmark.style"),
 )
 """While these are false, none or 0 they change no result; with what they enable, left out of it."""
 

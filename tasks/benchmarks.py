@@ -19,6 +19,7 @@ from pydantic import Field, field_validator, model_validator
 from tasks.datasets import synthetic
 from tasks.datasets.synthetic import SyntheticConfig
 from tasks.descriptions import attach, read_descriptions, with_dual_texts
+from tasks.drawn_styles import StyleConfig, StyleMethod, written_in_styles
 from tasks.identities import (
     IdentityRule,
     choose_identities,
@@ -91,6 +92,14 @@ class BenchmarkConfig(ReadOptions):
     synthetic: SyntheticConfig = Field(
         default_factory=SyntheticConfig, description="sizes of the synthetic benchmark"
     )
+    style: StyleMethod | None = Field(
+        default=None,
+        description="synthetic-t2i: write identity and clothing texts anew, in styles that this "
+        "clustering finds in the training captions of the first seen domain; null: as drawn",
+    )
+    style_options: StyleConfig = Field(
+        default_factory=lambda: StyleConfig(), description="how styles are found"
+    )
 
     @property
     def is_drawn(self) -> bool:
@@ -108,6 +117,16 @@ class BenchmarkConfig(ReadOptions):
                 + (f"; did you mean {near[0]}?" if near else "")
             )
         return name
+
+    @model_validator(mode="after")
+    def _style_of_drawn_texts(self) -> BenchmarkConfig:
+        if self.style is not None and self.name != _DRAWN_BY_TEXT:
+            raise ValueError(
+                f"style={self.style} words the texts of {_DRAWN_BY_TEXT} anew, and name is "
+                f"{self.name}; set name={_DRAWN_BY_TEXT}, leave style out, or have the texts of a "
+                "data set written by `describe --prompt dual --style`"
+            )
+        return self
 
     @model_validator(mode="after")
     def _known_domains(self) -> BenchmarkConfig:
@@ -241,6 +260,10 @@ def _read(config: BenchmarkConfig) -> tuple[list[RawDomain], list[RawDomain]]:
         by_name = {raw.name: raw for raws in drawn for raw in raws}
         if config.name == _DRAWN_BY_TEXT:
             by_name = {name: synthetic.searched_by_text(raw) for name, raw in by_name.items()}
+        if config.style is not None:
+            by_name = written_in_styles(
+                by_name, config.synthetic.seed, seen[0], config.style, config.style_options
+            )
     else:
         by_name = {
             name: read_place(place, Path(config.root), config)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from tasks.lock_values import (
+    MISSING,
     KeyPath,
     at,
     contrast,
@@ -31,10 +32,10 @@ OTHER = "other"
 _WITNESSED_FACTS = frozenset(
     {
         *("split_index", "split_sha256", "split_source", "num_splits"),
-        *("num_training_captions", "train_rule", "val_in_train"),
+        *("num_training_captions", "train_rule", "val_in_train", "style_method"),
     }
 )
-"""Facts that only change which images are listed: the hashes of the lists judge them."""
+"""Facts that only change which images or texts there are: the hashes of these judge them."""
 
 _SIZES_BY_DOMAIN = frozenset(
     {
@@ -147,6 +148,14 @@ def _train(view: View) -> tuple[Affects, str]:
     return affects, "; ".join(said or [words])
 
 
+def _dual(view: View) -> tuple[Affects, str]:
+    """Texts of the same drawn people, written anew in styles, leave what is ranked as it is."""
+    methods = view.values("facts", "style_method").values()
+    affects = "test" if MISSING in methods else "training"
+    words = "file of identity and clothing descriptions "
+    return affects, contrast(view.values("dual_sha256"), words)
+
+
 def _split(kind: Literal["test", "validation"]) -> Phrase:
     """Words for queries and gallery of the test or of the validation split."""
     counts: Mapping[KeyPath, str] = {
@@ -203,7 +212,7 @@ DOMAIN_PHRASES: Mapping[str, Phrase] = {
     "query_by": _simple("test", "queries by"),
     "train": _train,
     "description_sha256": _simple("training", "description file"),
-    "dual_sha256": _simple("test", "file of identity and clothing descriptions"),
+    "dual_sha256": _dual,
     "test": _split("test"),
     "validation": _split("validation"),
     OTHER: _other,

@@ -23,22 +23,22 @@ class StyleOptions:
     """What the methods take; each reads only its own.
 
     Attributes:
-        num_clusters: of random, k-means, GMM and agglomerative; at least 1.
+        num_styles: of random, kmeans, GMM and agglomerative; at least 1.
         eps: cosine distance at which DBSCAN calls two captions neighbours, in (0, 2].
         min_samples: neighbours, itself included, that make a caption a core one (DBSCAN, HDBSCAN).
         min_cluster_size: clusters with fewer captions are merged into the nearest, whatever the
             method; HDBSCAN also begins with it. At least 1.
-        seed: of random, k-means and GMM.
+        seed: of random, kmeans and GMM.
     """
 
-    num_clusters: int = 8
+    num_styles: int = 8
     eps: float = 0.15
     min_samples: int = 5
     min_cluster_size: int = 5
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("num_clusters", "min_samples", "min_cluster_size"):
+        for name in ("num_styles", "min_samples", "min_cluster_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
         if not 0 < self.eps <= 2:
@@ -71,7 +71,7 @@ def cluster(embeddings: Floats, method: str, options: StyleOptions | None = None
 
     Raises:
         ValueError: an unknown method, a wrong shape, a row that is not finite or has no direction,
-            or fewer captions (but more than one) than `num_clusters`.
+            or fewer captions (but more than one) than `num_styles`.
     """
     options = options or StyleOptions()
     methods = _methods()
@@ -154,7 +154,7 @@ def _methods() -> Mapping[str, Callable[[Floats, StyleOptions], npt.NDArray[np.i
     return {
         "none": _none,
         "random": _random,
-        "k-means": _k_means,
+        "kmeans": _k_means,
         "gmm": _gmm,
         "agglomerative": _agglomerative,
         "hdbscan": _hdbscan,
@@ -167,22 +167,22 @@ def _none(rows: Floats, _: StyleOptions) -> Labels:
 
 
 def _random(rows: Floats, options: StyleOptions) -> Labels:
-    return np.random.default_rng(options.seed).integers(options.num_clusters, size=len(rows))
+    return np.random.default_rng(options.seed).integers(options.num_styles, size=len(rows))
 
 
 def _k_means(rows: Floats, options: StyleOptions) -> Labels:
     _check_enough(rows, options)
     # More clusters than different captions is a warning of the library's; the empty ones vanish.
-    num_clusters = min(options.num_clusters, len(np.unique(rows, axis=0)))
-    return KMeans(num_clusters, random_state=options.seed).fit_predict(rows)
+    num_styles = min(options.num_styles, len(np.unique(rows, axis=0)))
+    return KMeans(num_styles, random_state=options.seed).fit_predict(rows)
 
 
 def _gmm(rows: Floats, options: StyleOptions) -> Labels:
     _check_enough(rows, options)
-    num_clusters = min(options.num_clusters, len(np.unique(rows, axis=0)))
+    num_styles = min(options.num_styles, len(np.unique(rows, axis=0)))
     # Diagonal: a full covariance of 512 numbers needs far more captions than a style has.
     mixture = GaussianMixture(
-        num_clusters,
+        num_styles,
         covariance_type="diag",
         reg_covar=1e-5,
         max_iter=300,
@@ -193,7 +193,7 @@ def _gmm(rows: Floats, options: StyleOptions) -> Labels:
 
 def _agglomerative(rows: Floats, options: StyleOptions) -> Labels:
     _check_enough(rows, options)
-    model = AgglomerativeClustering(options.num_clusters, metric="cosine", linkage="average")
+    model = AgglomerativeClustering(options.num_styles, metric="cosine", linkage="average")
     return model.fit_predict(rows)
 
 
@@ -215,8 +215,8 @@ def _dbscan(rows: Floats, options: StyleOptions) -> Labels:
 
 
 def _check_enough(rows: Floats, options: StyleOptions) -> None:
-    if len(rows) < options.num_clusters:
+    if len(rows) < options.num_styles:
         raise ValueError(
-            f"num_clusters: expected at most the number of captions, {len(rows)}; got "
-            f"{options.num_clusters}"
+            f"num_styles: expected at most the number of captions, {len(rows)}; got "
+            f"{options.num_styles}"
         )

@@ -22,7 +22,7 @@ from runner.describing.checks import (
     text_problem,
     tidy,
 )
-from runner.describing.words import GARMENTS, PARTS, names_colour, words_of
+from tasks.words import GARMENTS, PARTS, names_colour, with_article, words_of
 
 TEMPLATES_VERSION = 1
 """Part of what a description is kept under: raise it with any change of a template below."""
@@ -237,14 +237,6 @@ def _coloured(colour: str, garment: str) -> str:
     # Many answer "black shirt" to the question what is worn: its colour is said already.
     already = set(words_of(garment)) >= set(words_of(colour))
     return with_article(garment if already else f"{colour} {garment}")
-
-
-def with_article(noun_phrase: str) -> str:
-    """With "a" or "an", unless it is a plural."""
-    last = noun_phrase.rpartition(" ")[2]
-    if last.endswith("s") and not last.endswith("ss"):
-        return noun_phrase
-    return f"{'an' if noun_phrase[:1] in 'aeiou' else 'a'} {noun_phrase}"
 
 
 def _listed(items: Sequence[str]) -> str:

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from runner.describing.checks import is_nothing
-from runner.describing.words import (
+from tasks.text_files import utf8_lines
+from tasks.words import (
     BAGS,
     GARMENTS,
     PARTS,
@@ -22,7 +23,6 @@ from runner.describing.words import (
     mentions,
     words_of,
 )
-from tasks.text_files import utf8_lines
 
 NUM_EXAMPLES = 5
 _LONGEST_WORD = 20

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from runner.describing.images import HashedImage, ImageSet
-from runner.describing.prompts import BadAnswerError, Prompt, with_article
+from runner.describing.prompts import BadAnswerError, Prompt
 from runner.describing.store import Row
+from tasks.synthetic.facts import coloured, hair_of, height_and_build, upper_of
+from tasks.words import with_article
 
 _PERSON = re.compile(r"(\d+)_c\d")
 
@@ -59,29 +61,27 @@ def _part_answers(person: Mapping[str, Any]) -> dict[str, str]:
     return {
         "sex": person["sex"],
         "age": "none",  # drawn people have no age
-        "hair": _hair(person),
-        "headwear": _with_colour(person, "headwear"),
+        "hair": hair_of(person),
+        "headwear": coloured(person, "headwear"),
         "eyewear": person["eyewear"],
-        "upper": _upper(person),
+        "upper": upper_of(person),
         "upper_colour": person["upper_colour"],
         "lower": person["lower"],
         "lower_colour": person["lower_colour"],
-        "shoes": _with_colour(person, "shoes"),
-        "bag": _with_colour(person, "bag"),
+        "shoes": coloured(person, "shoes"),
+        "bag": coloured(person, "bag"),
     }
 
 
 def _dual_answers(person: Mapping[str, Any]) -> dict[str, str]:
-    girth, stature = person["girth"], person["stature"]
-    build = "slim" if girth < 0.94 else "heavy" if girth > 1.08 else "medium"
-    height = "tall" if stature > 0.95 else "short" if stature < 0.9 else "average"
-    hair = "covered hair" if _hair(person) == "none" else _hair(person)
+    height, build = height_and_build(person)
+    hair = "covered hair" if hair_of(person) == "none" else hair_of(person)
     beard = " and a beard" if person["beard"] else ""
-    upper = with_article(f"{person['upper_colour']} {_upper(person)}")
+    upper = with_article(f"{person['upper_colour']} {upper_of(person)}")
     lower = with_article(f"{person['lower_colour']} {person['lower']}")
-    worn = [upper, lower, _with_colour(person, "shoes")]
+    worn = [upper, lower, coloured(person, "shoes")]
     worn += [
-        with_article(_with_colour(person, name))
+        with_article(coloured(person, name))
         for name in ("headwear", "bag")
         if person[name] != "none"
     ]
@@ -90,23 +90,3 @@ def _dual_answers(person: Mapping[str, Any]) -> dict[str, str]:
         f"skin, with {hair}{beard}.",
         "clothing": f"The person wears {', '.join(worn[:-1])} and {worn[-1]}.",
     }
-
-
-def _hair(person: Mapping[str, Any]) -> str:
-    if person["headwear"] == "headscarf":
-        return "none"
-    return (
-        "no hair" if person["hair"] == "bald" else f"{person['hair']} {person['hair_colour']} hair"
-    )
-
-
-def _upper(person: Mapping[str, Any]) -> str:
-    return (
-        person["upper"]
-        if person["pattern"] == "plain"
-        else f"{person['pattern']} {person['upper']}"
-    )
-
-
-def _with_colour(person: Mapping[str, Any], name: str) -> str:
-    return "none" if person[name] == "none" else f"{person[f'{name}_colour']} {person[name]}"

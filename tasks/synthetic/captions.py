@@ -46,7 +46,7 @@ class Captions:
 
 def write_captions(person: Person, rng: np.random.Generator) -> Captions:
     """Sentences about one picture of the person; a pure function of the generator's state."""
-    first, second, third = (_Annotator(_perceive(person, rng), rng) for _ in range(3))
+    first, second, third = (_Annotator(perceive(person, rng), rng) for _ in range(3))
     return Captions(
         parts=first.parts(),
         captions=(second.caption(), third.caption()),
@@ -65,8 +65,8 @@ def vocabulary() -> tuple[str, ...]:
     return tuple(sorted(set(re.findall(r"\w+|[^\w\s]", " ".join(phrases)))))
 
 
-def _perceive(person: Person, rng: np.random.Generator) -> Person:
-    """The person as an annotator reads it, with mistakes."""
+def perceive(person: Person, rng: np.random.Generator) -> Person:
+    """The person as somebody reads it from a picture, with mistakes."""
     seen = replace(
         person,
         skin=_misread(person.skin, tuple(SKINS), COLOUR_NOISE, rng),

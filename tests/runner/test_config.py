@@ -235,7 +235,8 @@ NUMBERS = {
     if isinstance(value, (int, float))
     and not isinstance(value, bool)
     and key.split(".")[0] not in ("cluster", "tracking", "storage", "run", "checkpoints")
-    and not key.startswith("learner.gradnorm.")  # off, so that no number of it matters
+    # Off, so that no number of them matters.
+    and not key.startswith(("learner.gradnorm.", "benchmark.style_options."))
 }
 
 
@@ -326,6 +327,16 @@ def test_a_section_that_is_off_is_no_part_of_the_hash():
     assert len({load_config("demo", [balanced, lr]).hash for lr in lrs} | {DEMO.hash}) == 3
     assert load_config("demo", ["evaluation.every_epochs=0"]).hash == DEMO.hash
     assert load_config("demo", ["evaluation.every_epochs=2"]).hash != DEMO.hash
+
+
+def test_styles_are_part_of_the_hash_where_texts_are_written_in_them():
+    drawn, eps = load_config("demo-bdam"), "benchmark.style_options.eps=0.2"
+    assert load_config("demo-bdam", [eps]).hash == drawn.hash
+    styles = [
+        load_config("demo-bdam", [f"benchmark.style={each}", *more]).hash
+        for each, more in (("none", []), ("dbscan", []), ("dbscan", [eps]))
+    ]
+    assert len({drawn.hash, *styles}) == 4
 
 
 # No option that nobody reads --------------------------------------------------------------------

@@ -27,7 +27,7 @@ cases = st.fixed_dictionaries(
         "seed": st.integers(0, 10_000),
         "num_rows": st.integers(1, 40),
         "width": st.integers(1, 6),
-        "num_clusters": st.integers(1, 6),
+        "num_styles": st.integers(1, 6),
         "min_cluster_size": st.integers(1, 12),
         "eps": st.floats(0.01, 1.5),
     }
@@ -37,7 +37,7 @@ cases = st.fixed_dictionaries(
 def drawn(case: dict) -> tuple[np.ndarray, StyleOptions]:
     rows = np.random.default_rng(case["seed"]).normal(size=(case["num_rows"], case["width"]))
     options = StyleOptions(
-        num_clusters=min(case["num_clusters"], case["num_rows"]),
+        num_styles=min(case["num_styles"], case["num_rows"]),
         min_cluster_size=case["min_cluster_size"],
         eps=case["eps"],
         min_samples=3,
@@ -72,22 +72,22 @@ def test_the_order_of_captions_does_not_matter(method: str, case: dict, random) 
     assert (cluster(rows[moved], method, options) == cluster(rows, method, options)[moved]).all()
 
 
-@pytest.mark.parametrize("method", ["k-means", "gmm", "agglomerative", "hdbscan", "dbscan"])
+@pytest.mark.parametrize("method", ["kmeans", "gmm", "agglomerative", "hdbscan", "dbscan"])
 def test_clear_groups_are_found_whatever_the_lengths_of_the_rows(method: str) -> None:
     truth = np.repeat([0, 1, 2], [12, 9, 15])
-    labels = cluster(blobs([12, 9, 15]), method, StyleOptions(num_clusters=3))
+    labels = cluster(blobs([12, 9, 15]), method, StyleOptions(num_styles=3))
     assert same_grouping(labels, truth)
 
 
 def test_none_is_one_style_and_random_is_as_many_as_asked_for() -> None:
     rows = blobs([30, 30])
     assert set(cluster(rows, "none")) == {0}
-    options = StyleOptions(num_clusters=4, min_cluster_size=1)
+    options = StyleOptions(num_styles=4, min_cluster_size=1)
     assert set(cluster(rows, "random", options)) == {0, 1, 2, 3}
     assert not same_grouping(cluster(rows, "random", options), np.repeat([0, 1], 30))
 
 
-@pytest.mark.parametrize("method", ["random", "k-means", "gmm"])
+@pytest.mark.parametrize("method", ["random", "kmeans", "gmm"])
 def test_the_seed_decides(method: str) -> None:
     rows = np.random.default_rng(3).normal(size=(60, 5))
     first, again, other = (
@@ -114,16 +114,16 @@ def test_noise_alone_is_one_style() -> None:
 def test_a_small_cluster_is_merged_into_the_nearest() -> None:
     rows = blobs([12, 12, 3], spread=0.01)
     rows[-3:, 1] = np.abs(rows[-3:]).max(axis=1)  # between its own direction and the second group's
-    options = StyleOptions(num_clusters=3, min_cluster_size=4)
+    options = StyleOptions(num_styles=3, min_cluster_size=4)
     labels = cluster(rows, "agglomerative", options)
     assert same_grouping(labels, np.repeat([0, 1, 1], [12, 12, 3]))
-    kept = cluster(rows, "agglomerative", StyleOptions(num_clusters=3, min_cluster_size=3))
+    kept = cluster(rows, "agglomerative", StyleOptions(num_styles=3, min_cluster_size=3))
     assert same_grouping(kept, np.repeat([0, 1, 2], [12, 12, 3]))
 
 
 @methods
 def test_equal_captions_are_no_trouble(method: str) -> None:
-    labels = cluster(np.ones((20, 4)), method, StyleOptions(num_clusters=3))
+    labels = cluster(np.ones((20, 4)), method, StyleOptions(num_styles=3))
     assert labels.shape == (20,)
     assert method in ("random", "agglomerative") or set(labels) == {0}
 
@@ -135,8 +135,8 @@ def test_very_small_and_large_numbers_have_directions() -> None:
 
 def test_what_is_wrong_is_said() -> None:
     rows = blobs([6, 6])
-    with pytest.raises(ValueError, match=r"one of none, random, k-means, .*did you mean k-means"):
-        cluster(rows, "kmeans")
+    with pytest.raises(ValueError, match=r"one of none, random, kmeans, .*did you mean kmeans"):
+        cluster(rows, "k-means")
     with pytest.raises(ValueError, match=r"expected embeddings \[N, D\] .*got \(0, 4\)"):
         cluster(np.empty((0, 4)), "none")
     with pytest.raises(ValueError, match=r"got \(12,\)"):
@@ -145,8 +145,8 @@ def test_what_is_wrong_is_said() -> None:
         cluster(np.where(np.arange(12)[:, None] == 3, np.nan, rows), "dbscan")
     with pytest.raises(ValueError, match=r"caption 2 is zero"):
         cluster(np.where(np.arange(12)[:, None] == 2, 0, rows), "dbscan")
-    with pytest.raises(ValueError, match=r"num_clusters: expected at most .*12; got 13"):
-        cluster(rows, "k-means", StyleOptions(num_clusters=13))
+    with pytest.raises(ValueError, match=r"num_styles: expected at most .*12; got 13"):
+        cluster(rows, "kmeans", StyleOptions(num_styles=13))
     with pytest.raises(ValueError, match=r"eps: expected .*got 0"):
         StyleOptions(eps=0)
     with pytest.raises(ValueError, match=r"min_cluster_size: expected at least 1, got 0"):

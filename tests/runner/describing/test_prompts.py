@@ -11,7 +11,8 @@ from runner.describing.checks import (
     text_problem,
     tidy,
 )
-from runner.describing.prompts import BadAnswerError, answers_in, load_prompt, with_article
+from runner.describing.prompts import BadAnswerError, answers_in, load_prompt
+from tasks.words import with_article
 from tests.runner.describing.endpoint import DUAL_ANSWERS, PART_ANSWERS
 
 

@@ -115,6 +115,14 @@ def names_garment(text: str, part: str) -> bool:
     return bool(words.intersection(GARMENTS[part])) or (part == "foot" and "barefoot" in words)
 
 
+def with_article(noun_phrase: str) -> str:
+    """With "a" or "an", unless it is a plural."""
+    last = noun_phrase.rpartition(" ")[2]
+    if last.endswith("s") and not last.endswith("ss"):
+        return noun_phrase
+    return f"{'an' if noun_phrase[:1] in 'aeiou' else 'a'} {noun_phrase}"
+
+
 def all_garments() -> frozenset[str]:
     """Every garment noun of every part, and what is carried."""
     return frozenset(BAGS).union(*GARMENTS.values())
