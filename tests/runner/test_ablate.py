@@ -125,7 +125,7 @@ def test_a_shipped_table_is_valid(name: str) -> None:
     _, table = load_table(name)
     cells = plan_cells(table, [0, 1])
     assert len(cells) == 2 * len(table.rows)
-    if not name.startswith("orders"):
+    if not name.startswith(("orders", "bdam-styles")):  # orders and texts of drawn people
         real = plan_cells(table, [0], real=True)
         learned = "cuhk_pedes" if name.startswith("bdam-") else "lreid-1"
         assert {cell.config.benchmark.name for cell in real} == {learned}
