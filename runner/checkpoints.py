@@ -123,7 +123,7 @@ class CheckpointStore:
 
     def save_chosen(self, epoch: int, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Path:
         """Keeps the learner as it is after the epoch that is chosen so far, like `save_domain`."""
-        return self._save_state(_chosen_name(epoch), tensors, facts)
+        return self._save_state(chosen_name(epoch), tensors, facts)
 
     def drop_chosen(self, *, but: int | None) -> None:
         """Drops the learners of epochs that are no longer chosen.
@@ -132,7 +132,7 @@ class CheckpointStore:
         still finds the old one.
         """
         for file in self.folder.glob("chosen-*.safetensors"):
-            if but is None or file.stem != _chosen_name(but):
+            if but is None or file.stem != chosen_name(but):
                 file.unlink()
 
     def _save_state(self, name: str, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Path:
@@ -185,7 +185,8 @@ class CheckpointStore:
             )
 
 
-def _chosen_name(epoch: int) -> str:
+def chosen_name(epoch: int) -> str:
+    """The file, without its ending, of the learner after an epoch that was chosen."""
     return f"chosen-epoch-{epoch:04d}"
 
 

@@ -14,9 +14,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from models.learner import Learner, LearnerState
+from runner.checkpoints import chosen_name
 from runner.collectives import LocalGroup
 from runner.config import RunConfig, load_config
 from runner.evaluation import Embedder
+from runner.selection import Which
 from runner.storage import RunStorage, find_run
 from runner.stream import LocalStream
 from runner.worker import build_learner
@@ -58,7 +60,12 @@ class TrainedRun:
 
 
 def load_run(
-    run: str, storage_root: str, *, after: str | None = None, use_gpu: bool = False
+    run: str,
+    storage_root: str,
+    *,
+    after: str | None = None,
+    checkpoint: Which = "last",
+    use_gpu: bool = False,
 ) -> TrainedRun:
     """Rebuilds the learner of a run from a checkpoint.
 
@@ -66,6 +73,7 @@ def load_run(
         run: its folder, or its name under `storage_root`.
         storage_root: folder of runs.
         after: name of the seen domain after which the learner is taken; default: the last.
+        checkpoint: the learner at the end, or after the epoch that validation people chose.
         use_gpu: compute on the first CUDA device.
 
     Raises:
@@ -73,7 +81,7 @@ def load_run(
     """
     storage = RunStorage(find_run(run, storage_root))
     config = load_config(str(storage.config_file))
-    file = _checkpoint_file(storage, after)
+    file = _checkpoint_file(storage, after) if checkpoint == "last" else _chosen(storage, after)
     learner = build_learner(config, LocalGroup())
     with safe_open(file, framework="pt") as opened:
         facts = json.loads((opened.metadata() or {})["facts"])
@@ -100,6 +108,29 @@ def _checkpoint_file(storage: RunStorage, after: str | None) -> Path:
     if after not in learned:
         raise ValueError(f"--after: expected one of {', '.join(learned)}; got {after!r}")
     return learned[after]
+
+
+def _chosen(storage: RunStorage, after: str | None) -> Path:
+    """The file of the epoch that `selection` in results.json says validation people chose."""
+    results = storage.results()
+    if after is not None or results is None:
+        raise ValueError(
+            "--checkpoint validation: one epoch of a whole run is chosen, when the run is "
+            f"finished; leave out --after, and finish {storage.folder}"
+        )
+    chosen = (results.get("selection") or {}).get("validation")
+    if chosen is None:
+        raise ValueError(
+            f"--checkpoint validation: {storage.folder} chose no epoch; only a run with "
+            "evaluation.every_epochs of 1 or more does. Leave it out for the last one"
+        )
+    file = storage.checkpoints / f"{chosen_name(chosen['epoch'])}.safetensors"
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{storage.checkpoints} has no {file.name}, the learner that results.json says was "
+            "chosen; run again with --fresh, or leave out --checkpoint validation"
+        )
+    return file
 
 
 @contextmanager

@@ -163,7 +163,7 @@ def open_index(run: TrainedRun, folder: Path) -> GalleryIndex:
     if not folder.is_dir():
         raise FileNotFoundError(
             f"no index at {folder}; make it with: python runner/lifelong.py index "
-            f"{run.storage.folder}"
+            f"{run.storage.folder}, with the same --after or --checkpoint"
         )
     index = GalleryIndex.load(folder)
     if index.facts != run.facts():

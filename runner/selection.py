@@ -10,6 +10,9 @@ from tasks.schema import Benchmark
 
 Scores = dict[str, float]
 
+Which = Literal["last", "validation"]
+"""The network as a run ends, or after the epoch that validation people chose."""
+
 
 class Candidate(TypedDict):
     """Scores in percent by metric of the network after some epochs of the last stage."""

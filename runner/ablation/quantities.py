@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from runner.finished import Column, FinishedRun
-
-Checkpoint = Literal["last", "validation"]
-"""The network as a run ends, or after the epoch that validation people chose."""
+from runner.selection import Which
 
 
 @dataclass(frozen=True)
@@ -26,7 +24,7 @@ class Quantity:
     name: str
     heading: str
     column: Column | None = None
-    checkpoint: Checkpoint = "last"
+    checkpoint: Which = "last"
 
     @property
     def metric(self) -> str:
@@ -78,7 +76,7 @@ def _of_domains() -> Quantities:
     )
 
 
-def _of_one_domain(checkpoint: Checkpoint) -> Quantities:
+def _of_one_domain(checkpoint: Which) -> Quantities:
     """With one domain there is no other to average with or to forget; its ranks are shown."""
     scores = tuple(
         Quantity(f"seen_{metric}", metric, _SEEN, checkpoint)
@@ -95,13 +93,13 @@ def _of_one_domain(checkpoint: Checkpoint) -> Quantities:
 
 
 OF_DOMAINS = _of_domains()
-OF_ONE_DOMAIN: Mapping[Checkpoint, Quantities] = {
+OF_ONE_DOMAIN: Mapping[Which, Quantities] = {
     "last": _of_one_domain("last"),
     "validation": _of_one_domain("validation"),
 }
 
 
-def quantities_for(checkpoint: Checkpoint, domains: Mapping[str, Any] | None) -> Quantities:
+def quantities_for(checkpoint: Which, domains: Mapping[str, Any] | None) -> Quantities:
     """What is shown of runs over these domains.
 
     Args:
@@ -129,7 +127,7 @@ def value_in(results: Mapping[str, Any], quantity: Quantity) -> float | None:
     return None if value is None else float(value)
 
 
-def said_of(results: Mapping[str, Any], checkpoint: Checkpoint) -> str:
+def said_of(results: Mapping[str, Any], checkpoint: Which) -> str:
     """The scores of a run that just ended, in a few words."""
     found = quantities_for(checkpoint, results["domains"])
 

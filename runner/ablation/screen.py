@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 
 from runner.ablation.cells import Cell, Key
-from runner.ablation.quantities import Checkpoint, said_of
+from runner.ablation.quantities import said_of
 from runner.ablation.running import Ending
 from runner.ablation.tables import TableConfig
 from runner.ablation.timing import Clock, clock, seconds_of
 from runner.finished import FinishedRun
+from runner.selection import Which
 
 
 def clock_of(
@@ -59,10 +60,10 @@ class Lines:
         times: Clock,
         num_cells: int,
         side_by_side: int,
-        checkpoint: Checkpoint,
+        checkpoint: Which,
     ) -> None:
         self.num_ended = 0
-        self._checkpoint: Checkpoint = checkpoint
+        self._checkpoint: Which = checkpoint
         self._console = console
         self._times = times
         self._num_cells = num_cells

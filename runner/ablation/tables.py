@@ -13,8 +13,8 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from runner.ablation.quantities import Checkpoint
 from runner.config import PRESETS, ConfigError, in_hash
+from runner.selection import Which
 from tasks.schema import FrozenConfig
 
 TABLES = PRESETS / "ablations"
@@ -66,7 +66,7 @@ class TableConfig(FrozenConfig):
     set: dict[str, Any] = Field(
         default_factory=dict, description="values of every row, below those of its own"
     )
-    checkpoint: Checkpoint = Field(
+    checkpoint: Which = Field(
         default="last",
         description="whose scores are shown: the network as runs end, or after the epoch that "
         "validation people chose, for which every row needs evaluation.every_epochs",

@@ -178,6 +178,7 @@ def to_json(summary: TableSummary) -> dict[str, Any]:
         "description": summary.table.description,
         "seeds": list(summary.seeds),
         "settings": list(summary.settings),
+        "set": dict(summary.table.set),
         "reference": summary.table.reference,
         "checkpoint": summary.table.checkpoint,
         "git_revisions": summary.revisions,

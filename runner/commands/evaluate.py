@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from runner.inference import TrainedRun
 
 HELP = "score a finished run on another benchmark"
 
@@ -26,19 +31,41 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--after", metavar="DOMAIN", help="the model as it was after this domain (default: last)"
     )
+    parser.add_argument(
+        "--checkpoint", choices=("last", "validation"), default="last",
+        help="the model at the end, or after the epoch chosen on validation people (default: last)",
+    )  # fmt: skip
     parser.add_argument("--gpu", action="store_true", help="compute on the first CUDA device")
+
+
+def run_of(options: argparse.Namespace) -> TrainedRun:
+    """The trained model that these arguments name."""
+    from runner.inference import load_run
+
+    return load_run(
+        options.run,
+        options.storage,
+        after=options.after,
+        checkpoint=options.checkpoint,
+        use_gpu=options.gpu,
+    )
+
+
+def index_folder(run: Path, checkpoint: str) -> Path:
+    """Where a run's index is kept: one beside the other, each of its own weights."""
+    return run / ("index" if checkpoint == "last" else f"index-{checkpoint}")
 
 
 def main(options: argparse.Namespace) -> int:
     """Scores it and shows the table; returns the exit status."""
-    from runner.inference import load_run
     from runner.reporting import scores_table
     from runner.scoring import score, settings_for
 
-    run = load_run(options.run, options.storage, after=options.after, use_gpu=options.gpu)
+    run = run_of(options)
     scored = score(run, settings_for(run, options.benchmark, options.overrides))
     console = Console()
     console.print(scores_table(scored.results))
+    console.print(f"Weights   {run.checkpoint}", soft_wrap=True)
     console.print(f"Results   {scored.folder / 'results.json'}", soft_wrap=True)
     console.print(f"Protocol  {scored.folder / 'protocol.lock.json'}", soft_wrap=True)
     return 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from runner.commands.evaluate import add_run_arguments
+from runner.commands.evaluate import add_run_arguments, index_folder, run_of
 
 HELP = "embed a gallery with a finished run's model"
 
@@ -23,7 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--images", type=Path, metavar="DIR", help="images of a folder instead of a benchmark's"
     )
-    parser.add_argument("--output", type=Path, help="default: index/ in the run's folder")
+    parser.add_argument(
+        "--output", type=Path, help="default: index/ (or index-validation/) in the run's folder"
+    )
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="of benchmark, such as benchmark.root=..."
     )
@@ -31,17 +33,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Builds and saves it; returns the exit status."""
-    from runner.inference import load_run
     from runner.scoring import benchmark_to_test, settings_for
     from runner.searching import build_index, gallery_of, images_below
 
-    run = load_run(options.run, options.storage, after=options.after, use_gpu=options.gpu)
+    run = run_of(options)
     if options.images is not None:
         images = images_below(options.images)
     else:
         settings = settings_for(run, options.benchmark, options.overrides)
         images = gallery_of(benchmark_to_test(run, settings), options.domain)
-    folder = options.output or run.storage.folder / "index"
+    folder = options.output or index_folder(run.storage.folder, options.checkpoint)
     index = build_index(run, images, folder)
     console = Console()
     left_out = len(images) - len(index)
@@ -51,7 +52,8 @@ def main(options: argparse.Namespace) -> int:
     )
     console.print(f"Index   {folder}", soft_wrap=True)
     console.print(
-        f"Search  python runner/lifelong.py search {run.storage.folder} --image FILE",
+        f"Search  python runner/lifelong.py search {run.storage.folder} --image FILE"
+        + " --checkpoint validation" * (options.checkpoint == "validation"),
         soft_wrap=True,
     )
     return 0

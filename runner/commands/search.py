@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from runner.commands.evaluate import add_run_arguments
+from runner.commands.evaluate import add_run_arguments, index_folder, run_of
 
 HELP = "search an index by image, or by text for text-to-image learners"
 
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--domain", action="append", default=[], metavar="NAME",
                         help="of --queries (default: all)")  # fmt: skip
     parser.add_argument("--k", type=int, default=10, help="results of a query (default: 10)")
-    parser.add_argument("--index", type=Path, help="default: index/ in the run's folder")
+    parser.add_argument("--index", type=Path, help="default: where `index` puts it")
     parser.add_argument("--output", type=Path, help="default: search.png in the run's folder")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="of benchmark")
 
@@ -32,7 +32,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> int:
     """Searches, prints the results and draws them; returns the exit status."""
     from runner.contact_sheet import draw_sheet
-    from runner.inference import load_run
     from runner.scoring import benchmark_to_test, settings_for
     from runner.searching import (
         UNKNOWN,
@@ -51,7 +50,7 @@ def main(options: argparse.Namespace) -> int:
             raise FileNotFoundError(f"--image: there is no file {file}")
     queries = [Query(Record(str(file), UNKNOWN, UNKNOWN)) for file in options.image]
     queries += [Query(None, text) for text in options.text]
-    run = load_run(options.run, options.storage, after=options.after, use_gpu=options.gpu)
+    run = run_of(options)
     if options.queries:
         benchmark = benchmark_to_test(run, settings_for(run, None, options.overrides))
         queries += queries_of(benchmark, options.domain, options.queries)
@@ -59,7 +58,7 @@ def main(options: argparse.Namespace) -> int:
         raise ValueError(
             "expected something to search for: --image FILE, --text WORDS, --queries N"
         )
-    folder = options.index or run.storage.folder / "index"
+    folder = options.index or index_folder(run.storage.folder, options.checkpoint)
     found = search(run, open_index(run, folder), queries, options.k, folder)
     console = Console()
     for each in found:

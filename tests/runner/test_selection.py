@@ -14,12 +14,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from models.learner import LearnerState
-from runner import experiment
+from runner import experiment, lifelong
 from runner.checkpoints import CheckpointStore
 from runner.collectives import LocalGroup
 from runner.config import RunConfig
 from runner.evaluation import Embedder, evaluate_domains
 from runner.experiment import RunResult, read_benchmark, run_experiment
+from runner.inference import load_run
 from runner.selection import Candidate, best, selection
 from runner.stream import LocalStream
 from runner.worker import build_learner
@@ -134,6 +135,32 @@ def test_the_chosen_checkpoint_scores_what_is_said_of_it(
     }
 
 
+def test_commands_take_the_chosen_epoch(
+    whole: RunResult, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry, folder = whole.results["selection"]["validation"], str(whole.folder)
+    (name,) = chosen_files(whole.folder)
+    chosen = ["--checkpoint", "validation"]
+    assert lifelong.main(["evaluate", folder, *chosen]) == 0
+    assert name in capsys.readouterr().out
+    assert lifelong.main(["evaluate", folder]) == 0
+    scored = {
+        found["checkpoint"]: found["scores"]["plaza"]
+        for file in whole.folder.glob("evaluations/*/results.json")
+        for found in [json.loads(file.read_text())]
+    }
+    last = whole.results["selection"]["last"]["test"]
+    assert scored == {name: entry["test"], "after-01-plaza.safetensors": last}
+    assert lifelong.main(["index", folder, *chosen]) == 0
+    search = ["search", folder, "--text", "a red coat", "--k", "2"]
+    assert lifelong.main([*search, *chosen]) == 0
+    assert lifelong.main(search) == 2, "only the chosen network has an index"
+    assert "with the same --after or --checkpoint" in capsys.readouterr().err
+    assert {each.name for each in whole.folder.glob("index*")} == {"index-validation"}
+    with pytest.raises(ValueError, match="leave out --after"):
+        load_run(folder, "", after="plaza", checkpoint="validation")
+
+
 def test_a_killed_run_ends_with_the_same_entries_and_file(
     whole: RunResult,
     tmp_path: Path,
@@ -185,6 +212,8 @@ def test_choosing_changes_no_number_and_off_it_is_not_there(
     assert numbers_of(run.results) == numbers_of(whole.results)
     assert run.results["selection"] is None
     assert chosen_files(run.folder) == []
+    with pytest.raises(ValueError, match="chose no epoch; only a run with"):
+        load_run(str(run.folder), "", checkpoint="validation")
 
 
 # ---- what is refused before work
