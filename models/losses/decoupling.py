@@ -72,11 +72,18 @@ def hsic(first: Tensor, second: Tensor, kernel: Kernel, bandwidth: float | None 
     Source: Gretton et al. 2005 (the biased estimator); the decoupling paper's decoupling loss,
     which does not say whether its features are normalised.
     """
-    num_images = len(first)
-    kernels = [_kernel_matrix(rows, kernel, bandwidth) for rows in (first, second)]
     # H is idempotent, so tr(K H L H) = <HKH, HLH>: sums of small numbers instead of large ones.
-    centred_first, centred_second = (_centred(matrix) for matrix in kernels)
-    return (centred_first * centred_second).sum() / max(num_images - 1, 1) ** 2
+    centred_first, centred_second = (
+        centred_kernel(rows, kernel, bandwidth) for rows in (first, second)
+    )
+    return (centred_first * centred_second).sum() / max(len(first) - 1, 1) ** 2
+
+
+def centred_kernel(rows: Tensor, kernel: Kernel, bandwidth: float | None = None) -> Tensor:
+    """H K H [B, B] of the L2-normalised rows [B, D]: one side of `hsic`, which names the rest."""
+    matrix = _kernel_matrix(rows, kernel, bandwidth)
+    means = matrix.mean(0)
+    return matrix - means[:, None] - means[None, :] + means.mean()
 
 
 def gate_balance(gate: Tensor) -> Tensor:
@@ -111,9 +118,3 @@ def _median_between(squares: Tensor) -> Tensor:
     size = len(squares)
     rows, columns = torch.triu_indices(size, size, offset=1, device=squares.device)
     return squares[rows, columns].median() if size > 1 else squares.new_ones(())
-
-
-def _centred(matrix: Tensor) -> Tensor:
-    """H M H of a symmetric matrix [B, B]."""
-    means = matrix.mean(0)
-    return matrix - means[:, None] - means[None, :] + means.mean()

@@ -68,7 +68,7 @@ class SyntheticConfig(FrozenConfig):
     @property
     def domain_names(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Names of the seen and of the unseen domains."""
-        seen, unseen = _domains(self)
+        seen, unseen = domains_of(self)
         return tuple(each.name for each in seen), tuple(each.name for each in unseen)
 
 
@@ -156,28 +156,34 @@ def _publish(temporary: Path, folder: Path) -> None:
             raise
 
 
-def _domains(
+def domains_of(
     config: SyntheticConfig,
 ) -> tuple[tuple[SyntheticDomain, ...], tuple[SyntheticDomain, ...]]:
+    """The seen and the unseen places."""
     seen = training_domains()[: config.num_seen_domains]
     return seen, unseen_domains()[: config.num_unseen_domains]
 
 
-def _draw(config: SyntheticConfig, folder: Path) -> None:
-    seen, unseen = _domains(config)
-    train_sizes = [config.num_train_identities] * len(seen)
-    train_sizes += [config.num_unseen_validation_identities] * len(unseen)
-    people = [
-        (domain, _person_ids(num_train, config.num_test_identities))
-        for domain, num_train in zip(seen + unseen, train_sizes, strict=True)
-    ]
-    shoot = Shoot(
+def shoot_of(config: SyntheticConfig) -> Shoot:
+    """What is photographed in every domain."""
+    return Shoot(
         seed=config.seed,
         num_cameras=config.num_cameras,
         images_per_camera=config.images_per_camera,
         frame=Frame(config.height, config.width, config.supersampling),
         jpeg_quality=config.jpeg_quality,
     )
+
+
+def _draw(config: SyntheticConfig, folder: Path) -> None:
+    seen, unseen = domains_of(config)
+    train_sizes = [config.num_train_identities] * len(seen)
+    train_sizes += [config.num_unseen_validation_identities] * len(unseen)
+    people = [
+        (domain, _person_ids(num_train, config.num_test_identities))
+        for domain, num_train in zip(seen + unseen, train_sizes, strict=True)
+    ]
+    shoot = shoot_of(config)
     for domain, _ in people:
         for part in market1501.FOLDERS:
             (folder / domain.name / part).mkdir(parents=True)

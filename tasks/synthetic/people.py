@@ -76,6 +76,16 @@ class Person:
     pattern_period: float
     rgb: Mapping[str, Colour]
 
+    @property
+    def build(self) -> str:
+        """slim, medium or heavy: `girth` in the words of the captions."""
+        return "slim" if self.girth < 0.94 else "heavy" if self.girth > 1.08 else "medium"
+
+    @property
+    def height(self) -> str:
+        """short, average or tall: `stature` in the words of the captions."""
+        return "tall" if self.stature > 0.95 else "short" if self.stature < 0.9 else "average"
+
 
 @dataclass(frozen=True, slots=True)
 class Wardrobe:

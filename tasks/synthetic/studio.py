@@ -22,7 +22,7 @@ from tasks.synthetic.people import Person, draw_person
 
 Drawn = TypeVar("Drawn")
 
-_PERSON, _CAMERA, _PICTURE, _CAPTION, _PLACE = range(1, 6)
+_PERSON, _CAMERA, _PICTURE, _CAPTION, _PLACE, _OUTFIT = range(1, 7)
 _NUM_WEB_CAMERAS = 8
 
 
@@ -30,6 +30,13 @@ def person_of(seed: int, domain: SyntheticDomain, person_id: int) -> Person:
     """The identity with this number in the domain."""
     rng = np.random.default_rng([seed, _PERSON, domain.index, person_id])
     return draw_person(domain.wardrobe, rng)
+
+
+def outfit_rng(
+    seed: int, domain: SyntheticDomain, person_id: int, outfit: int
+) -> np.random.Generator:
+    """What an outfit of this identity, other than the one it is drawn with, is chosen by."""
+    return np.random.default_rng([seed, _OUTFIT, domain.index, person_id, outfit])
 
 
 def camera_of(seed: int, domain: SyntheticDomain, camera_id: int, frame: Frame) -> Camera:
