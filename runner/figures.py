@@ -35,7 +35,7 @@ def draw_matrix(matrix: ResultMatrix, title: str) -> Figure:
     ]
     num_columns = sum(len(names) for _, names, _ in groups)
     size_inch = min(30.0, 2.2 + 0.78 * num_columns), min(24.0, 2.2 + 0.45 * num_rows)
-    figure = _figure(size_inch, "mAP after each step (%)", title)
+    figure = new_figure(size_inch, "mAP after each step (%)", title)
     axes = figure.add_subplot()
     ticks: dict[float, str] = {}
     left = 0.0
@@ -66,7 +66,7 @@ def draw_curves(matrix: ResultMatrix, title: str) -> Figure:
     vertical line marks the step that learned it. Unseen domains are dashed.
     """
     size_inch = min(24.0, 8.6 + 0.3 * matrix.num_steps), 5.0
-    figure = _figure(size_inch, "mAP along the lifelong order (%)", title)
+    figure = new_figure(size_inch, "mAP along the lifelong order (%)", title)
     panels = figure.subplots(1, 2 if matrix.unseen else 1, sharey=True, squeeze=False)[0]
     averages = _averages(matrix)
     _draw_seen(panels[0], _cells(matrix, matrix.seen))
@@ -253,7 +253,7 @@ def _marker(index: int) -> str:
     return _MARKERS[index // len(COLOURS) % len(_MARKERS)]
 
 
-def _figure(size_inch: tuple[float, float], heading: str, title: str) -> Figure:
+def new_figure(size_inch: tuple[float, float], heading: str, title: str) -> Figure:
     """An empty figure with its two lines of title; the layout leaves their room alone."""
     figure = Figure(figsize=size_inch, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)

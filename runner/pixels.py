@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import IO
 
 import numpy as np
 from PIL import Image
@@ -33,11 +34,11 @@ class DecodedImages:
     errors: Mapping[int, str]
 
 
-def decode_image(path: str, height: int, width: int) -> np.ndarray:
+def decode_image(path: str | IO[bytes], height: int, width: int) -> np.ndarray:
     """Reads one image as RGB and resizes it if its size differs (bicubic, antialiased).
 
     Args:
-        path: any format Pillow reads.
+        path: any format Pillow reads; an opened file will do.
         height: rows of the result, in pixels.
         width: columns of the result, in pixels.
 

@@ -1,0 +1,322 @@
+"""Disentanglement, measured: the pure parts on toys whose answer is known, and the command."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from models.losses.decoupling import hsic
+from runner import experiment
+from runner.config import RunConfig, to_yaml
+from runner.disentangling import figures, measuring
+from runner.disentangling.attributes import GROUPS, Question, attribute_of, questions
+from runner.disentangling.comparing import lines, sides
+from runner.disentangling.dependence import dependence, shuffled
+from runner.disentangling.features import IDENTITY, PROBED
+from runner.disentangling.measuring import Settings, mean_of, measure, panels
+from runner.disentangling.probes import probe
+from runner.disentangling.retrieval import search
+from runner.disentangling.view import comparison_table, names_of, show
+from runner.experiment import RunResult, run_experiment
+from runner.finished import read_finished
+from runner.lifelong import main
+from tasks.synthetic.domains import training_domains
+from tasks.synthetic.studio import person_of
+
+MakeConfig = Callable[..., RunConfig]
+
+NUM_PEOPLE, NUM_IMAGES = 60, 4
+POSITIONS = np.repeat(np.arange(NUM_PEOPLE), NUM_IMAGES)
+
+
+def toy(seed: int = 0) -> tuple[np.ndarray, np.ndarray, Question]:
+    """Features that hold one attribute of three words, features that hold none, the question."""
+    rng = np.random.default_rng(seed)
+    answers = np.arange(NUM_PEOPLE) % 3
+    noise = rng.normal(size=(NUM_PEOPLE * NUM_IMAGES, 8))
+    knowing = noise.copy()
+    knowing[:, :3] += 4 * np.eye(3)[answers[POSITIONS]]
+    folds = np.arange(NUM_PEOPLE) // 3 % 5
+    return knowing, noise, Question("x", ("a", "b", "c"), np.arange(NUM_PEOPLE), answers, folds)
+
+
+# Probes -------------------------------------------------------------------------------------------
+
+
+def test_a_probe_finds_what_is_there_and_nothing_else() -> None:
+    knowing, noise, question = toy()
+    found = probe(knowing, POSITIONS, question)
+    assert len(found) == 5
+    assert min(found) > 0.9
+    assert abs(np.mean(probe(noise, POSITIONS, question)) - question.chance) < 0.1
+    # Neither the scale nor the place of a feature counts.
+    assert probe(1000 * knowing + 50, POSITIONS, question) == pytest.approx(found)
+
+
+def test_a_probe_is_scored_on_people_it_has_not_seen() -> None:
+    # Every person is known by a channel of its own, and no channel says more: remembered people
+    # give nothing away about others.
+    _, _, question = toy()
+    features = np.eye(NUM_PEOPLE)[POSITIONS] + 0.01 * toy()[1][:, :1]
+    answers = np.random.default_rng(3).permutation(question.answers)
+    mixed = replace(question, answers=answers)
+    assert np.mean(probe(features, POSITIONS, mixed)) < 0.5
+
+
+def test_a_rare_word_weighs_as_much_as_a_frequent_one() -> None:
+    # 48 people of one word and 12 of the other: to say the frequent one always is chance.
+    answers = (np.arange(NUM_PEOPLE) % 5 == 0).astype(int)
+    folds = np.arange(NUM_PEOPLE) // 5 % 5
+    question = Question("x", ("a", "b"), np.arange(NUM_PEOPLE), answers, folds)
+    noise = toy()[1]
+    assert abs(np.mean(probe(noise, POSITIONS, question)) - 0.5) < 0.15
+
+
+def test_people_who_do_not_count_are_neither_fitted_nor_scored() -> None:
+    knowing, _, question = toy()
+    some = question.people[question.people % 4 != 1]
+    fewer = replace(
+        question, people=some, answers=question.answers[some], folds=question.folds[some]
+    )
+    spoilt = knowing.copy()
+    spoilt[POSITIONS % 4 == 1] = 1e6
+    assert probe(spoilt, POSITIONS, fewer) == probe(knowing, POSITIONS, fewer)
+
+
+# Attributes ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def crowd():
+    domain = training_domains()[4]
+    return [person_of(0, domain, 1001 + number) for number in range(150)]
+
+
+def test_questions_are_fair(crowd) -> None:
+    asked, left_out = questions(crowd, 5, 10, 0)
+    names = [name for group in GROUPS.values() for name in group]
+    assert [each.attribute for each in asked] + list(left_out) == names
+    for each in asked:
+        words = [attribute_of(crowd[at], each.attribute) for at in each.people]
+        assert words == [each.classes[answer] for answer in each.answers]
+        for answer in range(len(each.classes)):
+            folds = each.folds[each.answers == answer]
+            assert len(folds) >= 10
+            assert set(folds) == set(range(5))
+        assert not set(each.rare) & set(each.classes)
+        assert each.chance == 1 / len(each.classes)
+
+
+def test_what_is_constant_or_rare_is_left_out_by_name(crowd) -> None:
+    same = [replace(each, skin="tan", sex="man") for each in crowd]
+    asked, left_out = questions(same, 5, 10, 0)
+    assert {"skin", "sex"} <= set(left_out)
+    assert "tan alone" in left_out["skin"]
+    assert not {"skin", "sex"} & {each.attribute for each in asked}
+    _, everything = questions(crowd[:8], 5, 10, 0)
+    assert "no word" in everything["upper_colour"]
+    (colours,) = (
+        each for each in questions(crowd, 5, 13, 0)[0] if each.attribute == "upper_colour"
+    )
+    assert colours.rare
+
+
+def test_what_cannot_be_seen_is_not_asked(crowd) -> None:
+    person = replace(crowd[0], headwear="headscarf", hair="long", sex="woman", upper="jacket")
+    for name in ("hair", "hair_colour", "beard", "pattern"):
+        assert attribute_of(person, name) is None
+    bald = replace(person, headwear="none", hair="bald", sex="man", beard=True, upper="coat")
+    assert attribute_of(bald, "hair") == "bald"
+    assert attribute_of(bald, "hair_colour") is None
+    assert attribute_of(bald, "beard") == "beard"
+    assert attribute_of(bald, "pattern") == bald.pattern
+
+
+# Dependence ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kernel", ["linear", "rbf"])
+def test_dependence_is_hsic_beside_its_null(kernel) -> None:
+    rng = np.random.default_rng(0)
+
+    # Images of one person are alike, as they are in data.
+    def feature() -> torch.Tensor:
+        own = rng.normal(size=(NUM_PEOPLE, 6))[POSITIONS]
+        return torch.tensor(own + 0.3 * rng.normal(size=own.shape), dtype=torch.float32)
+
+    first, second = feature(), feature()
+    free = dependence(first, second, POSITIONS, kernel, 60, rng)
+    assert free.hsic == pytest.approx(float(hsic(first, second, kernel)), rel=1e-5)
+    # Unrelated features lie inside the null, although their rows are clustered ...
+    assert np.quantile(free.null, 0.02) <= free.hsic <= np.quantile(free.null, 0.98)
+    mixed = first + 0.7 * second
+    bound = dependence(first, mixed, POSITIONS, kernel, 60, rng)
+    # ... and related ones above all of it.
+    assert bound.hsic > max(bound.null)
+    assert 0 <= free.alignment < bound.alignment < 1
+    itself = dependence(first, 3 * first, POSITIONS, kernel, 1, rng)
+    assert itself.alignment == pytest.approx(1, abs=1e-5)
+    order = torch.from_numpy(shuffled(POSITIONS, np.random.default_rng(5)))
+    again = dependence(first, second, POSITIONS, kernel, 1, np.random.default_rng(5))
+    assert again.null == [pytest.approx(float(hsic(first, second[order], kernel)), rel=1e-4)]
+
+
+def test_shuffling_moves_people_as_a_whole() -> None:
+    ids = np.tile(np.arange(5), 3)  # images of a person need not be neighbours
+    order = shuffled(ids, np.random.default_rng(1))
+    assert sorted(order) == list(range(15))
+    for person in range(5):
+        assert len(set(ids[order][ids == person])) == 1
+    assert (ids[order] != ids).any()
+    with pytest.raises(ValueError, match="got 1 to 2"):
+        shuffled(np.array([0, 0, 1]), np.random.default_rng(0))
+
+
+# Search -------------------------------------------------------------------------------------------
+
+
+def test_search_takes_queries_from_one_and_the_gallery_from_the_other() -> None:
+    num_people, rng = 5, np.random.default_rng(0)
+    person_ids = np.repeat(np.arange(num_people), 4)
+    camera_ids = np.tile([0, 0, 1, 1], num_people)
+    is_query = np.tile([True, False], 2 * num_people)
+    body = torch.eye(num_people)[torch.from_numpy(person_ids)]
+    clothes = torch.eye(num_people).roll(1, 0)[torch.from_numpy(person_ids)]
+    noise = torch.tensor(0.01 * rng.normal(size=body.shape), dtype=torch.float32)
+    old = {"body": body + noise, "clothes": body + noise}
+    new = {"body": body - noise, "clothes": clothes - noise}
+    same, other = (
+        search(old, old, person_ids, camera_ids, is_query),
+        search(old, new, person_ids, camera_ids, is_query),
+    )
+    assert same["body"] == same["clothes"] == other["body"] == {"R1": 100, "mAP": 100}
+    assert other["clothes"]["R1"] == 0
+    # 10 images, of which the query's camera took one of the person: 1 of 9 is a match.
+    assert same["chance"]["R1"] == other["chance"]["R1"] == pytest.approx(100 / 9)
+
+
+def test_means_over_domains() -> None:
+    one = {"a": {"x": 1.0, "folds": [1.0, 2.0]}, "said": "word"}
+    other = {"a": {"x": 3.0, "folds": [3.0, 6.0], "more": 5.0}, "said": "other"}
+    assert mean_of([one, other]) == {"a": {"x": 2.0, "folds": [2.0, 4.0], "more": 5.0}}
+
+
+# The whole ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+SMALL = (
+    "learner.epochs=1", "benchmark.synthetic.num_seen_domains=1", "benchmark.unseen=[]",
+    "learner.decoupling.dim=16", "learner.fusion.dim=16",
+)  # fmt: skip
+WITHOUT = ("learner.decoupling.enabled=false", "learner.losses.gate.weight=0")
+
+
+@pytest.fixture(scope="module")
+def finished(folder: Path, tiny_config: MakeConfig) -> tuple[RunResult, RunResult]:
+    """A run of bdam, and one without its module."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment, "write_figures", lambda *_: None)
+        full = run_experiment(tiny_config(folder, "bdam", *SMALL))
+        return full, run_experiment(tiny_config(folder, "bdam", *SMALL, *WITHOUT))
+
+
+@pytest.fixture
+def no_drawing(monkeypatch) -> None:
+    monkeypatch.setattr(figures, "write_figures", lambda _: [])
+
+
+def test_the_command(finished, folder: Path, capsys, no_drawing) -> None:
+    full, without = (each.folder.name for each in finished)
+    given = ["--storage", str(folder), "--people", "24"]
+    assert main(["disentangle", full, without, *given, "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    one, other = printed["runs"]
+    assert [one["run"], other["run"]] == [full, without]
+    assert json.loads((folder / full / measuring.FILE).read_text()) == one
+    assert set(one["probes"]["groups"]["identity"]["features"]) == set(PROBED)
+    assert one["domains"] == ["plaza"]
+    assert 0 < one["gate"]["mean"] < 1
+    assert one["notes"] == []
+    assert other["notes"] == ["no gate: f_id_gate is f_id, and f_clo_gate is f_clo"]
+    assert "gate" not in other
+    for kind in ("same_clothes", "other_clothes"):
+        assert other["retrieval"][kind][IDENTITY] == other["retrieval"][kind]["f_id"]
+    assert [each["label"] for each in printed["groups"]] == ["A", "B"]
+    found = printed["groups"][0]["numbers"][f"retrieval/other_clothes/{IDENTITY}/R1"]["mean"]
+    assert found == one["retrieval"]["other_clothes"][IDENTITY]["R1"]
+
+    console = Console(width=80, record=True, file=io.StringIO())
+    show(console, one)
+    shown = console.export_text()
+    for words in ("Linear probes", "chance", "sex", "HSIC", "other clothes", "Not probed in plaza"):
+        assert words in shown
+    assert "…" not in shown
+    beside = sides([read_finished(name, str(folder)) for name in (full, without)], [one, other])
+    console.print(comparison_table(beside))
+    shown = console.export_text()
+    assert "other clothes, R1 (%)" in shown
+    assert "…" not in shown
+    assert names_of(beside) == [f"A: {full}", f"B: {without}"]
+
+
+def test_seeds_are_averaged(finished, folder: Path, no_drawing) -> None:
+    run = read_finished(finished[0].folder.name, str(folder))
+    twin = replace(run, folder=Path("twin"), config=run.config.model_copy(update={"seed": 7}))
+    at = ("retrieval", "same_clothes", IDENTITY, "R1")
+    results = [{"retrieval": {"same_clothes": {IDENTITY: {"R1": value}}}} for value in (10.0, 14.0)]
+    (side,) = sides([run, twin], results)
+    (line,) = lines([side])
+    assert line.path == at
+    found = side.number(line)
+    assert (found.mean, found.deviation) == (12.0, pytest.approx(8**0.5))
+
+
+@pytest.mark.slow
+def test_a_run_is_measured_and_drawn(finished) -> None:
+    full, without = finished
+    settings = Settings(people=20, min_people=4, folds=2, permutations=5)
+    panel_of = panels(settings)
+    found = measure(str(full.folder), "runs", settings, [], panel_of)
+    assert measure(str(full.folder), "runs", settings, [], panel_of).results == found.results
+    # The panel is of the benchmark's own test people and more, in the order of their numbers.
+    panel = panel_of(found.run.config, "plaza")
+    assert panel_of(found.run.config, "plaza") is panel
+    seed = found.run.config.benchmark.synthetic.seed
+    assert panel.old.people[7] == person_of(seed, training_domains()[0], 1008)
+    # What is called before is the network as the seed makes it, not as it was left.
+    assert not torch.equal(found.before[0].rows[IDENTITY], found.after[0].rows[IDENTITY])
+    plain = measure(str(without.folder), "runs", settings, [], panel_of)
+    written = figures.write_figures(found) + figures.write_figures(plain)
+    assert len(written) == 7
+    assert all(path.stat().st_size > 10_000 for path in written)
+    assert not list(full.folder.glob(".*partial"))
+
+
+def test_what_cannot_be_measured_is_refused(folder: Path, tiny_config: MakeConfig, capsys) -> None:
+    other = folder / "other"
+    other.mkdir()
+    config = tiny_config(folder, "finetune")
+    (other / "config.yaml").write_text(to_yaml(config))
+    assert main(["disentangle", str(other)]) == 2
+    assert "is of learner finetune, which has none" in capsys.readouterr().err
+    known = tiny_config(folder, "bdam", "benchmark.name=cuhk_pedes")
+    (other / "config.yaml").write_text(to_yaml(known))
+    assert main(["disentangle", str(other)]) == 2
+    assert "benchmark.name=cuhk_pedes" in capsys.readouterr().err
+    assert main(["disentangle", "nobody", "--storage", str(folder)]) == 2
+    assert "found no run at" in capsys.readouterr().err
+    assert main(["disentangle", "seed=1"]) == 2
+    assert "at least one run" in capsys.readouterr().err
