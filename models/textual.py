@@ -223,11 +223,19 @@ class TextualAttributes(TextualIdentities):
         """[B] images -> cached t_k [B, K, D]."""
         return self.entry_features[self.entry_ids[indices]]
 
+    def encode_texts(self, texts: Sequence[str], attribute: int, text: TextTower) -> Tensor:
+        """L2-normalised features t_k [N, D] of N texts behind the prompt of one attribute."""
+        device = self.entry_ids.device
+        attributes = torch.full((len(texts),), attribute, device=device)
+        return self._encode(text.tokenize(texts).to(device), attributes, text)
+
     def _encode_entries(self, entries: Tensor, text: TextTower) -> Tensor:
-        tokens = self.entry_tokens[entries]
+        return self._encode(self.entry_tokens[entries], self.entry_attributes[entries], text)
+
+    def _encode(self, tokens: Tensor, attributes: Tensor, text: TextTower) -> Tensor:
         ends = text.end_positions(tokens)
         tokens = tokens[:, : int(ends.max()) + 1]
-        vectors = self.attributes.vectors[self.entry_attributes[entries]]
+        vectors = self.attributes.vectors[attributes]
         embeddings, ends = prepend(text.embed_tokens(tokens), ends, vectors, text.context_length)
         return functional.normalize(text(embeddings, ends), dim=1)
 
