@@ -42,6 +42,10 @@ COMMON = ("backbone.weights=random", "data.persons_per_batch=4", "data.images_pe
 SHORT = {
     "clip_reid": ("learner.epochs=2", "learner.prompts.epochs=1"),
     "dask": ("learner.epochs=2", "learner.style.epochs=1"),
+    "bdam": (
+        *("learner.epochs=2", "learner.text_tower=frozen", "backbone.name=tiny-clip"),
+        *("learner.decoupling.dim=16", "learner.fusion.mixer=simple", "learner.fusion.dim=16"),
+    ),
     "zero_shot": (),
     "vladr": (
         "learner.mtad_identity.epochs=1",
