@@ -18,7 +18,7 @@ from pathlib import Path, PurePath
 from typing import Any, cast
 
 from tasks.schema import RawDomain, Record, Split
-from tasks.text_files import utf8_lines
+from tasks.text_files import one_text, utf8_lines
 
 NUM_PARTS = 4
 _SEPARATOR = "\t\t\t"
@@ -110,7 +110,8 @@ def _dual_texts(path: Path, folder: Path) -> dict[str, tuple[str, str]]:
         fields = cast("dict[str, Any]", entry) if isinstance(entry, dict) else {}
         found = [fields.get(key) for key in ("file_path", "identity", "clothing")]
         file, identity, clothing = (
-            " ".join(each.split()) if isinstance(each, str) else "" for each in found
+            one_text(each, f"{path}, entry {number}") if isinstance(each, str) else ""
+            for each in found
         )
         if not (file and identity and clothing):
             raise ValueError(

@@ -49,7 +49,7 @@ def main(options: argparse.Namespace) -> int:
         if not file.is_file():
             raise FileNotFoundError(f"--image: there is no file {file}")
     queries = [Query(Record(str(file), UNKNOWN, UNKNOWN)) for file in options.image]
-    queries += [Query(None, text) for text in options.text]
+    queries += [Query(None, _asked(text)) for text in options.text]
     run = run_of(options)
     if options.queries:
         benchmark = benchmark_to_test(run, settings_for(run, None, options.overrides))
@@ -73,3 +73,23 @@ def main(options: argparse.Namespace) -> int:
     draw_sheet(pictures(found), output)
     console.print(f"Contact sheet  {output}", soft_wrap=True)
     return 0
+
+
+def _asked(text: str) -> str:
+    """A text to search by.
+
+    Raises:
+        ValueError: it says nothing, or too much.
+    """
+    from tasks.text_files import is_latin, one_text
+
+    words = one_text(text, "--text")
+    if not words:
+        raise ValueError('--text: expected words, such as "a woman in a red coat"; got none')
+    if not is_latin(words):
+        Console(stderr=True).print(
+            f"warning: {words!r:.60} has no Latin letter; a text tower that learned English hardly "
+            "knows it",
+            highlight=False, markup=False, soft_wrap=True,
+        )  # fmt: skip
+    return words

@@ -19,6 +19,7 @@ from typing import Any, cast
 from tasks.identities import text_split
 from tasks.reading import Place, check_images, read_json
 from tasks.schema import RawDomain, Record
+from tasks.text_files import is_latin, one_text
 
 IMAGES = "imgs"
 TRAIN, VALIDATION, TEST = "train", "val", "test"
@@ -119,7 +120,7 @@ def _captions(value: Any, where: str) -> tuple[str, ...]:
         isinstance(caption, str) for caption in cast("list[Any]", listed)
     ):
         raise ValueError(f"{where}: expected a list of captions, got {value!r:.60}")
-    return tuple(" ".join(caption.split()) for caption in cast("list[str]", listed))
+    return tuple(one_text(caption, where) for caption in cast("list[str]", listed))
 
 
 def captioned_domain(place: Place, entries: Iterable[Entry]) -> RawDomain:
@@ -152,7 +153,14 @@ def captioned_domain(place: Place, entries: Iterable[Entry]) -> RawDomain:
                 f"{place.title}: {file} lists no image of the split {split!r}; fetch the list of "
                 "the whole data set"
             )
-    check_images(place, (record for split in _SPLITS for record in records[split]), file)
+    every = [record for split in _SPLITS for record in records[split]]
+    check_images(place, every, file)
+    if num_foreign := sum(not is_latin(text) for each in every for text in each.captions):
+        logging.getLogger(__name__).warning(
+            "%s: %d captions that %s lists have no Latin letter; they are kept, and a text tower "
+            "that learned English hardly tells them apart",
+            place.title, num_foreign, file,
+        )  # fmt: skip
     for what, num in num_left_out.items():
         if num:
             logging.getLogger(__name__).warning(

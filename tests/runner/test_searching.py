@@ -134,6 +134,8 @@ def test_the_commands_on_a_folder_of_images(
     ("arguments", "message"),
     [
         (["search", "{run}"], "expected something to search for"),
+        (["search", "{run}", "--text", " "], "--text: expected words"),
+        (["search", "{run}", "--text", "red " * 2500], "of at most 2,000 characters; got 9,999"),
         (["search", "{run}", "--image", "/nowhere.jpg"], "there is no file /nowhere.jpg"),
         (["search", "{run}", "--image", "{run}/config.yaml", "--k", "0"], "--k: expected at least"),
         (["index", "{run}", "--images", "/nowhere"], "expected a folder; /nowhere is none"),

@@ -58,6 +58,7 @@ def test_texts_reach_their_images_by_path(tmp_path: Path) -> None:
         ([entry("a.jpg"), {"file_path": "b.jpg", "identity": "x"}], "entry 2: expected file_path"),
         ([entry("a.jpg", clothing="  ")], "none of them empty"),
         (["words"], "entry 1: expected file_path"),
+        ([entry("a.jpg", identity="tall " * 2000)], "entry 1: expected a text about one person"),
     ],
 )
 def test_what_is_no_such_file(content: object, message: str, tmp_path: Path) -> None:

@@ -143,6 +143,31 @@ def test_what_is_left_out_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFi
     ]
 
 
+def test_a_caption_of_10000_characters_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"entry 2: expected a text about one person.*9,999"):
+        read_cuhk(
+            tmp_path,
+            [entry("train", 1, "a/1.jpg", "One."), entry("test", 2, "a/2.jpg", "man " * 2500)],
+        )
+
+
+def test_captions_without_latin_letters_are_kept_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        raw = read_cuhk(
+            tmp_path,
+            [
+                entry("train", 1, "a/1.jpg", "一个穿红外套的男人。", "A man, 红外套."),
+                entry("test", 2, "a/2.jpg", "Женщина в пальто."),
+            ],
+        )
+    assert raw.train[0].captions == ("一个穿红外套的男人。", "A man, 红外套.")
+    (message,) = (record.getMessage() for record in caplog.records)
+    assert "2 captions" in message
+    assert "no Latin letter" in message
+
+
 def test_a_clean_list_warns_of_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         read_cuhk(tmp_path, cuhk_pedes.ENTRIES)
