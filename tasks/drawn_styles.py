@@ -56,13 +56,16 @@ class StyleConfig(FrozenConfig):
         description="dbscan: cosine distance at which two captions are neighbours",
     )
     min_samples: int = Field(
-        default=5, ge=1, description="dbscan, hdbscan: neighbours that make a core caption"
+        default=5,
+        ge=1,
+        description="dbscan, hdbscan: neighbours that make a core caption; at least a 200th of "
+        "all captions",
     )
     min_size: int = Field(
         default=5,
         ge=1,
-        description="captions of the smallest style; smaller ones are merged, as are those with "
-        "less than a fiftieth of all captions",
+        description="captions of the smallest style, at least a fiftieth of all captions; smaller "
+        "ones are merged into the nearest",
     )
     seed: int = Field(default=0, ge=0, description="of the clustering and of each image's style")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -25,7 +25,9 @@ Embed = Callable[[Sequence[str]], Floats]
 NUM_EXEMPLARS = 4
 MAX_CAPTIONS = 5000
 """At most as many are clustered: the methods compare every caption with every other."""
-_MIN_SHARE = 0.02
+_LEAST_STYLE, _LEAST_CORE = 50, 200
+"""A style has at least this part of all captions, and so many make a caption a core one: of many
+captions the odd ones, too, have a few neighbours, and would chain all styles into one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ class Styles:
 
     Attributes:
         method: how.
-        styles: in the order of their first caption.
+        styles: in an order that depends on the captions alone.
         labels: [N] the style of every clustered caption.
         captions: the N captions that were clustered.
         seed: of the draw of a style.
@@ -85,8 +87,8 @@ def find_styles(
     """The styles that captions are written in.
 
     Captions without a word are left out. Of more than `MAX_CAPTIONS` as many are drawn with the
-    seed. Clusters are merged until the smallest holds `options.min_cluster_size` captions and a
-    fiftieth of all, so that an odd caption makes no style.
+    seed. `options.min_cluster_size` is raised to a fiftieth of all captions, and
+    `options.min_samples` to a 200th.
 
     Args:
         captions: of whom may be learned from.
@@ -104,12 +106,12 @@ def find_styles(
         raise ValueError("expected captions to find styles in; there is none with a word in it")
     texts = [masked[caption] for caption in told]
     rows = (embed or tfidf)(texts)
-    smallest = max(options.min_cluster_size, int(_MIN_SHARE * len(texts)))
-    labels = cluster(
-        rows,
-        method,
-        StyleOptions(options.num_styles, options.eps, options.min_samples, smallest, options.seed),
+    scaled = replace(
+        options,
+        min_samples=max(options.min_samples, len(texts) // _LEAST_CORE),
+        min_cluster_size=max(options.min_cluster_size, len(texts) // _LEAST_STYLE),
     )
+    labels = cluster(rows, method, scaled)
     found = [_style(texts, rows, labels == number) for number in range(int(labels.max()) + 1)]
     return Styles(method, tuple(found), labels, tuple(told), options.seed)
 

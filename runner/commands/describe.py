@@ -18,9 +18,12 @@ from runner.commands.run import add_config_arguments
 
 if TYPE_CHECKING:
     from runner.config import RunConfig
+    from runner.describing.chat import ChatClient
     from runner.describing.images import ImageSet
     from runner.describing.job import Ask, JobResult
     from runner.describing.prompts import Prompt
+    from runner.describing.styling import StyleSettings
+    from tasks.benchmarks import BenchmarkConfig
 
 HELP = "describe images in words, and judge description files"
 BACKENDS = ("attributes", "openai", "blip2")
@@ -46,8 +49,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--retry-failed", action="store_true", help="ask again where an answer did not pass"
     )
+    _add_style_arguments(parser)
     _add_model_arguments(parser)
     add_config_arguments(parser)
+
+
+def _add_style_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("styles of --prompt dual")
+    group.add_argument(
+        "--style", metavar="METHOD",
+        help="write as people write, in styles found by none, random, kmeans, gmm, agglomerative, "
+        "hdbscan or dbscan",
+    )  # fmt: skip
+    group.add_argument(
+        "--captions", metavar="NAME|FILE",
+        help="captions to find them in: of a data set's training people, or a file (default: "
+        "--dataset)",
+    )  # fmt: skip
+    group.add_argument(
+        "--style-encoder", default="tfidf", metavar="NAME|FOLDER",
+        help="of masked captions: tfidf (default), or the text tower of an open_clip model",
+    )  # fmt: skip
+    group.add_argument(
+        "--style-weights", default="openai", metavar="TAG|FILE", help="of an encoder by name"
+    )
+    group.add_argument("--num-styles", type=_positive, default=8, help="of those that are told")
+    group.add_argument(
+        "--style-eps", type=float, help="dbscan: cosine distance (tfidf: 0.25, otherwise 0.15)"
+    )
+    group.add_argument("--style-min-samples", type=_positive, default=5, help="dbscan, hdbscan")
+    group.add_argument("--style-min-size", type=_positive, default=5, help="captions of a style")
+    group.add_argument(
+        "--style-seed", type=_not_negative, default=0, help="of clusters, and of images' styles"
+    )
 
 
 def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -111,6 +145,8 @@ def main(options: argparse.Namespace) -> int:
             on_start=on_start,
             on_row=lambda _: on_row(),
         )
+    if prompt.styling is not None:
+        prompt.styling.save(_output(options, images))
     _show(console, result)
     return 0 if result.num_described == result.num_images else 1
 
@@ -147,17 +183,57 @@ def _prepared(options: argparse.Namespace) -> tuple[ImageSet, Prompt, str, Ask]:
             + (f"; did you mean {near[0]}?" if near else "")
         )
     prompt = load_prompt(options.prompt)
+    styles = _style_settings(options)
     config = load_config(options.preset, options.overrides)
     settings = located(config.benchmark)
     options.derived = settings.derived
-    if options.backend == "openai":
-        asked, ask = _openai(options, prompt)  # first: a drawn domain may have to be drawn
-        return find_images(options.dataset, options.split, settings), prompt, asked, ask
+    # First what is quickly seen to be wrong: a drawn domain may have to be drawn, and styles found.
+    client = _client(options) if options.backend == "openai" else None
     if options.backend == "blip2":
-        asked, ask = _blip2(options, prompt, config)
-        return find_images(options.dataset, options.split, settings), prompt, asked, ask
+        _check_blip2(options)
+    if styles is not None:
+        prompt = _styled(prompt, styles, options.dataset, settings)
     images = find_images(options.dataset, options.split, settings)
+    if client is not None:
+        return images, prompt, *_openai(options, prompt, client)
+    if options.backend == "blip2":
+        return images, prompt, *_blip2(options, prompt, config)
     return images, prompt, *_attributes(images, prompt)
+
+
+def _style_settings(options: argparse.Namespace) -> StyleSettings | None:
+    from runner.describing.styling import StyleSettings, check_style
+
+    if options.style is None:
+        if options.captions is not None:
+            raise ValueError("--captions: expected --style METHOD beside it; got none")
+        return None
+    settings = StyleSettings(
+        method=options.style,
+        captions=options.captions,
+        encoder=options.style_encoder,
+        weights=options.style_weights,
+        num_styles=options.num_styles,
+        eps=options.style_eps,
+        min_samples=options.style_min_samples,
+        min_size=options.style_min_size,
+        seed=options.style_seed,
+    )
+    check_style(settings, options.prompt, options.backend)
+    return settings
+
+
+def _styled(
+    prompt: Prompt, settings: StyleSettings, dataset: str, benchmark: BenchmarkConfig
+) -> Prompt:
+    """The prompt with the styles that people's captions have."""
+    from dataclasses import replace
+
+    from runner.describing.styling import find_styling
+
+    styling = find_styling(settings, dataset, benchmark)
+    Console(stderr=True).print(styling.summary, markup=False, soft_wrap=True)
+    return replace(prompt, styling=styling)
 
 
 def _attributes(images: ImageSet, prompt: Prompt) -> tuple[str, Ask]:
@@ -175,14 +251,19 @@ def _attributes(images: ImageSet, prompt: Prompt) -> tuple[str, Ask]:
     return asked, ask
 
 
-def _blip2(options: argparse.Namespace, prompt: Prompt, config: RunConfig) -> tuple[str, Ask]:
-    from contextlib import nullcontext
-
-    from runner.describing.blip2 import Blip2Settings, check_model, describe_batches
+def _check_blip2(options: argparse.Namespace) -> None:
+    from runner.describing.blip2 import check_model
 
     if not options.model:
         raise ValueError("--backend blip2: expected --model, a folder or a name on the hub")
     check_model(options.model)
+
+
+def _blip2(options: argparse.Namespace, prompt: Prompt, config: RunConfig) -> tuple[str, Ask]:
+    from contextlib import nullcontext
+
+    from runner.describing.blip2 import Blip2Settings, describe_batches
+
     is_folder = Path(options.model).is_dir()
     name = Path(options.model).resolve().name if is_folder else options.model
     settings = Blip2Settings(
@@ -210,8 +291,8 @@ def _blip2(options: argparse.Namespace, prompt: Prompt, config: RunConfig) -> tu
     return settings.asked, ask
 
 
-def _openai(options: argparse.Namespace, prompt: Prompt) -> tuple[str, Ask]:
-    from runner.describing.asking import Asking, ask_all
+def _client(options: argparse.Namespace) -> ChatClient:
+    """A client of an endpoint that answers."""
     from runner.describing.chat import ChatClient, ChatSettings
 
     if not options.model:
@@ -228,6 +309,12 @@ def _openai(options: argparse.Namespace, prompt: Prompt) -> tuple[str, Ask]:
     )
     client = ChatClient(settings, _key(options.key_variable), options.max_requests)
     client.check()
+    return client
+
+
+def _openai(options: argparse.Namespace, prompt: Prompt, client: ChatClient) -> tuple[str, Ask]:
+    from runner.describing.asking import Asking, ask_all
+
     asking = Asking(
         f"{prompt.version}/openai/{options.model}", options.max_tries, options.concurrency
     )

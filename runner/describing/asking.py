@@ -128,8 +128,8 @@ def _ask_for(image: HashedImage, prompt: Prompt, client: ChatClient, asking: Ask
     problem = ""
     for number in range(1, asking.max_tries + 1):
         try:
-            answer = client.ask(_messages(prompt, url, problem))
-            texts = prompt.describe(answers_in(answer))
+            answer = client.ask(_messages(prompt.instruction_for(image.sha256), url, problem))
+            texts = prompt.describe(answers_in(answer), image.sha256)
             return Row(image.sha256, asking.asked, texts, num_tries=number)
         except BadAnswerError as error:
             problem = str(error)
@@ -140,9 +140,8 @@ def _ask_for(image: HashedImage, prompt: Prompt, client: ChatClient, asking: Ask
     return failed(f"bad answer: {problem}", asking.max_tries)
 
 
-def _messages(prompt: Prompt, url: str, problem: str) -> list[dict[str, object]]:
+def _messages(text: str, url: str, problem: str) -> list[dict[str, object]]:
     """The question; after an answer that did not pass, what was wrong with it."""
-    text = prompt.instruction
     if problem:
         text += f"\nAn earlier answer was not accepted: {problem}. Mind this."
     content = [

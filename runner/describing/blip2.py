@@ -179,6 +179,6 @@ def answered(
 
 def _row(sha256: str, asked: str, prompt: Prompt, answers: dict[str, str], number: int) -> Row:
     try:
-        return Row(sha256, asked, prompt.describe(answers), num_tries=number)
+        return Row(sha256, asked, prompt.describe(answers, sha256), num_tries=number)
     except BadAnswerError as error:
         return Row(sha256, asked, {}, f"bad answer: {error}", num_tries=number)

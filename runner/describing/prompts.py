@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from runner.describing.checks import (
     answer_problem,
@@ -23,6 +24,9 @@ from runner.describing.checks import (
     tidy,
 )
 from tasks.words import GARMENTS, PARTS, names_colour, with_article, words_of
+
+if TYPE_CHECKING:
+    from runner.describing.styling import Styling
 
 TEMPLATES_VERSION = 1
 """Part of what a description is kept under: raise it with any change of a template below."""
@@ -62,6 +66,7 @@ class Prompt:
         questions: asked one by one (a model for questions) or all at once (a chat).
         fill: texts by field from checked answers; raises BadAnswerError.
         check: what is wrong with the texts, or None.
+        styling: the styles in which texts are asked for, or None.
     """
 
     name: str
@@ -69,26 +74,30 @@ class Prompt:
     questions: tuple[Question, ...]
     fill: Callable[[Answers], Texts]
     check: Callable[[Texts], str | None]
+    styling: Styling | None = None
 
     @property
     def version(self) -> str:
-        """The name and a hash of the wording: a new wording is a new question to every image."""
+        """The name and a hash of the wording: a new wording is a new question to every image.
+
+        So are other styles. Which of them an image gets is a function of the image.
+        """
         wording = [[each.name, each.text, each.hint] for each in self.questions]
         content = json.dumps([TEMPLATES_VERSION, wording]).encode()
-        return f"{self.name}-{hashlib.sha256(content).hexdigest()[:8]}"
+        style = f"-{self.styling.version}" if self.styling else ""
+        return f"{self.name}-{hashlib.sha256(content).hexdigest()[:8]}{style}"
 
-    @property
-    def instruction(self) -> str:
-        """All questions in one message, to be answered with one JSON object."""
+    def instruction_for(self, sha256: str) -> str:
+        """All questions about an image in one message, to be answered with one JSON object."""
         lines = [f'- "{each.name}": {each.text} ({each.hint})' for each in self.questions]
         return (
             "Look at the person in the middle of the picture. Describe only what can be seen. "
             "Answer with one JSON object and nothing else, with these keys and short English texts "
             "as values:\n" + "\n".join(lines)
-        )
+        ) + (self.styling.manner_of(sha256) if self.styling else "")
 
-    def describe(self, answers: Answers) -> Texts:
-        """The texts, checked.
+    def describe(self, answers: Answers, sha256: str) -> Texts:
+        """The texts about an image, checked; with the number of their style, if they have one.
 
         Raises:
             BadAnswerError: an answer is missing or wrong, or the texts lack something.
@@ -102,7 +111,7 @@ class Prompt:
         texts = self.fill(tidied)
         if problem := self.check(texts):
             raise BadAnswerError(problem)
-        return texts
+        return texts | ({"style": str(self.styling.style_of(sha256))} if self.styling else {})
 
 
 def answer_problem_of(question: Question, answer: str) -> str | None:

@@ -11,7 +11,8 @@ from typing import Any
 from runner.describing.images import HashedImage, ImageSet
 from runner.describing.prompts import BadAnswerError, Prompt
 from runner.describing.store import Row
-from tasks.synthetic.facts import coloured, hair_of, height_and_build, upper_of
+from tasks.retelling import retell
+from tasks.synthetic.facts import coloured, facts_of, hair_of, height_and_build, upper_of
 from tasks.words import with_article
 
 _PERSON = re.compile(r"(\d+)_c\d")
@@ -46,15 +47,22 @@ def describe_known(
         if person is None:
             yield Row(image.sha256, asked, {}, f"nothing is known of {_stem(image.path)}")
             continue
-        answers = _part_answers(person) if prompt.name == "parts" else _dual_answers(person)
         try:
-            yield Row(image.sha256, asked, prompt.describe(answers))
+            texts = prompt.describe(_answers(person, prompt, image), image.sha256)
+            yield Row(image.sha256, asked, texts)
         except BadAnswerError as error:
             yield Row(image.sha256, asked, {}, f"bad answer: {error}")
 
 
 def _stem(path: Path) -> str:
     return path.stem[:40]
+
+
+def _answers(person: Mapping[str, Any], prompt: Prompt, image: HashedImage) -> dict[str, str]:
+    if prompt.styling is not None:
+        template = prompt.styling.template_of(image.sha256)
+        return dict(zip(("identity", "clothing"), retell(template, facts_of(person)), strict=True))
+    return _part_answers(person) if prompt.name == "parts" else _dual_answers(person)
 
 
 def _part_answers(person: Mapping[str, Any]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from tests.runner.describing.endpoint import DUAL_ANSWERS, PART_ANSWERS
 
 
 def parts(**changed: str) -> tuple[str, ...]:
-    return tuple(load_prompt("parts").describe(PART_ANSWERS | changed).values())
+    return tuple(load_prompt("parts").describe(PART_ANSWERS | changed, "").values())
 
 
 def test_eleven_questions_fill_four_templates() -> None:
@@ -69,11 +69,11 @@ def test_bad_part_answers_are_refused(changed: dict[str, str], message: str) -> 
 def test_a_missing_answer_is_named() -> None:
     answers = {name: text for name, text in PART_ANSWERS.items() if name != "bag"}
     with pytest.raises(BadAnswerError, match="bag: there is no answer"):
-        load_prompt("parts").describe(answers)
+        load_prompt("parts").describe(answers, "")
 
 
 def dual(**changed: str) -> dict[str, str]:
-    return load_prompt("dual").describe(DUAL_ANSWERS | changed)
+    return load_prompt("dual").describe(DUAL_ANSWERS | changed, "")
 
 
 @pytest.mark.parametrize(
