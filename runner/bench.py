@@ -38,6 +38,7 @@ BENCHES = (
     "doctor",
     "step",
     "tracking",
+    "fusion",
 )
 BUSY_LOAD = 1.0
 

@@ -18,6 +18,10 @@ def notes(summary: TableSummary) -> list[str]:
     if summary.settings:
         found.append(f"With {' '.join(summary.settings)}.")
     found += _score_notes(summary)
+    if summary.costs:
+        from runner.ablation.costs import NOTES
+
+        found += NOTES
     found += [f"Code: {each}." for each in [_revisions(summary)] if each]
     found += _lock_notes(summary)
     for row in summary.rows:

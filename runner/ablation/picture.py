@@ -16,11 +16,17 @@ _SEED = SHADES[2]
 _ROW_INCH, _WIDTH_INCH, _CHARACTER_INCH = 0.42, 4.2, 0.075
 
 
-def write_picture(summary: TableSummary, path: Path) -> None:
-    """Draws the table into a PNG file; needs no display."""
-    temporary = path.with_name(f".{path.name}.partial")
-    draw_table(summary).savefig(temporary, dpi=160, format="png")
-    temporary.replace(path)
+def write_pictures(summary: TableSummary, folder: Path) -> None:
+    """Draws table.png, and costs.png where costs are known; needs no display."""
+    pictures = {"table.png": draw_table(summary)}
+    if summary.costs:
+        from runner.ablation.costs import draw_costs
+
+        pictures["costs.png"] = draw_costs(summary)
+    for name, figure in pictures.items():
+        temporary = folder / f".{name}.partial"
+        figure.savefig(temporary, dpi=160, format="png")
+        temporary.replace(folder / name)
 
 
 def draw_table(summary: TableSummary) -> Figure:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _KEY, _DIGEST = "lifelong_reid.key", "lifelong_reid.sha256"
-_FILES = ("table.json", "table.csv", "table.md", "table.png")
+_FILES = ("table.json", "table.csv", "table.md", "table.png", "costs.png")
 
 
 def send_table(folder: Path, summary: TableSummary, tracking: TrackingConfig) -> int:
@@ -86,8 +86,9 @@ class _Sender:
             self._log(parent, {}, _parent_metrics(summary), int(time.time() * 1000))
             for key, text in texts.items():
                 self._client.set_tag(parent, key, text)
-            for file in _FILES:
-                self._client.log_artifact(parent, str(folder / file))
+            for file in [folder / name for name in _FILES]:
+                if file.is_file():
+                    self._client.log_artifact(parent, str(file))
             self._close(parent, digest)
         return num_sent
 

@@ -7,9 +7,9 @@ import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from runner.ablation.cells import Key
 from runner.ablation.quantities import Quantities, Quantity, quantities_for, value_of
@@ -17,6 +17,9 @@ from runner.ablation.tables import TableConfig
 from runner.finished import Estimate, FinishedRun, averaged
 from runner.published import PublishedResults
 from tasks.lock_differences import Difference, is_tested_alike, lock_differences
+
+if TYPE_CHECKING:
+    from runner.benches.fusion import FusionCost
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ class TableSummary:
         settings: what was asked for besides: preset kind and overrides.
         rows: in the table's order; those without a finished run too.
         failures: of this start.
+        costs: by row, if the table asks for them and they are known.
     """
 
     name: str
@@ -87,6 +91,7 @@ class TableSummary:
     settings: tuple[str, ...]
     rows: tuple[Row, ...]
     failures: tuple[Failure, ...] = ()
+    costs: Mapping[str, FusionCost] = field(default_factory=dict)
 
     @cached_property
     def quantities(self) -> Quantities:

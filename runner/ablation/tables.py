@@ -71,6 +71,11 @@ class TableConfig(FrozenConfig):
         description="whose scores are shown: the network as runs end, or after the epoch that "
         "validation people chose, for which every row needs evaluation.every_epochs",
     )
+    measures: Literal["fusion"] | None = Field(
+        default=None,
+        description="fusion: the table also says what it costs each row, of learner bdam, to embed "
+        "a gallery image with its description",
+    )
     rows: dict[RowName, RowConfig] = Field(min_length=1, description="in the order shown")
     reference: str = Field(description="row that the others are compared with, seed by seed")
     published: PublishedConfig | None = Field(default=None, description="numbers of the literature")

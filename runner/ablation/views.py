@@ -9,7 +9,8 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from statistics import median
 from typing import Any
 
 from rich import box
@@ -23,6 +24,9 @@ from runner.ablation.summary import Row, TableSummary, lock_hash
 from runner.finished import Estimate
 
 _MISSING = "·"
+_COSTS = (
+    "num_fusion_parameters", "fusion_flops", "image_flops", "fusion_ms", "image_ms", "memory_bytes",
+)  # fmt: skip
 _LEAST_NAME = 12
 
 
@@ -110,10 +114,25 @@ def differences_grid(summary: TableSummary) -> Grid | None:
     return Grid(("", "minus", "in", "difference", "n", "by seed"), tuple(rows))
 
 
+def costs_grid(summary: TableSummary) -> Grid | None:
+    """What every row costs, if it is known."""
+    if not summary.costs:
+        return None
+    from runner.ablation.costs import costs_cells
+
+    headings, rows = costs_cells(summary)
+    return Grid(headings, tuple(rows))
+
+
 def show(console: Console, summary: TableSummary) -> None:
     """Prints the table."""
     console.print(Text(summary.table.title, style="bold"))
-    for grid in (screen_grid(summary), differences_grid(summary), published_grid(summary)):
+    for grid in (
+        screen_grid(summary),
+        differences_grid(summary),
+        published_grid(summary),
+        costs_grid(summary),
+    ):
         if grid is not None:
             console.print(_rich(grid))
             console.print()
@@ -130,6 +149,8 @@ def to_markdown(summary: TableSummary) -> str:
         parts += ["Differences, seed by seed:", _markdown(differences)]
     if published := published_grid(summary):
         parts += ["Beside published numbers:", _markdown(published)]
+    if costs := costs_grid(summary):
+        parts += ["What fusion costs:", _markdown(costs)]
     parts.append("\n".join(f"- {note}" for note in notes(summary)))
     return "\n\n".join(parts) + "\n"
 
@@ -150,6 +171,7 @@ def to_csv(summary: TableSummary) -> str:
                 for end in ("", "_deviation")
             ),
             *(f"published_{each.name}" for each in quantities.scores),
+            *_COSTS * bool(summary.costs),
         ]
     )
     for row in summary.rows:
@@ -165,6 +187,7 @@ def to_csv(summary: TableSummary) -> str:
                 max(len(pair.by_seed) for pair in pairs),
                 *(value for each in estimates for value in _pair_of(each)),
                 *(printed.get(each.name, "") for each in quantities.scores),
+                *(_costs_of(summary, row) if summary.costs else ()),
             ]
         )
     return text.getvalue()
@@ -248,6 +271,7 @@ def _row_json(summary: TableSummary, row: Row) -> dict[str, Any]:
             if reference is not None
             for pair in [summary.paired(row, each)]
         },
+        "costs": asdict(summary.costs[row.name]) if row.name in summary.costs else None,
         "published": row.published
         and {
             "scores": dict(row.published.scores),
@@ -259,6 +283,12 @@ def _row_json(summary: TableSummary, row: Row) -> dict[str, Any]:
 
 def _estimate_json(estimated: Estimate | None) -> dict[str, float | None] | None:
     return estimated and {"mean": estimated.mean, "deviation": estimated.deviation}
+
+
+def _costs_of(summary: TableSummary, row: Row) -> tuple[float, ...]:
+    cost = summary.costs[row.name]
+    counted = (cost.num_parameters, cost.flops, cost.image_flops)
+    return (*counted, median(cost.fusion_ms), median(cost.image_ms), cost.memory_bytes)
 
 
 def _pair_of(estimated: Estimate | None) -> tuple[Any, Any]:

@@ -78,6 +78,8 @@ def main(options: argparse.Namespace) -> int:
     else:
         console.print(f"All of {len(wanted)} runs were finished before.")
     summary = _summarise(name, table, seeds, settings, finished, failures)
+    if table.measures and summary.runs:
+        summary = _with_costs(console, summary, folder, cells, measure=not options.dry_run)
     return _present(console, summary, folder, cells[0], send=not options.dry_run)
 
 
@@ -162,11 +164,23 @@ def _summarise(
     return summarise(name, table, seeds, settings, finished, load_published(), failures)
 
 
+def _with_costs(
+    console: Console, summary: TableSummary, folder: Path, cells: Sequence[Cell], *, measure: bool
+) -> TableSummary:
+    """The table with what its rows cost, which is measured once."""
+    from dataclasses import replace
+
+    from runner.ablation.costs import costs_of
+
+    with console.status("Measuring what rows cost"):
+        return replace(summary, costs=costs_of(folder, cells, measure=measure))
+
+
 def _present(
     console: Console, summary: TableSummary, folder: Path, cell: Cell, *, send: bool
 ) -> int:
     """Shows, writes and sends the table; returns the exit status."""
-    from runner.ablation.picture import write_picture
+    from runner.ablation.picture import write_pictures
     from runner.ablation.views import show, write_texts
     from runner.storage import write_atomically
 
@@ -174,7 +188,7 @@ def _present(
         folder.mkdir(parents=True, exist_ok=True)
         for file, text in write_texts(summary).items():
             write_atomically(folder / file, text)
-        write_picture(summary, folder / "table.png")
+        write_pictures(summary, folder)
         show(console, summary)
         console.print(f"Table     {folder}/table.md, .json, .csv, .png", soft_wrap=True)
         if send:

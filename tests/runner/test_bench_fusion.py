@@ -1,0 +1,171 @@
+"""What fusion costs: its operations against arithmetic, its memory, and the table of rows."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from models.heads.fusion import Fusion, FusionConfig, Modality
+from runner.ablation import costs
+from runner.ablation.cells import plan_cells
+from runner.ablation.costs import costs_of, draw_costs
+from runner.ablation.summary import TableSummary, summarise
+from runner.ablation.tables import load_table
+from runner.ablation.views import show, to_csv, to_json, to_markdown
+from runner.benches.fusion import (
+    SCAN_OPERATIONS,
+    FusionCost,
+    HeldBytes,
+    fusion_flops,
+    measure_costs,
+)
+from runner.config import load_config
+from runner.published import load_published
+
+IMAGES, PATCHES, WORDS, WIDTH, DIM = 3, 5, 4, 12, 8
+
+
+def flops(**settings: object) -> int:
+    """Of a small fusion on three images of five patches with descriptions of four words."""
+    values = {"dim": DIM, "num_heads": 2, "mlp_ratio": 2, "dropout": 0} | settings
+    config = FusionConfig.model_validate(values)
+    fusion = Fusion(config, WIDTH, WIDTH, WIDTH, torch.Generator().manual_seed(0)).eval()
+    image, text = (
+        Modality(torch.randn(IMAGES, WIDTH), torch.randn(IMAGES, length, WIDTH))
+        for length in (PATCHES, WORDS)
+    )
+    return fusion_flops(fusion, (image, text))
+
+
+def products(positions: int, *sizes: tuple[int, int]) -> int:
+    """Two for each weight of linear layers of these sizes in each position of each image."""
+    return 2 * IMAGES * positions * sum(one * other for one, other in sizes)
+
+
+ALIGNMENT = ((WIDTH, DIM), (DIM, DIM))
+ENDS = products(1, (2 * DIM, 2), (DIM, WIDTH))  # gate and projection
+LENGTH = PATCHES + WORDS
+
+
+def test_an_mlp_on_the_weighted_sum() -> None:
+    wanted = products(2, *ALIGNMENT) + ENDS + products(1, (DIM, 2 * DIM), (2 * DIM, DIM))
+    assert flops(mixer="simple") == wanted
+
+
+def test_transformer_layers_and_their_attention() -> None:
+    weights = [(DIM, DIM)] * 4 + [(DIM, 2 * DIM), (2 * DIM, DIM)]
+    attention = 2 * (2 * IMAGES * LENGTH * LENGTH * DIM)
+    aligned = products(2 + LENGTH, *ALIGNMENT)
+    wanted = aligned + ENDS + 3 * (products(LENGTH, *weights) + attention)
+    assert flops(mixer="transformer", num_transformer_layers=3) == wanted
+
+
+@pytest.mark.parametrize("sequence", ["tokens", "pooled"])
+def test_mamba_layers_and_their_scan(sequence: str) -> None:
+    inner, states, rank, conv = 2 * DIM, 4, 1, 3
+    length = LENGTH if sequence == "tokens" else 1
+    weights = [(DIM, 2 * inner), (inner, rank + 2 * states), (rank, inner), (inner, DIM)]
+    weights += [(conv, inner)]
+    scan = SCAN_OPERATIONS * IMAGES * length * inner * states
+    aligned = products(2 + (LENGTH if sequence == "tokens" else 0), *ALIGNMENT)
+    wanted = aligned + ENDS + 2 * (products(length, *weights) + scan)
+    found = flops(
+        mixer="mamba", sequence=sequence, num_layers=2, state_size=states, conv_width=conv
+    )
+    assert found == wanted
+
+
+def test_held_bytes_are_those_of_storages_that_are_there() -> None:
+    start = torch.ones(1000)
+    with HeldBytes() as held:
+        first = start + 1
+        assert held.held == 4000
+        view = first.view(10, 100)[2:]
+        first += 1
+        assert held.held == 4000, "a view and a change in place hold nothing new"
+        second = view * 2
+        assert held.held == 4000 + 4 * 800
+        del first, view
+        assert held.held == 4 * 800
+        del second
+        total = torch.ones(3000).sum()
+        del total
+    assert (held.held, held.peak) == (0, 12004)
+
+
+def test_a_learner_without_fusion_costs_its_towers_alone() -> None:
+    mixers = {"mixed": "learner.fusion.mixer=simple", "off": "learner.losses.fused.weight=0"}
+    given = {
+        name: load_config("demo-t2i", ["backbone.weights=random", each])
+        for name, each in mixers.items()
+    }
+    found = measure_costs(given, 2)
+    assert found["off"].num_parameters == found["off"].flops == 0
+    assert 0 < found["off"].image_flops < found["mixed"].image_flops
+    assert found["mixed"].flops < found["mixed"].image_flops
+    assert found["mixed"].memory_bytes > 4 * 32 * 3 * 64 * 32 / 2
+    assert all(len(each.image_ms) == 2 and min(each.image_ms) > 0 for each in found.values())
+    assert min(found["mixed"].fusion_ms) > 0 == found["off"].fusion_ms[0]
+    with pytest.raises(ValueError, match="learner bdam; got finetune"):
+        measure_costs({"other": load_config("demo-finetune", ["backbone.weights=random"])}, 1)
+
+
+# ---- in a table
+
+COSTS = {
+    name: FusionCost(size, 100.0 * size, 1e7 + size, (0.1, 0.2), (ms, 2 * ms), 4096)
+    for name, size, ms in (
+        ("none", 100, 1.0), ("simple", 2000, 2.0), ("transformer", 30000, 3.0), ("mamba", 4000, 9.0)
+    )
+}  # fmt: skip
+
+
+@pytest.fixture
+def summary() -> TableSummary:
+    _, table = load_table("bdam-efficiency")
+    empty = summarise("bdam-efficiency", table, [0], [], {}, load_published())
+    return replace(empty, costs=COSTS)
+
+
+def test_a_table_shows_and_writes_what_rows_cost(summary: TableSummary) -> None:
+    assert summary.table.measures == "fusion"
+    screen = Console(file=io.StringIO(), width=120)
+    show(screen, summary)
+    text = screen.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
+    (line,) = [each for each in text.splitlines() if "30 k" in each]
+    assert line.split() == ["transformer", "30", "k", "3", "M", "10", "M", "4.5", "3-6", "3.00",
+                            "4.1", "kB", "·"]  # fmt: skip
+    assert "What fusion costs:" in to_markdown(summary)
+    lines = {each["row"]: each for each in csv.DictReader(io.StringIO(to_csv(summary)))}
+    assert float(lines["mamba"]["image_ms"]) == 13.5
+    rows = {each["name"]: each for each in to_json(summary)["rows"]}
+    assert rows["simple"]["costs"]["num_parameters"] == 2000
+    assert len(draw_costs(summary).axes) == 1
+
+
+def test_costs_are_measured_once_and_again_where_a_row_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, table = load_table("bdam-efficiency")
+    cells = plan_cells(table, [3, 4])
+    asked: list[list[str]] = []
+
+    def measured(configs: dict[str, object], repeats: int) -> dict[str, FusionCost]:
+        asked.append(list(configs))
+        return COSTS
+
+    monkeypatch.setattr(costs, "measure_costs", measured)
+    assert costs_of(tmp_path / "table", cells, measure=False) == {}
+    assert costs_of(tmp_path / "table", cells, measure=True) == COSTS
+    assert costs_of(tmp_path / "table", plan_cells(table, [0]), measure=True) == COSTS
+    assert asked == [list(COSTS)]
+    assert len(json.loads((tmp_path / "table" / "costs.json").read_text())["config_hashes"]) == 4
+    costs_of(tmp_path / "table", plan_cells(table, [0], ["learner.fusion.dim=16"]), measure=True)
+    assert len(asked) == 2
