@@ -26,6 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--after", metavar="DOMAIN", help="the model as it was after this domain (default: last)"
     )
     parser.add_argument(
+        "--checkpoint", choices=("last", "validation"), default="last",
+        help="the model at the end, or after the epoch chosen on validation people (default: last)",
+    )  # fmt: skip
+    parser.add_argument(
         "--people", type=int, default=200, metavar="N", help="people of each domain (default: 200)"
     )
     parser.add_argument(
@@ -61,6 +65,7 @@ def main(options: argparse.Namespace) -> int:
             overrides,
             panel_of,
             after=options.after,
+            checkpoint=options.checkpoint,
             use_gpu=options.gpu,
         )
         results.append(measured.results)

@@ -110,6 +110,19 @@ def questions(
     return asked, left_out
 
 
+def truth(people: Sequence[Person], group: str) -> npt.NDArray[np.float32]:
+    """[P, W] what is true of people: 1 for each word of the group's attributes that is said of one.
+
+    As a feature it is what a network could know at best: nothing but the group, and all of it.
+    """
+    said = [
+        {(name, word) for name in GROUPS[group] if (word := attribute_of(person, name))}
+        for person in people
+    ]
+    words = sorted(set[tuple[str, str]]().union(*said))
+    return np.array([[word in own for word in words] for own in said], dtype=np.float32)
+
+
 def _folds(answers: Ints, num_folds: int, seed: int) -> Ints:
     folds = np.empty(len(answers), dtype=np.int64)
     split = StratifiedKFold(num_folds, shuffle=True, random_state=seed)

@@ -8,8 +8,10 @@ from typing import Any
 
 from runner.ablation.summary import estimate
 from runner.disentangling.features import CLOTHING, IDENTITY, PROBED, RANKED
-from runner.disentangling.retrieval import SHOWN
+from runner.disentangling.retrieval import SHOWN, TRUTH
 from runner.finished import Estimate, FinishedRun, RunGroup, group_runs
+
+CHANCE = "chance"
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def _probe_lines() -> list[Line]:
             Line(section, name, (*at, "features", name, "balanced_accuracy"), 100.0)
             for name in PROBED
         ]
-        found.append(Line(section, "chance", (*at, "chance"), 100.0))
+        found.append(Line(section, CHANCE, (*at, "chance"), 100.0))
     return found
 
 
@@ -110,7 +112,7 @@ def _retrieval_lines() -> list[Line]:
         Line(f"{words}, {metric} (%)", name, ("retrieval", kind, name, metric))
         for kind, words in (("same_clothes", "same clothes"), ("other_clothes", "other clothes"))
         for metric in SHOWN
-        for name in (*RANKED, "chance")
+        for name in (*RANKED, *TRUTH.values(), CHANCE)
     ]
 
 

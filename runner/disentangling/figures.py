@@ -34,7 +34,7 @@ _DOTS = {
 def write_figures(measured: Measured) -> list[Path]:
     """Draws the pictures of one run into its folder, each whole or not at all."""
     results = measured.results
-    title = f"{results['run']}, after {Path(results['checkpoint']).stem.split('-', 2)[-1]}"
+    title = f"{results['run']}, {Path(results['checkpoint']).stem}"
     drawings = {
         "clothes": draw_clothes(measured, title),
         "tsne": draw_features(measured, title),

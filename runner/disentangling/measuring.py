@@ -18,7 +18,7 @@ from models.learners.bdam import Method
 from models.losses.decoupling import Kernel
 from runner.collectives import LocalGroup
 from runner.config import RunConfig, load_config
-from runner.disentangling.attributes import GROUPS, questions
+from runner.disentangling.attributes import GROUPS, questions, truth
 from runner.disentangling.dependence import dependence
 from runner.disentangling.features import (
     CLOTHING,
@@ -31,9 +31,10 @@ from runner.disentangling.features import (
 )
 from runner.disentangling.panel import Panel, draw_panel
 from runner.disentangling.probes import probe
-from runner.disentangling.retrieval import search
+from runner.disentangling.retrieval import TRUTH, search
 from runner.inference import TrainedRun, load_run
 from runner.scoring import settings_for
+from runner.selection import Which
 from runner.storage import RunStorage, find_run, git_revision, write_atomically
 from runner.worker import build_learner
 from tasks.benchmarks import seen_and_unseen
@@ -120,6 +121,7 @@ def measure(
     panel_of: Panels,
     *,
     after: str | None = None,
+    checkpoint: Which = "last",
     use_gpu: bool = False,
 ) -> Measured:
     """Measures a finished run on every domain that it has seen, and writes disentangle.json.
@@ -128,7 +130,7 @@ def measure(
         FileNotFoundError, ValueError: there is no such run, or it cannot be measured.
     """
     check_run(run, storage_root)
-    trained = load_run(run, storage_root, after=after, use_gpu=use_gpu)
+    trained = load_run(run, storage_root, after=after, checkpoint=checkpoint, use_gpu=use_gpu)
     config = settings_for(trained, None, overrides)
     network = network_of(trained)
     domains = seen_and_unseen(config.benchmark)[0]
@@ -208,17 +210,14 @@ def measure_panel(panel: Panel, old: Read, new: Read, settings: Settings) -> dic
         }
         for first, second in ((IDENTITY, CLOTHING), ("f_id", "f_clo"))
     }
-    ranked = [name for name in RANKED if name in old.rows]
-    queries, worn, changed = (
-        {name: read.rows[name] for name in ranked} for read in (old, old, new)
-    )
+    worn, changed = _searched_by(panel, old, new)
     images = panel.positions, panel.camera_ids, panel.is_query
     raw = {
         "probes": probes,
         "dependence": found,
         "retrieval": {
-            "same_clothes": search(queries, worn, *images),
-            "other_clothes": search(queries, changed, *images),
+            "same_clothes": search(worn, worn, *images),
+            "other_clothes": search(worn, changed, *images),
         },
         "left_out": left_out,
         "rare_words": {each.attribute: ", ".join(each.rare) for each in asked if each.rare},
@@ -230,6 +229,17 @@ def measure_panel(panel: Panel, old: Read, new: Read, settings: Settings) -> dic
             "above_0.9": float((old.gate > 0.9).float().mean()),
         }
     return raw
+
+
+def _searched_by(panel: Panel, old: Read, new: Read) -> list[dict[str, torch.Tensor]]:
+    """What images in old and in new clothes are searched by: features, and the truth."""
+    found = [{name: read.rows[name] for name in RANKED if name in read.rows} for read in (old, new)]
+    everybody = (*panel.old.people, *panel.new.people)
+    for group, name in TRUTH.items():
+        known = torch.from_numpy(truth(everybody, group))
+        for rows, people in zip(found, known.split(len(panel.old.people)), strict=True):
+            rows[name] = people[torch.from_numpy(panel.positions)]
+    return found
 
 
 def mean_of(each: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

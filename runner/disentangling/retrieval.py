@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -15,6 +16,8 @@ from tasks.ranking import evaluate_ranking
 from tasks.schema import Record, Split
 
 SHOWN = ("R1", "mAP")
+TRUTH = MappingProxyType({"identity": "true identity", "clothing": "true clothing"})
+"""Features made of the truth, by group: what can be reached, and what clothes alone are worth."""
 
 
 def search(

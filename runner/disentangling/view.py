@@ -11,9 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.disentangling.attributes import GROUPS
-from runner.disentangling.comparing import Line, Side, lines
+from runner.disentangling.comparing import CHANCE, Line, Side, lines
 from runner.disentangling.features import PROBED, RANKED
-from runner.disentangling.retrieval import SHOWN
+from runner.disentangling.retrieval import SHOWN, TRUTH
 from runner.finished import Estimate
 
 _MISSING = "·"
@@ -74,7 +74,7 @@ def retrieval_table(results: Mapping[str, Any]) -> Table:
             shown = heading if metric == SHOWN[0] else "\n"
             table.add_column(f"{shown}\n{metric}", justify="right")
     found = results["retrieval"]
-    for name in (*RANKED, "chance"):
+    for name in (*RANKED, *TRUTH.values(), "chance"):
         if name not in found["same_clothes"]:
             continue
         cells = [
@@ -82,7 +82,7 @@ def retrieval_table(results: Mapping[str, Any]) -> Table:
             for kind in ("same_clothes", "other_clothes")
             for metric in SHOWN
         ]
-        table.add_row(name, *cells, style="dim" if name == "chance" else "")
+        table.add_row(name, *cells, style="" if name in RANKED else "dim")
     return table
 
 
@@ -95,6 +95,7 @@ def remarks(results: Mapping[str, Any]) -> list[str]:
         f"{results['checkpoint']}; {PROBED[-1]}: mean of the image tower's patches.",
         "null: HSIC with the clothing features of other people, mean and 95% quantile; CKA: HSIC "
         "as a share of its largest, 0 to 1.",
+        "true identity, true clothing: search by the words that are known to be true.",
     ]
     if gate := results.get("gate"):
         said.append(
@@ -125,7 +126,7 @@ def comparison_table(sides: Sequence[Side]) -> Table:
             table.add_row(Text(line.section, style="bold"))
             section = line.section
         cells = [_cell(side.number(line), line) for side in sides]
-        table.add_row(f"  {line.name}", *cells, style="dim" if line.name == "chance" else "")
+        table.add_row(f"  {line.name}", *cells, style="dim" if line.name == CHANCE else "")
     return table
 
 

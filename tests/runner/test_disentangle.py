@@ -17,7 +17,7 @@ from models.losses.decoupling import hsic
 from runner import experiment
 from runner.config import RunConfig, to_yaml
 from runner.disentangling import figures, measuring
-from runner.disentangling.attributes import GROUPS, Question, attribute_of, questions
+from runner.disentangling.attributes import GROUPS, Question, attribute_of, questions, truth
 from runner.disentangling.comparing import lines, sides
 from runner.disentangling.dependence import dependence, shuffled
 from runner.disentangling.features import IDENTITY, PROBED
@@ -140,6 +140,21 @@ def test_what_cannot_be_seen_is_not_asked(crowd) -> None:
     assert attribute_of(bald, "pattern") == bald.pattern
 
 
+def test_the_truth_as_a_feature(crowd) -> None:
+    pair = crowd[0], replace(crowd[0], upper="coat", headwear="none", bag="none")
+    rows = truth(pair, "identity")
+    assert (rows[0] == rows[1]).all()
+    assert rows[0].sum() == sum(
+        attribute_of(pair[0], each) is not None for each in GROUPS["identity"]
+    )
+    rows = truth((crowd[0], crowd[1]), "clothing")
+    alike = [
+        attribute_of(crowd[0], each) == attribute_of(crowd[1], each) is not None
+        for each in GROUPS["clothing"]
+    ]
+    assert rows[0] @ rows[1] == sum(alike)
+
+
 # Dependence ---------------------------------------------------------------------------------------
 
 
@@ -254,6 +269,11 @@ def test_the_command(finished, folder: Path, capsys, no_drawing) -> None:
     assert "gate" not in other
     for kind in ("same_clothes", "other_clothes"):
         assert other["retrieval"][kind][IDENTITY] == other["retrieval"][kind]["f_id"]
+        for name in ("true identity", "true clothing", "chance"):
+            assert other["retrieval"][kind][name] == one["retrieval"][kind][name]
+    same, changed = (one["retrieval"][kind] for kind in ("same_clothes", "other_clothes"))
+    assert same["true clothing"]["R1"] > 80 > changed["true clothing"]["R1"]
+    assert changed["true identity"] != same["true clothing"]
     assert [each["label"] for each in printed["groups"]] == ["A", "B"]
     found = printed["groups"][0]["numbers"][f"retrieval/other_clothes/{IDENTITY}/R1"]["mean"]
     assert found == one["retrieval"]["other_clothes"][IDENTITY]["R1"]
