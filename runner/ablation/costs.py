@@ -18,10 +18,11 @@ from runner.ablation.quantities import Quantity
 from runner.ablation.summary import Row, TableSummary
 from runner.ablation.views import large
 from runner.benches.fusion import BATCH, FusionCost, measure_costs
-from runner.palette import BLUE, INK, RULE, SOFT
+from runner.palette import COLOURS, INK, RULE, SOFT
 from runner.storage import write_atomically
 
 REPEATS = 5
+_MARKERS = "os^Dv"
 NOTES = (
     "Parameters and FLOPs are the fusion's; image FLOPs are of all that embeds an image with its "
     "description. They are of one image, a multiplication and an addition being two, of matrix "
@@ -94,7 +95,7 @@ def accuracy_of(summary: TableSummary) -> Quantity:
 
 def draw_costs(summary: TableSummary) -> Figure:
     """Accuracy against latency: a dot for each row, bars for its seeds' deviation and its range."""
-    figure = Figure(figsize=(6.4, 4.4), facecolor="white")
+    figure = Figure(figsize=(7.4, 4.2), facecolor="white")
     FigureCanvasAgg(figure)
     accuracy = accuracy_of(summary)
     figure.text(0.02, 0.975, summary.table.title, va="top", color=INK, weight="bold", size=12)
@@ -102,24 +103,25 @@ def draw_costs(summary: TableSummary) -> Figure:
     figure.text(0.02, 0.92, words, va="top", color=SOFT, size=9.5)
     figure.set_layout_engine("constrained", rect=(0.02, 0.02, 0.96, 0.85))
     axes = figure.subplots()
-    for row in summary.rows:
+    for index, row in enumerate(summary.rows):
         mine = row.estimate(accuracy)
         if mine is None:
             continue
         times = summary.costs[row.name].image_ms
         middle = median(times)
         axes.errorbar(
-            middle, mean := mine.mean, yerr=mine.deviation or None,
-            xerr=[[middle - min(times)], [max(times) - middle]], fmt="o", color=BLUE,
-            markersize=7, elinewidth=1.4, capsize=3, zorder=3,
-        )  # fmt: skip
-        axes.annotate(
-            _named(row, summary.costs[row.name]), (middle, mean), (9, 7),
-            textcoords="offset points", color=INK, fontsize=9, zorder=4,
+            middle, mine.mean, yerr=mine.deviation or None,
+            xerr=[[middle - min(times)], [max(times) - middle]],
+            fmt=_MARKERS[index % len(_MARKERS)], color=COLOURS[index % len(COLOURS)],
+            markersize=7, elinewidth=1.4, capsize=3, label=_named(row, summary.costs[row.name]),
         )  # fmt: skip
     axes.set_xlabel("ms per image, median and range", color=SOFT)
     axes.set_ylabel(f"{accuracy.heading} (%), mean ± sample standard deviation", color=SOFT)
-    axes.margins(x=0.28, y=0.2)
+    axes.legend(
+        loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, labelcolor=INK, fontsize=9,
+        labelspacing=1.2,
+    )  # fmt: skip
+    axes.margins(x=0.12, y=0.12)
     axes.grid(color=RULE, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
