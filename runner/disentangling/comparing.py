@@ -84,7 +84,7 @@ def to_json(sides: Sequence[Side]) -> list[dict[str, Any]]:
 def _probe_lines() -> list[Line]:
     found: list[Line] = []
     for group in ("identity", "clothing"):
-        section = f"probes of {group}, balanced accuracy (%)"
+        section = f"probes of {group} (%)"
         at = ("probes", "groups", group)
         found += [
             Line(section, name, (*at, "features", name, "balanced_accuracy"), 100.0)
@@ -95,7 +95,7 @@ def _probe_lines() -> list[Line]:
 
 
 def _dependence_lines() -> list[Line]:
-    section = f"dependence of {IDENTITY} and {CLOTHING}"
+    section = f"{IDENTITY} against {CLOTHING}"
     found: list[Line] = []
     for kernel in ("linear", "rbf"):
         at = ("dependence", f"{IDENTITY}, {CLOTHING}", kernel)
