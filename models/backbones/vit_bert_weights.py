@@ -38,7 +38,7 @@ _TINY_SPREAD = 64**-0.5
 """Standard deviation of the tiny towers' initial weights, one over the root of their width.
 
 transformers' 0.02 suits a width of 768. At 64 an attention layer would pass on a fortieth of what
-it is given, the class token and [CLS] would hardly see images and words, and no learning begin.
+it is given, and [CLS] hardly see the words: any two captions began with a cosine of 1.000 (0.986).
 """
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
