@@ -19,7 +19,7 @@ from pydantic import Field, field_validator, model_validator
 from tasks.datasets import synthetic
 from tasks.datasets.synthetic import SyntheticConfig
 from tasks.descriptions import attach, read_descriptions, with_dual_texts
-from tasks.drawn_styles import StyleConfig, StyleMethod, written_in_styles
+from tasks.drawn_styles import StyleConfig, StyleMethod, read_by_machine, written_in_styles
 from tasks.identities import (
     IdentityRule,
     choose_identities,
@@ -94,8 +94,9 @@ class BenchmarkConfig(ReadOptions):
     )
     style: StyleMethod | None = Field(
         default=None,
-        description="synthetic-t2i: write identity and clothing texts anew, in styles that this "
-        "clustering finds in the training captions of the first seen domain; null: as drawn",
+        description="synthetic-t2i: the machine writes identity and clothing texts in styles that "
+        "this clustering finds in the training captions of the first seen domain; null: it words "
+        "them as drawn annotators do",
     )
     style_options: StyleConfig = Field(
         default_factory=lambda: StyleConfig(), description="how styles are found"
@@ -260,6 +261,8 @@ def _read(config: BenchmarkConfig) -> tuple[list[RawDomain], list[RawDomain]]:
         by_name = {raw.name: raw for raws in drawn for raw in raws}
         if config.name == _DRAWN_BY_TEXT:
             by_name = {name: synthetic.searched_by_text(raw) for name, raw in by_name.items()}
+            if config.style is None:
+                by_name = read_by_machine(by_name, config.synthetic.seed)
         if config.style is not None:
             by_name = written_in_styles(
                 by_name, config.synthetic.seed, seen[0], config.style, config.style_options

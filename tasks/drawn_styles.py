@@ -1,9 +1,11 @@
-"""Identity and clothing texts of drawn people, written anew in the styles of their captions.
+"""Identity and clothing texts of drawn people, by a machine that reads every picture.
 
-What BDAM does with a language model, on people whose truth is known: the styles of the captions of
-the first seen domain's training people are found, and a machine that reads every picture (with
-mistakes of its own) writes both its texts in a style that is drawn for it. All that a table of
-clusterings changes is how the texts are worded.
+The machine makes mistakes of its own, other ones than the people whose captions are the queries: a
+text beside a searched image knows nothing of its captions. By default it words its texts as drawn
+annotators do. In styles, it does what BDAM does with a language model, on people whose truth is
+known: the styles of the captions of the first seen domain's training people are found, and both
+texts of a picture are written in a style that is drawn for it. All that a table of clusterings
+changes is how the texts are worded.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Literal
@@ -24,12 +26,12 @@ from pydantic import Field
 from tasks.retelling import PLAIN, retell
 from tasks.schema import FrozenConfig, RawDomain
 from tasks.styles import StyleOptions
-from tasks.synthetic.captions import perceive
+from tasks.synthetic.captions import perceive, write_machine_texts
 from tasks.synthetic.domains import SyntheticDomain, training_domains, unseen_domains
 from tasks.synthetic.facts import facts_of
 from tasks.synthetic.people import Person
 from tasks.synthetic.studio import person_of
-from tasks.wording import Styles, find_styles
+from tasks.wording import find_styles
 
 StyleMethod = Literal["none", "random", "kmeans", "gmm", "agglomerative", "hdbscan", "dbscan"]
 
@@ -77,6 +79,28 @@ class StyleConfig(FrozenConfig):
         )
 
 
+def read_by_machine(raws: Mapping[str, RawDomain], people_seed: int) -> dict[str, RawDomain]:
+    """Drawn domains with the texts of a machine that words them as drawn annotators do.
+
+    Args:
+        raws: by name, under the text-to-image protocol.
+        people_seed: of the drawing.
+
+    Raises:
+        OSError: the folder of the drawn people cannot be written.
+    """
+
+    def tell(person: Person, rng: np.random.Generator, image: str) -> dict[str, str]:
+        del image
+        identity, clothing = write_machine_texts(person, rng)
+        return {"identity": identity, "clothing": clothing}
+
+    files = {
+        name: raw.folder / f"{name}_dual-read{TEXTS_VERSION}.json" for name, raw in raws.items()
+    }
+    return _told(raws, people_seed, files, lambda: tell)
+
+
 def written_in_styles(
     raws: Mapping[str, RawDomain],
     people_seed: int,
@@ -84,7 +108,7 @@ def written_in_styles(
     method: StyleMethod,
     config: StyleConfig,
 ) -> dict[str, RawDomain]:
-    """Drawn domains with other identity and clothing texts, in a file beside the drawn ones.
+    """Drawn domains with the texts of a machine that writes in styles.
 
     The captions of test people are never read for it, nor those of a domain that is learned later
     or not at all.
@@ -104,21 +128,48 @@ def written_in_styles(
     content = [TEXTS_VERSION, method, config.model_dump(), people_seed, captions]
     key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
     files = {name: raw.folder / f"{name}_dual-{method}-{key}.json" for name, raw in raws.items()}
-    places = {each.name: each for each in (*training_domains(), *unseen_domains())}
-    missing = [places[name] for name in raws if not files[name].is_file()]
-    if missing:
+
+    def teller() -> Tell:
         styles = find_styles(captions, method, config.options)
-        for domain in missing:
-            entries = list(_entries(raws[domain.name], domain, people_seed, styles))
-            _write(files[domain.name], json.dumps(entries, indent=1) + "\n")
+
+        def tell(person: Person, rng: np.random.Generator, image: str) -> dict[str, str]:
+            read = perceive(person, rng)
+            style = styles.sample(image)
+            facts = facts_of({name: getattr(read, name) for name in _FACTS})
+            identity, clothing = retell(styles.styles[style].template or PLAIN, facts)
+            return {"identity": identity, "clothing": clothing, "style": str(style)}
+
+        return tell
+
     return {
-        name: replace(raw, dual_file=files[name], facts={**raw.facts, "style_method": method})
-        for name, raw in raws.items()
+        name: replace(raw, facts={**raw.facts, "style_method": method})
+        for name, raw in _told(raws, people_seed, files, teller).items()
     }
 
 
+Tell = Callable[[Person, np.random.Generator, str], dict[str, str]]
+"""What is said of a person in a picture, which is named by its domain and file."""
+
+
+def _told(
+    raws: Mapping[str, RawDomain],
+    people_seed: int,
+    files: Mapping[str, Path],
+    teller: Callable[[], Tell],
+) -> dict[str, RawDomain]:
+    """The domains with these files of texts; those that are missing are written."""
+    places = {each.name: each for each in (*training_domains(), *unseen_domains())}
+    missing = [places[name] for name in raws if not files[name].is_file()]
+    if missing:
+        tell = teller()
+        for domain in missing:
+            entries = list(_entries(raws[domain.name], domain, people_seed, tell))
+            _write(files[domain.name], json.dumps(entries, indent=1) + "\n")
+    return {name: replace(raw, dual_file=files[name]) for name, raw in raws.items()}
+
+
 def _entries(
-    raw: RawDomain, domain: SyntheticDomain, people_seed: int, styles: Styles
+    raw: RawDomain, domain: SyntheticDomain, people_seed: int, tell: Tell
 ) -> Iterator[dict[str, str]]:
     images = (*raw.train, *raw.test.query, *raw.test.gallery)
     people: dict[int, Person] = {}
@@ -129,12 +180,8 @@ def _entries(
         if key[0] not in people:
             people[key[0]] = person_of(people_seed, domain, key[0])
         rng = np.random.default_rng([people_seed, _READING, domain.index, *key])
-        read = perceive(people[key[0]], rng)
         file = Path(path).relative_to(raw.folder).as_posix()
-        style = styles.sample(f"{domain.name}/{file}")
-        facts = facts_of({name: getattr(read, name) for name in _FACTS})
-        identity, clothing = retell(styles.styles[style].template or PLAIN, facts)
-        yield {"file_path": file, "identity": identity, "clothing": clothing, "style": str(style)}
+        yield {"file_path": file, **tell(people[key[0]], rng, f"{domain.name}/{file}")}
 
 
 def _write(path: Path, content: str) -> None:

@@ -90,7 +90,8 @@ def searched_by_text(raw: RawDomain) -> RawDomain:
     """A drawn domain under the text-to-image protocol, on the same pictures.
 
     Every picture has its two free captions. Each caption of a test picture is a query, all test
-    pictures are the gallery; identity and clothing descriptions come from the same file.
+    pictures are the gallery. The annotators' own identity and clothing sentences in that file are
+    not taken: they share mistakes with the captions (`tasks.drawn_styles` has a machine's).
     """
     file = raw.folder / f"{raw.name}_captions.json"
     place = Place(raw.name, market1501.FACTS, raw.folder, Layout("drawn", market1501.FOLDERS))
@@ -106,7 +107,6 @@ def searched_by_text(raw: RawDomain) -> RawDomain:
         raw,
         train=tuple(captioned(raw.train)),
         test=text_split(captioned((*raw.test.query, *raw.test.gallery))),
-        dual_file=file,
     )
 
 

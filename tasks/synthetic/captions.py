@@ -55,6 +55,16 @@ def write_captions(person: Person, rng: np.random.Generator) -> Captions:
     )
 
 
+def write_machine_texts(person: Person, rng: np.random.Generator) -> tuple[str, str]:
+    """An identity and a clothing sentence by a reader of its own, who knows no caption.
+
+    Those of `write_captions` share the readings, and so the mistakes, of two free captions: beside
+    a searched image they would tell which captions are its own.
+    """
+    reader = _Annotator(perceive(person, rng), rng)
+    return reader.identity(), reader.clothing()
+
+
 def vocabulary() -> tuple[str, ...]:
     """Every word and sign that a sentence can contain, in lower case and in alphabetical order."""
     named = [*COLOURS, *SKINS, *HAIRS, *_motifs(), *_motifs().values(), _FRAME_WORDS]

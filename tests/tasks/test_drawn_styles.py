@@ -83,6 +83,27 @@ def test_the_texts_are_true_but_for_misreadings(root: Path) -> None:
     assert lost == [], "what is read of a picture depends on the clustering"
 
 
+def test_the_machine_makes_mistakes_of_its_own(root: Path) -> None:
+    """A searched image's text that shared its captions' mistakes would tell whose they are."""
+    machine, domain = texts(load(root)), training_domains()[0]
+    (folder,) = root.glob("synthetic-*/plaza")
+    entries = json.loads((folder / "plaza_captions.json").read_text())
+    misread = {"annotator": set[str](), "machine": set[str]()}
+    for entry in entries:
+        file = entry["file_path"]
+        skin = person_of(0, domain, int(Path(file).name[:4])).skin
+        for who, said in (
+            ("annotator", entry["identity"]),
+            ("machine", machine[str(folder / file)][0]),
+        ):
+            if f"{skin} skin" not in said:
+                misread[who].add(file)
+    assert misread["machine"]
+    assert misread["annotator"]
+    shared = misread["machine"] & misread["annotator"]
+    assert len(shared) < 0.5 * len(misread["machine"])
+
+
 def test_locks_say_it_and_tests_compare(root: Path) -> None:
     locks = {name: load(root, style=name).lock for name in ("none", "dbscan")}
     differences = lock_differences(locks)
