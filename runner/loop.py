@@ -363,6 +363,8 @@ class LifelongLoop:
         position = checkpoint.position
         if self.context.group.rank == 0:
             self.context.memory.reset(self.progress.memory_version, self.learner.memory_state())
+            # Killed between a checkpoint and this, at the very end nobody would do it later.
+            self.context.checkpoints.drop_chosen(but=chosen_epoch(self.progress.candidates))
         self._log(
             f"resumed at domain {position.domain + 1}, stage {position.stage + 1}, "
             f"epoch {position.epoch + 1}",

@@ -117,10 +117,11 @@ def draw_costs(summary: TableSummary) -> Figure:
         )  # fmt: skip
     axes.set_xlabel("ms per image, median and range", color=SOFT)
     axes.set_ylabel(f"{accuracy.heading} (%), mean ± sample standard deviation", color=SOFT)
-    axes.legend(
-        loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, labelcolor=INK, fontsize=9,
-        labelspacing=1.2,
-    )  # fmt: skip
+    if axes.containers:
+        axes.legend(
+            loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, labelcolor=INK,
+            fontsize=9, labelspacing=1.2,
+        )  # fmt: skip
     axes.margins(x=0.12, y=0.12)
     axes.grid(color=RULE, linewidth=0.8)
     axes.set_axisbelow(True)
