@@ -32,11 +32,10 @@ from tasks.chance import chance_scores
 from tasks.ranking import evaluate_ranking
 from tasks.sampling import derive_seed
 from tasks.schema import Record, Split
-from tasks.synthetic.captions import write_captions
+from tasks.synthetic.captions import PARTS, write_captions
 from tasks.transforms import normalise
 
 FILE = "attributes.json"
-PARTS = ("head", "upper", "lower", "foot")
 GLOBAL = "f"
 
 

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 
 from rich.console import Console
 
+from runner.commands.evaluate import add_model_arguments
+
 HELP = "measure how far identity and clothing came apart in runs of bdam"
 
 
@@ -21,14 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="finished runs of bdam on drawn people: names under the storage folder, or folders; "
         "several are shown side by side. key=value among them sets benchmark and evaluation",
     )  # fmt: skip
-    parser.add_argument("--storage", default="runs", help="folder of runs (default: runs)")
-    parser.add_argument(
-        "--after", metavar="DOMAIN", help="the model as it was after this domain (default: last)"
-    )
-    parser.add_argument(
-        "--checkpoint", choices=("last", "validation"), default="last",
-        help="the model at the end, or after the epoch chosen on validation people (default: last)",
-    )  # fmt: skip
+    add_model_arguments(parser)
     parser.add_argument(
         "--people", type=int, default=200, metavar="N", help="people of each domain (default: 200)"
     )
@@ -36,7 +31,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed", type=int, default=0, help="of outfits, folds and permutations (default: 0)"
     )
     parser.add_argument("--json", action="store_true", help="print JSON, with unrounded numbers")
-    parser.add_argument("--gpu", action="store_true", help="compute on the first CUDA device")
     parser.set_defaults(overrides=[])
 
 

@@ -27,6 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """What says which trained model is meant, and where it computes."""
     parser.add_argument("run", help="a run's folder, or its name under the storage folder")
+    add_model_arguments(parser)
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """What says where runs are, which of their models is meant, and where it computes."""
     parser.add_argument("--storage", default="runs", help="folder of runs (default: runs)")
     parser.add_argument(
         "--after", metavar="DOMAIN", help="the model as it was after this domain (default: last)"

@@ -221,11 +221,9 @@ class _Annotator:
 
     def identity(self) -> str:
         seen = self._seen
-        build = "slim" if seen.girth < 0.94 else "heavy" if seen.girth > 1.08 else "medium"
-        height = "tall" if seen.stature > 0.95 else "short" if seen.stature < 0.9 else "average"
         beard = " and a beard" if seen.beard else ""
         who = self._word(seen.sex)
-        body = f"{height} height, {build} build, {seen.skin} skin"
+        body = f"{seen.height} height, {seen.build} build, {seen.skin} skin"
         return f"{who} of {body}, {self._hair()}{beard}.".capitalize()
 
     def clothing(self) -> str:

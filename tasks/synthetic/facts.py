@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tasks.synthetic.people import build_of, height_of
 from tasks.words import with_article
 
 
@@ -33,9 +34,7 @@ def facts_of(person: Mapping[str, Any]) -> dict[str, str]:
 
 def height_and_build(person: Mapping[str, Any]) -> tuple[str, str]:
     """In words: tall, average or short; slim, medium or heavy."""
-    girth, stature = person["girth"], person["stature"]
-    height = "tall" if stature > 0.95 else "short" if stature < 0.9 else "average"
-    return height, "slim" if girth < 0.94 else "heavy" if girth > 1.08 else "medium"
+    return height_of(person["stature"]), build_of(person["girth"])
 
 
 def hair_of(person: Mapping[str, Any]) -> str:

@@ -79,12 +79,22 @@ class Person:
     @property
     def build(self) -> str:
         """slim, medium or heavy: `girth` in the words of the captions."""
-        return "slim" if self.girth < 0.94 else "heavy" if self.girth > 1.08 else "medium"
+        return build_of(self.girth)
 
     @property
     def height(self) -> str:
         """short, average or tall: `stature` in the words of the captions."""
-        return "tall" if self.stature > 0.95 else "short" if self.stature < 0.9 else "average"
+        return height_of(self.stature)
+
+
+def build_of(girth: float) -> str:
+    """slim, medium or heavy, of a multiple of the mean width."""
+    return "slim" if girth < 0.94 else "heavy" if girth > 1.08 else "medium"
+
+
+def height_of(stature: float) -> str:
+    """short, average or tall, of a share of the tallest body's height."""
+    return "tall" if stature > 0.95 else "short" if stature < 0.9 else "average"
 
 
 @dataclass(frozen=True, slots=True)
