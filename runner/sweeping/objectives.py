@@ -75,7 +75,7 @@ def best_trial(records: Sequence[TrialRecord], objective: Objective) -> TrialRec
 def pareto_front(
     records: Sequence[TrialRecord], objectives: Sequence[Objective]
 ) -> list[TrialRecord]:
-    """Finished trials that no other finished trial beats in one objective and equals in the rest."""
+    """Finished trials than which no other is better in one objective and as good in the rest."""
     known: list[tuple[TrialRecord, list[float]]] = []
     for record in records:
         if record.state != "finished" or record.last is None:
