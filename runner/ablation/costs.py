@@ -65,7 +65,7 @@ def costs_cells(summary: TableSummary) -> tuple[tuple[str, ...], list[tuple[str,
     """Headings and rows of the table of costs."""
     accuracy = accuracy_of(summary)
     reference = summary.costs[summary.table.reference]
-    headings = ("", "parameters", "FLOPs", "image FLOPs", "ms", "range", "times", "memory")
+    headings = ("", "parameters", "FLOPs", "image\nFLOPs", "ms", "times", "memory")
     rows: list[tuple[str, ...]] = []
     for row in summary.rows:
         cost, mine = summary.costs[row.name], row.estimate(accuracy)
@@ -78,8 +78,7 @@ def costs_cells(summary: TableSummary) -> tuple[tuple[str, ...], list[tuple[str,
                 large(cost.num_parameters),
                 large(cost.flops),
                 large(cost.image_flops),
-                f"{median(cost.image_ms):.3g}",
-                f"{min(cost.image_ms):.3g}-{max(cost.image_ms):.3g}",
+                f"{median(cost.image_ms):.3g}\n{min(cost.image_ms):.3g}-{max(cost.image_ms):.3g}",
                 f"{times:.2f}",
                 f"{large(cost.memory_bytes)}B",
                 "·" if mine is None else f"{mine.mean:.1f}",
