@@ -20,7 +20,7 @@ from models.losses.contrastive import (
     same_identity_or_caption,
     symmetric_contrastive,
 )
-from models.losses.decoupling import adversarial_matching, gate_balance, hsic
+from models.losses.decoupling import adversarial_matching, cka, gate_balance, hsic
 from models.losses.metric import batch_hard_triplet
 from models.reid import EmbeddingNetwork
 
@@ -197,7 +197,10 @@ def decoupling_terms(seen: Seen, losses: LossesConfig) -> dict[str, Tensor]:
         terms["clothing"] = contrast(seen.matched, 2, losses.clothing)
     if losses.decouple.weight:
         settings = losses.decouple
-        terms["decouple"] = hsic(seen.identity, seen.clothing, settings.kernel, settings.bandwidth)
+        dependence = hsic if settings.measure == "hsic" else cka
+        terms["decouple"] = dependence(
+            seen.identity, seen.clothing, settings.kernel, settings.bandwidth
+        )
     if losses.gate.weight:
         assert seen.gate is not None
         terms["gate"] = gate_balance(seen.gate)

@@ -90,8 +90,12 @@ class AdversarialTermConfig(TermConfig):
 
 
 class DecoupleTermConfig(TermConfig):
-    """HSIC between the gated identity and clothing features of the batch."""
+    """Dependence between the gated identity and clothing features of the batch."""
 
+    measure: Literal["hsic", "cka"] = Field(
+        default="hsic",
+        description="hsic (the paper), or cka: divided by the largest it could be, in [0, 1]",
+    )
     kernel: Kernel = Field(default="linear", description="kernel of the normalised features")
     bandwidth: float | None = Field(
         default=None, gt=0, description="rbf: s; null: the median distance of the batch"

@@ -1,4 +1,4 @@
-"""Keeping identity and clothing apart: adversarial matching, HSIC, and the balance of the gate.
+"""Keeping identity and clothing apart: adversarial matching, HSIC or CKA, and the gate's balance.
 
 All are of the global batch, and computed in single precision or better whatever autocast says.
 """
@@ -15,6 +15,7 @@ from models.losses.similarity import at_least_float32, cosine_matrix, masked_mea
 Kernel = Literal["linear", "rbf"]
 
 _LEAST_BANDWIDTH = 1e-6
+_LEAST_SPREAD = 1e-6
 
 
 def adversarial_matching(
@@ -77,6 +78,30 @@ def hsic(first: Tensor, second: Tensor, kernel: Kernel, bandwidth: float | None 
         centred_kernel(rows, kernel, bandwidth) for rows in (first, second)
     )
     return (centred_first * centred_second).sum() / max(len(first) - 1, 1) ** 2
+
+
+def cka(first: Tensor, second: Tensor, kernel: Kernel, bandwidth: float | None = None) -> Tensor:
+    """`hsic` divided by the largest it could be, sqrt(HSIC(first, first) HSIC(second, second)).
+
+    HSIC also falls where the rows of one feature merely draw together; this does not.
+
+    Args:
+        first: [B, D].
+        second: [B, E] of the same images.
+        kernel: which kernel.
+        bandwidth: as for `hsic`.
+
+    Returns:
+        Scalar in [0, 1] up to rounding; 0 with a finite gradient if either feature is the same for
+        all images.
+
+    Source: Kornblith et al. 2019 (centred kernel alignment); ours as a loss here.
+    """
+    centred_first, centred_second = (
+        centred_kernel(rows, kernel, bandwidth) for rows in (first, second)
+    )
+    squares = centred_first.square().sum() * centred_second.square().sum()
+    return (centred_first * centred_second).sum() / squares.clamp(min=_LEAST_SPREAD**4).sqrt()
 
 
 def centred_kernel(rows: Tensor, kernel: Kernel, bandwidth: float | None = None) -> Tensor:

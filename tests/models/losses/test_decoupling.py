@@ -158,10 +158,33 @@ def test_laws_of_hsic(num_images, seed, kernel):
     assert loss.item() == pytest.approx(same.item(), rel=1e-8, abs=1e-12)
 
 
+@settings(deadline=None, max_examples=30)
+@given(st.integers(2, 9), st.integers(0, 10_000), st.sampled_from(KERNELS))
+def test_laws_of_cka(num_images, seed, kernel):
+    first, second = draw(num_images, 4, seed=seed), draw(num_images, 3, seed=seed + 1)
+    alignment = decoupling.cka(first, second, kernel)
+    spreads = [naive_hsic(rows, rows, kernel) for rows in (first, second)]
+    wanted = naive_hsic(first, second, kernel) / math.sqrt(spreads[0] * spreads[1])
+    assert alignment.item() == pytest.approx(wanted, rel=1e-7, abs=1e-9)
+    assert -1e-9 <= alignment <= 1 + 1e-9
+    assert decoupling.cka(first, first, kernel).item() == pytest.approx(1)
+
+
+def test_drawing_rows_together_lowers_hsic_and_not_cka():
+    first, second = draw(8, 4), draw(8, 4, seed=1) * 0.5 + draw(8, 4)
+    apart = [measure(first, second, "linear") for measure in (decoupling.hsic, decoupling.cka)]
+    centre = torch.full((4,), 50.0, dtype=torch.float64)
+    drawn = [first + centre, second + centre]
+    together = [measure(*drawn, "linear") for measure in (decoupling.hsic, decoupling.cka)]
+    assert together[0] < 1e-4 * apart[0]
+    assert together[1] > 0.3 * apart[1]
+
+
+@pytest.mark.parametrize("measure", [decoupling.hsic, decoupling.cka])
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_one_image_costs_nothing(kernel):
+def test_one_image_costs_nothing(kernel, measure):
     first = draw(1, 4).requires_grad_()
-    loss = decoupling.hsic(first, draw(1, 3), kernel)
+    loss = measure(first, draw(1, 3), kernel)
     loss.backward()
     assert loss.item() == pytest.approx(0, abs=1e-12)
     assert first.grad.abs().max() < 1e-12
@@ -179,6 +202,7 @@ def test_values_and_gradients_are_finite_at_extremes(num_images, seed, scale):
     loss = loss + decoupling.adversarial_matching(first, second, pairs, 0.005)
     for kernel in KERNELS:
         loss = loss + decoupling.hsic(first, second, kernel)
+        loss = loss + decoupling.cka(first, second, kernel)
     loss = loss + decoupling.gate_balance(gate)
     loss.backward()
     for tensor in (loss, first.grad, second.grad, gate.grad):
