@@ -5,8 +5,9 @@ The reader of the learners refuses a file with an empty field; this one counts w
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,13 @@ from tasks.words import (
 )
 
 NUM_EXAMPLES = 5
+DUAL = ("identity", "clothing")
 _LONGEST_WORD = 20
 
 
 @dataclass(frozen=True, slots=True)
 class PartQuality:
-    """One of the four sentences, over the images of a file.
+    """One of the four sentences, or of the two texts, over the images of a file.
 
     Attributes:
         num_empty: images without it.
@@ -59,12 +61,12 @@ class Quality:
 
     Attributes:
         path: the file.
-        num_lines: lines that are not blank.
+        num_lines: lines that are not blank; entries of a JSON file.
         num_images: different images among the well-formed lines.
-        num_malformed: lines that have not five fields.
+        num_malformed: lines that have not five fields, entries without an image or a text.
         num_repeated: lines that a later line of the same image replaces.
         num_empty: images with at least one empty part, or one that says nothing ("none").
-        num_duplicated: images whose four sentences another image has as well.
+        num_duplicated: images of which another image has every part as well.
         num_contradictory: images of which a garment has two colours.
         parts: by part.
         examples: the first images by fault, and the commonest implausible words.
@@ -106,22 +108,16 @@ class Quality:
 
 
 def check_file(path: Path) -> Quality:
-    """Judges a file of part descriptions.
+    """Judges a file of part descriptions, or a JSON file of identity and clothing texts.
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: it is not UTF-8, or no line of it has five fields.
+        ValueError: it is not UTF-8 or not JSON, or nothing of it has the format.
     """
     if not path.is_file():
         raise FileNotFoundError(f"--check: {path} does not exist; expected a description file")
-    lines = [line for line in utf8_lines(path) if line.strip()]
-    split = [[each.strip() for each in line.split("\t\t\t")] for line in lines]
-    well = [fields for fields in split if len(fields) == 1 + len(PARTS) and fields[0]]
-    if not well:
-        raise ValueError(
-            f"--check: no line of {path} has an image and {len(PARTS)} sentences, separated by "
-            "three tabs"
-        )
+    parts = DUAL if path.suffix == ".json" else PARTS
+    num_lines, well = _entries(path) if parts is DUAL else _lines(path)
     rows = {name: tuple(sentences) for name, *sentences in well}
     empty = [name for name, row in rows.items() if any(map(is_nothing, row))]
     same = Counter(tuple(part.lower() for part in row) for row in rows.values())
@@ -130,20 +126,51 @@ def check_file(path: Path) -> Quality:
     examples = {"empty": empty, "duplicated": twins, "contradictory": contradictory}
     return Quality(
         path=path,
-        num_lines=len(lines),
+        num_lines=num_lines,
         num_images=len(rows),
-        num_malformed=len(lines) - len(well),
+        num_malformed=num_lines - len(well),
         num_repeated=len(well) - len(rows),
         num_empty=len(empty),
         num_duplicated=len(twins),
         num_contradictory=len(contradictory),
         parts={
             part: _part_quality(part, [row[at] for row in rows.values()])
-            for at, part in enumerate(PARTS)
+            for at, part in enumerate(parts)
         },
         examples={name: tuple(found[:NUM_EXAMPLES]) for name, found in examples.items()}
-        | {"implausible words": _commonest_implausible(rows.values())},
+        | {"implausible words": _commonest_implausible(parts, rows.values())},
     )
+
+
+def _lines(path: Path) -> tuple[int, list[list[str]]]:
+    """How many lines, and the fields of the well-formed ones: an image and its four sentences."""
+    lines = [line for line in utf8_lines(path) if line.strip()]
+    split = [[each.strip() for each in line.split("\t\t\t")] for line in lines]
+    well = [fields for fields in split if len(fields) == 1 + len(PARTS) and fields[0]]
+    if not well:
+        raise ValueError(
+            f"--check: no line of {path} has an image and {len(PARTS)} sentences, separated by "
+            "three tabs; identity and clothing texts are in a file that ends in .json"
+        )
+    return len(lines), well
+
+
+def _entries(path: Path) -> tuple[int, list[list[str]]]:
+    """How many entries, and the fields of the well-formed ones: an image and its two texts."""
+    try:
+        entries = json.loads("\n".join(utf8_lines(path)))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"--check: {path} is not JSON ({error})") from error
+    fields = ("file_path", *DUAL)
+    listed: list[Any] = entries if isinstance(entries, list) else []
+    well = [
+        [str(entry[name]).strip() for name in fields]
+        for entry in listed
+        if isinstance(entry, dict) and all(isinstance(entry.get(name), str) for name in fields)
+    ]
+    if not well:
+        raise ValueError(f"--check: expected a list of {{{', '.join(fields)}}} in {path}")
+    return len(listed), well
 
 
 def contradiction(sentences: Sequence[str]) -> str | None:
@@ -172,7 +199,7 @@ def implausible_words(sentence: str, part: str) -> list[str]:
     return [
         word
         for word, following in zip(found, [*found[1:], ""], strict=False)
-        if implausible(word, part) and not (word in nouns and following in GARMENTS[part])
+        if implausible(word, part) and not (word in nouns and following in _garments_of(part))
     ]
 
 
@@ -182,8 +209,9 @@ def implausible(word: str, part: str) -> bool:
     It cannot be with a digit, with a letter that is not Latin, with the same letter three times in
     a row, without a vowel, or with more than twenty letters.
     """
-    if any(word in GARMENTS[other] for other in PARTS if other != part):
-        return word not in GARMENTS[part] and word not in BAGS
+    own = _garments_of(part)
+    if word in all_garments() and word not in own and word not in BAGS:
+        return True
     letters = word.replace("-", "").replace("'", "")
     repeated = any(a == b == c for a, b, c in zip(word, word[1:], word[2:], strict=False))
     return (
@@ -193,6 +221,13 @@ def implausible(word: str, part: str) -> bool:
         or (len(letters) > 1 and not set(letters) & set("aeiouy"))
         or len(letters) > _LONGEST_WORD
     )
+
+
+def _garments_of(part: str) -> frozenset[str]:
+    """What may be named: an identity text says hair and headwear, a clothing text everything."""
+    if part == "clothing":
+        return all_garments()
+    return frozenset(GARMENTS["head" if part == "identity" else part])
 
 
 def _part_quality(part: str, sentences: Sequence[str]) -> PartQuality:
@@ -209,11 +244,11 @@ def _part_quality(part: str, sentences: Sequence[str]) -> PartQuality:
     )
 
 
-def _commonest_implausible(rows: Any) -> tuple[str, ...]:
+def _commonest_implausible(parts: Sequence[str], rows: Iterable[Sequence[str]]) -> tuple[str, ...]:
     counts = Counter(
         f"{word} ({part})"
         for row in rows
-        for part, sentence in zip(PARTS, row, strict=True)
+        for part, sentence in zip(parts, row, strict=True)
         for word in implausible_words(sentence, part)
     )
     return tuple(word for word, _ in counts.most_common(NUM_EXAMPLES))

@@ -25,7 +25,7 @@ def show_failures(console: Console, rows: Iterable[Row]) -> None:
 
 
 def show_quality(console: Console, quality: Quality) -> None:
-    """Two tables: of lines and images, and of the four parts."""
+    """Two tables: of lines and images, and of the parts."""
     console.print(str(quality.path), markup=False, highlight=False, soft_wrap=True)
     total = Table(box=None, pad_edge=False)
     total.add_column("what")

@@ -148,3 +148,36 @@ def test_what_is_no_description_file(content: bytes | None, message: str, tmp_pa
         path.write_bytes(content)
     assert main(["describe", "--check", str(path)]) == 2
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_identity_and_clothing_texts_are_judged_too(tmp_path: Path) -> None:
+    texts = [
+        ("a.jpg", "A tall man with black hair.", "A red shirt, blue jeans and white shoes."),
+        ("b.jpg", "A tall man with black hair.", "A red shirt, blue jeans and white shoes."),
+        ("c.jpg", "A woman in a green skirt.", "A green skirt and a brown skirt."),
+        ("d.jpg", "A woman with a cap.", "None."),
+    ]
+    entries = [
+        dict(zip(("file_path", "identity", "clothing"), text, strict=True)) for text in texts
+    ]
+    path = write(tmp_path / "d.json", json.dumps([*entries, {"file_path": "e.jpg"}, 3]))
+    found = check_file(path)
+    assert (found.num_lines, found.num_malformed, found.num_images) == (6, 2, 4)
+    assert found.examples["duplicated"] == ("a.jpg", "b.jpg")
+    assert found.examples["contradictory"] == ("c.jpg",)
+    assert found.examples["empty"] == ("d.jpg",)
+    assert found.examples["implausible words"] == ("skirt (identity)",)
+    assert found.parts.keys() == {"identity", "clothing"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[", "is not JSON"),
+        ("{}", "expected a list of {file_path, identity, clothing}"),
+        ('[{"file_path": "a.jpg", "identity": "A man."}]', "expected a list of"),
+    ],
+)
+def test_a_json_file_of_something_else_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_file(write(tmp_path / "d.json", text))
