@@ -13,7 +13,12 @@ from runner.lifelong import commands as command_names
 from tasks.reading import dataset_names
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", ROOT / "cluster.yaml", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "cluster.yaml",
+    *sorted((ROOT / "deploy").glob("*.yaml")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 KEYS = {key for name in learner_names() for key in schema_keys(name)}
 MAPPINGS = {
     path
