@@ -13,10 +13,10 @@ from models.cross_domain import (
     compares_parts,
     needs_old_model,
 )
-from models.gradnorm import GradNormConfig, check_tasks
+from models.gradnorm import BalancedConfig
 from models.heads.bdam import BdamConfig
 from models.heads.fusion import FusionConfig
-from models.learner import LearnerConfig, OptimizerConfig, ScheduleConfig
+from models.learner import OptimizerConfig, ScheduleConfig
 from models.losses.decoupling import Kernel
 from models.reid import InterpolationConfig, TermConfig, TripletTermConfig
 
@@ -130,7 +130,7 @@ def _optimizer() -> OptimizerConfig:
     return OptimizerConfig(lr=1e-4, weight_decay=1e-3, schedule=ScheduleConfig(kind="cosine"))
 
 
-class Config(LearnerConfig):
+class Config(BalancedConfig):
     """Settings of BDAM; every part of the paper's tables is a switch here."""
 
     name: Literal["bdam"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -151,7 +151,6 @@ class Config(LearnerConfig):
         "embedded by v alone, whatever the fusion learned",
     )
     losses: LossesConfig = Field(default_factory=LossesConfig)
-    gradnorm: GradNormConfig = Field(default_factory=GradNormConfig)
     alignment: tuple[Alignment, ...] = Field(
         default=(),
         description="from the second domain on: forms of L_IDA over the identity and the clothing "
@@ -178,11 +177,6 @@ class Config(LearnerConfig):
                 "gallery_descriptions=false embeds images by v, which losses.info alone trains: "
                 "give it a weight above 0, or set fusion.mixer=none"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _has_tasks_to_balance(self) -> Config:
-        check_tasks(self.gradnorm, self.balanced)
         return self
 
     @property

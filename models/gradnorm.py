@@ -1,8 +1,8 @@
 """GradNorm: task weights under which the losses pull on a shared layer in a chosen proportion.
 
-A learner opts in with four lines and stays what it is without them: a section
-`gradnorm: GradNormConfig` in its `Config`; a module of its own, built with the names of the terms
-to balance, `self.balance = GradNorm(config.gradnorm, names)`; in `forward`, in place of
+A learner opts in with four lines and stays what it is without them: its `Config` is a
+`BalancedConfig`; a module of its own, built with the names of the terms to balance,
+`self.balance = GradNorm(config.gradnorm, config.balanced)`; in `forward`, in place of
 `return result`,
 
     return self.balance(result, self.shared_parameters(), self.collective.gather)
@@ -15,6 +15,7 @@ optimiser. Where the section stands at `learner.gradnorm`, a run without it keep
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -23,7 +24,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
-from models.learner import StepResult
+from models.learner import LearnerConfig, StepResult
 from tasks.schema import FrozenConfig
 
 Gather = Callable[[Tensor], Tensor]
@@ -82,6 +83,22 @@ def check_tasks(config: GradNormConfig, names: Sequence[str]) -> None:
             f"GradNorm balances two or more differently named loss terms, came {list(names)}: "
             "give more terms a weight above 0, or set gradnorm.enabled=false"
         )
+
+
+class BalancedConfig(LearnerConfig):
+    """Settings of a learner whose terms GradNorm can weigh."""
+
+    gradnorm: GradNormConfig = Field(default_factory=GradNormConfig)
+
+    @property
+    @abstractmethod
+    def balanced(self) -> tuple[str, ...]:
+        """The terms that GradNorm weighs: those with a weight that all reach one shared layer."""
+
+    @model_validator(mode="after")
+    def _has_tasks_to_balance(self) -> BalancedConfig:
+        check_tasks(self.gradnorm, self.balanced)
+        return self
 
 
 class GradNorm(nn.Module):

@@ -9,11 +9,10 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from models.backbones.tower import Backbone
-from models.gradnorm import GradNorm, GradNormConfig, check_tasks
+from models.gradnorm import BalancedConfig, GradNorm
 from models.learner import (
     Collective,
     Learner,
-    LearnerConfig,
     OptimizerConfig,
     Probe,
     Stage,
@@ -46,7 +45,7 @@ class LossesConfig(FrozenConfig):
         return self
 
 
-class SupervisedConfig(LearnerConfig):
+class SupervisedConfig(BalancedConfig):
     """Settings of training by identity alone."""
 
     tower_terms: ClassVar[tuple[str, ...]] = ("identity", "triplet")
@@ -57,12 +56,6 @@ class SupervisedConfig(LearnerConfig):
     optimizer: OptimizerConfig = Field(
         default_factory=lambda: OptimizerConfig(lr=5e-6, weight_decay=1e-4)
     )
-    gradnorm: GradNormConfig = Field(default_factory=GradNormConfig)
-
-    @model_validator(mode="after")
-    def _has_tasks_to_balance(self) -> SupervisedConfig:
-        check_tasks(self.gradnorm, self.balanced)
-        return self
 
     @property
     def balanced(self) -> tuple[str, ...]:

@@ -14,8 +14,8 @@ from models.cross_domain import (
     compares_parts,
     needs_old_model,
 )
-from models.gradnorm import GradNormConfig, check_tasks
-from models.learner import LearnerConfig, OptimizerConfig, ScheduleConfig
+from models.gradnorm import BalancedConfig
+from models.learner import OptimizerConfig, ScheduleConfig
 from models.losses.contrastive import Similarity
 from models.reid import (
     BOTH_CLASSIFIERS,
@@ -143,7 +143,7 @@ def _image_stage() -> StageConfig:
     )
 
 
-class Config(LearnerConfig):
+class Config(BalancedConfig):
     """Settings of VLADR; every part of the ablation is a switch here."""
 
     name: Literal["vladr"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -209,7 +209,6 @@ class Config(LearnerConfig):
         "the necks as they stand make of them (authors' code)",
     )
     losses: LossesConfig = Field(default_factory=LossesConfig)
-    gradnorm: GradNormConfig = Field(default_factory=GradNormConfig)
     interpolation: InterpolationConfig = Field(default_factory=InterpolationConfig)
     mtad_identity: StageConfig = Field(default_factory=_prompt_stage)
     mtad_attribute: StageConfig = Field(default_factory=_prompt_stage)
@@ -233,11 +232,6 @@ class Config(LearnerConfig):
                 f"{' and '.join(EMBEDDING_FORMS)} compare embeddings under each batch's own "
                 "statistics, which cannot be kept: set teacher=model, or drop them from alignment"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _has_tasks_to_balance(self) -> Config:
-        check_tasks(self.gradnorm, self.balanced)
         return self
 
     @property

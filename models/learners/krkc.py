@@ -20,12 +20,11 @@ from torch.nn import functional
 
 from models.backbones.tower import Backbone
 from models.exemplars import Exemplars, ExemplarsConfig
-from models.gradnorm import GradNorm, GradNormConfig, check_tasks
+from models.gradnorm import BalancedConfig, GradNorm
 from models.interpolation import interpolate
 from models.learner import (
     Collective,
     Learner,
-    LearnerConfig,
     OptimizerConfig,
     Probe,
     ReplayShape,
@@ -100,7 +99,7 @@ class ConsolidationConfig(FrozenConfig):
     )
 
 
-class Config(LearnerConfig):
+class Config(BalancedConfig):
     """Settings of KRKC."""
 
     name: Literal["krkc"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -119,7 +118,6 @@ class Config(LearnerConfig):
     optimizer: OptimizerConfig = Field(
         default_factory=lambda: OptimizerConfig(lr=5e-6, weight_decay=5e-4)
     )
-    gradnorm: GradNormConfig = Field(default_factory=GradNormConfig)
 
     @field_validator("memory_lr_factors")
     @classmethod
@@ -127,11 +125,6 @@ class Config(LearnerConfig):
         if min(factors, default=-1.0) < 0:
             raise ValueError(f"expected one factor or more, each at least 0; got {list(factors)}")
         return factors
-
-    @model_validator(mode="after")
-    def _has_tasks_to_balance(self) -> Config:
-        check_tasks(self.gradnorm, self.balanced)
-        return self
 
     @property
     def balanced(self) -> tuple[str, ...]:
