@@ -20,6 +20,7 @@ import ray.train
 import torch
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
+from runner.capacity import MIN_WORKER_CPUS, await_resources, worker_bundles
 from runner.collectives import DistributedGroup, LocalGroup
 from runner.config import RunConfig, validate
 from runner.ray_memory import RayMemory, serve_memory
@@ -29,7 +30,6 @@ from runner.worker import run_worker
 from tasks.schema import Benchmark
 
 ROOT = Path(__file__).resolve().parents[1]
-MIN_WORKER_CPUS = 0.25
 CONNECT_TIMEOUT_S = 10.0
 
 
@@ -52,7 +52,8 @@ def run_on_ray(
     """
     height, width = config.backbone.image_height, config.backbone.image_width
     with connected(config):
-        cpus = worker_cpus(config, ray.cluster_resources())
+        room = await_resources(worker_bundles(config), config.cluster.wait_s)
+        cpus = worker_cpus(config, room)
         with (
             serve_memory(config.run_name),
             serve_stream(
@@ -143,7 +144,8 @@ def worker_cpus(config: RunConfig, resources: Mapping[str, float]) -> float:
     if cluster.use_gpu and resources.get("GPU", 0.0) < cluster.num_workers:
         raise ValueError(
             f"cluster.use_gpu: {cluster.num_workers} workers need as many GPUs, the cluster has "
-            f"{resources.get('GPU', 0.0):g}; lower cluster.num_workers or set cluster.use_gpu=false"
+            f"{resources.get('GPU', 0.0):g}; lower cluster.num_workers, set cluster.use_gpu=false, "
+            "or cluster.wait_s where an autoscaler adds machines"
         )
     return wanted
 

@@ -96,10 +96,11 @@ class ClusterConfig(FrozenConfig):
     address: str | None = Field(
         default=None, description="Ray cluster to join; default $RAY_ADDRESS, else a local one"
     )
+    wait_s: float = Field(
+        default=0.0, ge=0, description="seconds given to an autoscaler to make room; 0 = refuse"
+    )
     object_store_gb: float = Field(
-        default=0.5,
-        gt=0.1,
-        description="object store of a local cluster, GB (a joined one has its own)",
+        default=0.5, gt=0.1, description="object store of a local cluster, GB (others have theirs)"
     )
     max_failures: int = Field(
         default=3, ge=0, description="times the workers are restarted after a crash"
