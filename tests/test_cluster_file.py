@@ -153,11 +153,15 @@ def test_the_cloud_s_largest_run(cloud):
         fits(5)
 
 
-def test_a_run_fits_the_machines_that_are_there_at_once(cloud):
-    """What the file's own command asks for does not wait for the autoscaler."""
+def test_the_file_s_own_run_waits_for_its_machines(cloud):
     text = FILES["cloud"].read_text(encoding="utf-8")
-    (wanted,) = re.findall(r"^# .*cluster\.num_workers=(\d+)", text, flags=re.MULTILINE)
-    assert resources_of(cloud, "min_workers")["GPU"] >= int(wanted)
+    given = re.findall(r"\b(cluster\.\w+)=(\S+)", text)
+    config = load_config("vladr", [f"{key}={value}" for key, value in given])
+    needed = config.cluster.num_workers
+    assert resources_of(cloud, "min_workers").get("GPU", 0) < needed
+    assert config.cluster.wait_s >= 600, "a machine of the cloud takes minutes"
+    assert resources_of(cloud, "max_workers")["GPU"] >= needed
+    assert config.cluster.use_gpu
 
 
 def test_storage_is_shared_before_the_container_needs_it(cloud):
