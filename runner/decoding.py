@@ -33,7 +33,8 @@ class DataConfig(FrozenConfig):
         gt=0,
         le=0.45,
         description="share of one node's object store that one decoded domain may take (two are "
-        "held at a time); a larger domain is decoded as it is read",
+        "held at a time), and that all images together may take which the trials of a sweep share; "
+        "what is larger is decoded as it is read",
     )
     decode_cpus: float = Field(
         default=0.25, gt=0, le=1, description="CPUs that a decoding task asks for"

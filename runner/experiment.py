@@ -15,6 +15,7 @@ from runner.checkpoints import CheckpointStore
 from runner.config import RunConfig, base_folder, flatten, learner_module
 from runner.evaluation import check_queries
 from runner.events import EventSpool
+from runner.pixels import Decoder, decode_many
 from runner.progress import ProgressView, follow
 from runner.reporting import write_figures
 from runner.selection import check_selection, selection
@@ -44,7 +45,11 @@ class RunResult:
 
 
 def run_experiment(
-    config: RunConfig, *, fresh: bool = False, view: ProgressView | None = None
+    config: RunConfig,
+    *,
+    fresh: bool = False,
+    view: ProgressView | None = None,
+    decode: Decoder = decode_many,
 ) -> RunResult:
     """Runs, or goes on with, the run that `config` describes.
 
@@ -53,6 +58,8 @@ def run_experiment(
             ray nor mlflow; `sync` tracks it afterwards.
         fresh: start over, dropping what an earlier start of the same run left.
         view: shows events while the run goes on.
+        decode: files to pixels, for a run in this process; see `runner.sweeping.sharing`. Ray
+            Train's workers decode for themselves.
 
     Raises:
         ValueError, OSError: the input is wrong; says what was expected, what came, what to do.
@@ -72,7 +79,7 @@ def run_experiment(
             _announce(spool, config, benchmark, attempt)
             tracker = _tracker(storage, config)
             try:
-                outcome = _compute(config, benchmark, storage, attempt)
+                outcome = _compute(config, benchmark, storage, attempt, decode)
                 results = summarise(config, benchmark, outcome, attempt, time.time() - began)
                 storage.write_results(results)
                 write_figures(results, storage.folder)
@@ -171,12 +178,12 @@ def summarise(
 
 
 def _compute(
-    config: RunConfig, benchmark: Benchmark, storage: RunStorage, attempt: int
+    config: RunConfig, benchmark: Benchmark, storage: RunStorage, attempt: int, decode: Decoder
 ) -> dict[str, Any]:
     if config.cluster.num_workers == 0:
         from runner.worker import run_in_process
 
-        return run_in_process(config, benchmark, storage, attempt)
+        return run_in_process(config, benchmark, storage, attempt, decode)
     from runner.cluster import run_on_ray
 
     checkpoint = CheckpointStore(storage.checkpoints, config.hash).latest()

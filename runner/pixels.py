@@ -7,7 +7,7 @@ torch would cost every one of them seconds and half a gigabyte.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO
 
@@ -32,6 +32,11 @@ class DecodedImages:
 
     pixels: np.ndarray
     errors: Mapping[int, str]
+
+
+Decoder = Callable[[Sequence[str], int, int], DecodedImages]
+"""`decode_many`, or what gives the same for files (in order), height and width without decoding
+all of them; its pixels may be read-only."""
 
 
 def decode_image(path: str | IO[bytes], height: int, width: int) -> np.ndarray:

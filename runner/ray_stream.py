@@ -223,7 +223,7 @@ def _domain_files(
         return None
     domain = benchmark.steps[index]
     size_bytes = decoded_bytes(len(domain.train), options.height, options.width)
-    held = size_bytes <= config.object_store_share * _smallest_store_bytes()
+    held = size_bytes <= config.object_store_share * smallest_store_bytes()
     return DomainFiles(domain.name, tuple(record.image_path for record in domain.train), held)
 
 
@@ -234,9 +234,12 @@ def _decode_options(config: DataConfig, height: int, width: int) -> DecodeOption
     return DecodeOptions(height, width, config.decode_cpus, IMAGES_PER_BLOCK, num_tasks)
 
 
-def _smallest_store_bytes() -> float:
-    # Every node whose workers train holds a whole copy of the domain, so that the smallest store
-    # is the limit and not the sum of all.
+def smallest_store_bytes() -> float:
+    """Object store of the node that has least of it, in bytes.
+
+    Every node that trains holds a whole copy of what is decoded, so that the smallest store is the
+    limit and not the sum of all.
+    """
     nodes = (node["Resources"] for node in ray.nodes() if node["Alive"])
     return min(
         resources.get("object_store_memory", 0.0) for resources in nodes if resources.get("CPU")

@@ -18,7 +18,7 @@ from typing import Protocol
 import numpy as np
 
 from runner.decoding import DataConfig
-from runner.pixels import DecodedImages, decode_many
+from runner.pixels import DecodedImages, Decoder, decode_many
 from runner.prefetch import ahead
 from runner.quarantine import BadImage, Quarantine
 from tasks.schema import Benchmark, Domain, Record
@@ -179,6 +179,7 @@ class LocalStream:
         quarantine_path: the run's list of unreadable images.
         capacity_bytes: memory of which one domain may take `data.object_store_share`; by default
             30% of the machine's, which is what Ray would give to its object store.
+        decode: files to pixels; a sweep's trials take what is decoded already.
     """
 
     def __init__(
@@ -189,10 +190,12 @@ class LocalStream:
         width: int,
         quarantine_path: Path,
         capacity_bytes: float | None = None,
+        decode: Decoder = decode_many,
     ) -> None:
         self._benchmark = benchmark
         self._config = config
         self._height, self._width = height, width
+        self._files_to_pixels = decode
         self._quarantine = Quarantine(quarantine_path)
         capacity = 0.3 * _physical_memory_bytes() if capacity_bytes is None else capacity_bytes
         self._budget_bytes = config.object_store_share * capacity
@@ -247,7 +250,8 @@ class LocalStream:
         self, chunks: Iterable[list[str]]
     ) -> Iterator[tuple[list[str], DecodedImages]]:
         return ahead(
-            ((paths, decode_many(paths, self._height, self._width)) for paths in chunks), depth=1
+            ((paths, self._files_to_pixels(paths, self._height, self._width)) for paths in chunks),
+            depth=1,
         )
 
     def _start(self, index: int) -> Future[_DecodedDomain]:
@@ -264,7 +268,7 @@ class LocalStream:
         for paths in path_chunks(records, IMAGES_PER_BLOCK):
             if self._stopped.is_set():
                 break
-            decoded = decode_many(paths, self._height, self._width)
+            decoded = self._files_to_pixels(paths, self._height, self._width)
             errors.update({start + at: reason for at, reason in decoded.errors.items()})
             if held:
                 blocks.append(decoded.pixels)

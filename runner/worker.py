@@ -16,6 +16,7 @@ from runner.config import RunConfig, learner_module
 from runner.events import EventSpool
 from runner.loop import LifelongLoop, WorkerContext
 from runner.memory import LocalMemory, MemoryStore
+from runner.pixels import Decoder, decode_many
 from runner.storage import RunStorage
 from runner.stream import DomainStream, LocalStream
 from tasks.sampling import derive_seed
@@ -72,11 +73,16 @@ def num_trainable_parameters(learner: Learner) -> int:
 
 
 def run_in_process(
-    config: RunConfig, benchmark: Benchmark, storage: RunStorage, attempt: int
+    config: RunConfig,
+    benchmark: Benchmark,
+    storage: RunStorage,
+    attempt: int,
+    decode: Decoder = decode_many,
 ) -> dict[str, Any]:
     """The whole run in this process: no Ray, no MLflow, the same numbers."""
     height, width = config.backbone.image_height, config.backbone.image_width
-    stream = LocalStream(benchmark, config.data, height, width, Path(storage.quarantine_file))
+    quarantine = Path(storage.quarantine_file)
+    stream = LocalStream(benchmark, config.data, height, width, quarantine, decode=decode)
     device = torch.device("cuda" if config.cluster.use_gpu else "cpu")
     threads = torch.get_num_threads()
     try:

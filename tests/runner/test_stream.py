@@ -16,6 +16,7 @@ from runner.decoding import DataConfig
 from runner.pixels import decode_many
 from runner.quarantine import BadImage, Quarantine
 from runner.stream import IMAGES_PER_BLOCK, BlockImages, DomainStream, LocalStream
+from runner.sweeping.shared_images import FileList, SharedDecoder, files_in_order
 from tasks.schema import Benchmark, Domain, Record, Split
 
 HEIGHT, WIDTH = 32, 16
@@ -75,9 +76,19 @@ def corrupt(benchmark: Benchmark, folder: Path) -> tuple[Benchmark, Path, Path]:
     return Benchmark(benchmark.name, seen, (), {}), torn, text
 
 
+def shared_decoder(benchmark: Benchmark) -> SharedDecoder:
+    """All of a benchmark's files, decoded in blocks of uneven sizes."""
+    portions = files_in_order(benchmark)
+    files = FileList.of([path for portion in portions for path in portion], HEIGHT, WIDTH)
+    return SharedDecoder(files, [decode_many(portion, HEIGHT, WIDTH) for portion in portions])
+
+
 @dataclass
 class Harness:
-    """Opens streams of one kind ("local" or "ray"); every run has its own quarantine file."""
+    """Opens streams of one kind; every run has its own quarantine file.
+
+    "shared" is a local one whose files somebody else has decoded.
+    """
 
     kind: str
     quarantine: Path
@@ -86,8 +97,9 @@ class Harness:
     def start(self, benchmark: Benchmark, *, held: bool = True, bad: float = 0.0) -> DomainStream:
         share = 0.3 if held else 1e-9
         config = DataConfig(max_bad_share=bad, object_store_share=share, evaluation_batch_size=8)
-        if self.kind == "local":
-            stream = LocalStream(benchmark, config, HEIGHT, WIDTH, self.quarantine)
+        if self.kind != "ray":
+            decode = decode_many if self.kind == "local" else shared_decoder(benchmark)
+            stream = LocalStream(benchmark, config, HEIGHT, WIDTH, self.quarantine, decode=decode)
             self.exits.callback(stream.close)
             return stream
         from runner.ray_stream import RayStream, serve_stream
@@ -102,7 +114,7 @@ class Harness:
         return [json.loads(line) for line in self.quarantine.read_text().splitlines()]
 
 
-@pytest.fixture(params=["local", "ray"])
+@pytest.fixture(params=["local", "shared", "ray"])
 def harness(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Harness]:
     if request.param == "ray":
         request.getfixturevalue("ray_session")

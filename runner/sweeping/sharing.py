@@ -1,0 +1,124 @@
+"""What the trials of a sweep share: images that are decoded once and lie in the object store.
+
+The driver decodes before its first trial and owns the result, so it lives as long as the sweep: an
+object that a trial had put there would die with that trial. Every node holds one copy, which all
+its trials read without copying. Plain tasks decode, not Ray Data: nothing needs to be held back,
+as all of it is kept, and a pipeline's start alone takes as long as decoding a small benchmark.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from runner.config import RunConfig
+from runner.pixels import DecodedImages, Decoder, decode_many
+from runner.ray_stream import smallest_store_bytes
+from runner.stream import IMAGES_PER_BLOCK, decoded_bytes
+from runner.sweeping.shared_images import FileList, SharedDecoder, files_in_order, fitting
+from tasks.schema import Benchmark
+
+LOG = logging.getLogger(__name__)
+
+SIZE_KEYS = frozenset({"backbone.image_height", "backbone.image_width"})
+"""Where these are searched, trials would decode to other sizes than what is shared."""
+
+FETCH_TIMEOUT_S = 120.0
+"""For the blocks to reach a trial's node; what is lost with a node is decoded again by a task,
+which must not wait for a CPU that the trial itself holds."""
+
+
+@dataclass(frozen=True)
+class SharedImages:
+    """What trials are given (`tune.with_parameters`); the driver keeps it while they run.
+
+    Attributes:
+        blocks: references to `DecodedImages`; none where nothing is shared.
+        files: reference to the `FileList` of all of them, in a tuple lest Ray resolves it.
+        num_shared: decoded images that are shared.
+        num_images: different images of the benchmark.
+        why: what keeps the others from it, or "".
+    """
+
+    blocks: tuple[ray.ObjectRef, ...] = ()
+    files: tuple[ray.ObjectRef, ...] = ()
+    num_shared: int = 0
+    num_images: int = 0
+    why: str = ""
+
+    def __str__(self) -> str:
+        said = f"{self.num_shared} of {self.num_images} images are decoded once for all trials"
+        return f"{said}; trials decode the others themselves: {self.why}" if self.why else said
+
+    def decoder(self) -> Decoder:
+        """For `run_experiment`, in a trial's process: maps the blocks into its memory.
+
+        Sharing saves time and nothing else: a trial that cannot have the blocks decodes.
+        """
+        if not self.blocks:
+            return decode_many
+        try:
+            files: FileList = ray.get(self.files[0], timeout=FETCH_TIMEOUT_S)
+            blocks: list[DecodedImages] = ray.get(list(self.blocks), timeout=FETCH_TIMEOUT_S)
+        except RayError as error:
+            LOG.warning("the shared images cannot be had; decoding them here: %s", error)
+            return decode_many
+        return SharedDecoder(files, blocks)
+
+
+def share_images(
+    benchmark: Benchmark, config: RunConfig, searched: Iterable[str] = ()
+) -> SharedImages:
+    """Decodes a benchmark's images into the object store; returns once all are there.
+
+    Together they take at most `data.object_store_share` of the smallest node's store.
+
+    Args:
+        benchmark: as the trials read it. Other files than its own are decoded by the trials.
+        config: of a trial, without the searched values.
+        searched: configuration paths whose values differ between trials.
+    """
+    height, width = config.backbone.image_height, config.backbone.image_width
+    portions = files_in_order(benchmark)
+    num_images = sum(map(len, portions))
+    if sizes := SIZE_KEYS.intersection(searched):
+        return SharedImages(num_images=num_images, why=f"{min(sizes)} is searched")
+    budget_bytes = config.data.object_store_share * smallest_store_bytes()
+    chosen = fitting(portions, int(budget_bytes / decoded_bytes(1, height, width)))
+    files = FileList.of([path for portion in chosen for path in portion], height, width)
+    num_shared = len(files.paths)
+    why = "" if num_shared == num_images else "all together exceed data.object_store_share"
+    if not num_shared:
+        return SharedImages(num_images=num_images, why=why)
+    blocks = _decode(chosen, height, width, config.data.decode_cpus)
+    return SharedImages(tuple(blocks), (ray.put(files),), num_shared, num_images, why)
+
+
+def _decode(
+    portions: Sequence[Sequence[str]], height: int, width: int, task_cpus: float
+) -> list[ray.ObjectRef]:
+    """References to decoded blocks, none of them of two portions."""
+    chunks = [
+        portion[start : start + IMAGES_PER_BLOCK]
+        for portion in portions
+        for start in range(0, len(portion), IMAGES_PER_BLOCK)
+    ]
+    remote = ray.remote(num_cpus=task_cpus, scheduling_strategy="SPREAD")
+    task: Any = remote(decode_many)
+    # As many decoders as CPUs, each in a process of its own.
+    num_tasks = max(1, int(ray.cluster_resources().get("CPU", 1)))
+    blocks: list[ray.ObjectRef] = []
+    running = deque[ray.ObjectRef]()
+    for chunk in chunks:
+        if len(running) == num_tasks:
+            ray.wait([running.popleft()], fetch_local=False)
+        blocks.append(task.remote(chunk, height, width))
+        running.append(blocks[-1])
+    ray.wait(blocks, num_returns=len(blocks), fetch_local=False)
+    return blocks

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from runner.pixels import decode_many
+from runner.sweeping.shared_images import FileList, SharedDecoder, files_in_order, fitting
+from tasks.schema import Benchmark, Domain, Record, Split
+
+HEIGHT, WIDTH = 8, 4
+NUM_SHARED, NUM_FILES = 9, 13
+UNREADABLE = (3, 10)
+
+
+def draw(path: Path, seed: int) -> None:
+    pixels = np.random.default_rng(seed).integers(0, 256, (10, 5, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Files, the first nine of which are shared; one of either kind is unreadable, one missing."""
+    folder = tmp_path_factory.mktemp("people")
+    files = [folder / f"{number}.png" for number in range(NUM_FILES)]
+    for number, file in enumerate(files[:-1]):
+        draw(file, number)
+    for number in UNREADABLE:
+        files[number].write_text("not an image")
+    return [str(file) for file in files]
+
+
+def share(paths: Sequence[str], *cuts: int) -> SharedDecoder:
+    bounds = [0, *cuts, len(paths)]
+    blocks = [
+        decode_many(paths[start:stop], HEIGHT, WIDTH) for start, stop in itertools.pairwise(bounds)
+    ]
+    for block in blocks:
+        block.pixels.flags.writeable = False
+    return SharedDecoder(FileList.of(paths, HEIGHT, WIDTH), blocks)
+
+
+@given(
+    wanted=st.lists(st.integers(0, NUM_FILES - 1), max_size=12),
+    cuts=st.lists(st.integers(0, NUM_SHARED), max_size=3).map(sorted),
+)
+def test_any_files_are_those_that_decoding_gives(
+    paths: list[str], wanted: list[int], cuts: list[int]
+) -> None:
+    chosen = [paths[number] for number in wanted]
+    served = share(paths[:NUM_SHARED], *cuts)(chosen, HEIGHT, WIDTH)
+    decoded = decode_many(chosen, HEIGHT, WIDTH)
+    assert served.pixels.dtype == np.uint8
+    np.testing.assert_array_equal(served.pixels, decoded.pixels)
+    assert served.errors == decoded.errors
+
+
+def test_neighbours_of_a_block_are_not_copied(paths: list[str]) -> None:
+    shared = share(paths[:NUM_SHARED], 5)
+    one, again = (shared(paths[1:4], HEIGHT, WIDTH).pixels for _ in range(2))
+    assert np.shares_memory(one, again)
+    assert not one.flags.writeable
+    both = shared(paths[4:6], HEIGHT, WIDTH).pixels
+    assert not np.shares_memory(both, shared(paths[4:5], HEIGHT, WIDTH).pixels)
+
+
+def test_another_size_is_decoded(paths: list[str]) -> None:
+    shared = share(paths[:NUM_SHARED])
+    for size in ((HEIGHT, WIDTH + 1), (HEIGHT + 1, WIDTH), (WIDTH, HEIGHT)):
+        expected = decode_many(paths[:2], *size).pixels
+        np.testing.assert_array_equal(shared(paths[:2], *size).pixels, expected)
+
+
+def test_a_file_that_changed_is_decoded(tmp_path: Path) -> None:
+    files = [tmp_path / f"{number}.bmp" for number in range(3)]
+    for number, file in enumerate(files):
+        draw(file, number)
+    paths = [str(file) for file in files]
+    shared = share(paths)
+    before = shared(paths, HEIGHT, WIDTH).pixels
+    draw(files[1], 77)  # a bitmap of the same size: only the time of change tells
+    os.utime(files[1], ns=(0, files[1].stat().st_mtime_ns + 1))
+    files[2].unlink()
+    served, decoded = shared(paths, HEIGHT, WIDTH), decode_many(paths, HEIGHT, WIDTH)
+    np.testing.assert_array_equal(served.pixels, decoded.pixels)
+    assert (served.pixels[1] != before[1]).any()
+    assert served.errors == decoded.errors
+    assert "FileNotFoundError" in served.errors[2]
+
+
+def test_tests_come_before_training_and_nothing_comes_twice() -> None:
+    def records(*names: str) -> tuple[Record, ...]:
+        return tuple(Record(name, 0, 0) for name in names)
+
+    seen = Domain(
+        "seen", records("a", "b"), Split(records("v"), records("v", "w")), Split(records("q"), ())
+    )
+    # Captions search an image gallery: the queries' own images are never decoded.
+    by_text = Split(records("b", "t"), records("g", "q"), "text")
+    unseen = Domain("unseen", records("never"), Split((), ()), by_text)
+    benchmark = Benchmark("two", (seen,), (unseen,), {})
+    assert files_in_order(benchmark) == [["q"], ["v", "w"], ["g"], ["a", "b"]]
+    # Joint training learns the same files.
+    assert files_in_order(benchmark.for_course("joint")) == files_in_order(benchmark)
+
+
+def test_what_does_not_fit_is_passed_over() -> None:
+    portions = ["ab", "cdef", "g", "hi"]
+    assert fitting(portions, 3) == ["ab", "g"]
+    assert fitting(portions, 9) == portions
+    assert fitting(portions, 0) == []

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+from runner.config import RunConfig
+from runner.experiment import read_benchmark, run_experiment
+from runner.pixels import decode_many
+from runner.sweeping import shared_images
+from runner.sweeping.shared_images import files_in_order
+from tasks.schema import Benchmark
+
+MakeConfig = Callable[..., RunConfig]
+SIZE = (64, 32)
+
+
+@pytest.fixture(scope="module")
+def config(
+    tiny_config: MakeConfig, tmp_path_factory: pytest.TempPathFactory, ray_session: None
+) -> RunConfig:
+    return tiny_config(tmp_path_factory.mktemp("runs"), "finetune", "learner.epochs=1")
+
+
+@pytest.fixture(scope="module")
+def benchmark_(config: RunConfig) -> Benchmark:
+    return read_benchmark(config)
+
+
+@pytest.fixture(scope="module")
+def shared(benchmark_: Benchmark, config: RunConfig) -> Any:
+    from runner.sweeping.sharing import share_images
+
+    return share_images(benchmark_, config)
+
+
+def test_all_images_are_shared(shared: Any, benchmark_: Benchmark) -> None:
+    paths = [path for portion in files_in_order(benchmark_) for path in portion]
+    assert shared.num_shared == shared.num_images == len(paths)
+    assert str(shared) == f"{len(paths)} of {len(paths)} images are decoded once for all trials"
+    served = shared.decoder()(paths, *SIZE)
+    np.testing.assert_array_equal(served.pixels, decode_many(paths, *SIZE).pixels)
+    assert not served.errors
+
+
+def test_trials_read_them_in_place_and_may_die(shared: Any, benchmark_: Benchmark) -> None:
+    import ray
+    from ray.exceptions import RayActorError
+
+    paths = files_in_order(benchmark_)[0][:4]
+
+    class Trial:
+        def look(self, shared: Any) -> tuple[bool, int]:
+            pixels = shared.decoder()(paths, *SIZE).pixels
+            return bool(pixels.flags.writeable), int(pixels.sum())
+
+        def die(self) -> None:
+            os._exit(1)
+
+    expected = int(decode_many(paths, *SIZE).pixels.sum(dtype=np.int64))
+    trial: Any = ray.remote(num_cpus=0)(Trial).remote()
+    assert ray.get(trial.look.remote(shared)) == (False, expected)
+    with pytest.raises(RayActorError):
+        ray.get(trial.die.remote())
+    assert int(shared.decoder()(paths, *SIZE).pixels.sum(dtype=np.int64)) == expected
+
+
+def test_a_run_on_shared_images_gives_the_same_results(
+    shared: Any,
+    config: RunConfig,
+    no_pictures: None,
+    numbers_of: Callable[[Mapping[str, Any]], dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    alone = run_experiment(config, fresh=True).results
+    decode = shared.decoder()
+
+    def nothing_is_left_to_decode(paths: list[str], *_: int) -> Any:
+        assert not paths
+        return decode_many(paths, *SIZE)
+
+    monkeypatch.setattr(shared_images, "decode_many", nothing_is_left_to_decode)
+    together = run_experiment(config, fresh=True, decode=decode).results
+    assert numbers_of(together) == numbers_of(alone)
+
+
+def test_what_exceeds_the_budget_is_left_to_the_trials(
+    benchmark_: Benchmark, config: RunConfig
+) -> None:
+    from runner.sweeping.sharing import share_images
+
+    portions = files_in_order(benchmark_)
+    fits = len(portions[0]) * SIZE[0] * SIZE[1] * 3
+    data = config.data.model_copy(update={"object_store_share": fits / 300_000_000})
+    some = share_images(benchmark_, config.model_copy(update={"data": data}))
+    assert 0 < some.num_shared < some.num_images
+    assert "decode the others themselves: all together exceed data.object_store_share" in str(some)
+    paths = [path for portion in portions for path in portion]
+    served = some.decoder()(paths, *SIZE)
+    np.testing.assert_array_equal(served.pixels, decode_many(paths, *SIZE).pixels)
+    data = config.data.model_copy(update={"object_store_share": 1e-9})
+    none = share_images(benchmark_, config.model_copy(update={"data": data}))
+    assert none.num_shared == 0
+    assert none.decoder() is decode_many
+
+
+def test_a_searched_image_size_shares_nothing(benchmark_: Benchmark, config: RunConfig) -> None:
+    from runner.sweeping.sharing import share_images
+
+    found = share_images(benchmark_, config, ["learner.lr", "backbone.image_width"])
+    assert found.num_shared == 0
+    assert "backbone.image_width is searched" in str(found)
+    assert found.decoder() is decode_many
+
+
+def test_lost_blocks_are_decoded_by_the_trial(
+    shared: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import ray
+    from ray.exceptions import GetTimeoutError
+
+    def lost(*_: object, **__: object) -> None:
+        raise GetTimeoutError("not in time")
+
+    monkeypatch.setattr(ray, "get", lost)
+    assert shared.decoder() is decode_many
+    assert "decoding them here: not in time" in caplog.text
