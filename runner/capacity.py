@@ -13,6 +13,8 @@ from runner.config import RunConfig
 
 MIN_WORKER_CPUS = 0.25
 POLL_S = 2.0
+TRAIN_WAITS_S = 60.0
+"""How long Ray Train waits for room when it starts workers, unless it is told otherwise."""
 
 
 def worker_bundles(config: RunConfig) -> list[dict[str, float]]:
@@ -50,6 +52,13 @@ def await_resources(bundles: Sequence[Mapping[str, float]], wait_s: float) -> di
     finally:
         ray.autoscaler.sdk.request_resources(bundles=[])
     return resources
+
+
+def patience(wait_s: float) -> dict[str, str]:
+    """Environment that lets Ray Train wait as long for the machine that replaces a lost one."""
+    if wait_s <= TRAIN_WAITS_S:
+        return {}
+    return {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": f"{wait_s:g}"}
 
 
 def _resources() -> dict[str, float]:

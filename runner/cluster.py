@@ -20,7 +20,7 @@ import ray.train
 import torch
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
-from runner.capacity import MIN_WORKER_CPUS, await_resources, worker_bundles
+from runner.capacity import MIN_WORKER_CPUS, await_resources, patience, worker_bundles
 from runner.collectives import DistributedGroup, LocalGroup
 from runner.config import RunConfig, validate
 from runner.ray_memory import RayMemory, serve_memory
@@ -168,6 +168,7 @@ def _fit(
     config: RunConfig, benchmark: Benchmark, storage: RunStorage, attempt: int, cpus: float
 ) -> dict[str, Any]:
     cluster = config.cluster
+    os.environ.update(patience(cluster.wait_s))
     trainer = TorchTrainer(
         _work,
         train_loop_config={

@@ -9,7 +9,7 @@ import pytest
 import ray
 
 from runner import capacity
-from runner.capacity import await_resources, worker_bundles
+from runner.capacity import TRAIN_WAITS_S, await_resources, patience, worker_bundles
 from runner.config import RunConfig
 
 WORKER, DECODING = {"CPU": 4.0, "GPU": 1.0}, {"CPU": 0.25}
@@ -118,3 +118,12 @@ def test_what_a_run_asks_for(tmp_path: Path, tiny_config: Callable[..., RunConfi
     assert bundles == [WORKER, WORKER, DECODING]
     config = tiny_config(tmp_path, "finetune", decoding, "cluster.num_workers=1")
     assert worker_bundles(config) == [{"CPU": 0.25}, DECODING]
+
+
+def test_a_lost_machine_is_waited_for_as_long() -> None:
+    from ray.train.v2._internal import constants
+
+    assert patience(0.0) == {}
+    assert patience(900.0) == {constants.WORKER_GROUP_START_TIMEOUT_S_ENV_VAR: "900"}
+    assert set(patience(900.0)) <= constants.ENV_VARS_TO_PROPAGATE
+    assert constants.DEFAULT_WORKER_GROUP_START_TIMEOUT_S == TRAIN_WAITS_S
