@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import get_origin
 
+import click
 import pytest
 
 from runner.config import learner_names, preset_names, schema_fields, schema_keys
@@ -47,6 +51,49 @@ def test_presets_commands_and_targets_exist(page):
     assert presets <= set(preset_names())
     assert commands <= set(command_names())
     assert makes <= set(targets)
+
+
+def typed(text: str, program: str) -> Iterator[list[str]]:
+    """The words after a program's name, wherever a page tells the reader to type it."""
+    text = re.sub(r"\\\n\s*#?\s*", " ", text)
+    for rest in re.findall(rf"(?:^|[\s`/]){program} ([a-z-][^`\n]*)", text, flags=re.MULTILINE):
+        yield re.split(r"\s(?:--|#|\|)\s", rest)[0].split()
+
+
+def options_among(words: list[str]) -> set[str]:
+    return {word.partition("=")[0] for word in words if re.match(r"--[a-z]", word)}
+
+
+@pages
+def test_options_of_a_command_exist(page):
+    for words in typed(page.read_text(encoding="utf-8"), r"lifelong\.py"):
+        name = words[0] if words[0] in command_names() else "run"
+        parser = argparse.ArgumentParser()
+        importlib.import_module(f"runner.commands.{name.replace('-', '_')}").add_arguments(parser)
+        assert options_among(words) <= set(re.findall(r"--[a-z][a-z-]*", parser.format_help()))
+
+
+def command_of(cli: click.Command, words: list[str]) -> click.Command:
+    """`ray job submit` is a command in a group in a group."""
+    for word in words:
+        inside = isinstance(cli, click.Group) and cli.get_command(click.Context(cli), word)
+        if not inside:
+            break
+        cli = inside
+    return cli
+
+
+@pages
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    ("program", "module"), [("ray", "ray.scripts.scripts"), ("mlflow", "mlflow.cli")]
+)
+def test_options_of_other_programs_exist(page, program, module):
+    for words in typed(page.read_text(encoding="utf-8"), program):
+        if given := options_among(words):
+            command = command_of(importlib.import_module(module).cli, words)
+            known = {name for each in command.params for name in [*each.opts, *each.secondary_opts]}
+            assert given <= known, f"{program} {command.name}"
 
 
 @pages
