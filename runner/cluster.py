@@ -25,6 +25,7 @@ from runner.collectives import DistributedGroup, LocalGroup
 from runner.config import RunConfig, validate
 from runner.ray_memory import RayMemory, serve_memory
 from runner.ray_stream import RayStream, serve_stream
+from runner.shared_images import SharedFiles
 from runner.storage import RunStorage
 from runner.worker import run_worker
 from tasks.schema import Benchmark
@@ -34,7 +35,12 @@ CONNECT_TIMEOUT_S = 10.0
 
 
 def run_on_ray(
-    config: RunConfig, benchmark: Benchmark, storage: RunStorage, attempt: int, first_domain: int
+    config: RunConfig,
+    benchmark: Benchmark,
+    storage: RunStorage,
+    attempt: int,
+    first_domain: int,
+    shared: SharedFiles | None = None,
 ) -> dict[str, Any]:
     """Trains on `cluster.num_workers` Ray Train workers and returns what rank 0 found.
 
@@ -44,6 +50,7 @@ def run_on_ray(
         storage: the run's folder, which every worker must be able to write.
         attempt: number of this start of the run.
         first_domain: the domain a resumed run goes on with, decoded first.
+        shared: files that need not be decoded again.
 
     Raises:
         ValueError: the cluster cannot hold the workers, or what a worker refused.
@@ -64,9 +71,10 @@ def run_on_ray(
                 width,
                 storage.quarantine_file,
                 first_domain,
+                shared.decoder() if shared else None,
             ),
         ):
-            outcome = _fit(config, benchmark, storage, attempt, cpus)
+            outcome = _fit(config, benchmark, storage, attempt, cpus, shared)
     if "error" in outcome:
         kind = FloatingPointError if outcome["kind"] == "FloatingPointError" else ValueError
         raise kind(outcome["error"])
@@ -165,7 +173,12 @@ def _worker_environment() -> dict[str, str]:
 
 
 def _fit(
-    config: RunConfig, benchmark: Benchmark, storage: RunStorage, attempt: int, cpus: float
+    config: RunConfig,
+    benchmark: Benchmark,
+    storage: RunStorage,
+    attempt: int,
+    cpus: float,
+    shared: SharedFiles | None,
 ) -> dict[str, Any]:
     cluster = config.cluster
     os.environ.update(patience(cluster.wait_s))
@@ -176,6 +189,7 @@ def _fit(
             "benchmark": [ray.put(benchmark)],
             "folder": str(storage.folder),
             "attempt": attempt,
+            "shared": shared,
         },
         torch_config=TorchConfig(backend="nccl" if cluster.use_gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
@@ -209,7 +223,9 @@ def _work(parameters: dict[str, Any]) -> dict[str, Any]:
     benchmark: Benchmark = ray.get(parameters["benchmark"][0])
     storage = RunStorage(Path(parameters["folder"]))
     height, width = config.backbone.image_height, config.backbone.image_width
-    stream = RayStream(config.run_name, benchmark, config.data, height, width)
+    shared: SharedFiles | None = parameters["shared"]
+    decoder = shared.decoder() if shared else None
+    stream = RayStream(config.run_name, benchmark, config.data, height, width, decoder)
     world_size = ray.train.get_context().get_world_size()
     group = DistributedGroup() if world_size > 1 else LocalGroup()
     device = get_device() if config.cluster.use_gpu else torch.device("cpu")

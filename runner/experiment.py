@@ -15,10 +15,10 @@ from runner.checkpoints import CheckpointStore
 from runner.config import RunConfig, base_folder, flatten, learner_module
 from runner.evaluation import check_queries
 from runner.events import EventSpool
-from runner.pixels import Decoder, decode_many
 from runner.progress import ProgressView, follow
 from runner.reporting import write_figures
 from runner.selection import check_selection, selection
+from runner.shared_images import SharedFiles
 from runner.storage import RunStorage, git_revision
 from runner.tracking import DrainReport, Tracker, resolve_uri
 from tasks.benchmarks import BenchmarkConfig, load_benchmark
@@ -49,7 +49,7 @@ def run_experiment(
     *,
     fresh: bool = False,
     view: ProgressView | None = None,
-    decode: Decoder = decode_many,
+    shared: SharedFiles | None = None,
 ) -> RunResult:
     """Runs, or goes on with, the run that `config` describes.
 
@@ -58,8 +58,7 @@ def run_experiment(
             ray nor mlflow; `sync` tracks it afterwards.
         fresh: start over, dropping what an earlier start of the same run left.
         view: shows events while the run goes on.
-        decode: files to pixels, for a run in this process; see `runner.sweeping.sharing`. Ray
-            Train's workers decode for themselves.
+        shared: files that need not be decoded again; see `runner.sweeping.sharing`.
 
     Raises:
         ValueError, OSError: the input is wrong; says what was expected, what came, what to do.
@@ -79,7 +78,7 @@ def run_experiment(
             _announce(spool, config, benchmark, attempt)
             tracker = _tracker(storage, config)
             try:
-                outcome = _compute(config, benchmark, storage, attempt, decode)
+                outcome = _compute(config, benchmark, storage, attempt, shared)
                 results = summarise(config, benchmark, outcome, attempt, time.time() - began)
                 storage.write_results(results)
                 write_figures(results, storage.folder)
@@ -178,18 +177,22 @@ def summarise(
 
 
 def _compute(
-    config: RunConfig, benchmark: Benchmark, storage: RunStorage, attempt: int, decode: Decoder
+    config: RunConfig,
+    benchmark: Benchmark,
+    storage: RunStorage,
+    attempt: int,
+    shared: SharedFiles | None,
 ) -> dict[str, Any]:
     if config.cluster.num_workers == 0:
         from runner.worker import run_in_process
 
-        return run_in_process(config, benchmark, storage, attempt, decode)
+        return run_in_process(config, benchmark, storage, attempt, shared)
     from runner.cluster import run_on_ray
 
     checkpoint = CheckpointStore(storage.checkpoints, config.hash).latest()
     first_domain = checkpoint.position.domain if checkpoint else 0
     last = max(0, len(benchmark.steps) - 1)
-    return run_on_ray(config, benchmark, storage, attempt, min(first_domain, last))
+    return run_on_ray(config, benchmark, storage, attempt, min(first_domain, last), shared)
 
 
 def _announce(spool: EventSpool, config: RunConfig, benchmark: Benchmark, attempt: int) -> None:

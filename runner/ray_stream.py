@@ -21,14 +21,17 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from runner.decoding import DataConfig
 from runner.pixels import DecodedImages, decode_many
+from runner.shared_images import SharedDecoder
 from runner.stream import (
     IMAGES_PER_BLOCK,
     BlockImages,
     ChunkDecoder,
     FileImages,
     OpenedDomain,
+    bad_training_images,
     clean_domain,
     decoded_bytes,
+    path_chunks,
     stream_test_images,
 )
 from runner.stream_actor import (
@@ -57,6 +60,7 @@ def serve_stream(
     width: int,
     quarantine_path: Path,
     first_index: int = 0,
+    shared: SharedDecoder | None = None,
 ) -> Iterator[None]:
     """The run's stream actor lives, and with it every decoded block, while this context is open.
 
@@ -71,6 +75,7 @@ def serve_stream(
         width: of the decoded images, in pixels.
         quarantine_path: the run's list of unreadable images.
         first_index: the seen domain that a resumed run goes on with.
+        shared: files that need not be decoded again; the actor leaves them alone.
 
     Raises:
         ValueError: this driver has a stream of that name already.
@@ -87,7 +92,7 @@ def serve_stream(
         scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=True),
     ).remote(options, str(quarantine_path.absolute()))
     try:
-        if first := _domain_files(benchmark, first_index, config, options):
+        if first := _domain_files(benchmark, first_index, config, options, shared):
             ray.get(actor.prefetch.remote(first))
         yield
     finally:
@@ -103,27 +108,37 @@ class RayStream:
         config: the same.
         height: the same.
         width: the same.
+        shared: the same.
     """
 
     def __init__(
-        self, run_name: str, benchmark: Benchmark, config: DataConfig, height: int, width: int
+        self,
+        run_name: str,
+        benchmark: Benchmark,
+        config: DataConfig,
+        height: int,
+        width: int,
+        shared: SharedDecoder | None = None,
     ) -> None:
         self._actor: Any = ray.get_actor(_actor_name(run_name))
         self._benchmark = benchmark
         self._config = config
         self._options = _decode_options(config, height, width)
-        self._decode = _task_decoder(self._options)
+        self._shared = shared
+        self._decode = _task_decoder(self._options, shared)
         self._open: dict[int, BlockImages] = {}
 
     def open(self, index: int) -> OpenedDomain:
         """Waits for the actor; the blocks are views of shared memory, one copy a node."""
         for other in self._open.keys() - {index}:
             self._close(other)
-        this_and_next = (
-            _domain_files(self._benchmark, at, self._config, self._options)
+        this, following = (
+            _domain_files(self._benchmark, at, self._config, self._options, self._shared)
             for at in (index, index + 1)
         )
-        decoded: DecodedBlocks = ray.get(self._actor.open.remote(*this_and_next))
+        if this is None:
+            return self._open_shared(index, following)
+        decoded: DecodedBlocks = ray.get(self._actor.open.remote(this, following))
         domain = self._benchmark.steps[index]
         cleaned, kept = clean_domain(domain, decoded.errors, self._config.max_bad_share)
         if decoded.blocks is None:
@@ -135,6 +150,24 @@ class RayStream:
             images = BlockImages([block_pixels(table) for table in tables], kept)
             self._open[index] = images
         return OpenedDomain(cleaned, images, len(decoded.errors))
+
+    def _open_shared(self, index: int, following: DomainFiles | None) -> OpenedDomain:
+        """A domain of shared files alone; the actor decodes the next one if that is not."""
+        if following:
+            ray.get(self._actor.prefetch.remote(following))
+        assert self._shared is not None, "only the actor has what is not shared"
+        domain, options = self._benchmark.steps[index], self._options
+        blocks: list[np.ndarray] = []
+        errors: dict[int, str] = {}
+        for number, paths in enumerate(path_chunks(domain.train, IMAGES_PER_BLOCK)):
+            decoded = self._shared(paths, options.height, options.width)
+            start = number * IMAGES_PER_BLOCK
+            errors.update({start + at: reason for at, reason in decoded.errors.items()})
+            blocks.append(decoded.pixels)
+        ray.get(self._actor.quarantine.remote(bad_training_images(domain, errors)))
+        cleaned, kept = clean_domain(domain, errors, self._config.max_bad_share)
+        images = self._open[index] = BlockImages(blocks, kept)
+        return OpenedDomain(cleaned, images, len(errors))
 
     def release(self, index: int) -> None:
         """Lets go of the blocks here and in the actor."""
@@ -192,16 +225,20 @@ class StreamedImages:
         return self.files.fetch(indices)
 
 
-def _task_decoder(options: DecodeOptions) -> ChunkDecoder:
+def _task_decoder(options: DecodeOptions, shared: SharedDecoder | None) -> ChunkDecoder:
     # SPREAD: on whatever node has a free CPU, and never inside a worker's own placement group,
     # whose CPUs that worker holds.
     remote = ray.remote(num_cpus=options.task_cpus, scheduling_strategy="SPREAD")
     task: Any = remote(decode_many)
 
     def decode(chunks: Iterable[list[str]]) -> Iterator[tuple[list[str], DecodedImages]]:
-        pending: deque[tuple[list[str], ray.ObjectRef]] = deque()
+        size = options.height, options.width
+        pending: deque[tuple[list[str], ray.ObjectRef | DecodedImages]] = deque()
         for paths in chunks:
-            pending.append((paths, task.remote(paths, options.height, options.width)))
+            if shared is not None and shared.serves(paths, *size):
+                pending.append((paths, shared(paths, *size)))
+            else:
+                pending.append((paths, task.remote(paths, *size)))
             if len(pending) == CHUNKS_IN_FLIGHT:
                 yield _result(pending)
         while pending:
@@ -210,21 +247,30 @@ def _task_decoder(options: DecodeOptions) -> ChunkDecoder:
     return decode
 
 
-def _result(pending: deque[tuple[list[str], ray.ObjectRef]]) -> tuple[list[str], DecodedImages]:
-    paths, reference = pending.popleft()
-    return paths, ray.get(reference)
+def _result(
+    pending: deque[tuple[list[str], ray.ObjectRef | DecodedImages]],
+) -> tuple[list[str], DecodedImages]:
+    paths, decoded = pending.popleft()
+    return paths, decoded if isinstance(decoded, DecodedImages) else ray.get(decoded)
 
 
 def _domain_files(
-    benchmark: Benchmark, index: int, config: DataConfig, options: DecodeOptions
+    benchmark: Benchmark,
+    index: int,
+    config: DataConfig,
+    options: DecodeOptions,
+    shared: SharedDecoder | None,
 ) -> DomainFiles | None:
-    """What the actor must know of a seen domain; None past the last."""
+    """What the actor must know of a seen domain; None past the last and for a shared one."""
     if index >= len(benchmark.steps):
         return None
     domain = benchmark.steps[index]
-    size_bytes = decoded_bytes(len(domain.train), options.height, options.width)
+    paths = tuple(record.image_path for record in domain.train)
+    if shared and shared.serves(paths, options.height, options.width):
+        return None
+    size_bytes = decoded_bytes(len(paths), options.height, options.width)
     held = size_bytes <= config.object_store_share * smallest_store_bytes()
-    return DomainFiles(domain.name, tuple(record.image_path for record in domain.train), held)
+    return DomainFiles(domain.name, paths, held)
 
 
 def _decode_options(config: DataConfig, height: int, width: int) -> DecodeOptions:

@@ -16,7 +16,8 @@ from runner.config import RunConfig, learner_module
 from runner.events import EventSpool
 from runner.loop import LifelongLoop, WorkerContext
 from runner.memory import LocalMemory, MemoryStore
-from runner.pixels import Decoder, decode_many
+from runner.pixels import decode_many
+from runner.shared_images import SharedFiles
 from runner.storage import RunStorage
 from runner.stream import DomainStream, LocalStream
 from tasks.sampling import derive_seed
@@ -77,12 +78,15 @@ def run_in_process(
     benchmark: Benchmark,
     storage: RunStorage,
     attempt: int,
-    decode: Decoder = decode_many,
+    shared: SharedFiles | None = None,
 ) -> dict[str, Any]:
     """The whole run in this process: no Ray, no MLflow, the same numbers."""
     height, width = config.backbone.image_height, config.backbone.image_width
     quarantine = Path(storage.quarantine_file)
-    stream = LocalStream(benchmark, config.data, height, width, quarantine, decode=decode)
+    decoder = shared.decoder() if shared else None
+    stream = LocalStream(
+        benchmark, config.data, height, width, quarantine, decode=decoder or decode_many
+    )
     device = torch.device("cuda" if config.cluster.use_gpu else "cpu")
     threads = torch.get_num_threads()
     try:

@@ -18,10 +18,10 @@ import ray
 from ray.exceptions import RayError
 
 from runner.config import RunConfig
-from runner.pixels import DecodedImages, Decoder, decode_many
+from runner.pixels import DecodedImages, decode_many
 from runner.ray_stream import smallest_store_bytes
+from runner.shared_images import FileList, SharedDecoder, files_in_order, fitting
 from runner.stream import IMAGES_PER_BLOCK, decoded_bytes
-from runner.sweeping.shared_images import FileList, SharedDecoder, files_in_order, fitting
 from tasks.schema import Benchmark
 
 LOG = logging.getLogger(__name__)
@@ -36,7 +36,9 @@ which must not wait for a CPU that the trial itself holds."""
 
 @dataclass(frozen=True)
 class SharedImages:
-    """What trials are given (`tune.with_parameters`); the driver keeps it while they run.
+    """What trials are given (`tune.with_parameters`) for their `run_experiment`.
+
+    The driver keeps it while they run.
 
     Attributes:
         blocks: references to `DecodedImages`; none where nothing is shared.
@@ -56,19 +58,19 @@ class SharedImages:
         said = f"{self.num_shared} of {self.num_images} images are decoded once for all trials"
         return f"{said}; trials decode the others themselves: {self.why}" if self.why else said
 
-    def decoder(self) -> Decoder:
-        """For `run_experiment`, in a trial's process: maps the blocks into its memory.
+    def decoder(self) -> SharedDecoder | None:
+        """Maps the blocks into the memory of this process.
 
         Sharing saves time and nothing else: a trial that cannot have the blocks decodes.
         """
         if not self.blocks:
-            return decode_many
+            return None
         try:
             files: FileList = ray.get(self.files[0], timeout=FETCH_TIMEOUT_S)
             blocks: list[DecodedImages] = ray.get(list(self.blocks), timeout=FETCH_TIMEOUT_S)
         except RayError as error:
             LOG.warning("the shared images cannot be had; decoding them here: %s", error)
-            return decode_many
+            return None
         return SharedDecoder(files, blocks)
 
 

@@ -15,8 +15,8 @@ from PIL import Image
 from runner.decoding import DataConfig
 from runner.pixels import decode_many
 from runner.quarantine import BadImage, Quarantine
+from runner.shared_images import FileList, SharedDecoder, files_in_order
 from runner.stream import IMAGES_PER_BLOCK, BlockImages, DomainStream, LocalStream
-from runner.sweeping.shared_images import FileList, SharedDecoder, files_in_order
 from tasks.schema import Benchmark, Domain, Record, Split
 
 HEIGHT, WIDTH = 32, 16
@@ -97,7 +97,7 @@ class Harness:
     def start(self, benchmark: Benchmark, *, held: bool = True, bad: float = 0.0) -> DomainStream:
         share = 0.3 if held else 1e-9
         config = DataConfig(max_bad_share=bad, object_store_share=share, evaluation_batch_size=8)
-        if self.kind != "ray":
+        if self.kind in ("local", "shared"):
             decode = decode_many if self.kind == "local" else shared_decoder(benchmark)
             stream = LocalStream(benchmark, config, HEIGHT, WIDTH, self.quarantine, decode=decode)
             self.exits.callback(stream.close)
@@ -376,3 +376,44 @@ def test_a_restarted_actor_decodes_again(ray_stream: tuple[str, Benchmark, DataC
     before = stream.open(0).images.fetch(np.arange(4))
     ray.kill(ray.get_actor(f"stream-{name}"), no_restart=False)
     np.testing.assert_array_equal(stream.open(0).images.fetch(np.arange(4)), before)
+
+
+def test_the_actor_decodes_only_what_is_not_shared(
+    ray_session: None, benchmark_: Benchmark, tmp_path: Path
+) -> None:
+    import ray
+
+    from runner.ray_stream import RayStream, serve_stream
+
+    benchmark, torn, text = corrupt(benchmark_, tmp_path)
+    first, second, third = benchmark.seen
+    # What another sweep shares: the first two domains, and no test image of the third.
+    shared = shared_decoder(Benchmark("two", (first, second), (), {}))
+    config, quarantine = (
+        DataConfig(max_bad_share=0.2, evaluation_batch_size=8),
+        tmp_path / "q.jsonl",
+    )
+    given = benchmark, config, HEIGHT, WIDTH
+    with serve_stream("partly-shared", *given, quarantine, shared=shared):
+        actor = ray.get_actor("stream-partly-shared")
+        stream = RayStream("partly-shared", *given, shared)
+        assert ray.get(actor.decoded_domains.remote()) == set()
+        opened = stream.open(0)
+        plan = make_plan(SIZES[0], iterations=3)
+        for indices, batch in zip(plan, opened.images.batches(plan), strict=True):
+            np.testing.assert_array_equal(batch, naive(first.train)[indices])
+            assert batch.flags.writeable
+        stream.release(0)
+        opened = stream.open(1)
+        assert (opened.num_bad, opened.domain) == (2, second.without({3, 4}))
+        everything = np.arange(len(opened.domain.train))
+        np.testing.assert_array_equal(opened.images.fetch(everything), naive(opened.domain.train))
+        wait_until(lambda: ray.get(actor.decoded_domains.remote()) == {"third"})
+        opened = stream.open(2)
+        np.testing.assert_array_equal(opened.images.fetch(np.arange(12)), naive(third.train))
+        records = [*second.test.gallery[:12], *third.test.gallery]
+        chunks = list(stream.test_images(records))
+        np.testing.assert_array_equal(np.concatenate([each for _, each in chunks]), naive(records))
+        assert all(pixels.flags.writeable for _, pixels in chunks)
+    listed = [json.loads(line)["path"] for line in quarantine.read_text().splitlines()]
+    assert listed == [str(torn), str(text)]

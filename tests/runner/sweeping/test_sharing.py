@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from runner import shared_images
 from runner.config import RunConfig
 from runner.experiment import read_benchmark, run_experiment
 from runner.pixels import decode_many
-from runner.sweeping import shared_images
-from runner.sweeping.shared_images import files_in_order
+from runner.shared_images import files_in_order
 from tasks.schema import Benchmark
 
 MakeConfig = Callable[..., RunConfig]
@@ -76,14 +76,13 @@ def test_a_run_on_shared_images_gives_the_same_results(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     alone = run_experiment(config, fresh=True).results
-    decode = shared.decoder()
 
     def nothing_is_left_to_decode(paths: list[str], *_: int) -> Any:
         assert not paths
         return decode_many(paths, *SIZE)
 
     monkeypatch.setattr(shared_images, "decode_many", nothing_is_left_to_decode)
-    together = run_experiment(config, fresh=True, decode=decode).results
+    together = run_experiment(config, fresh=True, shared=shared).results
     assert numbers_of(together) == numbers_of(alone)
 
 
@@ -99,12 +98,16 @@ def test_what_exceeds_the_budget_is_left_to_the_trials(
     assert 0 < some.num_shared < some.num_images
     assert "decode the others themselves: all together exceed data.object_store_share" in str(some)
     paths = [path for portion in portions for path in portion]
-    served = some.decoder()(paths, *SIZE)
+    decoder = some.decoder()
+    assert decoder is not None
+    assert decoder.serves(portions[0], *SIZE)
+    assert not decoder.serves(paths, *SIZE)
+    served = decoder(paths, *SIZE)
     np.testing.assert_array_equal(served.pixels, decode_many(paths, *SIZE).pixels)
     data = config.data.model_copy(update={"object_store_share": 1e-9})
     none = share_images(benchmark_, config.model_copy(update={"data": data}))
     assert none.num_shared == 0
-    assert none.decoder() is decode_many
+    assert none.decoder() is None
 
 
 def test_a_searched_image_size_shares_nothing(benchmark_: Benchmark, config: RunConfig) -> None:
@@ -113,7 +116,7 @@ def test_a_searched_image_size_shares_nothing(benchmark_: Benchmark, config: Run
     found = share_images(benchmark_, config, ["learner.lr", "backbone.image_width"])
     assert found.num_shared == 0
     assert "backbone.image_width is searched" in str(found)
-    assert found.decoder() is decode_many
+    assert found.decoder() is None
 
 
 def test_lost_blocks_are_decoded_by_the_trial(
@@ -126,5 +129,5 @@ def test_lost_blocks_are_decoded_by_the_trial(
         raise GetTimeoutError("not in time")
 
     monkeypatch.setattr(ray, "get", lost)
-    assert shared.decoder() is decode_many
+    assert shared.decoder() is None
     assert "decoding them here: not in time" in caplog.text

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from runner.pixels import decode_many
-from runner.sweeping.shared_images import FileList, SharedDecoder, files_in_order, fitting
+from runner.shared_images import FileList, SharedDecoder, files_in_order, fitting
 from tasks.schema import Benchmark, Domain, Record, Split
 
 HEIGHT, WIDTH = 8, 4

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -43,6 +44,14 @@ class FileList:
         """Files that are about to be decoded."""
         stamps = np.array([_stamp(path) for path in paths], np.int64).reshape(-1, 2)
         return FileList(tuple(paths), stamps, height, width)
+
+
+class SharedFiles(Protocol):
+    """What a run is given by whom its files were decoded; may travel to other processes."""
+
+    def decoder(self) -> SharedDecoder | None:
+        """What serves the files in this process; None if they cannot be had."""
+        ...
 
 
 class SharedDecoder:
@@ -88,6 +97,11 @@ class SharedDecoder:
             if at in block.errors:
                 errors[position] = block.errors[at]
         return DecodedImages(pixels, errors)
+
+    def serves(self, paths: Sequence[str], height: int, width: int) -> bool:
+        """Whether nothing would be left to decode."""
+        same_size = (height, width) == (self._files.height, self._files.width)
+        return same_size and all(self._row(path) >= 0 for path in paths)
 
     def _place(self, row: int) -> tuple[DecodedImages, int]:
         """The block that holds a decoded file, and where in it."""
