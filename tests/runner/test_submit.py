@@ -12,11 +12,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+import yaml
 
 MakeArguments = Callable[..., list[str]]
 
@@ -37,9 +39,16 @@ def free_ports(number: int) -> list[int]:
             each.close()
 
 
-@pytest.fixture(scope="module")
-def head(run_environment: dict[str, str]) -> Iterator[dict[str, str]]:
-    """A head node with token authentication; gives the environment of its clients."""
+@contextlib.contextmanager
+def started_head(
+    run_environment: dict[str, str], autoscaling: Mapping[str, Any] | None = None
+) -> Iterator[dict[str, str]]:
+    """A head of two CPUs with token authentication; gives the environment of its clients.
+
+    Args:
+        run_environment: of its processes.
+        autoscaling: node types that an autoscaler may add, on this machine; None adds none.
+    """
     # Not below pytest's folder: the paths of Unix sockets are short.
     folder = Path(tempfile.mkdtemp(prefix="ray-"))
     gcs, dashboard, client, agent, metrics, runtime = free_ports(6)
@@ -56,11 +65,16 @@ def head(run_environment: dict[str, str]) -> Iterator[dict[str, str]]:
     command += [f"--metrics-export-port={metrics}", f"--runtime-env-agent-port={runtime}"]
     command += ["--object-store-memory=300000000", f"--temp-dir={folder / 'ray'}"]
     started = {name: value for name, value in environment.items() if name != "RAY_ADDRESS"}
+    if autoscaling is not None:
+        file = folder / "autoscaling.yaml"
+        file.write_text(yaml.safe_dump(autoscaler_file(f"127.0.0.1:{gcs}", autoscaling)))
+        command.append(f"--autoscaling-config={file}")
+        started |= {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
     with (folder / "head.log").open("wb") as log:
         process = psutil.Popen(command, env=started, stdout=log, stderr=log)
     try:
         wait_until_open(dashboard, process, folder / "head.log")
-        yield environment
+        yield environment | {"GCS_ADDRESS": f"127.0.0.1:{gcs}"}
     finally:
         # `ray stop` would end every Ray of this machine; this ends what the head has started.
         family = [*process.children(recursive=True), process]
@@ -69,6 +83,52 @@ def head(run_environment: dict[str, str]) -> Iterator[dict[str, str]]:
                 each.kill()
         psutil.wait_procs(family, timeout=30)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def autoscaler_file(gcs_address: str, node_types: Mapping[str, Any]) -> dict[str, Any]:
+    """A cluster file whose machines are processes of this one (Ray's provider for tests)."""
+    commands = ("initialization", "setup", "head_setup", "worker_setup")
+    commands += ("head_start_ray", "worker_start_ray")
+    return {
+        "cluster_name": "test",
+        "max_workers": 1,
+        "idle_timeout_minutes": 5,
+        "upscaling_speed": 1,
+        "provider": {
+            "type": "fake_multinode",
+            "gcs_address": gcs_address,
+            "disable_node_updaters": True,
+            "disable_launch_config_check": True,
+        },
+        "auth": {},
+        "docker": {},
+        "head_node_type": "ray.head.default",
+        "available_node_types": {
+            "ray.head.default": {"resources": {"CPU": 2}, "node_config": {}, "max_workers": 0},
+            **node_types,
+        },
+        **{f"{command}_commands": [] for command in commands},
+        "file_mounts": {},
+        "cluster_synced_files": [],
+        "file_mounts_sync_continuously": False,
+        "rsync_exclude": [],
+        "rsync_filter": [],
+    }
+
+
+@pytest.fixture(scope="module")
+def head(run_environment: dict[str, str]) -> Iterator[dict[str, str]]:
+    """A head node; gives the environment of its clients."""
+    with started_head(run_environment) as environment:
+        yield environment
+
+
+@pytest.fixture
+def autoscaled_head(run_environment: dict[str, str]) -> Iterator[dict[str, str]]:
+    """A head whose autoscaler may add one machine of four CPUs."""
+    worker = {"resources": {"CPU": 4}, "node_config": {}, "min_workers": 0, "max_workers": 1}
+    with started_head(run_environment, {"worker": worker}) as environment:
+        yield environment
 
 
 def wait_until_open(port: int, process: psutil.Popen, log: Path) -> None:
@@ -82,17 +142,24 @@ def wait_until_open(port: int, process: psutil.Popen, log: Path) -> None:
     raise TimeoutError(log.read_text())
 
 
+def submitted(
+    environment: Mapping[str, str], arguments: list[str]
+) -> subprocess.CompletedProcess[str]:
+    """`ray job submit` of `lifelong.py`, followed to the job's end."""
+    submit = [RAY, "job", "submit", "--working-dir", ".", "--", "python", "runner/lifelong.py"]
+    return subprocess.run(
+        [*submit, *arguments], cwd=ROOT, env=dict(environment),
+        capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+
+
 def test_a_submitted_job_runs_to_its_end(
     head: dict[str, str], tiny_arguments: MakeArguments, tmp_path: Path
 ) -> None:
     """Where nothing is set, a job keeps its runs in ~/lifelong-reid: its folder is temporary."""
     arguments = tiny_arguments(tmp_path, "finetune", "cluster.num_workers=1")
     arguments = [each for each in arguments if not each.startswith("storage.root=")]
-    submit = [RAY, "job", "submit", "--working-dir", ".", "--", "python", "runner/lifelong.py"]
-    done = subprocess.run(
-        [*submit, *arguments], cwd=ROOT, env=head,
-        capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
+    done = submitted(head, arguments)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     (results,) = Path(head["HOME"], "lifelong-reid", "runs").glob("*/results.json")
     assert json.loads(results.read_text())["domains"]["seen"] == ["plaza", "station"]
@@ -110,3 +177,25 @@ def test_a_wrong_token_is_refused(head: dict[str, str]) -> None:
         check=False,
     )
     assert done.returncode != 0
+
+
+def test_a_run_waits_for_the_machine_that_it_asks_for(
+    autoscaled_head: dict[str, str], tiny_arguments: MakeArguments, tmp_path: Path
+) -> None:
+    """With Ray's own autoscaler: refused at once, or given a second machine and run there."""
+    wide = ("cluster.num_workers=1", "cluster.cpus_per_worker=3")
+    arguments = tiny_arguments(tmp_path, "finetune", *wide)
+    environment = autoscaled_head | {"RAY_ADDRESS": autoscaled_head["GCS_ADDRESS"]}
+
+    def run(*more: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(ROOT / "runner" / "lifelong.py"), *arguments, *more]
+        return subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=200, check=False
+        )
+
+    refused = run()
+    assert refused.returncode == 2
+    assert "do not fit the 2 CPUs" in refused.stderr
+    done = run("cluster.wait_s=90")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert list(tmp_path.glob("*/results.json"))
