@@ -131,3 +131,18 @@ def test_lost_blocks_are_decoded_by_the_trial(
     monkeypatch.setattr(ray, "get", lost)
     assert shared.decoder() is None
     assert "decoding them here: not in time" in caplog.text
+
+
+@pytest.mark.slow
+def test_a_trial_on_a_worker_of_ray_train_takes_them_too(
+    shared: Any,
+    config: RunConfig,
+    no_pictures: None,
+    numbers_of: Callable[[Mapping[str, Any]], dict[str, Any]],
+) -> None:
+    alone = run_experiment(config, fresh=True).results
+    cluster = config.cluster.model_copy(update={"num_workers": 1, "cpus_per_worker": 1.0})
+    # A name of its own: the configuration's hash does not tell where a run is computed.
+    run = config.run.model_copy(update={"name": "on-ray"})
+    on_ray = config.model_copy(update={"cluster": cluster, "run": run})
+    assert numbers_of(run_experiment(on_ray, shared=shared).results) == numbers_of(alone)
