@@ -1,59 +1,62 @@
+"""The search spaces that ship with the project fit the learners they are made for."""
+
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
-from runner.config import flatten, load_config, schema_keys
+from runner.config import flatten, load_config, preset_names
+from runner.sweeping.parameters import same
+from runner.sweeping.space import (
+    SPACES,
+    SearchSpace,
+    as_overrides,
+    check_space,
+    load_space,
+    space_names,
+)
 
-FOLDER = Path(__file__).resolve().parents[1] / "search_spaces"
-FILES = sorted(FOLDER.glob("*.yaml"))
-LIMITS = {"float": float, "int": int}
+ROOT = Path(__file__).resolve().parents[1]
 
 
-def read(file: Path) -> dict[str, dict[str, Any]]:
-    return yaml.safe_load(file.read_text(encoding="utf-8"))
-
-
-PARAMETERS = [
-    pytest.param(key, spec, id=f"{file.stem}-{key}")
-    for file in FILES
-    for key, spec in read(file).items()
-]
+@pytest.fixture(scope="module", params=space_names())
+def space(request) -> SearchSpace:
+    return load_space(request.param)
 
 
 def test_there_are_search_spaces():
-    assert {"vladr", "smoke"} <= {file.stem for file in FILES}
+    assert ROOT / "search_spaces" == SPACES
+    assert {"vladr", "bdam", "demo", "smoke"} <= set(space_names())
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_a_space_says_on_top_what_it_searches(file):
-    assert file.read_text(encoding="utf-8").startswith("# Search space of ")
+def test_a_space_says_on_top_what_it_searches_and_whose(space):
+    assert space.text.startswith("# Search space of ")
+    assert space.preset in preset_names()
 
 
-@pytest.mark.parametrize(("key", "spec"), PARAMETERS)
-def test_a_parameter_is_well_formed(key, spec):
-    assert key in set(schema_keys("vladr"))
-    if spec["type"] == "categorical":
-        assert spec.keys() == {"type", "choices"}
-        assert spec["choices"]
-        return
-    number = LIMITS[spec["type"]]
-    assert spec.keys() - {"log", "step"} == {"type", "low", "high"}
-    assert type(spec["low"]) is type(spec["high"]) is number
-    assert spec["low"] < spec["high"]
-    if spec.get("log"):
-        assert spec["low"] > 0
-        assert "step" not in spec, "a logarithmic range has no steps"
-    if "step" in spec:
-        steps = (spec["high"] - spec["low"]) / spec["step"]
-        assert steps == pytest.approx(round(steps)), "the upper end is never drawn"
+def test_every_key_exists_and_every_value_is_a_setting(space):
+    check_space(space, space.preset)
 
 
-@pytest.mark.parametrize(("key", "spec"), PARAMETERS)
-def test_both_ends_and_every_choice_are_valid_settings(key, spec):
-    values = spec["choices"] if spec["type"] == "categorical" else (spec["low"], spec["high"])
-    for value in values:
-        assert flatten(load_config("demo", [f"{key}={value}"]))[key] == value
+def test_the_presets_own_values_are_in_its_space(space):
+    config = load_config(space.preset)
+    point = space.default_point(config)
+    assert point.reason is None
+    again = load_config(space.preset, as_overrides(point.values))
+    assert again.hash == config.hash
+
+
+def test_every_parameter_can_apply_to_its_preset(space):
+    assert list(space.within(load_config(space.preset)).parameters) == list(space.parameters)
+
+
+def test_both_ends_are_read_back_by_the_command_lines_own_overrides(space):
+    """`check_space` enters values by a shorter way; here one goes through the door itself."""
+    for what in (0, -1):
+        values = {
+            key: list(parameter.probes().values())[what]
+            for key, parameter in space.parameters.items()
+        }
+        settings = flatten(load_config(space.preset, as_overrides(values)))
+        assert all(same(settings[key], value) for key, value in values.items())
