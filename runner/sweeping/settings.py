@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from sqlalchemy.engine import make_url
+
 from runner.storage import write_atomically
 from runner.sweeping.objectives import Objective, parse_objectives
 
@@ -34,6 +36,7 @@ class SweepSettings:
         seeds: of a trial's runs, whose scores are averaged.
         sampler_seed: of the sampler's own draws.
         storage: URL of the Optuna study; None is sqlite in the sweep's folder.
+        default_first: whether the first trial has the configuration's own values.
     """
 
     name: str
@@ -47,6 +50,7 @@ class SweepSettings:
     seeds: tuple[int, ...]
     sampler_seed: int
     storage: str | None = None
+    default_first: bool = True
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
@@ -59,8 +63,9 @@ class SweepSettings:
 
 
 def write_settings(folder: Path, settings: SweepSettings) -> None:
-    """sweep.json; a password in the storage's URL is not written (it comes with `--storage`)."""
-    values = asdict(settings) | {"storage": None}
+    """sweep.json; a password in the storage's URL is written as stars."""
+    storage = settings.storage and make_url(settings.storage).render_as_string(hide_password=True)
+    values = asdict(settings) | {"storage": storage}
     write_atomically(folder / SETTINGS_FILE, json.dumps(values, indent=1))
 
 

@@ -1,0 +1,277 @@
+"""A sweep from its plan to its outcome, on a local Ray or the cluster that is joined."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import ray
+import torch
+from ray import tune
+from rich.console import Console
+
+from runner.capacity import await_resources
+from runner.cluster import connected, quiet_ray
+from runner.config import RunConfig, base_folder
+from runner.experiment import read_benchmark, tracking_uri
+from runner.storage import write_atomically
+from runner.sweeping.capacity import Room, make_room, trial_bundles
+from runner.sweeping.outcome import Outcome, write_outcome
+from runner.sweeping.plan import SweepPlan, check_objectives
+from runner.sweeping.recorder import Recorder, reconcile
+from runner.sweeping.records import TrialRecord
+from runner.sweeping.screen import SweepView
+from runner.sweeping.searching import (
+    StudySearcher,
+    check_sampler,
+    make_sampler,
+    num_ended,
+    open_storage,
+    open_study,
+    running_trials,
+)
+from runner.sweeping.sending import SweepTracker
+from runner.sweeping.settings import SPACE_FILE, write_settings
+from runner.sweeping.sharing import share_images
+from runner.sweeping.space import as_params
+from runner.sweeping.stopping import make_scheduler
+from runner.sweeping.trial import TrialTask, drop_checkpoints, run_trial
+from tasks.schema import Benchmark
+
+TRACKING_WAIT_S = 60.0
+_TUNE = {
+    # The records, tables and pictures are ours.
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    # Forgetting has no value after one domain, and a failed trial has none at all.
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    # Ctrl-C reaches the command, which says how to go on.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "10",
+}
+
+
+def run_sweep(plan: SweepPlan, console: Console) -> Outcome:
+    """Runs the trials that are missing, and writes the outcome.
+
+    Raises:
+        ValueError: the data, the objective, the sampler or the room are not what is needed.
+        ConnectionError: the cluster or the study's database does not answer.
+        RuntimeError: another driver is at the same sweep.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    check_sampler(plan.settings.sampler)
+    config = plan.trial_config
+    benchmark = read_benchmark(config)
+    check_objectives(plan.settings.objectives, benchmark)
+    plan = _with_room(plan, _local_room(plan, config))
+    with _sole_driver(plan.folder):
+        study = open_study(plan.settings, open_storage(plan.settings.study_url(plan.folder)))
+        records = reconcile(plan.folder, study) if plan.resumed else []
+        if plan.resumed:
+            console.print(_found(plan, study, records), highlight=False, soft_wrap=True)
+        elif study.get_trials(deepcopy=False):
+            raise ValueError(
+                f"--storage: there is a study {plan.settings.name!r} with trials already; go on "
+                "with it by --resume in its folder, or begin another by --name"
+            )
+        for record in records:
+            if record.state != "running":
+                drop_checkpoints(plan.folder, record.number)
+        os.environ.update(_TUNE)
+        with connected(_for_connecting(config)):
+            _quiet()
+            room = _room(plan, config)
+            plan = _with_room(plan, room)
+            _write(plan)
+            if plan.settings.default_first and not study.get_trials(deepcopy=False):
+                _enqueue_default(plan, study, console)
+            return _run(plan, room, config, benchmark, study, records, console)
+
+
+def _run(
+    plan: SweepPlan, room: Room, config: RunConfig, benchmark: Benchmark, study: optuna.Study,
+    records: list[TrialRecord], console: Console,
+) -> Outcome:  # fmt: skip
+    folder, settings = plan.folder, plan.settings
+    num_missing = settings.num_trials - num_ended(study)
+    view = SweepView(console, settings, folder, plan.space, plan.config)
+    tracker = _tracker(plan, view)
+    with view:
+        for record in records:
+            view.show(record)
+
+        def ended(_: TrialRecord) -> None:
+            write_outcome(folder, settings, plan.space, plan.config)
+            if tracker:
+                tracker.wake()
+
+        if num_missing > 0:
+            recorder = Recorder(folder, view.show, ended)
+            shared = share_images(benchmark, config, plan.space.parameters)
+            view.say(str(shared))
+            _tuner(plan, room, config, benchmark, study, records, recorder, shared, num_missing)
+            recorder.drop_checkpoints()
+        outcome = write_outcome(folder, settings, plan.space, plan.config)
+        if tracker and (said := tracker.close(TRACKING_WAIT_S)):
+            view.say(said)
+        view.finish(outcome)
+    return outcome
+
+
+def _tuner(
+    plan: SweepPlan, room: Room, config: RunConfig, benchmark: Benchmark, study: optuna.Study,
+    records: list[TrialRecord], recorder: Recorder, shared: Any, num_missing: int,
+) -> None:  # fmt: skip
+    """Lets Tune run the missing trials."""
+    folder, settings = plan.folder, plan.settings
+    overrides = plan.trial_overrides
+    if room.cpus_per_worker:
+        overrides = (*overrides, f"cluster.cpus_per_worker={room.cpus_per_worker:g}")
+    task = TrialTask(
+        folder=folder,
+        home=base_folder(),
+        preset=settings.preset,
+        overrides=overrides,
+        seeds=settings.seeds,
+        objectives=settings.objectives,
+        untested=tuple(each.name for each in benchmark.unseen if not each.validation.query),
+    )
+    searcher = StudySearcher(
+        plan.space.suggest,
+        settings.objectives,
+        make_sampler(settings, len(study.get_trials(deepcopy=False))),
+        open_storage(settings.study_url(folder)),
+        settings.name,
+    )
+    num_domains = len(benchmark.seen) * len(settings.seeds)
+    # The workers of a trial take what is theirs from the cluster, beside the trial's own bundles.
+    own = trial_bundles(config, 0.0)[:2]
+    starts = folder / "tune"
+    tuner = tune.Tuner(
+        tune.with_resources(
+            tune.with_parameters(run_trial, task=task, shared=shared),
+            tune.PlacementGroupFactory([{**bundle} for bundle in own]),
+        ),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=make_scheduler(
+                settings.scheduler, settings.objectives[0], num_domains, records
+            ),
+            num_samples=num_missing,
+            max_concurrent_trials=settings.concurrent,
+            trial_name_creator=lambda trial: f"trial-{trial.config['number']}",
+            trial_dirname_creator=lambda trial: f"{trial.config['number']}-{trial.trial_id}",
+        ),
+        run_config=tune.RunConfig(
+            name=f"start-{len(list(starts.glob('start-*'))) + 1}",
+            storage_path=str(starts),
+            callbacks=[recorder],
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=config.cluster.max_failures),
+        ),
+    )
+    tuner.fit()
+
+
+def _found(plan: SweepPlan, study: optuna.Study, records: list[TrialRecord]) -> str:
+    """What a sweep that goes on finds."""
+    ended = num_ended(study)
+    counts = {
+        state: sum(record.state == state for record in records)
+        for state in ("finished", "stopped", "failed")
+    }
+    kinds = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
+    begun = len(running_trials(study))
+    goes_on = f"; {begun} begun, going on from their checkpoints" if begun else ""
+    return (
+        f"Sweep {plan.settings.name}: found {ended} of {plan.settings.num_trials} trials ended"
+        f"{f' ({kinds})' if kinds else ''}{goes_on}"
+    )
+
+
+def _write(plan: SweepPlan) -> None:
+    write_atomically(plan.folder / SPACE_FILE, plan.text)
+    write_settings(plan.folder, plan.settings)
+
+
+def _enqueue_default(plan: SweepPlan, study: optuna.Study, console: Console) -> None:
+    """The configuration's own values are what the others are compared with."""
+    point = plan.space.default_point(plan.config)
+    if point.values is not None:
+        study.enqueue_trial(as_params(point.values))
+    else:
+        console.print(
+            f"The configuration's own values are no trial: {point.reason}",
+            style="yellow", markup=False, highlight=False, soft_wrap=True,
+        )  # fmt: skip
+
+
+def _quiet() -> None:
+    """Tune looks at the end for files that it was told not to write, and warns of each."""
+    quiet_ray()
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+
+
+def _tracker(plan: SweepPlan, view: SweepView) -> SweepTracker | None:
+    uri = tracking_uri(plan.config)
+    if uri is None:
+        return None
+    tracking = plan.config.tracking.model_copy(update={"uri": uri})
+    return SweepTracker(plan.folder, plan.settings, tracking, view.say)
+
+
+def _with_room(plan: SweepPlan, room: Room | None) -> SweepPlan:
+    if room is None:
+        return plan
+    return replace(plan, settings=replace(plan.settings, concurrent=room.concurrent))
+
+
+def _local_room(plan: SweepPlan, config: RunConfig) -> Room | None:
+    """The room on this machine, known before Ray starts; None where a cluster is joined."""
+    address = config.cluster.address or os.environ.get("RAY_ADDRESS") or "local"
+    if address != "local" or ray.is_initialized():
+        return None
+    own = {
+        "CPU": float(len(os.sched_getaffinity(0))),
+        "GPU": float(torch.cuda.device_count()),
+    }
+    return make_room(config, [own], plan.settings.concurrent or None, plan.settings.num_trials)
+
+
+def _room(plan: SweepPlan, config: RunConfig) -> Room:
+    """The room on the cluster, where an autoscaler is given the time to make it."""
+    cluster, settings = config.cluster, plan.settings
+    bundles = trial_bundles(config, cluster.cpus_per_worker or 1.0)
+    await_resources(bundles * max(1, settings.concurrent), cluster.wait_s)
+    nodes: list[Mapping[str, float]] = [each["Resources"] for each in ray.nodes() if each["Alive"]]
+    return make_room(config, nodes, settings.concurrent or None, settings.num_trials)
+
+
+def _for_connecting(config: RunConfig) -> RunConfig:
+    """`connected` checks the room of a run with workers; the room of trials is checked here."""
+    changes = {"num_workers": 1, "use_gpu": False, "cpus_per_worker": None}
+    return config.model_copy(update={"cluster": config.cluster.model_copy(update=changes)})
+
+
+@contextmanager
+def _sole_driver(folder: Path) -> Iterator[None]:
+    """Keeps a second driver out: study and records have one writer."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".driver").open("a") as owner:
+        try:
+            fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RuntimeError(
+                f"{folder} is being searched by another process; wait for it, stop it, or choose "
+                "another --name"
+            ) from error
+        yield

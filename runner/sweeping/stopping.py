@@ -1,0 +1,87 @@
+"""Who stops trials early, and what it is told of trials that ended under an earlier driver."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from ray.tune.schedulers import (
+    ASHAScheduler,
+    FIFOScheduler,
+    MedianStoppingRule,
+    TrialScheduler,
+)
+
+from runner.sweeping.objectives import Objective
+from runner.sweeping.records import TrialRecord
+from runner.sweeping.settings import Scheduler
+
+TIME = "learned_domains"
+
+
+class MedianRule(MedianStoppingRule):
+    """Ray's rule for trials that may be started again, and never pause.
+
+    A started trial reports its domains anew, which must not weigh twice in its running mean; a
+    paused one would give up its process for another that has to load everything again.
+    """
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Whether the trial goes on."""
+        if any(earlier[TIME] == result.get(TIME) for earlier in self._results.get(trial, ())):
+            return TrialScheduler.CONTINUE
+        return super().on_trial_result(tune_controller, trial, result)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """Nothing: the last report is known already, and that of a failure has no value."""
+
+    def _on_insufficient_samples(self, tune_controller: Any, trial: Any, time: float) -> str:
+        return TrialScheduler.CONTINUE
+
+
+@dataclass(frozen=True)
+class _PastTrial:
+    trial_id: str
+
+
+def make_scheduler(
+    kind: Scheduler, objective: Objective, num_domains: int, past: Iterable[TrialRecord] = ()
+) -> TrialScheduler:
+    """Compares trials after equally many learned domains.
+
+    Args:
+        kind: asha halves the trials after 1, 2, 4, ... domains; median stops those below the
+            median of the others' means.
+        objective: what is compared.
+        num_domains: a whole trial's, over all its seeds.
+        past: trials of earlier drivers; with those that ended, new ones are compared.
+    """
+    match kind:
+        case "none":
+            return FIFOScheduler()
+        case "asha":
+            scheduler = ASHAScheduler(
+                time_attr=TIME, metric=objective.name, mode=objective.mode,
+                max_t=num_domains, grace_period=1, reduction_factor=2,
+            )  # fmt: skip
+        case "median":
+            scheduler = MedianRule(
+                time_attr=TIME, metric=objective.name, mode=objective.mode,
+                grace_period=1, min_samples_required=3,
+            )  # fmt: skip
+    for record in past:
+        if record.state in ("finished", "stopped"):
+            _tell(scheduler, record, objective)
+    return scheduler
+
+
+def _tell(scheduler: TrialScheduler, record: TrialRecord, objective: Objective) -> None:
+    trial: Any = _PastTrial(f"past-{record.number}")
+    controller: Any = None
+    scheduler.on_trial_add(controller, trial)
+    for report in record.reports:
+        value = objective.of(report)
+        if value is not None:
+            result = {TIME: report.learned_domains, objective.name: value}
+            scheduler.on_trial_result(controller, trial, result)
