@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import json
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from runner.config import RunConfig
-from runner.storage import write_atomically
-from runner.sweeping.objectives import best_trial
-from runner.sweeping.records import TrialRecord, read_records
+from runner.config import RunConfig, base_folder, load_config, to_yaml
+from runner.storage import RunStorage, write_atomically
+from runner.sweeping.importances import Importances, importances
+from runner.sweeping.objectives import Objective, best_trial, pareto_front
+from runner.sweeping.parameters import same
+from runner.sweeping.records import TrialRecord, read_records, trial_folder
 from runner.sweeping.settings import SweepSettings
+from runner.sweeping.space import DefaultPoint, SearchSpace
+from tasks.benchmarks import seen_and_unseen
 
-if TYPE_CHECKING:
-    from runner.sweeping.space import SearchSpace
+BEST_FILE = "best.yaml"
+PARETO_FOLDER = "pareto"
 
 
 @dataclass(frozen=True)
@@ -23,13 +28,58 @@ class Outcome:
 
     Attributes:
         folder: of the sweep.
+        settings: what it was asked to do.
+        space: what is searched.
         records: of all its trials.
         best: the finished trial with the best first objective.
+        default: trial 0, if it is the configuration's own values.
+        default_point: the configuration's own values, where the space has them.
+        front: of several objectives; empty with one.
+        importances: by objective.
+        num_domains: that a trial learns if it is not stopped, over all its seeds.
+        preset: best.yaml, or None where there is no best trial.
     """
 
     folder: Path
+    settings: SweepSettings
+    space: SearchSpace
     records: tuple[TrialRecord, ...]
     best: TrialRecord | None
+    default: TrialRecord | None
+    default_point: DefaultPoint
+    front: tuple[TrialRecord, ...]
+    importances: Mapping[str, Importances]
+    num_domains: int
+    preset: Path | None
+
+    @property
+    def objective(self) -> Objective:
+        """The first, by which trials are ordered."""
+        return self.settings.objectives[0]
+
+    @property
+    def keys(self) -> list[str]:
+        """Configuration paths of the parameters."""
+        return list(self.space.parameters)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Trials by state."""
+        return dict(Counter(record.state for record in self.records))
+
+    @property
+    def domains_run(self) -> int:
+        """Learned by all trials together."""
+        return sum(record.last.learned_domains for record in self.records if record.last)
+
+    @property
+    def domains_saved(self) -> int:
+        """That stopped trials would have gone on to learn."""
+        return sum(
+            self.num_domains - (record.last.learned_domains if record.last else 0)
+            for record in self.records
+            if record.state == "stopped"
+        )
 
 
 def write_outcome(
@@ -37,14 +87,114 @@ def write_outcome(
 ) -> Outcome:
     """Writes best.yaml, trials.csv, summary.json, table.md and the pictures, from the records.
 
+    Every file is replaced as a whole, so this may be called at any time, also while trials run.
+
     Args:
         folder: of the sweep.
         settings: what it was asked to do.
         space: what is searched, within `config`.
         config: what every trial begins with, as the user's own run would have it.
     """
-    records = tuple(read_records(folder))
-    outcome = Outcome(folder, records, best_trial(records, settings.objectives[0]))
-    best = None if outcome.best is None else {"number": outcome.best.number}
-    write_atomically(folder / "summary.json", json.dumps({"name": settings.name, "best": best}))
+    from runner.sweeping.pictures import write_pictures
+    from runner.sweeping.table import to_csv, to_json, to_markdown
+
+    outcome = gather(folder, settings, space, config)
+    _write_presets(outcome, config)
+    write_atomically(folder / "trials.csv", to_csv(outcome))
+    write_atomically(folder / "summary.json", to_json(outcome))
+    write_atomically(folder / "table.md", to_markdown(outcome))
+    write_pictures(outcome)
     return outcome
+
+
+def gather(folder: Path, settings: SweepSettings, space: SearchSpace, config: RunConfig) -> Outcome:
+    """The outcome without writing anything; arguments as of `write_outcome`."""
+    records, objectives = tuple(read_records(folder)), settings.objectives
+    best = best_trial(records, objectives[0])
+    has_preset = best is not None and _config_file(folder, settings, best).is_file()
+    default_point = space.default_point(config)
+    return Outcome(
+        folder=folder,
+        settings=settings,
+        space=space,
+        records=records,
+        best=best,
+        default=_default_trial(records, default_point),
+        default_point=default_point,
+        front=tuple(pareto_front(records, objectives)) if len(objectives) > 1 else (),
+        importances={each.name: importances(records, space, each) for each in objectives},
+        num_domains=domains_of(config, settings),
+        preset=folder / BEST_FILE if has_preset else None,
+    )
+
+
+def domains_of(config: RunConfig, settings: SweepSettings) -> int:
+    """Domains that a whole trial learns, over all its seeds."""
+    return len(seen_and_unseen(config.benchmark)[0]) * len(settings.seeds)
+
+
+def shown_path(path: Path) -> str:
+    """A path as it is typed: relative to the folder that presets are looked up in."""
+    return str(path.relative_to(base_folder()) if path.is_relative_to(base_folder()) else path)
+
+
+def _default_trial(records: Sequence[TrialRecord], default: DefaultPoint) -> TrialRecord | None:
+    """Trial 0 if its values are the configuration's own."""
+    first = next((record for record in records if record.number == 0), None)
+    if first is None or default.values is None or first.values.keys() != default.values.keys():
+        return None
+    own = default.values
+    return first if all(same(first.values[key], own[key]) for key in own) else None
+
+
+def _write_presets(outcome: Outcome, config: RunConfig) -> None:
+    """best.yaml, and pareto/<number>.yaml of several objectives; removes what holds no more."""
+    folder = outcome.folder
+    if outcome.best is None or outcome.preset is None:
+        (folder / BEST_FILE).unlink(missing_ok=True)
+    else:
+        write_atomically(outcome.preset, _preset(outcome, outcome.best, config, outcome.preset))
+    pareto = folder / PARETO_FOLDER
+    kept = {f"{record.number}.yaml": record for record in outcome.front}
+    for name, record in kept.items():
+        pareto.mkdir(exist_ok=True)
+        if _config_file(folder, outcome.settings, record).is_file():
+            write_atomically(pareto / name, _preset(outcome, record, config, pareto / name))
+    for file in pareto.glob("*.yaml"):
+        if file.name not in kept:
+            file.unlink()
+    if pareto.is_dir() and not kept:
+        shutil.rmtree(pareto)
+
+
+def _preset(outcome: Outcome, trial: TrialRecord, config: RunConfig, file: Path) -> str:
+    """The configuration with which the trial's first seed ran, kept where the user's runs are."""
+    settings = outcome.settings
+    ran = load_config(str(_config_file(outcome.folder, settings, trial)))
+    own = {
+        "run": config.run,
+        "storage": config.storage,
+        "tracking": config.tracking,
+        "checkpoints": config.checkpoints,
+        "cluster": config.cluster,
+        "preset": f"{settings.name}-{file.stem}",
+    }
+    scores = [
+        f"{each.name} {value:.2f}"
+        for each in settings.objectives
+        if trial.last and (value := each.of(trial.last)) is not None
+    ]
+    seeds = ", ".join(map(str, settings.seeds))
+    among = "the best of" if trial is outcome.best else "on the Pareto front of"
+    header = (
+        f"# Trial {trial.number}, {among} sweep {settings.name}: {', '.join(scores)}\n"
+        f"# on validation identities, {'seed' if len(settings.seeds) == 1 else 'mean of seeds'} "
+        f"{seeds}. Run it:\n"
+        f"#   python runner/lifelong.py run --preset {shown_path(file)}\n"
+    )
+    return header + to_yaml(ran.model_copy(update=own))
+
+
+def _config_file(folder: Path, settings: SweepSettings, trial: TrialRecord) -> Path:
+    run = trial_folder(folder, trial.number) / f"seed{settings.seeds[0]}"
+    return RunStorage(run).config_file
