@@ -2,8 +2,10 @@
 
 A `SharedDecoder` takes the place of `decode_many`, so that a trial's stream is the ordinary one.
 It never serves wrong pixels: a file counts as decoded only at the same path, with the size and the
-time of change that it had before it was decoded, and at the same height and width. Any other file
-is decoded.
+time of change that the decoding process saw before it read the file, and at the same height and
+width. Any other file is decoded, and one that was unreadable is tried again.
+
+No torch either: each decoding process loads this file.
 """
 
 from __future__ import annotations
@@ -11,39 +13,39 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from runner.pixels import DecodedImages, decode_many
-from tasks.schema import Benchmark
+
+if TYPE_CHECKING:
+    from tasks.schema import Benchmark
 
 _MISSING = (-1, -1)
 """The stamp of a file that is not there."""
 
 
 @dataclass(frozen=True)
-class FileList:
-    """The files that were decoded, in order.
+class SharedBlock:
+    """Files that were decoded together.
 
     Attributes:
-        paths: all different.
-        stamps: int64 [N, 2], size in bytes and time of change in nanoseconds; as they were before
-            the files were read, so that what changed while it was read counts as another file.
-        height: of the decoded images, in pixels.
-        width: of the decoded images, in pixels.
+        paths: in order.
+        stamps: size in bytes and time of change in nanoseconds of each, as they were before the
+            file was read: one that changed while it was read counts as another file.
+        images: may be read-only shared memory.
     """
 
-    paths: tuple[str, ...]
-    stamps: np.ndarray
-    height: int
-    width: int
+    paths: Sequence[str]
+    stamps: Sequence[tuple[int, int]]
+    images: DecodedImages
 
-    @staticmethod
-    def of(paths: Sequence[str], height: int, width: int) -> FileList:
-        """Files that are about to be decoded."""
-        stamps = np.array([_stamp(path) for path in paths], np.int64).reshape(-1, 2)
-        return FileList(tuple(paths), stamps, height, width)
+
+def decode_block(paths: Sequence[str], height: int, width: int) -> SharedBlock:
+    """Decodes files for others."""
+    stamps = [_stamp(path) for path in paths]
+    return SharedBlock(paths, stamps, decode_many(paths, height, width))
 
 
 class SharedFiles(Protocol):
@@ -54,21 +56,33 @@ class SharedFiles(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where a decoded file is, and what it was."""
+
+    block: int
+    row: int
+    stamp: tuple[int, int]
+    readable: bool
+
+
 class SharedDecoder:
     """Files to pixels, a `Decoder`: from shared memory where it can, by `decode_many` elsewhere.
 
     Args:
-        files: what was decoded.
-        blocks: together the files in order; their pixels may be read-only shared memory.
+        blocks: what was decoded.
+        height: of the decoded images, in pixels.
+        width: of the decoded images, in pixels.
     """
 
-    def __init__(self, files: FileList, blocks: Sequence[DecodedImages]) -> None:
-        self._files = files
-        self._blocks = list(blocks)
-        self._starts = np.cumsum([0, *(len(block.pixels) for block in blocks)])
-        stamps: list[list[int]] = files.stamps.tolist()
-        pairs = enumerate(zip(files.paths, stamps, strict=True))
-        self._known = {path: (row, tuple(stamp)) for row, (path, stamp) in pairs}
+    def __init__(self, blocks: Sequence[SharedBlock], height: int, width: int) -> None:
+        self._pixels = [block.images.pixels for block in blocks]
+        self._height, self._width = height, width
+        self._places = {
+            path: _Place(number, row, stamp, row not in block.images.errors)
+            for number, block in enumerate(blocks)
+            for row, (path, stamp) in enumerate(zip(block.paths, block.stamps, strict=True))
+        }
 
     def __call__(self, paths: Sequence[str], height: int, width: int) -> DecodedImages:
         """The images of files, in order.
@@ -77,41 +91,41 @@ class SharedDecoder:
             What `decode_many` returns; files that lie beside one another in a block come as a
             read-only view of it.
         """
-        if (height, width) != (self._files.height, self._files.width):
+        if (height, width) != (self._height, self._width):
             return decode_many(paths, height, width)
-        rows = np.array([self._row(path) for path in paths], np.int64)
-        others = np.flatnonzero(rows < 0)
-        if len(rows) and not len(others) and (np.diff(rows) == 1).all():
-            first, last = self._place(rows[0]), self._place(rows[-1])
-            if first[0] is last[0]:
-                block, start, stop = first[0], first[1], last[1] + 1
-                errors = {at - start: why for at, why in block.errors.items() if start <= at < stop}
-                return DecodedImages(block.pixels[start:stop], errors)
-        pixels = np.empty((len(rows), height, width, 3), np.uint8)
-        decoded = decode_many([paths[position] for position in others.tolist()], height, width)
+        places = [self._place(path) for path in paths]
+        if (view := self._view(places)) is not None:
+            return DecodedImages(view, {})
+        others = [at for at, place in enumerate(places) if place is None or not place.readable]
+        decoded = decode_many([paths[at] for at in others], height, width)
+        pixels = np.empty((len(paths), height, width, 3), np.uint8)
         pixels[others] = decoded.pixels
-        errors = {int(others[at]): why for at, why in decoded.errors.items()}
-        for position in np.flatnonzero(rows >= 0).tolist():
-            block, at = self._place(rows[position])
-            pixels[position] = block.pixels[at]
-            if at in block.errors:
-                errors[position] = block.errors[at]
-        return DecodedImages(pixels, errors)
+        for at, place in enumerate(places):
+            if place is not None and place.readable:
+                pixels[at] = self._pixels[place.block][place.row]
+        return DecodedImages(pixels, {others[at]: why for at, why in decoded.errors.items()})
 
     def serves(self, paths: Sequence[str], height: int, width: int) -> bool:
-        """Whether nothing would be left to decode."""
-        same_size = (height, width) == (self._files.height, self._files.width)
-        return same_size and all(self._row(path) >= 0 for path in paths)
+        """Whether nothing but unreadable files would be left to decode."""
+        same_size = (height, width) == (self._height, self._width)
+        return same_size and all(self._place(path) is not None for path in paths)
 
-    def _place(self, row: int) -> tuple[DecodedImages, int]:
-        """The block that holds a decoded file, and where in it."""
-        number = int(np.searchsorted(self._starts, row, side="right")) - 1
-        return self._blocks[number], int(row - self._starts[number])
+    def _place(self, path: str) -> _Place | None:
+        """None for a file that was not decoded, or is no longer the same."""
+        place = self._places.get(path)
+        return place if place is not None and place.stamp == _stamp(path) else None
 
-    def _row(self, path: str) -> int:
-        """Where a file is among the decoded ones; -1 if it is not, or no longer the same."""
-        row, stamp = self._known.get(path, (-1, None))
-        return row if stamp == _stamp(path) else -1
+    def _view(self, places: Sequence[_Place | None]) -> np.ndarray | None:
+        """The pixels of neighbours in one block; None for any other files."""
+        first = places[0] if places else None
+        if first is None:
+            return None
+        for at, place in enumerate(places):
+            if place is None or not place.readable:
+                return None
+            if (place.block, place.row) != (first.block, first.row + at):
+                return None
+        return self._pixels[first.block][first.row : first.row + len(places)]
 
 
 def files_in_order(benchmark: Benchmark) -> list[list[str]]:

@@ -18,9 +18,8 @@ import ray
 from ray.exceptions import RayError
 
 from runner.config import RunConfig
-from runner.pixels import DecodedImages, decode_many
 from runner.ray_stream import smallest_store_bytes
-from runner.shared_images import FileList, SharedDecoder, files_in_order, fitting
+from runner.shared_images import SharedBlock, SharedDecoder, decode_block, files_in_order, fitting
 from runner.stream import IMAGES_PER_BLOCK, decoded_bytes
 from tasks.schema import Benchmark
 
@@ -41,18 +40,20 @@ class SharedImages:
     The driver keeps it while they run.
 
     Attributes:
-        blocks: references to `DecodedImages`; none where nothing is shared.
-        files: reference to the `FileList` of all of them, in a tuple lest Ray resolves it.
+        blocks: references to each `SharedBlock`; none where nothing is shared.
+        height: of the decoded images, in pixels.
+        width: of the decoded images, in pixels.
         num_shared: decoded images that are shared.
         num_images: different images of the benchmark.
         why: what keeps the others from it, or "".
     """
 
-    blocks: tuple[ray.ObjectRef, ...] = ()
-    files: tuple[ray.ObjectRef, ...] = ()
-    num_shared: int = 0
-    num_images: int = 0
-    why: str = ""
+    blocks: tuple[ray.ObjectRef, ...]
+    height: int
+    width: int
+    num_shared: int
+    num_images: int
+    why: str
 
     def __str__(self) -> str:
         said = f"{self.num_shared} of {self.num_images} images are decoded once for all trials"
@@ -66,12 +67,11 @@ class SharedImages:
         if not self.blocks:
             return None
         try:
-            files: FileList = ray.get(self.files[0], timeout=FETCH_TIMEOUT_S)
-            blocks: list[DecodedImages] = ray.get(list(self.blocks), timeout=FETCH_TIMEOUT_S)
+            blocks: list[SharedBlock] = ray.get(list(self.blocks), timeout=FETCH_TIMEOUT_S)
         except RayError as error:
             LOG.warning("the shared images cannot be had; decoding them here: %s", error)
             return None
-        return SharedDecoder(files, blocks)
+        return SharedDecoder(blocks, self.height, self.width)
 
 
 def share_images(
@@ -90,16 +90,13 @@ def share_images(
     portions = files_in_order(benchmark)
     num_images = sum(map(len, portions))
     if sizes := SIZE_KEYS.intersection(searched):
-        return SharedImages(num_images=num_images, why=f"{min(sizes)} is searched")
+        return SharedImages((), height, width, 0, num_images, f"{min(sizes)} is searched")
     budget_bytes = config.data.object_store_share * smallest_store_bytes()
     chosen = fitting(portions, int(budget_bytes / decoded_bytes(1, height, width)))
-    files = FileList.of([path for portion in chosen for path in portion], height, width)
-    num_shared = len(files.paths)
+    num_shared = sum(map(len, chosen))
     why = "" if num_shared == num_images else "all together exceed data.object_store_share"
-    if not num_shared:
-        return SharedImages(num_images=num_images, why=why)
     blocks = _decode(chosen, height, width, config.data.decode_cpus)
-    return SharedImages(tuple(blocks), (ray.put(files),), num_shared, num_images, why)
+    return SharedImages(tuple(blocks), height, width, num_shared, num_images, why)
 
 
 def _decode(
@@ -112,7 +109,7 @@ def _decode(
         for start in range(0, len(portion), IMAGES_PER_BLOCK)
     ]
     remote = ray.remote(num_cpus=task_cpus, scheduling_strategy="SPREAD")
-    task: Any = remote(decode_many)
+    task: Any = remote(decode_block)
     # As many decoders as CPUs, each in a process of its own.
     num_tasks = max(1, int(ray.cluster_resources().get("CPU", 1)))
     blocks: list[ray.ObjectRef] = []
@@ -122,5 +119,6 @@ def _decode(
             ray.wait([running.popleft()], fetch_local=False)
         blocks.append(task.remote(chunk, height, width))
         running.append(blocks[-1])
-    ray.wait(blocks, num_returns=len(blocks), fetch_local=False)
+    if blocks:
+        ray.wait(blocks, num_returns=len(blocks), fetch_local=False)
     return blocks

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from runner.pixels import decode_many
-from runner.shared_images import FileList, SharedDecoder, files_in_order, fitting
+from runner import shared_images
+from runner.pixels import DecodedImages, decode_many
+from runner.shared_images import SharedDecoder, decode_block, files_in_order, fitting
 from tasks.schema import Benchmark, Domain, Record, Split
 
 HEIGHT, WIDTH = 8, 4
@@ -40,11 +41,11 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def share(paths: Sequence[str], *cuts: int) -> SharedDecoder:
     bounds = [0, *cuts, len(paths)]
     blocks = [
-        decode_many(paths[start:stop], HEIGHT, WIDTH) for start, stop in itertools.pairwise(bounds)
+        decode_block(paths[start:stop], HEIGHT, WIDTH) for start, stop in itertools.pairwise(bounds)
     ]
     for block in blocks:
-        block.pixels.flags.writeable = False
-    return SharedDecoder(FileList.of(paths, HEIGHT, WIDTH), blocks)
+        block.images.pixels.flags.writeable = False
+    return SharedDecoder(blocks, HEIGHT, WIDTH)
 
 
 @given(
@@ -64,9 +65,11 @@ def test_any_files_are_those_that_decoding_gives(
 
 def test_neighbours_of_a_block_are_not_copied(paths: list[str]) -> None:
     shared = share(paths[:NUM_SHARED], 5)
-    one, again = (shared(paths[1:4], HEIGHT, WIDTH).pixels for _ in range(2))
+    one, again = (shared(paths[0:3], HEIGHT, WIDTH).pixels for _ in range(2))
     assert np.shares_memory(one, again)
     assert not one.flags.writeable
+    assert shared.serves(paths[:NUM_SHARED], HEIGHT, WIDTH)
+    assert not shared.serves(paths[: NUM_SHARED + 1], HEIGHT, WIDTH)
     both = shared(paths[4:6], HEIGHT, WIDTH).pixels
     assert not np.shares_memory(both, shared(paths[4:5], HEIGHT, WIDTH).pixels)
 
@@ -116,3 +119,18 @@ def test_what_does_not_fit_is_passed_over() -> None:
     assert fitting(portions, 3) == ["ab", "g"]
     assert fitting(portions, 9) == portions
     assert fitting(portions, 0) == []
+
+
+def test_what_was_unreadable_to_the_decoding_process_is_tried_again(
+    paths: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(paths: Sequence[str], height: int, width: int) -> DecodedImages:
+        reasons = dict.fromkeys(range(len(paths)), "OSError: no such mount")
+        return DecodedImages(np.zeros((len(paths), height, width, 3), np.uint8), reasons)
+
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(shared_images, "decode_many", unreadable)
+        block = decode_block(paths[:2], HEIGHT, WIDTH)
+    served = SharedDecoder([block], HEIGHT, WIDTH)(paths[:2], HEIGHT, WIDTH)
+    np.testing.assert_array_equal(served.pixels, decode_many(paths[:2], HEIGHT, WIDTH).pixels)
+    assert not served.errors

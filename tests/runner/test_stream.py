@@ -15,7 +15,7 @@ from PIL import Image
 from runner.decoding import DataConfig
 from runner.pixels import decode_many
 from runner.quarantine import BadImage, Quarantine
-from runner.shared_images import FileList, SharedDecoder, files_in_order
+from runner.shared_images import SharedDecoder, decode_block, files_in_order
 from runner.stream import IMAGES_PER_BLOCK, BlockImages, DomainStream, LocalStream
 from tasks.schema import Benchmark, Domain, Record, Split
 
@@ -78,9 +78,8 @@ def corrupt(benchmark: Benchmark, folder: Path) -> tuple[Benchmark, Path, Path]:
 
 def shared_decoder(benchmark: Benchmark) -> SharedDecoder:
     """All of a benchmark's files, decoded in blocks of uneven sizes."""
-    portions = files_in_order(benchmark)
-    files = FileList.of([path for portion in portions for path in portion], HEIGHT, WIDTH)
-    return SharedDecoder(files, [decode_many(portion, HEIGHT, WIDTH) for portion in portions])
+    blocks = [decode_block(portion, HEIGHT, WIDTH) for portion in files_in_order(benchmark)]
+    return SharedDecoder(blocks, HEIGHT, WIDTH)
 
 
 @dataclass
