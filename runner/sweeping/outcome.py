@@ -83,7 +83,12 @@ class Outcome:
 
 
 def write_outcome(
-    folder: Path, settings: SweepSettings, space: SearchSpace, config: RunConfig
+    folder: Path,
+    settings: SweepSettings,
+    space: SearchSpace,
+    config: RunConfig,
+    *,
+    quick: bool = False,
 ) -> Outcome:
     """Writes best.yaml, trials.csv, summary.json, table.md and the pictures, from the records.
 
@@ -94,20 +99,29 @@ def write_outcome(
         settings: what it was asked to do.
         space: what is searched, within `config`.
         config: what every trial begins with, as the user's own run would have it.
+        quick: leave out importances and pictures, which take seconds; for between two trials.
     """
     from runner.sweeping.pictures import write_pictures
     from runner.sweeping.table import to_csv, to_json, to_markdown
 
-    outcome = gather(folder, settings, space, config)
+    outcome = gather(folder, settings, space, config, quick=quick)
     _write_presets(outcome, config)
     write_atomically(folder / "trials.csv", to_csv(outcome))
     write_atomically(folder / "summary.json", to_json(outcome))
     write_atomically(folder / "table.md", to_markdown(outcome))
-    write_pictures(outcome)
+    if not quick:
+        write_pictures(outcome)
     return outcome
 
 
-def gather(folder: Path, settings: SweepSettings, space: SearchSpace, config: RunConfig) -> Outcome:
+def gather(
+    folder: Path,
+    settings: SweepSettings,
+    space: SearchSpace,
+    config: RunConfig,
+    *,
+    quick: bool = False,
+) -> Outcome:
     """The outcome without writing anything; arguments as of `write_outcome`."""
     records, objectives = tuple(read_records(folder)), settings.objectives
     best = best_trial(records, objectives[0])
@@ -122,7 +136,9 @@ def gather(folder: Path, settings: SweepSettings, space: SearchSpace, config: Ru
         default=_default_trial(records, default_point),
         default_point=default_point,
         front=tuple(pareto_front(records, objectives)) if len(objectives) > 1 else (),
-        importances={each.name: importances(records, space, each) for each in objectives},
+        importances={
+            each.name: importances(records, space, each) for each in objectives if not quick
+        },
         num_domains=domains_of(config, settings),
         preset=folder / BEST_FILE if has_preset else None,
     )
