@@ -110,14 +110,16 @@ def _run(
             view.show(record)
 
         def ended(_: TrialRecord) -> None:
-            write_outcome(folder, settings, plan.space, plan.config)
+            write_outcome(folder, settings, plan.space, plan.config, quick=True)
             if tracker:
                 tracker.wake()
 
         if num_missing > 0:
             recorder = Recorder(folder, view.show, ended)
-            shared = share_images(benchmark, config, plan.space.parameters)
-            view.say(str(shared))
+            shared = None
+            if plan.shares:
+                shared = share_images(benchmark, config, plan.space.parameters)
+                view.say(str(shared))
             _tuner(plan, room, config, benchmark, study, records, recorder, shared, num_missing)
             recorder.drop_checkpoints()
         outcome = write_outcome(folder, settings, plan.space, plan.config)
