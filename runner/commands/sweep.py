@@ -40,6 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-default", action="store_true",
         help="do not begin with the preset's own values",
     )  # fmt: skip
+    parser.add_argument(
+        "--no-sharing", action="store_true", help="every trial decodes its images itself"
+    )
     parser.add_argument("--resume", action="store_true", help="go on with a sweep that was begun")
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="of every trial, such as learner.lr=1e-4"

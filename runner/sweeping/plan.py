@@ -46,6 +46,7 @@ class SweepPlan:
         text: the search space's file.
         config: what every trial begins with, as the user's own run would have it.
         resumed: whether it goes on.
+        shares: whether images are decoded once for all trials.
     """
 
     folder: Path
@@ -54,6 +55,7 @@ class SweepPlan:
     text: str
     config: RunConfig
     resumed: bool
+    shares: bool = True
 
     @property
     def trial_overrides(self) -> tuple[str, ...]:
@@ -91,7 +93,10 @@ def make_plan(options: argparse.Namespace) -> SweepPlan:
         settings = _new(given, tuple(options.overrides))
     _check_settings(settings)
     config = check_space(space, settings.preset, settings.overrides)
-    return SweepPlan(folder, settings, space.within(config), space.text, config, options.resume)
+    return SweepPlan(
+        folder, settings, space.within(config), space.text, config,
+        options.resume, shares=not options.no_sharing,
+    )  # fmt: skip
 
 
 def check_objectives(objectives: tuple[Objective, ...], benchmark: Benchmark) -> None:
