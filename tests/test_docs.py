@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
     ROOT / "README.md",
     ROOT / "cluster.yaml",
-    ROOT / "deploy" / "own-machines.yaml",
+    *sorted((ROOT / "deploy").glob("*.yaml")),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 KEYS = {key for name in learner_names() for key in schema_keys(name)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import re
 import shlex
@@ -14,8 +15,10 @@ import jsonschema
 import pytest
 import yaml
 
-from runner.cluster import worker_cpus
+from runner.commands import sweep
 from runner.config import load_config
+from runner.sweeping.capacity import make_room
+from runner.sweeping.plan import OF_TRIALS, make_plan
 
 ROOT = Path(__file__).resolve().parents[1]
 DEPLOY = ROOT / "deploy"
@@ -238,8 +241,8 @@ def test_the_entrypoint_is_what_the_image_holds(job: dict[str, Any], dockerfile:
         assert path.split("/")[0] in sources
 
 
-def test_the_entrypoint_s_configuration_holds_and_fits_what_starts_at_once(
-    job: dict[str, Any], cluster: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+def test_the_entrypoint_s_trials_fit_the_pods_that_may_come(
+    job: dict[str, Any], cluster: dict[str, Any]
 ) -> None:
     words = entrypoint(job)
     given = [word for word in words if re.match(r"[a-z_.]+=", word)]
@@ -255,10 +258,27 @@ def test_the_entrypoint_s_configuration_holds_and_fits_what_starts_at_once(
     (group,) = cluster["workerGroupSpecs"]
     (worker,) = group["template"]["spec"]["containers"]
     limits = worker["resources"]["limits"]
-    one = {"CPU": float(limits["cpu"]), "GPU": float(limits["nvidia.com/gpu"])}
-    worker_cpus(config, one)  # a trial's worker fits one pod
+    pod = {"CPU": float(limits["cpu"]), "GPU": float(limits["nvidia.com/gpu"])}
+    trial = load_config(words[words.index("--preset") + 1], [*OF_TRIALS, *given])
     concurrent = int(words[words.index("--concurrent") + 1])
-    assert concurrent * config.cluster.num_workers <= group["minReplicas"] * one["GPU"]
+    assert make_room(trial, [pod] * group["maxReplicas"], concurrent, 50).concurrent == concurrent
+    assert group["minReplicas"] >= concurrent or config.cluster.wait_s >= 600
+
+
+def test_the_entrypoint_is_a_sweep_that_can_be_planned(
+    job: dict[str, Any], dockerfile: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIFELONG_REID_HOME", str(tmp_path))
+    (home,) = re.findall(r"^WORKDIR (\S+)$", dockerfile, flags=re.MULTILINE)
+    _, _, command, *words = [word.replace(home, str(ROOT)) for word in entrypoint(job)]
+    assert command == "sweep"
+    parser = argparse.ArgumentParser()
+    sweep.add_arguments(parser)
+    options, overrides = parser.parse_known_args(words)
+    options.overrides = [*options.overrides, *overrides]
+    plan = make_plan(options)
+    assert plan.trial_config.cluster.use_gpu
+    assert plan.settings.storage == words[words.index("--storage") + 1]
 
 
 def test_what_is_written_goes_to_the_shared_volume(job: dict[str, Any]) -> None:
