@@ -27,7 +27,7 @@ def draw_history(outcome: Outcome) -> Figure:
     """
     objective, records = outcome.objective, outcome.records
     width = min(16.0, 7.6 + 0.07 * len(records))
-    figure = new_figure((width, 4.6), f"{said_objective(objective)} of every trial", title(outcome))
+    figure = framed((width, 4.6), f"{said_objective(objective)} of every trial", title(outcome))
     axes = figure.add_subplot()
     draw_trials(axes, outcome, {record.number: record.number for record in records})
     for record in records:
@@ -41,7 +41,7 @@ def draw_history(outcome: Outcome) -> Figure:
         numbers, values = zip(*best, strict=True)
         last = records[-1].number
         axes.step(
-            [*numbers, last + 0.4], [*values, values[-1]], where="post", color=VERMILION,
+            [*numbers, last + 0.8], [*values, values[-1]], where="post", color=VERMILION,
             linewidth=1.8, zorder=2,
         )  # fmt: skip
     draw_default(axes, outcome)
@@ -61,7 +61,7 @@ def draw_importances(outcome: Outcome) -> Figure:
     labels = max((len(names[key]) for each in groups.values() for key in each.of), default=0)
     size_inch = 0.085 * labels + 1.2 + 4.2 * len(groups), 1.6 + 0.34 * max(num_bars, 2)
     size_inch = max(size_inch[0], 6.5), size_inch[1]
-    figure = new_figure(
+    figure = framed(
         size_inch, "What the objective depends on", f"{title(outcome)}; fANOVA, finished trials"
     )
     panels = figure.subplots(1, len(groups), squeeze=False)[0]
@@ -78,7 +78,7 @@ def draw_pareto(outcome: Outcome) -> Figure:
     objectives = outcome.settings.objectives
     pairs = list(itertools.combinations(objectives, 2))
     size_inch = min(24.0, 1.2 + 5.6 * len(pairs)), 5.0
-    figure = new_figure(size_inch, f"Pareto front of {len(outcome.front)} trials", title(outcome))
+    figure = framed(size_inch, f"Pareto front of {len(outcome.front)} trials", title(outcome))
     panels = figure.subplots(1, len(pairs), squeeze=False)[0]
     for axes, (across, up) in zip(panels, pairs, strict=True):
         _draw_pair(axes, outcome, across, up)
@@ -137,7 +137,7 @@ def legend(figure: Figure, outcome: Outcome, *, lines: bool = False, failed: boo
     if any(each.state == "finished" for each in others):
         marks.append(_mark("finished", BLUE))
     if any(each.state != "finished" and each.reports for each in outcome.records):
-        ring = _mark("stopped after so many domains", SHADES[2])
+        ring = _mark("not finished: so many domains", SHADES[2])
         ring.set(markerfacecolor="white", markersize=9)
         marks.append(ring)
     if failed and outcome.counts.get("failed"):
@@ -165,13 +165,24 @@ def final_default(outcome: Outcome) -> float | None:
     return final(outcome.default, outcome.objective) if outcome.default else None
 
 
+def framed(size_inch: tuple[float, float], heading: str, second: str) -> Figure:
+    """An empty figure whose panels stand as far from its edges as its title does."""
+    figure = new_figure(size_inch, heading, second)
+    left, top = 0.12 / size_inch[0], 0.65 / size_inch[1]
+    bottom = 0.06 / size_inch[1]
+    figure.set_layout_engine(
+        "constrained", rect=(left, bottom, 1 - 2 * left, 1 - top - bottom), h_pad=0.09
+    )
+    return figure
+
+
 def finish(axes: Axes) -> None:
     """The frame of every panel."""
     axes.grid(axis="y", color=RULE, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(SOFT)
-    axes.tick_params(length=0, labelcolor=INK)
+    axes.tick_params(which="both", length=0, labelcolor=INK)
 
 
 def said_objective(objective: Objective) -> str:
@@ -187,7 +198,7 @@ def title(outcome: Outcome) -> str:
 
 
 def _counted(outcome: Outcome) -> str:
-    counts = [f"{number} {state}" for state, number in sorted(outcome.counts.items())]
+    counts = [f"{number} {state}" for state, number in outcome.counts.items()]
     return ", ".join(counts)
 
 
@@ -229,7 +240,7 @@ def _draw_bars(axes: Axes, each: Importances, names: dict[str, str]) -> None:
     axes.set_xlabel("; ".join(notes), color=SOFT, loc="left", fontsize=9)
     axes.spines[["top", "right", "bottom"]].set_visible(False)
     axes.spines["left"].set_color(SOFT)
-    axes.tick_params(length=0, labelcolor=INK)
+    axes.tick_params(which="both", length=0, labelcolor=INK)
 
 
 def _draw_pair(axes: Axes, outcome: Outcome, across: Objective, up: Objective) -> None:
@@ -264,9 +275,10 @@ def _draw_pair(axes: Axes, outcome: Outcome, across: Objective, up: Objective) -
     axes.margins(0.1)
     finish(axes)
     axes.grid(axis="x", color=RULE, linewidth=0.8)
-    axes.set_xlabel(_arrow(across, "→", "←"), color=SOFT)
-    axes.set_ylabel(_arrow(up, "↑", "↓"), color=SOFT)
+    axes.set_xlabel(arrow(across, "→", "←"), color=SOFT)
+    axes.set_ylabel(arrow(up, "↑", "↓"), color=SOFT)
 
 
-def _arrow(objective: Objective, more: str, less: str) -> str:
+def arrow(objective: Objective, more: str, less: str) -> str:
+    """The objective's name on an axis, and which way is better."""
     return f"{said_objective(objective)}, better {more if objective.mode == 'max' else less}"

@@ -15,12 +15,12 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path as Curve
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
-from runner.figures import new_figure
 from runner.palette import INK, SHADES, SOFT, VERMILION
 from runner.sweeping.drawing import (
     draw_default,
     draw_trials,
     finish,
+    framed,
     legend,
     said_objective,
     title,
@@ -43,7 +43,7 @@ def draw_slice(outcome: Outcome) -> Figure:
     num_rows = math.ceil(len(parameters) / _PER_ROW)
     num_columns = min(_PER_ROW, len(parameters))
     size_inch = max(6.5, 1.0 + 3.1 * num_columns), 1.5 + 2.7 * num_rows
-    figure = new_figure(
+    figure = framed(
         size_inch, f"{said_objective(outcome.objective)} against each parameter", title(outcome)
     )
     panels = figure.subplots(num_rows, num_columns, squeeze=False, sharey=True)
@@ -64,7 +64,7 @@ def draw_response(outcome: Outcome, key: str) -> Figure:
     at each of them.
     """
     parameter = outcome.space.parameters[key]
-    figure = new_figure((7.6, 4.6), f"Response to {key}" if len(key) < 60 else key, title(outcome))
+    figure = framed((7.6, 4.6), f"Response to {key}" if len(key) < 60 else key, title(outcome))
     axes = figure.add_subplot()
     _draw_response(axes, outcome, key, parameter)
     draw_default(axes, outcome)
@@ -90,7 +90,7 @@ def draw_parallel(outcome: Outcome) -> Figure:
     finished = [each for each in outcome.records if final(each, objective) is not None]
     names = short_names(keys)
     size_inch = min(30.0, max(6.5, 2.4 + 1.35 * (len(keys) + 1))), 5.4
-    figure = new_figure(size_inch, "Finished trials over all parameters", title(outcome))
+    figure = framed(size_inch, "Finished trials over all parameters", title(outcome))
     axes = figure.add_subplot()
     values = [value for each in finished if (value := final(each, objective)) is not None]
     low, high = min(values), max(values)
@@ -116,7 +116,10 @@ def draw_parallel(outcome: Outcome) -> Figure:
     for index, key in enumerate(keys):
         _draw_axis(axes, index, outcome.space.parameters[key], _is_conditional(outcome, key))
     _draw_scale(axes, len(keys), low, high)
-    headings = [*(_folded(names[key]) for key in keys), _folded(f"{objective.name} (%)")]
+    headings = [
+        *(_folded(names[key]) for key in keys),
+        _folded(f"{objective.name} (%)") + ("\nless is better" if objective.mode == "min" else ""),
+    ]
     axes.set_xticks(range(len(headings)), headings)
     for label in axes.get_xticklabels():
         label.set(rotation=28, ha="right", rotation_mode="anchor", fontsize=9)

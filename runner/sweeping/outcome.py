@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from runner.config import RunConfig, base_folder, load_config, to_yaml
+from runner.config import RunConfig, base_folder, flatten, load_config, to_yaml
 from runner.storage import RunStorage, write_atomically
 from runner.sweeping.importances import Importances, importances
 from runner.sweeping.objectives import Objective, best_trial, pareto_front
@@ -33,7 +34,8 @@ class Outcome:
         records: of all its trials.
         best: the finished trial with the best first objective.
         default: trial 0, if it is the configuration's own values.
-        default_point: the configuration's own values, where the space has them.
+        own: the configuration's own values of the parameters that apply, by key.
+        why_not_own: why no trial can have these; None where one can.
         front: of several objectives; empty with one.
         importances: by objective.
         num_domains: that a trial learns if it is not stopped, over all its seeds.
@@ -46,7 +48,8 @@ class Outcome:
     records: tuple[TrialRecord, ...]
     best: TrialRecord | None
     default: TrialRecord | None
-    default_point: DefaultPoint
+    own: Mapping[str, Any]
+    why_not_own: str | None
     front: tuple[TrialRecord, ...]
     importances: Mapping[str, Importances]
     num_domains: int
@@ -65,7 +68,9 @@ class Outcome:
     @property
     def counts(self) -> dict[str, int]:
         """Trials by state."""
-        return dict(Counter(record.state for record in self.records))
+        counted = Counter(record.state for record in self.records)
+        states = ("finished", "stopped", "failed", "running")
+        return {state: counted[state] for state in states if counted[state]}
 
     @property
     def domains_run(self) -> int:
@@ -126,7 +131,12 @@ def gather(
     records, objectives = tuple(read_records(folder)), settings.objectives
     best = best_trial(records, objectives[0])
     has_preset = best is not None and _config_file(folder, settings, best).is_file()
-    default_point = space.default_point(config)
+    default_point, settings_own = space.default_point(config), flatten(config)
+    own = {
+        key: settings_own[key]
+        for key, parameter in space.parameters.items()
+        if key in settings_own and parameter.applies(settings_own)
+    }
     return Outcome(
         folder=folder,
         settings=settings,
@@ -134,7 +144,8 @@ def gather(
         records=records,
         best=best,
         default=_default_trial(records, default_point),
-        default_point=default_point,
+        own=own,
+        why_not_own=default_point.reason,
         front=tuple(pareto_front(records, objectives)) if len(objectives) > 1 else (),
         importances={
             each.name: importances(records, space, each) for each in objectives if not quick

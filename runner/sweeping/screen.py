@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
 
+from runner.ablation.timing import clock
 from runner.config import RunConfig
-from runner.sweeping.outcome import Outcome
+from runner.sweeping.importances import final
+from runner.sweeping.objectives import best_trial
+from runner.sweeping.outcome import Outcome, domains_of
 from runner.sweeping.records import TrialRecord
 from runner.sweeping.settings import SweepSettings
+from runner.sweeping.space import SearchSpace
+from runner.sweeping.table import first_line, percent, said, seconds_of, short_names
+from runner.sweeping.views import final_table, time_left_s
 
-if TYPE_CHECKING:
-    from runner.sweeping.space import SearchSpace
+_STYLES = {"running": "", "finished": "green", "stopped": "dim", "failed": "red"}
+_MIN_VALUES = 16  # signs; a narrower column is left out
+_MAX_ROWS = 12  # of a live table; older trials that have ended make room
 
 
 class SweepView:
-    """Shows trials as their records change; a context manager."""
+    """Shows trials as their records change; a context manager.
+
+    On a terminal a live table has the trials that run and the newest that ended, the best so far
+    and the time left; elsewhere (job logs) there is a line when a trial begins, learns a domain
+    or ends. Records that are shown before the context is entered, or that ended before the sweep
+    was gone on with, are counted and not told again.
+    """
 
     def __init__(
         self,
@@ -28,19 +46,44 @@ class SweepView:
         config: RunConfig,
     ) -> None:
         self._console = console
+        self._settings = settings
+        self._folder = folder
+        self._names = short_names(list(space.parameters))
+        self._num_domains = domains_of(config, settings)
         self._records: dict[int, TrialRecord] = {}
+        self._began = time.time()
+        self._live: Live | None = None
+        self._lock = threading.RLock()
 
     def __enter__(self) -> SweepView:
+        self._began = time.time()
+        if self._console.is_terminal and self._live is None:
+            # Replacing sys.stdout would also catch what is none of this view's business.
+            self._live = Live(
+                console=self._console,
+                get_renderable=self._block,
+                refresh_per_second=2,
+                transient=True,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
+            self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        pass
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
 
     def show(self, record: TrialRecord) -> None:
         """Takes a trial's newest record, from any thread; what did not change says nothing."""
-        if self._records.get(record.number) != record:
+        with self._lock:
+            before = self._records.get(record.number)
             self._records[record.number] = record
-            self._console.print(f"trial {record.number}: {record.state}")
+            if before == record or (before is None and self._is_old(record)):
+                return
+            for line in self._lines(before, record):
+                self._print(line)
 
     def say(self, message: str) -> None:
         """Prints a message above the table."""
@@ -48,4 +91,128 @@ class SweepView:
 
     def finish(self, outcome: Outcome) -> None:
         """Ends the live table and prints what came out."""
-        self._console.print(f"sweep in {outcome.folder}")
+        self.__exit__()
+        self._console.print(final_table(outcome))
+
+    def _is_old(self, record: TrialRecord) -> bool:
+        """Whether it ended before this start."""
+        return record.ended is not None and record.ended < self._began
+
+    def _lines(self, before: TrialRecord | None, now: TrialRecord) -> list[Text]:
+        """What is new about a trial; on a terminal, only its end."""
+        is_plain, lines = self._live is None, list[Text]()
+        begins = before is None or (before.state != "running" and now.state == "running")
+        if begins and is_plain:
+            again = " begins again" if now.reports else " begins"
+            lines.append(Text(f"trial {now.number}{again}: {self._values(now)}"))
+        known = {each.learned_domains for each in before.reports} if before else set[int]()
+        for report in now.reports if is_plain else ():
+            if report.learned_domains not in known and not (begins and now.state == "running"):
+                scores = ", ".join(
+                    f"{each.name} {percent(each.of(report))}" for each in self._settings.objectives
+                )
+                where = f"{report.learned_domains}/{self._num_domains} {report.domain}"
+                lines.append(
+                    Text(f"trial {now.number} learned {where}: {scores}, {clock(report.seconds)}")
+                )
+        if now.state != "running" and (before is None or before.state != now.state):
+            lines.append(self._ending(now))
+        return lines
+
+    def _ending(self, record: TrialRecord) -> Text:
+        line = Text(f"trial {record.number} {record.state}", style=_STYLES[record.state])
+        if record.state == "failed":
+            line.append(f": {first_line(record.reason)}")
+        elif record.last is not None:
+            learned = f" after {record.last.learned_domains}/{self._num_domains} domains"
+            line.append(learned if record.state == "stopped" else "")
+            scores = [(each, each.of(record.last)) for each in self._settings.objectives]
+            line.append(f": {', '.join(f'{each.name} {percent(of)}' for each, of in scores)}")
+            if self._best() is record:
+                line.append(", the best so far", style="bold")
+        line.append(f"  ({self._progress()})", style="dim")
+        return line
+
+    def _block(self) -> RenderableType:
+        with self._lock:
+            return Group(self._table(), Text(self._summary()))
+
+    def _table(self) -> Table:
+        best = self._best()
+        shown = [(record, self._cells(record, record is best)) for record in self._shown()]
+        headings = ["trial", "reached", *(each.name for each in self._settings.objectives)]
+        headings += ["state", "time"]
+        table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+        used = 0
+        for index, heading in enumerate(headings):
+            width = max(len(heading), *(len(cells[index]) for _, cells in shown), 4)
+            is_text = heading in ("reached", "state")
+            table.add_column(
+                heading, justify="left" if is_text else "right", no_wrap=True, width=width
+            )
+            used += width + 2
+        room = self._console.width - used
+        has_values = room >= _MIN_VALUES
+        if has_values:
+            table.add_column("values", overflow="ellipsis", no_wrap=True, max_width=room)
+        for record, cells in shown:
+            values = [Text(self._values(record), style="dim")] if has_values else []
+            style = "bold green" if record is best else _STYLES[record.state]
+            table.add_row(*map(Text, cells), *values, style=style)
+        return table
+
+    def _cells(self, record: TrialRecord, is_best: bool) -> list[str]:
+        last, seconds = record.last, self._seconds(record)
+        where = f"{last.learned_domains}/{self._num_domains} {last.domain}" if last else "·"
+        scores = [percent(each.of(last) if last else None) for each in self._settings.objectives]
+        state = "best" if is_best else record.state
+        return [
+            str(record.number),
+            where,
+            *scores,
+            state,
+            "" if seconds is None else clock(seconds),
+        ]
+
+    def _shown(self) -> list[TrialRecord]:
+        """Those that run, the best, and as many of the newest others as there is room for."""
+        records = sorted(self._records.values(), key=lambda each: each.number)
+        best = self._best()
+        kept = [each for each in records if each.state == "running" or each is best]
+        others = [each for each in records if each not in kept]
+        room = max(2, min(_MAX_ROWS, self._console.size.height - 6) - len(kept))
+        return sorted([*kept, *others[-room:]], key=lambda each: each.number)
+
+    def _summary(self) -> str:
+        counts = Counter(record.state for record in self._records.values())
+        states = ", ".join(f"{counts[state]} {state}" for state in _STYLES if counts[state])
+        return f"{self._progress()}{f'; {states}' if states else ''}"
+
+    def _progress(self) -> str:
+        ended = [each for each in self._records.values() if each.state != "running"]
+        parts = [f"{len(ended)}/{self._settings.num_trials} trials ended"]
+        best = self._best()
+        objective = self._settings.objectives[0]
+        if best is not None:
+            value = percent(final(best, objective))
+            parts.append(f"best {objective.name} {value} of trial {best.number}")
+        left = time_left_s(self._records.values(), self._settings, time.time())
+        if left:
+            parts.append(f"about {clock(left)} left")
+        return ", ".join(parts)
+
+    def _best(self) -> TrialRecord | None:
+        ordered = sorted(self._records.values(), key=lambda each: each.number)
+        return best_trial(ordered, self._settings.objectives[0])
+
+    def _seconds(self, record: TrialRecord) -> float | None:
+        if record.state == "running" and record.began is not None:
+            before_s = record.last.seconds if record.last else 0.0
+            return max(before_s, time.time() - max(record.began, self._began))
+        return seconds_of(record)
+
+    def _values(self, record: TrialRecord) -> str:
+        return ", ".join(f"{self._names.get(k, k)}={said(v)}" for k, v in record.values.items())
+
+    def _print(self, line: Text) -> None:
+        self._console.print(line, soft_wrap=True, highlight=False)

@@ -14,7 +14,7 @@ from runner.sweeping.records import TrialRecord
 if TYPE_CHECKING:
     from runner.sweeping.outcome import Outcome
 
-_STATES = ("finished", "stopped", "running", "failed")
+_RANKS = ("finished", "stopped", "running", "failed")
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
@@ -49,7 +49,7 @@ def ranked(outcome: Outcome) -> list[TrialRecord]:
         value = objective.of(record.last) if record.last else None
         learned = record.last.learned_domains if record.last else 0
         signed = float("inf") if value is None else (-value if objective.mode == "max" else value)
-        return _STATES.index(record.state), -learned, signed
+        return _RANKS.index(record.state), -learned, signed
 
     return sorted(outcome.records, key=order)
 
@@ -129,7 +129,7 @@ def default_missing(outcome: Outcome) -> str | None:
     """Why no trial shows the configuration's own values; None if one does."""
     if outcome.default is not None:
         return None
-    reason = outcome.default_point.reason
+    reason = outcome.why_not_own
     return f"outside the search space: {reason}" if reason else "trial 0 has other values"
 
 
@@ -137,9 +137,11 @@ def to_markdown(outcome: Outcome) -> str:
     """table.md: what came out, then every trial from best to worst."""
     settings, names = outcome.settings, short_names(outcome.keys)
     objectives = [each.name for each in settings.objectives]
-    counts = ", ".join(f"{num} {state}" for state, num in sorted(outcome.counts.items()))
+    counts = ", ".join(f"{num} {state}" for state, num in outcome.counts.items())
     lines = [f"# Sweep {settings.name}", ""]
-    lines += [f"{len(outcome.records)} trials ({counts}) of {settings.preset}. {_saved(outcome)}"]
+    lines += [
+        f"{len(outcome.records)} trials ({counts}) of {settings.preset}. {saved_words(outcome)}"
+    ]
     lines += ["", *_best_lines(outcome), "", "## Trials", ""]
     scores = [f"{name} ({split})" for name in objectives for split in ("validation", "test")]
     parameters = [names[key] for key in outcome.keys]
@@ -184,25 +186,27 @@ def _best_lines(outcome: Outcome) -> list[str]:
     lines = [f"Best: trial {best.number}."]
     if default is None:
         lines += [f"The preset's own values: {default_missing(outcome)}."]
-    own = outcome.default_point.values or {}
+    own = outcome.own
     names = short_names(outcome.keys)
     lines += ["", *_rows([["", f"trial {best.number}", "preset"]]), "|---|---|---|"]
     for each in outcome.settings.objectives:
         for split in ("validation", "test"):
-            mine, others = _score(best, split, each.name), _score(default, split, each.name)
+            mine, others = score_of(best, split, each.name), score_of(default, split, each.name)
             lines += _rows([[f"{each.name} ({split})", percent(mine), percent(others)]])
     for key, value in best.values.items():
         lines += _rows([[names.get(key, key), said(value), said(own[key]) if key in own else "·"]])
     return lines
 
 
-def _score(record: TrialRecord | None, split: str, name: str) -> float | None:
+def score_of(record: TrialRecord | None, split: str, name: str) -> float | None:
+    """A finished trial's score on `validation` or `test`; None of all others."""
     if record is None or record.last is None or record.state != "finished":
         return None
     return (record.last.validation if split == "validation" else record.last.test).get(name)
 
 
-def _saved(outcome: Outcome) -> str:
+def saved_words(outcome: Outcome) -> str:
+    """How much was learned, and how much stopping trials early saved."""
     run, saved = outcome.domains_run, outcome.domains_saved
     if outcome.settings.scheduler == "none" or not run + saved:
         return f"{run} domains were learned."
