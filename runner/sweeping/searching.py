@@ -30,6 +30,11 @@ LOCK_WAIT_S = 2.0
 """Before a sweep: another program may be at the study for a moment, not for good."""
 BUSY_WAIT_S = 60.0
 """While it goes on: a dashboard may read the study at leisure."""
+_PACKAGES = {
+    "psycopg": "'psycopg[binary]'",
+    "psycopg2": "psycopg2-binary",
+    "MySQLdb": "mysqlclient",
+}
 
 
 class StudySearcher(OptunaSearch):
@@ -227,7 +232,7 @@ def open_storage(url: str) -> RDBStorage:
     try:
         dialect.import_dbapi()
     except ImportError as error:
-        hint = "psycopg2-binary" if parsed.drivername.startswith("postgresql") else error.name
+        hint = _PACKAGES.get(error.name or "", error.name)
         raise ValueError(
             f"--storage: {shown} needs {error.name}, which is not installed: pip install {hint}"
         ) from error

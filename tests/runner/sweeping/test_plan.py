@@ -1,0 +1,201 @@
+"""What a sweep refuses before it starts, and what it takes for granted."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.commands import sweep
+from runner.config import RunConfig, load_config
+from runner.experiment import read_benchmark
+from runner.sweeping.capacity import Room, make_room
+from runner.sweeping.objectives import parse_objectives
+from runner.sweeping.plan import SweepPlan, check_objectives, make_plan
+from runner.sweeping.searching import check_sampler
+from runner.sweeping.settings import SPACE_FILE, write_settings
+from tasks.schema import Split
+
+MakeConfig = Callable[..., RunConfig]
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Callable[..., SweepPlan]:
+    """The plan of `sweep smoke` with these arguments, in the test's folder."""
+    parser = argparse.ArgumentParser()
+    sweep.add_arguments(parser)
+
+    def make(*given: str) -> SweepPlan:
+        options, overrides = parser.parse_known_args(["smoke", "--root", str(tmp_path), *given])
+        options.overrides = overrides
+        return make_plan(options)
+
+    return make
+
+
+def test_what_is_not_said(plan: Callable[..., SweepPlan], tmp_path: Path) -> None:
+    made = plan()
+    assert made.folder == tmp_path / "smoke-demo-sweep"
+    settings = made.settings
+    assert (settings.sampler, settings.scheduler, settings.objective) == ("tpe", "asha", "seen_mAP")
+    assert (settings.num_trials, settings.concurrent, settings.seeds) == (12, 0, (0,))
+    assert plan("--objective", "seen_mAP,forgetting_mAP").settings.scheduler == "none"
+    config = made.trial_config
+    assert config.cluster.num_workers == 0, "a trial computes in its own process"
+    assert not config.checkpoints.keep_domains
+    assert made.config.checkpoints.keep_domains, "the best preset is an ordinary one"
+    assert plan("cluster.num_workers=2").trial_config.cluster.num_workers == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--trials", "0"], "--trials: expected at least 1, got 0"),
+        (["--concurrent", "-1"], "--concurrent: expected at least 1"),
+        (["--sampler", "bayes"], "--sampler: expected one of tpe, random, gp, nsga2; got 'bayes'"),
+        (["--scheduler", "hyperband"], "--scheduler: expected one of asha, median, none"),
+        (["--objective", "seen_map"], "did you mean seen_mAP"),
+        (
+            ["--objective", "seen_mAP,unseen_mAP", "--scheduler", "asha"],
+            "--scheduler asha stops trials by one objective",
+        ),
+        (["--seeds", "0,x"], "--seeds: expected numbers"),
+        (["--seeds", "1,1"], "--seeds: expected different numbers"),
+        (["--name", "../elsewhere"], "--name: expected letters"),
+        (["--preset", "nothing"], "--preset: expected a file or one of"),
+        (["storage.root=/x"], "choose it by --root and --name"),
+        (["run.name=x"], "name the sweep by --name"),
+        (["seed=3"], "--seeds"),
+        (["learner.losses.affinity.weight=3"], "searched and overridden"),
+        (["learner.num_attribute=3"], "learner.num_attributes"),
+    ],
+)
+def test_what_is_refused(plan: Callable[..., SweepPlan], given: list[str], said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        plan(*given)
+
+
+def test_a_sweep_is_begun_once_and_goes_on_as_it_was(plan: Callable[..., SweepPlan]) -> None:
+    with pytest.raises(FileNotFoundError, match=r"sweep\.json"):
+        plan("--resume")
+    first = plan("--seeds", "1,2", "--trials", "4", "tracking.uri=null")
+    first.folder.mkdir()
+    write_settings(first.folder, first.settings)
+    (first.folder / SPACE_FILE).write_text(first.text)
+    with pytest.raises(ValueError, match="go on with it by --resume, or begin another by --name"):
+        plan()
+    assert plan("--resume").settings == first.settings
+    same = plan("--resume", "--seeds", "1,2", "--trials", "4", "tracking.uri=null")
+    assert same.settings == first.settings
+    longer = plan("--resume", "--trials", "9", "--concurrent", "1").settings
+    assert longer == replace(first.settings, num_trials=9, concurrent=1)
+    for other in (["--seeds", "1"], ["--sampler", "gp"], ["learner.num_attributes=2"]):
+        with pytest.raises(ValueError, match="the sweep was begun with"):
+            plan("--resume", *other)
+    (first.folder / SPACE_FILE).write_text("# another\n" + first.text)
+    with pytest.raises(ValueError, match="is not what the sweep was begun with"):
+        plan("--resume")
+
+
+def test_a_study_elsewhere_is_not_forgotten(plan: Callable[..., SweepPlan]) -> None:
+    urls = {"sqlite:////x/study.db": True, "postgresql://me:secret@host/study": False}
+    for url, is_open in urls.items():
+        first = plan("--name", f"s{len(url)}", "--storage", url)
+        first.folder.mkdir()
+        write_settings(first.folder, first.settings)
+        if is_open:
+            assert plan("--name", f"s{len(url)}", "--resume").settings.storage == url
+        else:
+            with pytest.raises(ValueError, match="whose password is not kept"):
+                plan("--name", f"s{len(url)}", "--resume")
+            again = plan("--name", f"s{len(url)}", "--resume", "--storage", url)
+            assert again.settings.storage == url
+
+
+def test_gp_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_sampler("gp")
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(ValueError, match="pip install scipy torch"):
+        check_sampler("gp")
+    check_sampler("tpe")
+
+
+def test_objectives_that_the_benchmark_cannot_give(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    benchmark = read_benchmark(tiny_config(tmp_path))
+    every = parse_objectives("seen_mAP,unseen_R1,forgetting_mAP,average_incremental_mAP")
+    check_objectives(every, benchmark)
+
+    def blind(domains: Any) -> Any:
+        return tuple(replace(each, validation=Split((), ())) for each in domains)
+
+    no_unseen = replace(benchmark, unseen=blind(benchmark.unseen))
+    check_objectives(parse_objectives("seen_mAP"), no_unseen)
+    no_seen = replace(benchmark, seen=blind(benchmark.seen))
+    check_objectives(parse_objectives("unseen_mAP"), no_seen)
+    one = replace(benchmark, seen=benchmark.seen[:1])
+    cases = [
+        (no_unseen, "unseen_mAP", "no unseen domain has any"),
+        (replace(benchmark, unseen=()), "unseen_mAP", "there are none"),
+        (no_seen, "seen_mAP", "has no validation identities"),
+        (one, "forgetting_mAP", "after a second domain"),
+        (benchmark.for_course("joint"), "backward_transfer_mAP", "after a second domain"),
+    ]
+    for lacking, name, said in cases:
+        with pytest.raises(ValueError, match=said):
+            check_objectives(parse_objectives(name), lacking)
+
+
+# ---- room
+
+
+def config_of(*overrides: str) -> RunConfig:
+    return load_config("demo-sweep", ["cluster.num_workers=0", *overrides])
+
+
+TWO = [{"CPU": 2.0}]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "nodes", "wanted", "expected"),
+    [
+        ([], TWO, None, Room(2)),
+        ([], TWO, 1, Room(1)),
+        ([], [{"CPU": 64.0}], None, Room(9)),  # no more than there are trials
+        (["cluster.threads_per_worker=2"], [{"CPU": 3.0}, {"CPU": 3.0}], None, Room(2)),
+        (["cluster.use_gpu=true"], [{"CPU": 8.0, "GPU": 2.0}, {"CPU": 8.0}], None, Room(2)),
+        (["cluster.num_workers=1"], TWO, None, Room(1, 1.0)),
+        (["cluster.num_workers=1"], TWO, 2, Room(2, 0.25)),
+        (["cluster.num_workers=2"], TWO, None, Room(1, 0.5)),
+        (
+            ["cluster.num_workers=2", "cluster.cpus_per_worker=1"],
+            [{"CPU": 8.0}],
+            None,
+            Room(2, 1.0),
+        ),
+    ],
+)
+def test_trials_that_fit(
+    overrides: list[str], nodes: list[dict[str, float]], wanted: int | None, expected: Room
+) -> None:
+    assert make_room(config_of(*overrides), nodes, wanted, 9) == expected
+
+
+@pytest.mark.parametrize(
+    ("overrides", "nodes", "wanted", "said"),
+    [
+        ([], TWO, 3, "at most --concurrent 2 fits"),
+        (["cluster.threads_per_worker=4"], [{"CPU": 3.0}] * 2, None, "not even one trial fits"),
+        (["cluster.use_gpu=true"], [{"CPU": 8.0}], None, "there are 8 CPUs and 0 GPUs"),
+        (["cluster.num_workers=2"], TWO, 2, "2 workers of 0.25"),
+    ],
+)
+def test_trials_that_do_not_fit_are_refused(
+    overrides: list[str], nodes: list[dict[str, float]], wanted: int | None, said: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        make_room(config_of(*overrides), nodes, wanted, 9)
