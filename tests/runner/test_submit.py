@@ -41,12 +41,15 @@ def free_ports(number: int) -> list[int]:
 
 @contextlib.contextmanager
 def started_head(
-    run_environment: dict[str, str], autoscaling: Mapping[str, Any] | None = None
+    run_environment: dict[str, str],
+    num_cpus: int = 2,
+    autoscaling: Mapping[str, Any] | None = None,
 ) -> Iterator[dict[str, str]]:
-    """A head of two CPUs with token authentication; gives the environment of its clients.
+    """A head with token authentication; gives the environment of its clients.
 
     Args:
         run_environment: of its processes.
+        num_cpus: that it says it has.
         autoscaling: node types that an autoscaler may add, on this machine; None adds none.
     """
     # Not below pytest's folder: the paths of Unix sockets are short.
@@ -59,7 +62,7 @@ def started_head(
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "HOME": str(folder),
     }
-    command = [RAY, "start", "--head", "--block", "--disable-usage-stats", "--num-cpus=2"]
+    command = [RAY, "start", "--head", "--block", "--disable-usage-stats", f"--num-cpus={num_cpus}"]
     command += ["--node-ip-address=127.0.0.1", f"--port={gcs}", f"--dashboard-port={dashboard}"]
     command += [f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"]
     command += [f"--metrics-export-port={metrics}", f"--runtime-env-agent-port={runtime}"]
@@ -70,19 +73,32 @@ def started_head(
         file.write_text(yaml.safe_dump(autoscaler_file(f"127.0.0.1:{gcs}", autoscaling)))
         command.append(f"--autoscaling-config={file}")
         started |= {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
-    with (folder / "head.log").open("wb") as log:
-        process = psutil.Popen(command, env=started, stdout=log, stderr=log)
     try:
-        wait_until_open(dashboard, process, folder / "head.log")
-        yield environment | {"GCS_ADDRESS": f"127.0.0.1:{gcs}"}
+        with running(command, started, folder / "head.log") as process:
+            wait_until_open(dashboard, process, folder / "head.log")
+            yield environment | {"GCS_ADDRESS": f"127.0.0.1:{gcs}"}
     finally:
-        # `ray stop` would end every Ray of this machine; this ends what the head has started.
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def running(
+    command: list[str], environment: Mapping[str, str], log_file: Path
+) -> Iterator[psutil.Popen]:
+    """A process that is killed at the end, with all that it has started.
+
+    `ray stop` would end every Ray of this machine.
+    """
+    with log_file.open("wb") as log:
+        process = psutil.Popen(command, env=dict(environment), stdout=log, stderr=log)
+    try:
+        yield process
+    finally:
         family = [*process.children(recursive=True), process]
         for each in family:
             with contextlib.suppress(psutil.NoSuchProcess):
                 each.kill()
         psutil.wait_procs(family, timeout=30)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def autoscaler_file(gcs_address: str, node_types: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,10 +140,27 @@ def head(run_environment: dict[str, str]) -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture
+def two_nodes(run_environment: dict[str, str], tmp_path: Path) -> Iterator[dict[str, str]]:
+    """A head and a second node, of a CPU each; gives the environment of their clients."""
+    with started_head(run_environment, num_cpus=1) as head:
+        agent, metrics, runtime = free_ports(3)
+        command = [RAY, "start", f"--address={head['GCS_ADDRESS']}", "--block", "--num-cpus=1"]
+        command += ["--node-ip-address=127.0.0.1", f"--dashboard-agent-listen-port={agent}"]
+        command += [f"--metrics-export-port={metrics}", f"--runtime-env-agent-port={runtime}"]
+        command += ["--object-store-memory=300000000", "--disable-usage-stats"]
+        # A folder of its own, as on a machine of its own: in the head's, the second node would
+        # unpack the job's code anew, and the driver's current folder would be gone.
+        command.append(f"--temp-dir={head['HOME']}/2")
+        environment = {name: value for name, value in head.items() if name != "RAY_ADDRESS"}
+        with running(command, environment, tmp_path / "node.log"):
+            yield head
+
+
+@pytest.fixture
 def autoscaled_head(run_environment: dict[str, str]) -> Iterator[dict[str, str]]:
     """A head whose autoscaler may add one machine of four CPUs."""
     worker = {"resources": {"CPU": 4}, "node_config": {}, "min_workers": 0, "max_workers": 1}
-    with started_head(run_environment, {"worker": worker}) as environment:
+    with started_head(run_environment, autoscaling={"worker": worker}) as environment:
         yield environment
 
 
@@ -143,13 +176,15 @@ def wait_until_open(port: int, process: psutil.Popen, log: Path) -> None:
 
 
 def submitted(
-    environment: Mapping[str, str], arguments: list[str]
+    environment: Mapping[str, str], arguments: list[str], **job_variables: str
 ) -> subprocess.CompletedProcess[str]:
     """`ray job submit` of `lifelong.py`, followed to the job's end."""
-    submit = [RAY, "job", "submit", "--working-dir", ".", "--", "python", "runner/lifelong.py"]
+    submit = [RAY, "job", "submit", "--working-dir", "."]
+    if job_variables:
+        submit += ["--runtime-env-json", json.dumps({"env_vars": job_variables})]
     return subprocess.run(
-        [*submit, *arguments], cwd=ROOT, env=dict(environment),
-        capture_output=True, text=True, timeout=240, check=False,
+        [*submit, "--", "python", "runner/lifelong.py", *arguments],
+        cwd=ROOT, env=dict(environment), capture_output=True, text=True, timeout=200, check=False,
     )  # fmt: skip
 
 
@@ -164,6 +199,25 @@ def test_a_submitted_job_runs_to_its_end(
     (results,) = Path(head["HOME"], "lifelong-reid", "runs").glob("*/results.json")
     assert json.loads(results.read_text())["domains"]["seen"] == ["plaza", "station"]
     assert "Results" in done.stdout
+
+
+def test_a_submitted_sweep_runs_on_two_nodes(
+    two_nodes: dict[str, str], tiny_arguments: MakeArguments, tmp_path: Path
+) -> None:
+    """A trial takes a node's only CPU, so two side by side need both nodes."""
+    preset = tiny_arguments(tmp_path, "vladr", "cluster.wait_s=60")
+    arguments = [each for each in preset if not each.startswith("storage.root=")]
+    sweep = ["sweep", "search_spaces/smoke.yaml", "--name", "two-nodes", "--trials", "2"]
+    sweep += ["--concurrent", "2", "--sampler", "random", "--scheduler", "none"]
+    done = submitted(two_nodes, [*sweep, *arguments], LIFELONG_REID_HOME=str(tmp_path))
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    folder = tmp_path / "sweeps" / "two-nodes"
+    first, second = (json.loads(file.read_text()) for file in folder.glob("trials/*/trial.json"))
+    assert first["state"] == second["state"] == "finished"
+    assert max(first["began"], second["began"]) < min(first["ended"], second["ended"])
+    for file in folder.glob("trials/*/trial.json"):
+        assert list(file.parent.glob("*/results.json"))
+    assert (folder / "best.yaml").is_file()
 
 
 def test_a_wrong_token_is_refused(head: dict[str, str]) -> None:
