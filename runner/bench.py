@@ -39,6 +39,7 @@ BENCHES = (
     "step",
     "tracking",
     "fusion",
+    "sweep",
 )
 BUSY_LOAD = 1.0
 

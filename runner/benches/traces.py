@@ -60,8 +60,21 @@ def run_command(preset: str, overrides: Iterable[str], folder: Path) -> Trace:
     Raises:
         RuntimeError: the command failed; the message ends with its last lines.
     """
-    command = [sys.executable, str(ENTRY), "run", "--preset", preset, *overrides]
-    began, clock = time.time(), time.perf_counter()
+    began = time.time()
+    first_line_s, wall_s = time_command("run", "--preset", preset, *overrides)
+    events = read_events(folder / "events.jsonl").events
+    results = json.loads((folder / "results.json").read_text())
+    return Trace(began, first_line_s, wall_s, events, results)
+
+
+def time_command(*arguments: str) -> tuple[float, float]:
+    """Runs `lifelong.py` in a process of its own: seconds to its first line, and to its end.
+
+    Raises:
+        RuntimeError: it failed; the message ends with its last lines.
+    """
+    command = [sys.executable, str(ENTRY), *arguments]
+    clock = time.perf_counter()
     first_line_s, lines = 0.0, list[str]()
     with subprocess.Popen(
         command,
@@ -80,9 +93,7 @@ def run_command(preset: str, overrides: Iterable[str], folder: Path) -> Trace:
         raise RuntimeError(
             f"{' '.join(command)}\nended with status {process.returncode}:\n{''.join(lines[-20:])}"
         )
-    events = read_events(folder / "events.jsonl").events
-    results = json.loads((folder / "results.json").read_text())
-    return Trace(began, first_line_s, wall_s, events, results)
+    return first_line_s, wall_s
 
 
 def first_iteration_s(trace: Trace) -> float:

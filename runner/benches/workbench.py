@@ -27,6 +27,7 @@ class Sizes:
         ranking_divisor: of the real data sets' sizes, for the splits that are ranked.
         num_indexed_vectors: of the gallery index.
         num_doctored_images: that the doctor opens.
+        num_trials: of a sweep of the small runs.
     """
 
     num_train_identities: int = 56
@@ -40,11 +41,12 @@ class Sizes:
     ranking_divisor: int = 1
     num_indexed_vectors: int = 1_000_000
     num_doctored_images: int = 50_000
+    num_trials: int = 4
 
     @staticmethod
     def quick() -> Sizes:
         """Just enough to see that every bench works; its numbers say nothing."""
-        return Sizes(24, 4, 2, 2, 48, 1, "tiny-clip", 64, 50, 12_000, 240)
+        return Sizes(24, 4, 2, 2, 48, 1, "tiny-clip", 64, 50, 12_000, 240, 2)
 
 
 class Workbench:
@@ -102,6 +104,19 @@ class Workbench:
         name = f"{learner}-{self._num_runs}"
         changes = [*self.overrides(learner), *overrides, f"run.name={name}"]
         return run_command(f"demo-{learner}", changes, self.folder / "runs" / name)
+
+    def sweep_arguments(self, learner: str, space: Path) -> list[str]:
+        """What `sweep` is given for a search over small runs; every call is a new sweep."""
+        self._num_runs += 1
+        of_runs = ("storage.root", "tracking.uri")
+        overrides = [each for each in self.overrides(learner) if not each.startswith(of_runs)]
+        return [
+            *(str(space), "--preset", f"demo-{learner}", "--name", f"sweep-{self._num_runs}"),
+            *("--root", str(self.folder / "sweeps"), "--trials", str(self.sizes.num_trials)),
+            *("--concurrent", "1", "--sampler", "random", "--scheduler", "none"),
+            # Runs in one process are not tracked either.
+            *(*overrides, "tracking.uri=null"),
+        ]
 
     def pairs(self, learner: str) -> dict[str, list[Trace]]:
         """Runs `in_process` and on `ray`, in turns and otherwise alike; once for all benches."""
