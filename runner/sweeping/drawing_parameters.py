@@ -27,7 +27,7 @@ from runner.sweeping.drawing import (
 )
 from runner.sweeping.importances import final
 from runner.sweeping.outcome import Outcome
-from runner.sweeping.parameters import Choices, same
+from runner.sweeping.parameters import Choices, IntRange, same
 from runner.sweeping.records import TrialRecord
 from runner.sweeping.space import AnyParameter
 from runner.sweeping.table import said, short_names
@@ -169,7 +169,7 @@ def _draw_response(axes: Axes, outcome: Outcome, key: str, parameter: AnyParamet
             for each in numbers
         }
         draw_trials(axes, outcome, places)
-        labels = [_folded(said(each), 14) for each in parameter.choices]
+        labels = [_folded(said(each), 20) for each in parameter.choices]
         axes.set_xticks(range(count), labels)
         if max(map(len, labels)) * count > 26:
             for label in axes.get_xticklabels():
@@ -187,8 +187,8 @@ def _scale(axes: Axes, low: float, high: float, *, log: bool) -> None:
         axes.set_xscale("log")
         room = (high / low) ** 0.06
         axes.set_xlim(low / room, high * room)
-        few = high / low < 100
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,), numticks=7))
+        few, subs = high / low < 100, (1, 3) if high / low > 10 else (1, 2, 5)
+        axes.xaxis.set_major_locator(LogLocator(subs=subs if few else (1,), numticks=7))
         axes.xaxis.set_minor_formatter(NullFormatter())
         if few or whole or low >= 1e-3:
             axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
@@ -202,7 +202,8 @@ def _draw_mean(axes: Axes, parameter: AnyParameter, known: np.ndarray) -> None:
     """The mean response along the parameter's range, in its own units."""
     assert not isinstance(parameter, Choices)
     distinct = np.unique(known[:, 0])
-    if len(distinct) <= len(known) / 2:
+    has_few_values = isinstance(parameter, IntRange) or parameter.step is not None
+    if has_few_values or len(distinct) <= len(known) / 2:
         places = distinct
         means = np.array([known[known[:, 0] == each, 1].mean() for each in distinct])
     else:
@@ -250,7 +251,7 @@ def _smooth(heights: Sequence[float]) -> Curve:
 def _draw_axis(axes: Axes, index: int, parameter: AnyParameter, conditional: bool) -> None:
     axes.vlines(index, 0, 1, color=SOFT, linewidth=1, zorder=4)
     if isinstance(parameter, Choices):
-        marks = [(position(parameter, each), _folded(said(each), 12)) for each in parameter.choices]
+        marks = [(position(parameter, each), _folded(said(each), 20)) for each in parameter.choices]
     else:
         marks = [(0.0, said(parameter.low)), (1.0, said(parameter.high))]
     if conditional:

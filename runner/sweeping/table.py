@@ -29,6 +29,8 @@ def said(value: Any) -> str:
     """A parameter's value for reading: four digits of a fraction, text without quotes."""
     if isinstance(value, float):
         return f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(said, value))}]"
     return value if isinstance(value, str) else as_text(value)
 
 
