@@ -1,0 +1,223 @@
+"""What a sweep leaves behind, shows and sends, on sweeps that never ran."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from runner.config import load_config
+from runner.mlflow_sender import TrackingError
+from runner.sweeping.drawing_parameters import kernel_mean
+from runner.sweeping.importances import MIN_TRIALS
+from runner.sweeping.objectives import Objective, best_trial, pareto_front
+from runner.sweeping.outcome import Outcome, write_outcome
+from runner.sweeping.records import Report, TrialRecord, read_records, trial_folder, write_record
+from runner.sweeping.screen import SweepView
+from runner.sweeping.sending import SweepTracker, send_outcome
+from runner.sweeping.settings import SweepSettings
+from runner.sweeping.table import short_names
+from runner.sweeping.views import time_left_s
+from runner.tracking import TrackingConfig
+from tests.runner.sweeping.fabricated import fabricate, record_of, settings_of
+
+Make = Callable[..., tuple[Path, SweepSettings, Outcome]]
+MORE, LESS = Objective("seen_mAP", "max"), Objective("forgetting_mAP", "min")
+ENDS = (("stopped", 1), ("failed", 2), ("finished", 4))
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    def of(num: int, quick: bool = True, **changes: str) -> tuple[Path, SweepSettings, Outcome]:
+        settings = settings_of(num_trials=num, **changes)
+        folder = tmp_path / settings.name
+        space, config = fabricate(folder, settings, "smoke", states=ENDS)  # pyright: ignore[reportArgumentType]
+        return folder, settings, write_outcome(folder, settings, space, config, quick=quick)
+
+    return of
+
+
+def trials_of(pairs: list[tuple[float, float]]) -> list[TrialRecord]:
+    scores = [{"seen_mAP": one, "forgetting_mAP": other} for one, other in pairs]
+    return [
+        TrialRecord(number, {}, "finished", (Report(1, "a", each, {}, 1.0),))
+        for number, each in enumerate(scores)
+    ]
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=12))
+def test_the_front_is_what_nothing_dominates(pairs: list[tuple[float, float]]):
+    records = trials_of(pairs)
+    naive = [
+        number
+        for number, (mine, less) in enumerate(pairs)
+        if not any(a >= mine and b <= less and (a, b) != (mine, less) for a, b in pairs)
+    ]
+    assert [record.number for record in pareto_front(records, (MORE, LESS))] == naive
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=12))
+def test_the_best_is_the_first_of_the_highest_or_lowest(pairs: list[tuple[float, float]]):
+    records = trials_of(pairs)
+    highest, lowest = best_trial(records, MORE), best_trial(records, LESS)
+    assert highest
+    assert highest.number == int(np.argmax([one for one, _ in pairs]))
+    assert lowest
+    assert lowest.number == int(np.argmin([other for _, other in pairs]))
+
+
+def test_only_finished_trials_can_be_best():
+    stopped = replace(trials_of([(90.0, 0.0)])[0], state="stopped")
+    assert best_trial([stopped], MORE) is None
+    assert pareto_front([stopped], (MORE, LESS)) == []
+
+
+def test_the_best_preset_is_the_trials_configuration_in_the_users_places(make: Make):
+    folder, _, outcome = make(6)
+    assert outcome.best
+    assert outcome.preset
+    ran = load_config(str(trial_folder(folder, outcome.best.number) / "seed0" / "config.yaml"))
+    mine, default = load_config(str(outcome.preset)), load_config("demo-sweep")
+    assert mine.hash == ran.hash != default.hash
+    assert (mine.storage, mine.run, mine.tracking) == (
+        default.storage, default.run, default.tracking,
+    )  # fmt: skip
+    assert (mine.cluster, mine.checkpoints) == (default.cluster, default.checkpoints)
+    header = outcome.preset.read_text().partition("seed:")[0]
+    assert f"Trial {outcome.best.number}, the best of sweep {folder.name}" in header
+    assert "on validation identities, seed 0" in header
+
+
+def test_without_a_finished_trial_there_is_no_preset(make: Make):
+    folder, settings, outcome = make(4)
+    for record in read_records(folder):
+        write_record(folder, replace(record, state="stopped"))
+    again = write_outcome(folder, settings, outcome.space, load_config("demo-sweep"), quick=True)
+    assert again.best is None
+    assert not (folder / "best.yaml").exists()
+    assert "no best one" in (folder / "table.md").read_text()
+
+
+def test_tables_hold_every_trial_and_what_stopping_saved(make: Make):
+    folder, _, outcome = make(6)
+    rows = list(csv.DictReader(io.StringIO((folder / "trials.csv").read_text())))
+    assert [row["state"] for row in rows[:4]] == ["finished", "stopped", "failed", "finished"]
+    assert rows[2]["reason"] == "loss is not finite in iteration 7"
+    for row, record in zip(rows, outcome.records, strict=True):
+        assert record.last is not None
+        assert float(row["seen_mAP"]) == record.last.validation["seen_mAP"]
+        assert float(row["test.seen_mAP"]) == record.last.test["seen_mAP"]
+        assert {key for key in outcome.keys if row[key]} == set(record.values)
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["scheduler"]["domains_saved"] == 3  # of the one stopped after 1 of 4
+    assert summary["trials"] == {"finished": 4, "stopped": 1, "failed": 1}
+    assert summary["default"]["number"] == 0
+
+
+@pytest.mark.parametrize("num", [1, MIN_TRIALS + 3])
+def test_pictures_and_importances(make: Make, num: int):
+    folder, _, outcome = make(num, quick=False, objective="seen_mAP,forgetting_mAP")
+    names = {file.name for file in (folder / "pictures").iterdir()}
+    assert {"history.png", "importances.png", "slice.png", "parallel.png", "pareto.png"} < names
+    found = outcome.importances["seen_mAP"]
+    if num < MIN_TRIALS:
+        assert (dict(found.of), found.why) == ({}, f"too few trials: 1 of {MIN_TRIALS} finished")
+    else:
+        shares = [each.share for each in found.of.values() if not each.is_conditional]
+        assert sum(shares) == pytest.approx(1)
+    presets = {int(file.stem) for file in (folder / "pareto").iterdir()}
+    assert presets == {record.number for record in outcome.front}
+
+
+def test_short_names_tell_keys_apart():
+    keys = ["learner.icar.optimizer.lr", "learner.mtad.optimizer.lr", "learner.weight", "a.b.c"]
+    assert list(short_names(keys).values()) == [
+        "icar.optimizer.lr", "mtad.optimizer.lr", "weight", "b.c",
+    ]  # fmt: skip
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 100)), min_size=1, max_size=9))
+def test_the_smooth_mean_is_the_weighted_mean(points: list[tuple[float, float]]):
+    places = np.array([0.0, 0.4, 1.0])
+    found = kernel_mean(places, np.array(points), 0.3)
+    for place, value in zip(places, found, strict=True):
+        weights = [np.exp(-0.5 * ((place - x) / 0.3) ** 2) for x, _ in points]
+        mean = sum(w * y for w, (_, y) in zip(weights, points, strict=True)) / sum(weights)
+        assert value == pytest.approx(mean, abs=1e-9)
+
+
+def test_time_left_is_the_mean_of_what_ended_shared_out():
+    settings = settings_of(num_trials=5, concurrent=2)
+    ended = [record_of(number, {}, learned=2) for number in (0, 1)]  # 60 s each
+    assert time_left_s([], settings, 0.0) is None
+    assert time_left_s(ended, settings, 0.0) == pytest.approx(90)
+    running = replace(record_of(2, {}, "running", 1), began=1000.0)
+    assert time_left_s([*ended, running], settings, 1020.0) == pytest.approx(80)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_the_screen_tells_every_event_once(make: Make, terminal: bool):
+    folder, settings, outcome = make(4)
+    stream = io.StringIO()
+    console = Console(file=stream, width=100, force_terminal=terminal, no_color=True)
+    config = load_config("demo-sweep")
+    with SweepView(console, settings, folder, outcome.space, config) as view:
+        for record in outcome.records:
+            began = replace(record, state="running", ended=None, reports=(), reason=None)
+            view.show(began)
+            ended = replace(record, ended=record.ended and record.ended + 1e10)
+            view.show(ended)
+            view.show(ended)
+        view.finish(outcome)
+    said = stream.getvalue()
+    assert said.count("trial 2 failed: loss is not finite in iteration 7") == 1
+    assert said.count("trial 1 stopped after 1/4 domains") == 1
+    if not terminal:
+        assert said.count("trial 0 begins: affinity.weight=") == 1
+        assert said.count("trial 0 learned 3/4 office: seen_mAP") == 1
+    assert "not looked at by the search" in said
+    assert "run --preset" in said
+
+
+@pytest.mark.slow
+def test_a_sweep_is_sent_once_and_again_after_an_outage(make: Make, tmp_path: Path):
+    from mlflow import MlflowClient
+
+    folder, settings, _ = make(4)
+    dead = TrackingConfig(uri="http://127.0.0.1:9", request_retries=0)
+    with pytest.raises(TrackingError, match="no answer"):
+        send_outcome(folder, settings, dead)
+    told: list[str] = []
+    said = SweepTracker(folder, settings, dead, told.append).close(60)
+    assert said
+    assert "--resume sends it later" in said
+    alive = TrackingConfig(uri=f"sqlite:///{tmp_path}/mlflow.db")
+    assert send_outcome(folder, settings, alive, files=False) == 5
+    assert send_outcome(folder, settings, alive) == 1  # the parent, with its files
+    assert send_outcome(folder, settings, alive) == 0
+    client = MlflowClient(alive.uri)
+    experiment = client.get_experiment_by_name("lifelong-reid")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    assert parent.info.status == "FINISHED"
+    assert parent.data.params["objective"] == "seen_mAP"
+    files = {file.path for file in client.list_artifacts(parent.info.run_id)}
+    assert {"best.yaml", "trials.csv", "summary.json", "table.md"} <= files
+    failed = next(run for run in runs if run.data.tags.get("state") == "failed")
+    assert failed.info.status == "FAILED"
+    assert "not finite" in failed.data.tags["reason"]
+    steps = client.get_metric_history(failed.info.run_id, "validation.seen_mAP")
+    record = read_records(folder)[2]
+    assert {each.step: each.value for each in steps} == {
+        report.learned_domains: report.validation["seen_mAP"] for report in record.reports
+    }
