@@ -25,6 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--scheduler", help="asha, median or none (default: asha; none with several objectives)"
     )
     parser.add_argument(
+        "--grace", type=int, metavar="N",
+        help="domains that every trial learns before it may be stopped (default: 2, as after one "
+        "nothing can be forgotten)",
+    )  # fmt: skip
+    parser.add_argument(
         "--objective", metavar="NAMES",
         help="on validation identities, such as seen_mAP,forgetting_mAP (default: seen_mAP)",
     )  # fmt: skip

@@ -144,11 +144,12 @@ def _given(options: argparse.Namespace, name: str, preset: str) -> dict[str, Any
         "sampler_seed": options.sampler_seed,
         "storage": options.storage,
         "default_first": False if options.no_default else None,
+        "grace": options.grace,
     }
     wanted = {key: value for key, value in said.items() if value is not None}
-    for key in ("num_trials", "concurrent"):
+    flags = {"num_trials": "--trials", "concurrent": "--concurrent", "grace": "--grace"}
+    for key, flag in flags.items():
         if wanted.get(key, 1) < 1:
-            flag = "--trials" if key == "num_trials" else "--concurrent"
             raise ValueError(f"{flag}: expected at least 1, got {wanted[key]}")
     return {"name": name, "preset": preset, **wanted} if not options.resume else wanted
 

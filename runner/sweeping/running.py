@@ -31,6 +31,7 @@ from runner.sweeping.screen import SweepView
 from runner.sweeping.searching import (
     StudySearcher,
     check_sampler,
+    enqueued_numbers,
     make_sampler,
     num_ended,
     open_storage,
@@ -166,7 +167,12 @@ def _tuner(
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=make_scheduler(
-                settings.scheduler, settings.objectives[0], num_domains, records
+                settings.scheduler,
+                settings.objectives[0],
+                num_domains,
+                records,
+                grace=settings.grace,
+                spared=enqueued_numbers(study),
             ),
             num_samples=num_missing,
             max_concurrent_trials=settings.concurrent,

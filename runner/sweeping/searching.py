@@ -154,6 +154,12 @@ def running_trials(study: optuna.Study) -> list[FrozenTrial]:
     return study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
 
 
+def enqueued_numbers(study: optuna.Study) -> list[int]:
+    """Trials whose values were given: those of the preset itself."""
+    trials = study.get_trials(deepcopy=False)
+    return [trial.number for trial in trials if "fixed_params" in trial.system_attrs]
+
+
 def num_ended(study: optuna.Study) -> int:
     """Finished, stopped and failed trials."""
     states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)

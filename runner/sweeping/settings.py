@@ -37,6 +37,7 @@ class SweepSettings:
         sampler_seed: of the sampler's own draws.
         storage: URL of the Optuna study; None is sqlite in the sweep's folder.
         default_first: whether the first trial has the configuration's own values.
+        grace: domains that every trial learns before the scheduler may stop it.
     """
 
     name: str
@@ -51,6 +52,7 @@ class SweepSettings:
     sampler_seed: int
     storage: str | None = None
     default_first: bool = True
+    grace: int = 2
 
     @property
     def objectives(self) -> tuple[Objective, ...]:

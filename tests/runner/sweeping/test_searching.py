@@ -229,8 +229,9 @@ def test_the_study_is_right_where_a_record_lags_behind(tmp_path: Path) -> None:
 
 
 class Running:
-    def __init__(self, trial_id: str) -> None:
+    def __init__(self, trial_id: str, number: int = 99) -> None:
         self.trial_id = trial_id
+        self.config = {"number": number}
 
 
 @pytest.mark.parametrize("kind", ["asha", "median"])
@@ -253,6 +254,25 @@ def test_new_trials_are_compared_with_those_of_earlier_drivers(kind: Any) -> Non
             if expected == "CONTINUE":
                 again = each.on_trial_result(controller, trial, result_of(1, value))
                 assert again == "CONTINUE"
+
+
+@pytest.mark.parametrize("kind", ["asha", "median"])
+def test_grace_and_the_spared_trial_keep_the_worst_going(kind: Any) -> None:
+    (objective,) = parse_objectives("seen_mAP")
+    reports = tuple(report_of(domain, 90.0) for domain in (1, 2, 3, 4))
+    past = [TrialRecord(number, {}, "finished", reports) for number in range(1, 5)]
+    scheduler = make_scheduler(kind, objective, 4, past, grace=2, spared=[0])
+    controller: Any = None
+    worst, default = Running("worst", 7), Running("default", 0)
+    for each in (worst, default):
+        scheduler.on_trial_add(controller, each)
+    said = {
+        each.trial_id: [
+            scheduler.on_trial_result(controller, each, result_of(domain, 1.0)) for domain in (1, 2)
+        ]
+        for each in (worst, default)
+    }
+    assert said == {"worst": ["CONTINUE", "STOP"], "default": ["CONTINUE", "CONTINUE"]}
 
 
 def test_what_is_forgotten_has_no_value_after_one_domain() -> None:
