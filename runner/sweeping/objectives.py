@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -35,8 +36,9 @@ class Objective:
     mode: Mode
 
     def of(self, report: Report) -> float | None:
-        """The objective's value in a report."""
-        return report.validation.get(self.name)
+        """The objective's value in a report; None where there is none, or not a finite one."""
+        value = report.validation.get(self.name)
+        return value if value is not None and math.isfinite(value) else None
 
     def is_better(self, value: float, than: float) -> bool:
         """Whether the first value beats the second."""

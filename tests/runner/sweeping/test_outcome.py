@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -79,6 +80,14 @@ def test_only_finished_trials_can_be_best():
     stopped = replace(trials_of([(90.0, 0.0)])[0], state="stopped")
     assert best_trial([stopped], MORE) is None
     assert pareto_front([stopped], (MORE, LESS)) == []
+
+
+def test_a_score_that_is_no_number_is_never_best():
+    records = trials_of([(math.nan, 0.0), (50.0, math.nan), (40.0, 1.0)])
+    best = best_trial(records, MORE)
+    assert best
+    assert best.number == 1
+    assert [each.number for each in pareto_front(records, (MORE, LESS))] == [2]
 
 
 def test_the_best_preset_is_the_trials_configuration_in_the_users_places(make: Make):
