@@ -173,7 +173,8 @@ class Choices(_Parameter):
         return "one of " + ", ".join(as_text(each) for each in self.choices)
 
 
-Parameter = Annotated[FloatRange | IntRange | Choices, Field(discriminator="type")]
+AnyParameter = FloatRange | IntRange | Choices
+Parameter = Annotated[AnyParameter, Field(discriminator="type")]
 
 
 def same(left: Any, right: Any) -> bool:

@@ -5,17 +5,13 @@ A sampled value enters a run's configuration as a `key=value` override, like one
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import OmegaConf
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails
 
 from runner.config import (
     ConfigError,
@@ -24,35 +20,17 @@ from runner.config import (
     in_hash,
     learner_names,
     load_config,
+    schema_fields,
     schema_keys,
     validate,
 )
-from runner.sweeping.parameters import (
-    Choices,
-    FloatRange,
-    IntRange,
-    Parameter,
-    Suggests,
-    alternatives,
-    as_text,
-    same,
-    stored,
-)
+from runner.sweeping.parameters import AnyParameter, Suggests, alternatives, as_text, same, stored
+from runner.sweeping.space_file import SpaceError, nearest, read_space_file
 
 SPACES = Path(__file__).resolve().parents[2] / "search_spaces"
 
-AnyParameter = FloatRange | IntRange | Choices
-
-_PARAMETER: TypeAdapter[AnyParameter] = TypeAdapter(Parameter)
-_FIELDS = sorted({*FloatRange.model_fields, *Choices.model_fields})
-
-
 _FOLLOWING = ("data.transform.mean_std",)
 """Settings that follow others: images are normalised as the searched backbone expects."""
-
-
-class SpaceError(ConfigError):
-    """A search space is wrong; the message says which file and key, what came and what would do."""
 
 
 @dataclass(frozen=True)
@@ -163,20 +141,10 @@ def load_space(name_or_file: str) -> SearchSpace:
     if not file.is_file():
         raise SpaceError(
             f"SPACE: expected a file or one of {', '.join(space_names())}; got {name_or_file!r}"
-            + _nearest(name_or_file, space_names())
+            + nearest(name_or_file, space_names())
         )
-    text, entries = _read(file)
-    preset = entries.pop("preset", None)
-    if preset is not None and not isinstance(preset, str):
-        raise SpaceError(f"{file}: preset: expected the name of a preset, got {preset!r}")
-    if not entries:
-        raise SpaceError(
-            f"{file}: expected parameters like learner.num_attributes: "
-            "{type: int, low: 1, high: 8}; found none"
-        )
-    parameters = {key: _parameter(file, key, entry) for key, entry in entries.items()}
-    _check_conditions(file, parameters)
-    return SearchSpace(file.stem, preset, parameters, text)
+    content = read_space_file(file)
+    return SearchSpace(file.stem, content.preset, content.parameters, content.text)
 
 
 def check_space(space: SearchSpace, preset: str, overrides: Sequence[str] = ()) -> RunConfig:
@@ -204,8 +172,10 @@ def check_space(space: SearchSpace, preset: str, overrides: Sequence[str] = ()) 
                 f"{_where(space, key)}: searched and overridden; drop the override, or take the "
                 "key out of the space"
             )
-        for each in parameter.when.keys() - space.parameters.keys():
-            _check_known(each, f"{_where(space, key)}.when", config)
+        for other, wanted in parameter.when.items():
+            if other not in space.parameters:
+                place = f"{_where(space, key)}.when: {other}"
+                _check_wanted(other, alternatives(wanted), config, place)
     inside = space.within(config)
     if not inside.parameters:
         raise SpaceError(
@@ -219,79 +189,13 @@ def check_space(space: SearchSpace, preset: str, overrides: Sequence[str] = ()) 
     return config
 
 
-def _read(file: Path) -> tuple[str, dict[str, Any]]:
-    try:
-        text = file.read_text(encoding="utf-8")
-        loaded = OmegaConf.create(text) if text.strip() else OmegaConf.create({})
-        entries = OmegaConf.to_container(loaded, resolve=False)
-    except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError) as error:
-        raise SpaceError(f"{file}: expected YAML; {error}") from error
-    if not isinstance(loaded, DictConfig) or not isinstance(entries, dict):
-        raise SpaceError(f"{file}: expected a mapping of configuration keys, got a list")
-    for key in entries:
-        if not isinstance(key, str):
-            raise SpaceError(f"{file}: expected configuration paths as keys, got {key!r}")
-    return text, {str(key): entry for key, entry in entries.items()}
-
-
-def _parameter(file: Path, key: str, entry: Any) -> AnyParameter:
-    kinds = "type: float, int or categorical"
-    if not isinstance(entry, dict):
-        raise SpaceError(f"{file}: {key}: expected a mapping with {kinds}; got {entry!r}")
-    if "type" not in entry:
-        came = ", ".join(str(each) for each in entry) or "nothing"
-        nested = any(isinstance(each, dict) for each in entry.values())
-        hint = f"; keys are whole paths, like {key}.{came.partition(',')[0]}" if nested else ""
-        raise SpaceError(f"{file}: {key}: expected a mapping with {kinds}; got {came}{hint}")
-    try:
-        return _PARAMETER.validate_python(entry)
-    except ValidationError as error:
-        problems = [f"{file}: {_problem(key, each)}" for each in error.errors()]
-        raise SpaceError("\n".join(problems)) from error
-
-
-def _problem(key: str, item: ErrorDetails) -> str:
-    """One line: the key, the field of its parameter, what came."""
-    # The first place is the type that was recognised.
-    path = ".".join([key, *(str(part) for part in item["loc"][1:])])
-    if item["type"] == "union_tag_invalid":
-        return f"{key}.type: expected float, int or categorical; got {item['input']['type']!r}"
-    if item["type"] == "extra_forbidden":
-        return f"{path}: unknown" + _nearest(str(item["loc"][-1]), _FIELDS)
-    if item["type"] == "missing":
-        return f"{path}: expected a value, none came"
-    cause = item.get("ctx", {}).get("error")
-    return f"{path}: {cause}" if cause else f"{path}: {item['msg']} (got {item['input']!r})"
-
-
-def _check_conditions(file: Path, parameters: Mapping[str, AnyParameter]) -> None:
-    """Refuses conditions on a later parameter, and on values that an earlier one never takes."""
-    earlier: dict[str, AnyParameter] = {}
-    for key, parameter in parameters.items():
-        for other, wanted in parameter.when.items():
-            place = f"{file}: {key}.when"
-            if other == key:
-                raise SpaceError(f"{place}: expected another key, got the parameter's own")
-            if other in parameters and other not in earlier:
-                raise SpaceError(
-                    f"{place}: {other} is listed later; expected the parameter it depends on first"
-                )
-            for value in alternatives(wanted) if other in earlier else ():
-                if not earlier[other].contains(value):
-                    raise SpaceError(
-                        f"{place}: {other} is never {as_text(value)}; it is "
-                        f"{earlier[other].spelled}"
-                    )
-        earlier[key] = parameter
-
-
 def _check_key(key: str, space: SearchSpace, config: RunConfig) -> None:
     place = _where(space, key)
     if key == "seed":
         raise SpaceError(f"{place}: a sweep has its own seeds (--seeds), which are not searched")
     if key == "learner.name":
         raise SpaceError(f"{place}: a space belongs to one learner; choose it by --preset")
-    _check_known(key, place, config)
+    _check_known(key, config, place)
     if not in_hash(key):
         raise SpaceError(f"{place}: changes no result of a run, so there is nothing to search")
     if key.startswith("benchmark."):
@@ -301,21 +205,36 @@ def _check_key(key: str, space: SearchSpace, config: RunConfig) -> None:
         )
 
 
-def _check_known(key: str, place: str, config: RunConfig) -> None:
+def _check_known(key: str, config: RunConfig, place: str) -> None:
     """Refuses a key that the preset's learner does not have."""
     name, known = config.learner.name, list(schema_keys(config.learner.name))
     if key in known:
         return
     if inside := [each for each in known if each.startswith(f"{key}.")]:
         raise SpaceError(
-            f"{place}: {key} is a section of {len(inside)} settings; name one, like {inside[0]}"
+            f"{place}: a section of {len(inside)} settings; name one, like {inside[0]}"
         )
     if owners := [each for each in learner_names() if key in set(schema_keys(each))]:
         raise SpaceError(
-            f"{place}: unknown key {key} of learner {name}; it belongs to learner "
-            f"{' and '.join(owners)}"
+            f"{place}: unknown key of learner {name}; it belongs to learner {' and '.join(owners)}"
         )
-    raise SpaceError(f"{place}: unknown key {key} of learner {name}" + _nearest(key, known))
+    raise SpaceError(f"{place}: unknown key of learner {name}" + nearest(key, known))
+
+
+def _check_wanted(key: str, wanted: Sequence[Any], config: RunConfig, place: str) -> None:
+    """Refuses a condition on values that a setting of the fixed configuration cannot take."""
+    _check_known(key, config, place)
+    fields = schema_fields(config.learner.name)
+    section, name = next((section, name) for path, section, name in fields if path == key)
+    field: TypeAdapter[Any] = TypeAdapter(section.model_fields[name].rebuild_annotation())
+    for value in wanted:
+        try:
+            read = field.dump_python(field.validate_python(value), mode="json")
+        except ValidationError as error:
+            problem = error.errors()[0]["msg"]
+            raise SpaceError(f"{place}: never {as_text(value)}: {problem}") from error
+        if not same(read, value):
+            raise SpaceError(f"{place}: never {as_text(value)}; write {as_text(read)}")
 
 
 def _check_settings(space: SearchSpace, key: str, values: Mapping[str, Any]) -> None:
@@ -391,8 +310,3 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 def _where(space: SearchSpace, key: str) -> str:
     return f"search space {space.name}: {key}"
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {matches[0]}?" if matches else ""

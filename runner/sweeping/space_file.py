@@ -1,0 +1,164 @@
+"""Reading a search space's YAML file: its parameters, each well formed, in order.
+
+What needs no configuration to be judged is judged here; `space.check_space` does the rest.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from runner.config import ConfigError
+from runner.sweeping.parameters import (
+    AnyParameter,
+    Choices,
+    FloatRange,
+    Parameter,
+    alternatives,
+    as_text,
+)
+
+_PARAMETER: TypeAdapter[AnyParameter] = TypeAdapter(Parameter)
+_EXPECTED = {
+    "missing": "a value",
+    "tuple_type": "a list",
+    "too_short": "a choice or more",
+    "dict_type": "a mapping from keys to values",
+    "mapping_type": "a mapping from keys to values",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "int_type": "a whole number without a decimal point",
+    "bool_type": "true or false",
+}
+"""What pydantic's complaints mean in a YAML file."""
+
+
+class SpaceError(ConfigError):
+    """A search space is wrong; the message says which file and key, what came and what would do."""
+
+
+class SpaceFile(NamedTuple):
+    """What a file says.
+
+    Attributes:
+        text: all of it.
+        preset: the one the space was made for.
+        parameters: by configuration path, in the file's order.
+    """
+
+    text: str
+    preset: str | None
+    parameters: Mapping[str, AnyParameter]
+
+
+def read_space_file(file: Path) -> SpaceFile:
+    """Reads a file that is there.
+
+    Raises:
+        SpaceError: it is not well formed.
+    """
+    text, entries = _entries(file)
+    preset = entries.pop("preset", None)
+    if preset is not None and not isinstance(preset, str):
+        raise SpaceError(f"{file}: preset: expected the name of a preset, got {preset!r}")
+    if not entries:
+        raise SpaceError(
+            f"{file}: expected parameters like learner.num_attributes: "
+            "{type: int, low: 1, high: 8}; found none"
+        )
+    parameters = {key: _parameter(file, key, entry) for key, entry in entries.items()}
+    _check_conditions(file, parameters)
+    return SpaceFile(text, preset, parameters)
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """The end of a message: what was most likely meant, if anything."""
+    matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {matches[0]}?" if matches else ""
+
+
+def _entries(file: Path) -> tuple[str, dict[str, Any]]:
+    try:
+        text = file.read_text(encoding="utf-8")
+        loaded = OmegaConf.load(file)
+        entries = OmegaConf.to_container(loaded, resolve=False)
+    except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError) as error:
+        raise SpaceError(f"{file}: expected YAML; {error}") from error
+    if not isinstance(loaded, DictConfig) or not isinstance(entries, dict):
+        raise SpaceError(f"{file}: expected a mapping of configuration keys, got a list")
+    for key in entries:
+        if not isinstance(key, str):
+            raise SpaceError(f"{file}: expected configuration paths as keys, got {key!r}")
+    return text, {str(key): entry for key, entry in entries.items()}
+
+
+def _parameter(file: Path, key: str, entry: Any) -> AnyParameter:
+    kinds = "type: float, int or categorical"
+    if not isinstance(entry, dict):
+        came = "nothing" if entry is None else repr(entry)
+        raise SpaceError(f"{file}: {key}: expected a mapping with {kinds}; got {came}")
+    if "type" not in entry:
+        came = ", ".join(str(each) for each in entry) or "nothing"
+        path = _whole_path(key, entry)
+        hint = f"; keys are whole paths, like {path}" if path != key else ""
+        raise SpaceError(f"{file}: {key}: expected a mapping with {kinds}; got {came}{hint}")
+    try:
+        return _PARAMETER.validate_python(entry)
+    except ValidationError as error:
+        problems = [f"{file}: {_problem(key, entry, each)}" for each in error.errors()]
+        raise SpaceError("\n".join(problems)) from error
+
+
+def _whole_path(key: str, entry: Any) -> str:
+    """The path that somebody who nested keys most likely wanted first."""
+    while isinstance(entry, dict) and "type" not in entry:
+        inner = next((each for each in entry if isinstance(entry[each], dict)), None)
+        if inner is None:
+            break
+        key, entry = f"{key}.{inner}", entry[inner]
+    return key
+
+
+def _problem(key: str, entry: Mapping[Any, Any], item: ErrorDetails) -> str:
+    """One line: the key, the field of its parameter, what came."""
+    # The first place is the type that was recognised.
+    path = ".".join([key, *(str(part) for part in item["loc"][1:])])
+    if item["type"] == "union_tag_invalid":
+        return f"{key}.type: expected float, int or categorical; got {entry['type']!r}"
+    if item["type"] == "extra_forbidden":
+        fields = Choices.model_fields if entry["type"] == "categorical" else FloatRange.model_fields
+        return f"{path}: unknown; type {entry['type']} has {', '.join(fields)}"
+    if expected := _EXPECTED.get(item["type"]):
+        came = "none" if item["type"] == "missing" else repr(item["input"])
+        return f"{path}: expected {expected}, got {came}"
+    cause = item.get("ctx", {}).get("error")
+    return f"{path}: {cause}" if cause else f"{path}: {item['msg']} (got {item['input']!r})"
+
+
+def _check_conditions(file: Path, parameters: Mapping[str, AnyParameter]) -> None:
+    """Refuses conditions on a later parameter, and on values that an earlier one never takes."""
+    earlier: dict[str, AnyParameter] = {}
+    for key, parameter in parameters.items():
+        for other, wanted in parameter.when.items():
+            place = f"{file}: {key}.when"
+            if other == key:
+                raise SpaceError(f"{place}: expected another key, got the parameter's own")
+            if other in parameters and other not in earlier:
+                raise SpaceError(
+                    f"{place}: {other} is listed later; expected the parameter it depends on first"
+                )
+            for value in alternatives(wanted) if other in earlier else ():
+                if not earlier[other].contains(value):
+                    raise SpaceError(
+                        f"{place}: {other} is never {as_text(value)}; it is "
+                        f"{earlier[other].spelled}"
+                    )
+        earlier[key] = parameter
