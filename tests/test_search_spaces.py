@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -60,3 +61,14 @@ def test_both_ends_are_read_back_by_the_command_lines_own_overrides(space):
         }
         settings = flatten(load_config(space.preset, as_overrides(values)))
         assert all(same(settings[key], value) for key, value in values.items())
+
+
+def test_the_example_of_the_page_on_sweeps_is_a_space(tmp_path):
+    page = (ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8")
+    [example] = re.findall(r"```yaml\n(# Search space of .*?)```", page, flags=re.DOTALL)
+    file = tmp_path / "example.yaml"
+    file.write_text(example, encoding="utf-8")
+    space = load_space(str(file))
+    config = check_space(space, str(space.preset))
+    assert list(space.within(config).parameters) == list(space.parameters)
+    assert space.default_point(config).reason is None
