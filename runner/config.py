@@ -28,6 +28,7 @@ from models.learner import LearnerConfig
 from runner.decoding import DataConfig
 from runner.evaluation import EvaluationConfig
 from runner.precision import Precision
+from runner.sections import CheckpointConfig, ClusterConfig, RunNameConfig, StorageConfig
 from runner.tracking import TrackingConfig
 from tasks.benchmarks import BenchmarkConfig
 from tasks.schema import FrozenConfig
@@ -51,60 +52,6 @@ SWITCHED = (
 
 class ConfigError(ValueError):
     """The configuration is wrong; the message says which field, what came and what would do."""
-
-
-class RunNameConfig(FrozenConfig):
-    """What the run is called."""
-
-    name: str | None = Field(
-        default=None,
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
-        description="folder under storage.root; default <preset>-<learner>-seed<seed>-<hash>",
-    )
-
-
-class StorageConfig(FrozenConfig):
-    """Where runs are kept."""
-
-    root: str = Field(
-        default="runs",
-        description="folder of all runs; relative to $LIFELONG_REID_HOME or the current folder",
-    )
-
-
-class CheckpointConfig(FrozenConfig):
-    """When and how much of a run is kept."""
-
-    every_epochs: int = Field(default=1, ge=1, description="epochs between checkpoints in a stage")
-    keep: int = Field(default=2, ge=1, description="newest checkpoints kept to resume from")
-    keep_domains: bool = Field(default=True, description="keep the learner after each domain")
-
-
-class ClusterConfig(FrozenConfig):
-    """Where a run computes; no field here changes its result beyond floating-point order."""
-
-    num_workers: int = Field(
-        default=1, ge=0, description="Ray Train workers; 0 = in this process, no Ray"
-    )
-    use_gpu: bool = Field(default=False, description="one GPU a worker, and nccl")
-    cpus_per_worker: float | None = Field(
-        default=None,
-        gt=0,
-        description="Ray CPUs reserved by a worker; default: a fair share, at most 1",
-    )
-    threads_per_worker: int = Field(default=1, ge=1, description="torch threads of a worker")
-    address: str | None = Field(
-        default=None, description="Ray cluster to join; default $RAY_ADDRESS, else a local one"
-    )
-    wait_s: float = Field(
-        default=0.0, ge=0, description="seconds given to an autoscaler to make room; 0 = refuse"
-    )
-    object_store_gb: float = Field(
-        default=0.5, gt=0.1, description="object store of a local cluster, GB (others have theirs)"
-    )
-    max_failures: int = Field(
-        default=3, ge=0, description="times the workers are restarted after a crash"
-    )
 
 
 class RunConfig(FrozenConfig):
@@ -205,6 +152,7 @@ def override_values(values: Mapping[str, Any], overrides: Sequence[str]) -> RunC
         if not separator or not key:
             raise ConfigError(f"override {override!r}: expected key=value, like seed=1")
         try:
+            merged = OmegaConf.merge(merged, _unwritten(key, merged))
             merged = OmegaConf.merge(merged, OmegaConf.from_dotlist([override]))
         except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError) as error:
             raise ConfigError(f"override {override!r}: {error}") from error
@@ -251,6 +199,33 @@ def base_folder() -> Path:
         return Path(home).expanduser().resolve()
     here = Path.cwd()
     return Path.home() / "lifelong-reid" if "working_dir_files" in here.parts else here
+
+
+def _unwritten(key: str, written: Any) -> dict[str, Any]:
+    """The learner's section that a key lies in, as it is now, if nothing is written of it.
+
+    A section has the defaults of its place: an override of one setting alone would begin with those
+    of its class, and change the others without a word.
+    """
+    sections = key.split(".")[:-1]
+    if sections[:1] != ["learner"]:
+        return {}
+    for depth in range(2, len(sections) + 1):
+        path = ".".join(sections[:depth])
+        if OmegaConf.select(written, path) is not None:
+            continue
+        try:
+            now: Any = validate(_container(written)).model_dump(mode="json")
+        except ConfigError:
+            return {}  # what is wrong is said of the whole
+        for section in sections[:depth]:
+            now = _mapping(now).get(section) if isinstance(now, Mapping) else None
+        return _nested(sections[:depth], now) if isinstance(now, Mapping) else {}
+    return {}
+
+
+def _nested(path: Sequence[str], value: Any) -> dict[str, Any]:
+    return {path[0]: _nested(path[1:], value) if path[1:] else value}
 
 
 def _check_batch(config: RunConfig) -> None:

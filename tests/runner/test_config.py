@@ -365,3 +365,23 @@ def test_every_option_is_read_by_some_code_and_described():
                 silent.add(path)
     assert not dead, f"no code reads {sorted(dead)}"
     assert not silent, f"no description: {sorted(silent)}"
+
+
+def test_an_override_leaves_what_its_section_has_by_default():
+    """Nothing is written of these sections in the presets; their learners' defaults hold."""
+    dask = load_config("demo-dask", ["learner.interpolation.alpha=0.3"]).learner
+    assert (dask.interpolation.alpha, dask.interpolation.mode) == (0.3, "fixed")
+    assert not dask.interpolation.keep_diagonal
+    before = flatten(load_config("bdam"))
+    after = flatten(load_config("bdam", ["learner.optimizer.lr=0.5", "learner.fusion.dim=64"]))
+    changed = {key for key in before if before[key] != after[key]}
+    assert changed == {"learner.optimizer.lr", "learner.fusion.dim"}
+
+
+@pytest.mark.parametrize("name", ["demo-krkc", "dask", "lstkc"])
+def test_an_override_of_what_is_already_so_changes_nothing(name):
+    before = flatten(load_config(name))
+    for key, value in before.items():
+        typed = key.startswith("learner.") and "lr_factors" not in key
+        if typed and key != "learner.name" and value is not None:
+            assert flatten(load_config(name, [f"{key}={json.dumps(value)}"])) == before, key
