@@ -92,7 +92,9 @@ class SweepView:
     def finish(self, outcome: Outcome) -> None:
         """Ends the live table and prints what came out."""
         self.__exit__()
-        self._console.print(final_table(outcome))
+        for part in final_table(outcome):
+            # What is typed next must not be broken into lines.
+            self._console.print(part, soft_wrap=isinstance(part, Text))
 
     def _is_old(self, record: TrialRecord) -> bool:
         """Whether it ended before this start."""

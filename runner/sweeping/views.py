@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from rich import box
-from rich.console import Group, RenderableType
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -29,7 +29,7 @@ from runner.sweeping.table import (
 _MAX_IMPORTANCES = 6
 
 
-def final_table(outcome: Outcome) -> RenderableType:
+def final_table(outcome: Outcome) -> list[RenderableType]:
     """Best trial beside the preset's own values, importances, files, and what to type next."""
     parts: list[RenderableType] = [_facts(outcome)]
     if outcome.best is None:
@@ -43,7 +43,7 @@ def final_table(outcome: Outcome) -> RenderableType:
         numbers = ", ".join(str(record.number) for record in outcome.front)
         parts.append(Text(f"Pareto front: trials {numbers} (pareto/<number>.yaml)"))
     parts.append(_files(outcome))
-    return Group(*parts)
+    return parts
 
 
 def time_left_s(
