@@ -136,15 +136,16 @@ def summary() -> TableSummary:
 
 def test_a_table_shows_and_writes_what_rows_cost(summary: TableSummary) -> None:
     assert summary.table.measures == "fusion"
-    screen = Console(file=io.StringIO(), width=120)
+    screen = Console(file=io.StringIO(), width=80)
     show(screen, summary)
-    text = screen.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
-    (line,) = [each for each in text.splitlines() if "30 k" in each]
-    assert line.split() == ["transformer", "30", "k", "3", "M", "10", "M", "4.5", "3-6", "3.00",
-                            "4.1", "kB", "·"]  # fmt: skip
+    lines = screen.file.getvalue().splitlines()  # pyright: ignore[reportAttributeAccessIssue]
+    (at,) = [number for number, line in enumerate(lines) if "30 k" in line]
+    assert lines[at].split() == ["transformer", "30", "k", "3", "M", "10", "M", "4.5", "3.00",
+                                 "4.1", "kB", "·"]  # fmt: skip
+    assert lines[at + 1].split() == ["3-6"]
     assert "What fusion costs:" in to_markdown(summary)
-    lines = {each["row"]: each for each in csv.DictReader(io.StringIO(to_csv(summary)))}
-    assert float(lines["mamba"]["image_ms"]) == 13.5
+    rows = {each["row"]: each for each in csv.DictReader(io.StringIO(to_csv(summary)))}
+    assert float(rows["mamba"]["image_ms"]) == 13.5
     rows = {each["name"]: each for each in to_json(summary)["rows"]}
     assert rows["simple"]["costs"]["num_parameters"] == 2000
     assert len(draw_costs(summary).axes) == 1
