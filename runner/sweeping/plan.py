@@ -182,10 +182,20 @@ def _same(kept: SweepSettings, given: dict[str, Any], overrides: list[str]) -> S
     for key, value in held.items():
         if value != getattr(kept, key):
             raise ValueError(
-                f"--resume: the sweep was begun with {key}={getattr(kept, key)!r}, and "
-                f"{value!r} came; leave it out, or begin another sweep by --name"
+                f"--resume: the sweep was begun with {_typed(key, getattr(kept, key))}, and "
+                f"{_typed(key, value)} came; leave it out, or begin another sweep by --name"
             )
     return replace(kept, **free)
+
+
+def _typed(key: str, value: Any) -> str:
+    """A setting as it is typed."""
+    if key == "default_first":
+        return "the preset's own values first" if value else "--no-default"
+    if key == "overrides":
+        return " ".join(value) or "no overrides"
+    text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return f"--{key.replace('_', '-')} {text}"
 
 
 def _check_same_space(folder: Path, space: SearchSpace) -> None:
@@ -213,6 +223,8 @@ def _check_settings(settings: SweepSettings) -> None:
             f"--scheduler {settings.scheduler} stops trials by one objective, and "
             f"{settings.objective} are {len(objectives)}; leave it out, or choose one objective"
         )
+    if settings.sampler_seed < 0:
+        raise ValueError(f"--sampler-seed: expected at least 0, got {settings.sampler_seed}")
     for override in settings.overrides:
         key = override.partition("=")[0]
         if key in REFUSED:

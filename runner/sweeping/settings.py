@@ -81,7 +81,8 @@ def read_settings(folder: Path) -> SweepSettings:
     file = folder / SETTINGS_FILE
     if not file.is_file():
         raise FileNotFoundError(
-            f"expected a sweep's folder with {SETTINGS_FILE}; found none at {folder}"
+            f"--resume: expected a sweep's folder with {SETTINGS_FILE}; found none at {folder}. "
+            "Leave --resume out to begin one, or say where it is by --root and --name"
         )
     try:
         values = json.loads(file.read_text(encoding="utf-8"))

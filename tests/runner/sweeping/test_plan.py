@@ -57,6 +57,8 @@ def test_what_is_not_said(plan: Callable[..., SweepPlan], tmp_path: Path) -> Non
     [
         (["--trials", "0"], "--trials: expected at least 1, got 0"),
         (["--concurrent", "-1"], "--concurrent: expected at least 1"),
+        (["--grace", "0"], "--grace: expected at least 1"),
+        (["--sampler-seed", "-1"], "--sampler-seed: expected at least 0, got -1"),
         (["--sampler", "bayes"], "--sampler: expected one of tpe, random, gp, nsga2; got 'bayes'"),
         (["--scheduler", "hyperband"], "--scheduler: expected one of asha, median, none"),
         (["--objective", "seen_map"], "did you mean seen_mAP"),
@@ -78,6 +80,21 @@ def test_what_is_not_said(plan: Callable[..., SweepPlan], tmp_path: Path) -> Non
 def test_what_is_refused(plan: Callable[..., SweepPlan], given: list[str], said: str) -> None:
     with pytest.raises(ValueError, match=re.escape(said)):
         plan(*given)
+
+
+def test_a_resumed_sweep_says_what_differs_as_it_is_typed(plan: Callable[..., SweepPlan]) -> None:
+    with pytest.raises(FileNotFoundError, match="Leave --resume out to begin one"):
+        plan("--resume")
+    begun = plan("--seeds", "0,1", "--sampler", "random")
+    begun.folder.mkdir(parents=True)
+    write_settings(begun.folder, begun.settings)
+    for given, said in (
+        (("--seeds", "0"), "begun with --seeds 0,1, and --seeds 0 came"),
+        (("--sampler", "tpe"), "begun with --sampler random, and --sampler tpe came"),
+        (("--no-default",), "begun with the preset's own values first, and --no-default came"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(said)):
+            plan("--resume", *given)
 
 
 def test_a_sweep_is_begun_once_and_goes_on_as_it_was(plan: Callable[..., SweepPlan]) -> None:
