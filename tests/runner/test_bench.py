@@ -224,6 +224,7 @@ def test_the_compared_rankings_agree():
     assert 0 < ranking.rank_ours(split.first(3)) < 1
 
 
+@pytest.mark.slow
 def test_ranking_at_a_small_scale(tmp_path, monkeypatch):
     monkeypatch.setattr(ranking, "SCALES", ranking.SCALES[1:])
     sizes = Sizes(ranking_divisor=300)

@@ -46,6 +46,7 @@ def test_all_images_are_shared(shared: Any, benchmark_: Benchmark) -> None:
     assert not served.errors
 
 
+@pytest.mark.slow
 def test_trials_read_them_in_place_and_may_die(shared: Any, benchmark_: Benchmark) -> None:
     import ray
     from ray.exceptions import RayActorError
