@@ -45,16 +45,7 @@ class ProgressView:
 
     def __enter__(self) -> ProgressView:
         if self._console.is_terminal and self._live is None:
-            # Replacing sys.stdout would also catch what is none of this view's business.
-            self._live = Live(
-                console=self._console,
-                get_renderable=self._block,
-                refresh_per_second=5,
-                transient=True,
-                redirect_stdout=False,
-                redirect_stderr=False,
-            )
-            self._live.start()
+            self._live = live_block(self._console, self._block, refresh_per_second=5)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -205,6 +196,23 @@ class ProgressView:
         tail = ", ".join(part for part in (self._count(event), self._time_left()) if part)
         row.add_row(Text(self._where(event), style="bold"), bar, Text(tail))
         return row
+
+
+def live_block(
+    console: Console, block: Callable[[], RenderableType], *, refresh_per_second: float
+) -> Live:
+    """A block that stays below what is printed, begun; it leaves nothing when it stops."""
+    live = Live(
+        console=console,
+        get_renderable=block,
+        refresh_per_second=refresh_per_second,
+        transient=True,
+        # Replacing sys.stdout would also catch what is none of a view's business.
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
+    live.start()
+    return live
 
 
 def follow(spool_path: Path, view: ProgressView, stop: threading.Event) -> threading.Thread:

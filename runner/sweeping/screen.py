@@ -14,6 +14,7 @@ from rich.text import Text
 
 from runner.ablation.timing import clock
 from runner.config import RunConfig
+from runner.progress import live_block
 from runner.sweeping.importances import final
 from runner.sweeping.objectives import best_trial
 from runner.sweeping.outcome import Outcome, domains_of
@@ -58,16 +59,7 @@ class SweepView:
     def __enter__(self) -> SweepView:
         self._began = time.time()
         if self._console.is_terminal and self._live is None:
-            # Replacing sys.stdout would also catch what is none of this view's business.
-            self._live = Live(
-                console=self._console,
-                get_renderable=self._block,
-                refresh_per_second=2,
-                transient=True,
-                redirect_stdout=False,
-                redirect_stderr=False,
-            )
-            self._live.start()
+            self._live = live_block(self._console, self._block, refresh_per_second=2)
         return self
 
     def __exit__(self, *_: object) -> None:
