@@ -15,7 +15,7 @@ from runner.checkpoints import CheckpointStore
 from runner.config import RunConfig, base_folder, flatten, learner_module
 from runner.evaluation import check_queries
 from runner.events import EventSpool
-from runner.progress import ProgressView, follow
+from runner.progress import EventView, follow
 from runner.reporting import write_figures
 from runner.selection import check_selection, selection
 from runner.shared_images import SharedFiles
@@ -48,7 +48,7 @@ def run_experiment(
     config: RunConfig,
     *,
     fresh: bool = False,
-    view: ProgressView | None = None,
+    view: EventView | None = None,
     shared: SharedFiles | None = None,
 ) -> RunResult:
     """Runs, or goes on with, the run that `config` describes.
@@ -226,7 +226,7 @@ def _tracker(storage: RunStorage, config: RunConfig) -> Tracker | None:
 
 
 @contextmanager
-def _shown(storage: RunStorage, view: ProgressView | None) -> Iterator[None]:
+def _shown(storage: RunStorage, view: EventView | None) -> Iterator[None]:
     """Shows the run's events on a thread of their own while the block runs."""
     if view is None:
         yield

@@ -6,7 +6,7 @@ import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -21,6 +21,18 @@ from runner.events import Event, as_number, read_events
 _POLL_S = 0.2
 _LINE_INTERVAL_S = 5.0  # without a terminal: seconds between two lines of one stage
 _MIN_TIMED_S = 3.0  # no time left is promised from less than this
+
+
+class EventView(Protocol):
+    """Who is handed a run's events while it goes on, on the thread that follows them."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def handle(self, event: Event) -> None:
+        """Takes the next event; a kind it does not know changes nothing."""
+        ...
 
 
 class ProgressView:
@@ -215,7 +227,7 @@ def live_block(
     return live
 
 
-def follow(spool_path: Path, view: ProgressView, stop: threading.Event) -> threading.Thread:
+def follow(spool_path: Path, view: EventView, stop: threading.Event) -> threading.Thread:
     """Starts a thread that opens the view and hands it every event written from now on.
 
     Once `stop` is set, the thread shows what was written before, closes the view and ends.
@@ -228,7 +240,7 @@ def follow(spool_path: Path, view: ProgressView, stop: threading.Event) -> threa
     return thread
 
 
-def _follow(path: Path, view: ProgressView, stop: threading.Event, offset: int) -> None:
+def _follow(path: Path, view: EventView, stop: threading.Event, offset: int) -> None:
     stopping = False
     with view:
         while not stopping:

@@ -11,17 +11,14 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from ray import tune
-from rich.console import Console
 
 from runner.config import RunConfig, load_config
 from runner.events import Event, read_events
 from runner.experiment import run_experiment
-from runner.progress import ProgressView
 from runner.shared_images import SharedFiles
 from runner.storage import RunStorage
 from runner.sweeping.objectives import Objective
@@ -58,12 +55,16 @@ class TrialTask:
     untested: tuple[str, ...]
 
 
-class _Listener(ProgressView):
-    """Shows nothing and hands the run's events on, on the thread that follows them."""
+class _Listener:
+    """Shows nothing and hands the run's events on."""
 
     def __init__(self, take: Callable[[Event], None]) -> None:
-        super().__init__(Console(file=StringIO()))
         self._take = take
+
+    def __enter__(self) -> _Listener:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
 
     def handle(self, event: Event) -> None:
         """Takes the next event."""
