@@ -14,6 +14,7 @@ import ray
 from ray.exceptions import RayError
 
 from runner.ablation.cells import Cell
+from runner.capacity import await_resources
 from runner.cluster import connected
 from runner.config import RunConfig, base_folder, validate
 from runner.experiment import run_experiment
@@ -43,18 +44,21 @@ def workplace(cells: Sequence[Cell], jobs: int | None) -> Iterator[int]:
 
     Args:
         cells: what is to be run; those with cluster.use_gpu take a GPU each.
-        jobs: at most so many; None takes every CPU (or GPU) there is.
+        jobs: at most so many, for which an autoscaler is given `cluster.wait_s` to make room; None
+            takes every CPU (or GPU) there is.
 
     Raises:
         ValueError: there is no room for one cell.
         ConnectionError: the cluster does not answer.
     """
     with connected(_for_connecting(cells[0].config)):
-        resources = ray.cluster_resources()
         threads = max(cell.config.cluster.threads_per_worker for cell in cells)
-        room = int(resources.get("CPU", 0.0) // threads)
+        of_cell = {"CPU": float(threads)}
         if any(cell.config.cluster.use_gpu for cell in cells):
-            room = min(room, int(resources.get("GPU", 0.0)))
+            of_cell["GPU"] = 1.0
+        wanted = [of_cell] * min(jobs or 1, len(cells))
+        resources = await_resources(wanted, cells[0].config.cluster.wait_s)
+        room = min(int(resources.get(name, 0.0) // need) for name, need in of_cell.items())
         if room < 1:
             raise ValueError(
                 f"a cell needs {threads} CPUs, and with cluster.use_gpu=true a GPU; there are "

@@ -67,7 +67,7 @@ def main(options: argparse.Namespace) -> int:
         outcome = run_sweep(plan, console)
     except KeyboardInterrupt:
         console.print(
-            "The trials that ran go on from their checkpoints: add --resume to the same command",
+            "The trials that ran go on from their checkpoints when the same command comes again",
             soft_wrap=True,
         )
         raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -17,6 +17,7 @@ from runner.sweeping.settings import (
     Scheduler,
     SweepSettings,
     read_settings,
+    shown_url,
 )
 from runner.sweeping.space import SearchSpace, check_space, load_space
 from tasks.schema import Benchmark
@@ -81,21 +82,20 @@ def make_plan(options: argparse.Namespace) -> SweepPlan:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise ValueError(f"--name: expected letters, digits and . _ - alone; got {name!r}")
     folder = base_folder() / Path(options.root).expanduser() / name
-    given = _given(options, name, preset)
+    given, begun = _given(options, preset), (folder / SETTINGS_FILE).exists()
     if options.resume:
         settings = _same(read_settings(folder), given, options.overrides)
-        _check_same_space(folder, space)
     else:
-        if (folder / SETTINGS_FILE).exists():
-            raise ValueError(
-                f"{folder} holds a sweep; go on with it by --resume, or begin another by --name"
-            )
-        settings = _new(given, tuple(options.overrides))
+        settings = _new({"name": name, "preset": preset, **given}, tuple(options.overrides))
+        if begun:
+            settings = _unchanged(folder, read_settings(folder), settings)
+    if begun:
+        _check_same_space(folder, space)
     _check_settings(settings)
     config = check_space(space, settings.preset, settings.overrides)
     return SweepPlan(
         folder, settings, space.within(config), space.text, config,
-        options.resume, shares=not options.no_sharing,
+        begun, shares=not options.no_sharing,
     )  # fmt: skip
 
 
@@ -131,7 +131,7 @@ def _preset(text: str) -> str:
     return text if text in preset_names() else str(Path(text).expanduser().resolve())
 
 
-def _given(options: argparse.Namespace, name: str, preset: str) -> dict[str, Any]:
+def _given(options: argparse.Namespace, preset: str) -> dict[str, Any]:
     """Settings that were said, by their names; parsed, not judged."""
     said = {
         "preset": preset if options.preset else None,
@@ -151,7 +151,7 @@ def _given(options: argparse.Namespace, name: str, preset: str) -> dict[str, Any
     for key, flag in flags.items():
         if wanted.get(key, 1) < 1:
             raise ValueError(f"{flag}: expected at least 1, got {wanted[key]}")
-    return {"name": name, "preset": preset, **wanted} if not options.resume else wanted
+    return wanted
 
 
 def _new(given: dict[str, Any], overrides: tuple[str, ...]) -> SweepSettings:
@@ -188,21 +188,38 @@ def _same(kept: SweepSettings, given: dict[str, Any], overrides: list[str]) -> S
     return replace(kept, **free)
 
 
+def _unchanged(folder: Path, kept: SweepSettings, wanted: SweepSettings) -> SweepSettings:
+    """The kept settings, where the command that began the sweep came once more: it goes on.
+
+    A job that is submitted again needs no other command than at first.
+    """
+    now = replace(wanted, concurrent=wanted.concurrent or kept.concurrent)
+    shown = replace(now, concurrent=kept.concurrent, storage=shown_url(now.storage))
+    for key, before in asdict(kept).items():
+        if (after := getattr(shown, key)) != before:
+            raise ValueError(
+                f"{folder} holds a sweep that was begun with {_typed(key, before)}, and "
+                f"{_typed(key, after)} came; go on with it by --resume, or begin another by --name"
+            )
+    return now
+
+
 def _typed(key: str, value: Any) -> str:
     """A setting as it is typed."""
     if key == "default_first":
         return "the preset's own values first" if value else "--no-default"
     if key == "overrides":
         return " ".join(value) or "no overrides"
-    text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-    return f"--{key.replace('_', '-')} {text}"
+    flag = "--trials" if key == "num_trials" else f"--{key.replace('_', '-')}"
+    text = ",".join(map(str, value)) if isinstance(value, tuple) else value
+    return f"no {flag}" if text is None else f"{flag} {text}"
 
 
 def _check_same_space(folder: Path, space: SearchSpace) -> None:
     copy = folder / SPACE_FILE
     if copy.is_file() and copy.read_text(encoding="utf-8") != space.text:
         raise ValueError(
-            f"--resume: search space {space.name} is not what the sweep was begun with; give "
+            f"search space {space.name} is not what the sweep in {folder} was begun with; give "
             f"{copy}, or begin another sweep by --name"
         )
 

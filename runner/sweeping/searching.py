@@ -18,12 +18,11 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 from ray.tune.search.optuna import OptunaSearch
-from sqlalchemy.engine import URL, Dialect, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from runner.sweeping.objectives import Objective
-from runner.sweeping.settings import Sampler, SweepSettings
+from runner.sweeping.settings import Sampler, SweepSettings, parse_url
 from tasks.sampling import derive_seed
 
 LOCK_WAIT_S = 2.0
@@ -233,10 +232,10 @@ def open_storage(url: str) -> RDBStorage:
         ValueError: the URL is none, or the database's driver is not installed.
         ConnectionError: the database does not answer, or is locked.
     """
-    parsed, dialect = _parsed(url)
+    parsed = parse_url(url)
     shown = parsed.render_as_string(hide_password=True)
     try:
-        dialect.import_dbapi()
+        parsed.get_dialect().import_dbapi()
     except ImportError as error:
         hint = _PACKAGES.get(error.name or "", error.name)
         raise ValueError(
@@ -251,17 +250,6 @@ def open_storage(url: str) -> RDBStorage:
     except SQLAlchemyError as error:
         reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
         raise ConnectionError(f"--storage: {shown} cannot be used ({reason})") from error
-
-
-def _parsed(url: str) -> tuple[URL, type[Dialect]]:
-    try:
-        parsed = make_url(url)
-        return parsed, parsed.get_dialect()
-    except (ArgumentError, NoSuchModuleError) as error:
-        raise ValueError(
-            "--storage: expected the URL of a database, like sqlite:////folder/study.db or "
-            f"postgresql://user@host/name; got {url.partition(':')[0]}:... ({error})"
-        ) from error
 
 
 def _check_lock(file: Path) -> None:

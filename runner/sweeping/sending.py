@@ -23,7 +23,7 @@ _FILES = ("best.yaml", "trials.csv", "summary.json", "table.md", SPACE_FILE)
 _FOLDERS = ("pictures", "pareto")
 _STATES = ("finished", "stopped", "failed")
 _LONGEST_TAG = 4000
-_LATER = "Nothing of the sweep is lost; the same command with --resume sends it later"
+_LATER = "Nothing of the sweep is lost; the same command sends it later"
 
 
 def send_outcome(

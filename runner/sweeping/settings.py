@@ -1,4 +1,4 @@
-"""What one sweep was asked to do; kept in its folder, so that `--resume` does the same."""
+"""What one sweep was asked to do; kept in its folder, so that the sweep can go on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from runner.storage import write_atomically
 from runner.sweeping.objectives import Objective, parse_objectives
@@ -64,10 +65,31 @@ class SweepSettings:
         return self.storage or f"sqlite:///{folder / STUDY_FILE}"
 
 
+def shown_url(url: str | None) -> str | None:
+    """A study's URL with stars for a password."""
+    return url and parse_url(url).render_as_string(hide_password=True)
+
+
+def parse_url(url: str) -> URL:
+    """Of a study's database.
+
+    Raises:
+        ValueError: it is no URL, or of no known kind of database.
+    """
+    try:
+        parsed = make_url(url)
+        parsed.get_dialect()
+        return parsed
+    except (ArgumentError, NoSuchModuleError) as error:
+        raise ValueError(
+            "--storage: expected the URL of a database, like sqlite:////folder/study.db or "
+            f"postgresql://user@host/name; got {url.partition(':')[0]}:... ({error})"
+        ) from error
+
+
 def write_settings(folder: Path, settings: SweepSettings) -> None:
     """sweep.json; a password in the storage's URL is written as stars."""
-    storage = settings.storage and make_url(settings.storage).render_as_string(hide_password=True)
-    values = asdict(settings) | {"storage": storage}
+    values = asdict(settings) | {"storage": shown_url(settings.storage)}
     write_atomically(folder / SETTINGS_FILE, json.dumps(values, indent=1))
 
 

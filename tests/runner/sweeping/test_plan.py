@@ -104,8 +104,13 @@ def test_a_sweep_is_begun_once_and_goes_on_as_it_was(plan: Callable[..., SweepPl
     first.folder.mkdir()
     write_settings(first.folder, first.settings)
     (first.folder / SPACE_FILE).write_text(first.text)
-    with pytest.raises(ValueError, match="go on with it by --resume, or begin another by --name"):
-        plan()
+    again = plan("--seeds", "1,2", "--trials", "4", "tracking.uri=null")
+    assert again.resumed, "the same command goes on"
+    assert again.settings == first.settings
+    with pytest.raises(ValueError, match="begun with --trials 4, and --trials 12 came; go on with"):
+        plan("--seeds", "1,2", "tracking.uri=null")
+    with pytest.raises(ValueError, match="no --storage, and --storage sqlite:////x"):
+        plan("--seeds", "1,2", "--trials", "4", "--storage", "sqlite:////x", "tracking.uri=null")
     assert plan("--resume").settings == first.settings
     same = plan("--resume", "--seeds", "1,2", "--trials", "4", "tracking.uri=null")
     assert same.settings == first.settings
@@ -115,7 +120,7 @@ def test_a_sweep_is_begun_once_and_goes_on_as_it_was(plan: Callable[..., SweepPl
         with pytest.raises(ValueError, match="the sweep was begun with"):
             plan("--resume", *other)
     (first.folder / SPACE_FILE).write_text("# another\n" + first.text)
-    with pytest.raises(ValueError, match="is not what the sweep was begun with"):
+    with pytest.raises(ValueError, match=r"is not what the sweep in .* was begun with"):
         plan("--resume")
 
 
@@ -130,8 +135,9 @@ def test_a_study_elsewhere_is_not_forgotten(plan: Callable[..., SweepPlan]) -> N
         else:
             with pytest.raises(ValueError, match="whose password is not kept"):
                 plan("--name", f"s{len(url)}", "--resume")
-            again = plan("--name", f"s{len(url)}", "--resume", "--storage", url)
-            assert again.settings.storage == url
+            for resume in (["--resume"], []):
+                again = plan("--name", f"s{len(url)}", *resume, "--storage", url)
+                assert again.settings.storage == url
 
 
 def test_gp_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,7 +91,7 @@ def test_two_objectives_and_trials_that_raise(
     ]  # fmt: skip
     # All is done: another start finds that, and has nothing to run.
     before = {each: each.stat().st_mtime_ns for each in sweep.glob("trials/*/seed0/*")}
-    again = arguments(SPACE, *objective, "--trials", "5", "--concurrent", "3", "--resume")
+    again = arguments(SPACE, *objective, "--trials", "5", "--concurrent", "3")
     assert lifelong.main(again) == 0
     said = capsys.readouterr().out
     assert said.startswith("Sweep sweep: found 5 of 5 trials ended")
