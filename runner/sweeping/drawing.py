@@ -78,7 +78,8 @@ def draw_pareto(outcome: Outcome) -> Figure:
     objectives = outcome.settings.objectives
     pairs = list(itertools.combinations(objectives, 2))
     size_inch = min(24.0, 1.2 + 5.6 * len(pairs)), 5.0
-    figure = framed(size_inch, f"Pareto front of {len(outcome.front)} trials", title(outcome))
+    trials = "1 trial" if len(outcome.front) == 1 else f"{len(outcome.front)} trials"
+    figure = framed(size_inch, f"Pareto front of {trials}", title(outcome))
     panels = figure.subplots(1, len(pairs), squeeze=False)[0]
     for axes, (across, up) in zip(panels, pairs, strict=True):
         _draw_pair(axes, outcome, across, up)
@@ -170,9 +171,9 @@ def framed(size_inch: tuple[float, float], heading: str, second: str) -> Figure:
     figure = new_figure(size_inch, heading, second)
     left, top = 0.12 / size_inch[0], 0.65 / size_inch[1]
     bottom = 0.06 / size_inch[1]
-    figure.set_layout_engine(
-        "constrained", rect=(left, bottom, 1 - 2 * left, 1 - top - bottom), h_pad=0.09
-    )
+    rect = (left, bottom, 1 - 2 * left, 1 - top - bottom)
+    # The last number of one axis must not touch the first of the next.
+    figure.set_layout_engine("constrained", rect=rect, h_pad=0.09, wspace=0.06)
     return figure
 
 

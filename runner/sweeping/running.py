@@ -87,6 +87,9 @@ def run_sweep(plan: SweepPlan, console: Console) -> Outcome:
         for record in records:
             if record.state != "running":
                 drop_checkpoints(plan.folder, record.number)
+        if num_ended(study) >= plan.settings.num_trials:
+            _write(plan)
+            return _run(plan, None, config, benchmark, study, records, console)
         os.environ.update(_TUNE)
         with connected(_for_connecting(config)):
             _quiet()
@@ -99,11 +102,11 @@ def run_sweep(plan: SweepPlan, console: Console) -> Outcome:
 
 
 def _run(
-    plan: SweepPlan, room: Room, config: RunConfig, benchmark: Benchmark, study: optuna.Study,
-    records: list[TrialRecord], console: Console,
+    plan: SweepPlan, room: Room | None, config: RunConfig, benchmark: Benchmark,
+    study: optuna.Study, records: list[TrialRecord], console: Console,
 ) -> Outcome:  # fmt: skip
+    """The missing trials in their room, and the outcome; no room where none is missing."""
     folder, settings = plan.folder, plan.settings
-    num_missing = settings.num_trials - num_ended(study)
     view = SweepView(console, settings, folder, plan.space, plan.config)
     tracker = _tracker(plan, view)
     with view:
@@ -115,13 +118,13 @@ def _run(
             if tracker:
                 tracker.wake()
 
-        if num_missing > 0:
+        if room is not None:
             recorder = Recorder(folder, view.show, ended)
             shared = None
             if plan.shares:
                 shared = share_images(benchmark, config, plan.space.parameters)
                 view.say(str(shared))
-            _tuner(plan, room, config, benchmark, study, records, recorder, shared, num_missing)
+            _tuner(plan, room, config, benchmark, study, records, recorder, shared)
             recorder.drop_checkpoints()
         outcome = write_outcome(folder, settings, plan.space, plan.config)
         if tracker and (said := tracker.close(TRACKING_WAIT_S)):
@@ -132,7 +135,7 @@ def _run(
 
 def _tuner(
     plan: SweepPlan, room: Room, config: RunConfig, benchmark: Benchmark, study: optuna.Study,
-    records: list[TrialRecord], recorder: Recorder, shared: Any, num_missing: int,
+    records: list[TrialRecord], recorder: Recorder, shared: Any,
 ) -> None:  # fmt: skip
     """Lets Tune run the missing trials."""
     folder, settings = plan.folder, plan.settings
@@ -174,7 +177,7 @@ def _tuner(
                 grace=settings.grace,
                 spared=enqueued_numbers(study),
             ),
-            num_samples=num_missing,
+            num_samples=settings.num_trials - num_ended(study),
             max_concurrent_trials=settings.concurrent,
             trial_name_creator=lambda trial: f"trial-{trial.config['number']}",
             trial_dirname_creator=lambda trial: f"{trial.config['number']}-{trial.trial_id}",

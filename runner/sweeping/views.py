@@ -41,7 +41,8 @@ def final_table(outcome: Outcome) -> list[RenderableType]:
     parts += [_importances(outcome, name) for name in outcome.importances]
     if outcome.front:
         numbers = ", ".join(str(record.number) for record in outcome.front)
-        parts.append(Text(f"Pareto front: trials {numbers} (pareto/<number>.yaml)"))
+        trials = "trial" if len(outcome.front) == 1 else "trials"
+        parts.append(Text(f"Pareto front: {trials} {numbers} (pareto/<number>.yaml)"))
     parts.append(_files(outcome))
     return parts
 
