@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from sklearn.cluster import KMeans
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -150,6 +149,8 @@ class PrototypeMemory(nn.Module):
             num_centroids: of each attribute; at most N of them.
             seed: of the k-means++ start.
         """
+        from sklearn.cluster import KMeans  # a second to load, for this alone
+
         size = min(num_centroids, len(features))
         # n_init takes numbers too, which its stubs do not know.
         clusters = KMeans(size, n_init=1, random_state=seed)  # pyright: ignore[reportArgumentType]

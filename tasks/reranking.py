@@ -27,7 +27,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from pydantic import Field
-from scipy import sparse
 from torch import Tensor
 
 from tasks.features import unit_rows
@@ -208,6 +207,8 @@ def _nearest(distances: Tensor, count: int) -> Tensor:
 
 def _encodings(features: Tensor, scales: Tensor, neighbours: Indices, k1: int) -> Sparse:
     """V before its expansion, [N, N] CSR."""
+    from scipy import sparse  # a second to load, which only re-ranking is to pay for
+
     mutual = _mutual(neighbours[:, : k1 + 1])
     half = _mutual(neighbours[:, : round(k1 / 2) + 1])
     blocks = list[Sparse]()
@@ -223,6 +224,8 @@ def _encodings(features: Tensor, scales: Tensor, neighbours: Indices, k1: int) -
 
 def _mutual(neighbours: Indices) -> Sparse:
     """Symmetric [N, N] CSR with 1 at (i, j) where each is among the neighbours of the other."""
+    from scipy import sparse
+
     num_images, count = neighbours.shape
     ends = np.arange(0, num_images * count + 1, count, dtype=np.int32)
     ones = np.ones(num_images * count, np.int32)
@@ -232,6 +235,8 @@ def _mutual(neighbours: Indices) -> Sparse:
 
 def _expanded_sets(mutual: Sparse, half: Sparse) -> Sparse:
     """R* of some images: [n, N] CSR, sorted, whose pattern alone has a meaning."""
+    from scipy import sparse
+
     sizes = np.diff(half.indptr)
     shared = (mutual @ half).multiply(mutual).tocoo()  # members of R(j, k1 / 2) in R(i, k1)
     accepted = 3 * shared.data > 2 * sizes[shared.col]
@@ -261,6 +266,8 @@ def _pair_weights(
 
 def _expanded(encodings: Sparse, neighbours: Indices) -> Sparse:
     """Mean encoding of each image's neighbours, itself among them."""
+    from scipy import sparse
+
     num_images, count = neighbours.shape
     if count == 1:
         return encodings

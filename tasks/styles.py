@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.cluster import DBSCAN, HDBSCAN, AgglomerativeClustering, KMeans
-from sklearn.mixture import GaussianMixture
 
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
@@ -170,7 +168,12 @@ def _random(rows: Floats, options: StyleOptions) -> Labels:
     return np.random.default_rng(options.seed).integers(options.num_styles, size=len(rows))
 
 
+# scikit-learn takes a second to load, which a run that clusters nothing is not to pay for.
+
+
 def _k_means(rows: Floats, options: StyleOptions) -> Labels:
+    from sklearn.cluster import KMeans
+
     _check_enough(rows, options)
     # More clusters than different captions is a warning of the library's; the empty ones vanish.
     num_styles = min(options.num_styles, len(np.unique(rows, axis=0)))
@@ -178,6 +181,8 @@ def _k_means(rows: Floats, options: StyleOptions) -> Labels:
 
 
 def _gmm(rows: Floats, options: StyleOptions) -> Labels:
+    from sklearn.mixture import GaussianMixture
+
     _check_enough(rows, options)
     num_styles = min(options.num_styles, len(np.unique(rows, axis=0)))
     # Diagonal: a full covariance of 512 numbers needs far more captions than a style has.
@@ -192,12 +197,16 @@ def _gmm(rows: Floats, options: StyleOptions) -> Labels:
 
 
 def _agglomerative(rows: Floats, options: StyleOptions) -> Labels:
+    from sklearn.cluster import AgglomerativeClustering
+
     _check_enough(rows, options)
     model = AgglomerativeClustering(options.num_styles, metric="cosine", linkage="average")
     return model.fit_predict(rows)
 
 
 def _hdbscan(rows: Floats, options: StyleOptions) -> Labels:
+    from sklearn.cluster import HDBSCAN
+
     smallest = max(2, options.min_cluster_size)
     if len(rows) < max(smallest, options.min_samples):
         return np.full(len(rows), NOISE)
@@ -210,6 +219,8 @@ def _hdbscan(rows: Floats, options: StyleOptions) -> Labels:
 
 
 def _dbscan(rows: Floats, options: StyleOptions) -> Labels:
+    from sklearn.cluster import DBSCAN
+
     model = DBSCAN(eps=options.eps, min_samples=options.min_samples, metric="cosine")
     return model.fit_predict(rows)
 

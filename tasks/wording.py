@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from sklearn.feature_extraction.text import TfidfVectorizer
 
 from tasks.masking import mask
 from tasks.retelling import best_template
@@ -118,6 +117,8 @@ def find_styles(
 
 def tfidf(masked: Sequence[str]) -> Floats:
     """[N, D] weights of words, signs and slots, and of two and three in a row."""
+    from sklearn.feature_extraction.text import TfidfVectorizer  # a second to load
+
     vectorizer = TfidfVectorizer(
         token_pattern=r"\w+|[.,;:!?]", ngram_range=(1, 3), sublinear_tf=True, max_features=4000
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from scipy.io import loadmat, whosmat
 
 from tasks.reading import Place
 
@@ -17,6 +16,8 @@ def read_mat(place: Place, file: Path, names: tuple[str, ...]) -> dict[str, np.n
         FileNotFoundError: no such file.
         ValueError: it is damaged or of version 7.3, or a variable is missing.
     """
+    from scipy.io import loadmat, whosmat  # a second to load, for these files alone
+
     if not file.is_file():
         raise FileNotFoundError(f"{place.title}: expected the file {file}; there is none")
     try:

@@ -35,7 +35,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from scipy.io import loadmat
 
 from tasks.reading import (
     Counts,
@@ -302,6 +301,8 @@ def _test_appearances(file: Path) -> Iterator[tuple[str, int, Any]]:
 
 def _load(file: Path, name: str) -> Any:
     """A variable of a MATLAB file; structures as dicts, arrays of several as lists."""
+    from scipy.io import loadmat  # a second to load, for these files alone
+
     try:
         variables = loadmat(file, simplify_cells=True)
     except Exception as error:  # scipy's parser fails on damaged files in too many ways to list
