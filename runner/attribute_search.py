@@ -28,12 +28,12 @@ from runner.inference import TrainedRun, load_run
 from runner.precision import autocast
 from runner.storage import git_revision, write_atomically
 from tasks.benchmarks import seen_and_unseen
-from tasks.chance import chance_scores
-from tasks.ranking import evaluate_ranking
-from tasks.sampling import derive_seed
+from tasks.loading.sampling import derive_seed
+from tasks.loading.transforms import normalise
+from tasks.retrieval.random_baseline import chance_scores
+from tasks.retrieval.ranking import evaluate_ranking
 from tasks.schema import Record, Split
 from tasks.synthetic.captions import PARTS, write_captions
-from tasks.transforms import normalise
 
 FILE = "attributes.json"
 GLOBAL = "f"

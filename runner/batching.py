@@ -13,9 +13,9 @@ from models.learner import ReplayShape, Stage
 from runner.collectives import WorkerGroup
 from runner.config import RunConfig
 from runner.stream import BlockImages, DomainStream, ImageSource, OpenedDomain
-from tasks.sampling import cycled_plan, derive_seed, epoch_plan, image_seeds
+from tasks.loading.sampling import cycled_plan, derive_seed, epoch_plan, image_seeds
+from tasks.loading.transforms import TransformConfig, augment
 from tasks.schema import Batch, Record
-from tasks.transforms import TransformConfig, augment
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Any
 
 from runner.finished import Column, FinishedRun, RunGroup, averaged, group_runs
 from runner.published import PublishedResults, PublishedRow
-from tasks.lock_differences import Difference, is_tested_alike, lock_differences
-from tasks.metrics import METRICS
+from tasks.protocol.lock_differences import Difference, is_tested_alike, lock_differences
+from tasks.retrieval.metrics import METRICS
 
 
 @dataclass(frozen=True)

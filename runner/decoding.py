@@ -5,8 +5,8 @@ from __future__ import annotations
 from pydantic import Field
 
 from runner.pixels import DecodedImages, decode_image, decode_many
+from tasks.loading.transforms import TransformConfig
 from tasks.schema import FrozenConfig
-from tasks.transforms import TransformConfig
 
 __all__ = ["DataConfig", "DecodedImages", "decode_image", "decode_many"]
 

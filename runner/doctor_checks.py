@@ -7,10 +7,10 @@ from dataclasses import astuple
 from pathlib import Path
 
 from tasks.benchmarks import ORDERS
-from tasks.descriptions import read_descriptions
-from tasks.protocol import num_queries_without_match
+from tasks.protocol.lock import num_queries_without_match
 from tasks.reading import Counts
 from tasks.schema import RawDomain, Record, Split
+from tasks.text.descriptions import read_descriptions
 
 Parts = Mapping[str, Sequence[Record]]
 

@@ -19,10 +19,10 @@ from runner.decoding import DataConfig
 from runner.pixels import IMAGE_DECODER
 from runner.precision import Precision, autocast
 from runner.stream import DomainStream
-from tasks.ranking import RankingScores, evaluate_ranking
-from tasks.reranking import RerankingConfig, evaluate_reranked
+from tasks.loading.transforms import normalise
+from tasks.retrieval.ranking import RankingScores, evaluate_ranking
+from tasks.retrieval.reranking import RerankingConfig, evaluate_reranked
 from tasks.schema import Benchmark, FrozenConfig, Record, Split
-from tasks.transforms import normalise
 
 
 class EvaluationConfig(FrozenConfig):

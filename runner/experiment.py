@@ -22,8 +22,8 @@ from runner.shared_images import SharedFiles
 from runner.storage import RunStorage, git_revision
 from runner.tracking import DrainReport, Tracker, resolve_uri
 from tasks.benchmarks import BenchmarkConfig, load_benchmark
-from tasks.chance import chance_average
-from tasks.metrics import ResultMatrix
+from tasks.retrieval.metrics import ResultMatrix
+from tasks.retrieval.random_baseline import chance_average
 from tasks.schema import Benchmark
 
 

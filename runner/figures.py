@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from runner.palette import COLOURS, INK, RULE, SHADES, SOFT, VERMILION
-from tasks.metrics import ResultMatrix
+from tasks.retrieval.metrics import ResultMatrix
 
 _MARKERS = "os^Dv"
 _GROUP_GAP = 0.3  # in columns

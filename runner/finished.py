@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from runner.config import ConfigError, RunConfig, flatten, in_hash, load_config
 from runner.storage import RunStorage, find_run
-from tasks.metrics import ResultMatrix
+from tasks.retrieval.metrics import ResultMatrix
 
 
 @dataclass(frozen=True)

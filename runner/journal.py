@@ -15,7 +15,7 @@ from torch import Tensor
 from models.learner import StepResult
 from runner.events import EventSpool
 from runner.selection import Candidate
-from tasks.metrics import ResultMatrix
+from tasks.retrieval.metrics import ResultMatrix
 from tasks.schema import Benchmark
 
 FLUSH_ITERATIONS = 10

@@ -30,9 +30,9 @@ from runner.precision import autocast
 from runner.prefetch import ahead
 from runner.selection import chosen_epoch
 from runner.stream import DomainStream, OpenedDomain
-from tasks.sampling import derive_seed, num_iterations, underfilled_persons
+from tasks.loading.sampling import derive_seed, num_iterations, underfilled_persons
+from tasks.loading.transforms import normalise
 from tasks.schema import Benchmark
-from tasks.transforms import normalise
 
 
 @dataclass

@@ -30,8 +30,8 @@ from runner.inference import TrainedRun, embedding, load_run
 from runner.mixing_results import Mixture, mixture_of_event, summarise_mixtures
 from runner.scoring import settings_for
 from runner.storage import RunStorage, find_run, git_revision, write_atomically
-from tasks.lock_differences import lock_differences
-from tasks.protocol import trained_test_people
+from tasks.protocol.lock import trained_test_people
+from tasks.protocol.lock_differences import lock_differences
 from tasks.schema import Benchmark
 
 NETWORK = "network."

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from runner.events import Event, as_number
-from tasks.metrics import METRICS
+from tasks.retrieval.metrics import METRICS
 
 CHOSEN_BY = (
     "mean mAP over the domains learned so far, on validation identities alone; the test "

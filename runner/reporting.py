@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.text import Text
 
-from tasks.metrics import METRICS, ResultMatrix
+from tasks.retrieval.metrics import METRICS, ResultMatrix
 
 if TYPE_CHECKING:
     from rich.table import Table

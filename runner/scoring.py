@@ -16,8 +16,8 @@ from runner.experiment import located
 from runner.inference import TrainedRun, embedding
 from runner.storage import git_revision, write_atomically
 from tasks.benchmarks import BenchmarkConfig, load_benchmark
-from tasks.metrics import METRICS
-from tasks.protocol import trained_test_people
+from tasks.protocol.lock import trained_test_people
+from tasks.retrieval.metrics import METRICS
 from tasks.schema import Benchmark
 
 SECTIONS = ("benchmark", "evaluation")

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from runner.contact_sheet import Picture
 from runner.inference import TrainedRun, embedding
-from tasks.gallery_files import check_replaceable
-from tasks.gallery_index import GalleryEntry, GalleryIndex
+from tasks.retrieval.gallery_files import check_replaceable
+from tasks.retrieval.gallery_index import GalleryEntry, GalleryIndex
 from tasks.schema import Benchmark, Record
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})

@@ -20,7 +20,7 @@ from runner.config import (
     load_config,
     to_yaml,
 )
-from tasks.lock_differences import lock_differences
+from tasks.protocol.lock_differences import lock_differences
 
 
 class RunStorage:

@@ -31,13 +31,13 @@ from models.backbones.vit_bert import VitBertBackbone
 from models.backbones.weights import file_sha256
 from models.losses.contrastive import same_identity_or_caption, symmetric_contrastive
 from models.textual import PLACEHOLDER, TEMPLATE_START
-from tasks.ranking import evaluate_ranking
-from tasks.sampling import derive_seed
+from tasks.loading.sampling import derive_seed
+from tasks.loading.transforms import TransformConfig, augment, normalise
+from tasks.retrieval.ranking import evaluate_ranking
 from tasks.schema import FrozenConfig
 from tasks.synthetic import GENERATOR_VERSION
 from tasks.synthetic.captions import vocabulary
 from tasks.synthetic.pool import Pool, draw_pool
-from tasks.transforms import TransformConfig, augment, normalise
 
 HELD_OUT = (4, 50)
 """Domains, and people in each, that the warm start is measured on."""

@@ -20,7 +20,7 @@ from runner.pixels import decode_many
 from runner.shared_images import SharedFiles
 from runner.storage import RunStorage
 from runner.stream import DomainStream, LocalStream
-from tasks.sampling import derive_seed
+from tasks.loading.sampling import derive_seed
 from tasks.schema import Benchmark
 
 

@@ -18,9 +18,7 @@ from pydantic import Field, field_validator, model_validator
 
 from tasks.datasets import synthetic
 from tasks.datasets.synthetic import SyntheticConfig
-from tasks.descriptions import attach, read_descriptions, with_dual_texts
-from tasks.drawn_styles import StyleConfig, StyleMethod, read_by_machine, written_in_styles
-from tasks.identities import (
+from tasks.protocol.identities import (
     IdentityRule,
     choose_identities,
     listed_identities,
@@ -28,7 +26,7 @@ from tasks.identities import (
     rule_name,
     split_validation,
 )
-from tasks.protocol import protocol_lock
+from tasks.protocol.lock import protocol_lock
 from tasks.reading import (
     Place,
     ReadOptions,
@@ -38,6 +36,13 @@ from tasks.reading import (
     read_place,
 )
 from tasks.schema import Benchmark, Domain, RawDomain
+from tasks.synthetic.styled_texts import (
+    StyleConfig,
+    StyleMethod,
+    read_by_machine,
+    written_in_styles,
+)
+from tasks.text.descriptions import attach, read_descriptions, with_dual_texts
 
 _UNSEEN = ("cuhk01", "cuhk02", "viper", "prid2011", "ilids", "grid", "sensereid")
 

@@ -23,7 +23,7 @@ from pydantic import Field
 
 import tasks.datasets
 from tasks.schema import FrozenConfig, RawDomain, Record
-from tasks.text_files import utf8_lines
+from tasks.text.text_files import utf8_lines
 
 _DRAWN = "synthetic"
 _LEVELS_SEARCHED = 3

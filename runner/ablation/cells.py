@@ -19,7 +19,7 @@ from runner.config import ConfigError, RunConfig, in_hash, load_config
 from runner.experiment import read_benchmark
 from runner.finished import FinishedRun, read_finished
 from runner.storage import RunStorage
-from tasks.lock_differences import lock_differences
+from tasks.protocol.lock_differences import lock_differences
 
 Key = tuple[str, int]
 """Row and seed."""

@@ -16,7 +16,7 @@ from runner.ablation.quantities import Quantities, Quantity, quantities_for, val
 from runner.ablation.tables import TableConfig
 from runner.finished import Estimate, FinishedRun, averaged
 from runner.published import PublishedResults
-from tasks.lock_differences import Difference, is_tested_alike, lock_differences
+from tasks.protocol.lock_differences import Difference, is_tested_alike, lock_differences
 
 if TYPE_CHECKING:
     from runner.benches.fusion import FusionCost

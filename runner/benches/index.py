@@ -19,7 +19,7 @@ from torch import Tensor
 
 from runner.benches.findings import Findings, Measurement, interleaved, ratio
 from runner.benches.workbench import Workbench
-from tasks.gallery_index import GalleryEntry, GalleryIndex
+from tasks.retrieval.gallery_index import GalleryEntry, GalleryIndex
 
 WIDTH = 256
 IMAGES_PER_PERSON = 20

@@ -23,7 +23,7 @@ import torch
 
 from runner.benches.findings import Aim, Findings, Measurement, interleaved, ratio
 from runner.benches.workbench import Workbench
-from tasks.ranking import evaluate_ranking
+from tasks.retrieval.ranking import evaluate_ranking
 
 NUM_ARGSORT_QUERIES = 500
 WIDTH = 512
@@ -155,7 +155,7 @@ def random_split(scale: Scale, seed: int = 0) -> Split:
 
 
 def rank_ours(split: Split) -> float:
-    """mAP by `tasks.ranking`."""
+    """mAP by `tasks.retrieval.ranking`."""
     query, gallery = map(torch.from_numpy, split.features)
     return evaluate_ranking(query, gallery, *split.person_ids, *split.camera_ids).mAP
 

@@ -81,7 +81,7 @@ def _asked(text: str) -> str:
     Raises:
         ValueError: it says nothing, or too much.
     """
-    from tasks.text_files import is_latin, one_text
+    from tasks.text.text_files import is_latin, one_text
 
     words = one_text(text, "--text")
     if not words:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from tasks import words
+from tasks.text import words
 
 MAX_LETTERS = 600
 """Of one text: five times the longest that is asked for, and short of what fills a screen."""

@@ -10,7 +10,7 @@ from runner.describing.images import HashedImage, ImageSet
 from runner.describing.prompts import Prompt
 from runner.describing.store import Row
 from runner.storage import write_atomically
-from tasks.descriptions import format_descriptions
+from tasks.text.descriptions import format_descriptions
 
 
 def export_name(images: ImageSet, prompt: Prompt) -> str:

@@ -23,7 +23,7 @@ from runner.describing.checks import (
     text_problem,
     tidy,
 )
-from tasks.words import GARMENTS, PARTS, names_colour, with_article, words_of
+from tasks.text.words import GARMENTS, PARTS, names_colour, with_article, words_of
 
 if TYPE_CHECKING:
     from runner.describing.styling import Styling

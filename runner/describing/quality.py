@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from runner.describing.checks import is_nothing
-from tasks.text_files import utf8_lines
-from tasks.words import (
+from tasks.text.text_files import utf8_lines
+from tasks.text.words import (
     BAGS,
     GARMENTS,
     PARTS,

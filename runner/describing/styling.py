@@ -19,13 +19,13 @@ import numpy as np
 from runner.storage import write_atomically
 from tasks.benchmarks import BenchmarkConfig
 from tasks.datasets import synthetic
-from tasks.masking import SLOT
 from tasks.reading import dataset_names, read_dataset
-from tasks.retelling import PLAIN
 from tasks.schema import RawDomain
-from tasks.styles import Floats, StyleOptions, style_methods
-from tasks.text_files import utf8_lines
-from tasks.wording import Embed, Styles, find_styles, tfidf
+from tasks.text.caption_styles import Embed, Styles, find_styles, tfidf
+from tasks.text.masking import SLOT
+from tasks.text.paraphrase import PLAIN
+from tasks.text.style_clustering import Floats, StyleOptions, style_methods
+from tasks.text.text_files import utf8_lines
 
 TFIDF = "tfidf"
 _EPS, _EPS_OF_A_TOWER = 0.25, 0.15
@@ -36,11 +36,12 @@ class StyleSettings:
     """How styles are found.
 
     Attributes:
-        method: one of `tasks.styles.style_methods()`.
+        method: one of `tasks.text.style_clustering.style_methods()`.
         captions: a data set, a drawn domain or a file; None: the data set that is described.
         encoder: "tfidf", an open_clip architecture, or a folder that open_clip reads.
         weights: of an architecture: an open_clip tag or a file.
-        num_styles, eps, min_samples, min_size, seed: as `tasks.styles.StyleOptions` has them; eps
+        num_styles, eps, min_samples, min_size, seed: as `tasks.text.style_clustering.StyleOptions`
+            has them; eps
             None: what suits the encoder.
     """
 
@@ -78,7 +79,7 @@ class Styling:
         return self.styles.sample(sha256)
 
     def template_of(self, sha256: str) -> str:
-        """A masked caption of that style, to be filled with facts (`tasks.retelling`)."""
+        """A masked caption of that style, to be filled with facts (`tasks.text.paraphrase`)."""
         return self.styles.styles[self.style_of(sha256)].template or PLAIN
 
     def manner_of(self, sha256: str) -> str:

@@ -11,9 +11,9 @@ from typing import Any
 from runner.describing.images import HashedImage, ImageSet
 from runner.describing.prompts import BadAnswerError, Prompt
 from runner.describing.store import Row
-from tasks.retelling import retell
 from tasks.synthetic.facts import coloured, facts_of, hair_of, height_and_build, upper_of
-from tasks.words import with_article
+from tasks.text.paraphrase import retell
+from tasks.text.words import with_article
 
 _PERSON = re.compile(r"(\d+)_c\d")
 

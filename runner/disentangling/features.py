@@ -15,7 +15,7 @@ from runner.config import RunConfig
 from runner.evaluation import evaluating
 from runner.inference import TrainedRun
 from runner.precision import autocast
-from tasks.transforms import normalise
+from tasks.loading.transforms import normalise
 
 IDENTITY, CLOTHING, BOTH = "f_id_gate", "f_clo_gate", "both gated"
 PATCHES = "patches"

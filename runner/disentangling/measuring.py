@@ -38,7 +38,7 @@ from runner.selection import Which
 from runner.storage import RunStorage, find_run, git_revision, write_atomically
 from runner.worker import build_learner
 from tasks.benchmarks import seen_and_unseen
-from tasks.sampling import derive_seed
+from tasks.loading.sampling import derive_seed
 from tasks.schema import FrozenConfig
 
 FILE = "disentangle.json"

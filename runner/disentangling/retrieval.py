@@ -11,8 +11,8 @@ from torch import Tensor
 
 from runner.disentangling.attributes import Ints
 from runner.disentangling.features import unit
-from tasks.chance import chance_scores
-from tasks.ranking import evaluate_ranking
+from tasks.retrieval.random_baseline import chance_scores
+from tasks.retrieval.ranking import evaluate_ranking
 from tasks.schema import Record, Split
 
 SHOWN = ("R1", "mAP")

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from runner.events import Event, as_number
 from runner.sweeping.records import Report
-from tasks.metrics import ResultMatrix
+from tasks.retrieval.metrics import ResultMatrix
 
 Scores = Mapping[str, Mapping[str, object]]
 """Percent by domain and metric, as an `evaluation` event has them."""

@@ -23,7 +23,7 @@ from sqlalchemy.pool import NullPool
 
 from runner.sweeping.objectives import Objective
 from runner.sweeping.settings import Sampler, SweepSettings, parse_url
-from tasks.sampling import derive_seed
+from tasks.loading.sampling import derive_seed
 
 LOCK_WAIT_S = 2.0
 """Before a sweep: another program may be at the study for a moment, not for good."""

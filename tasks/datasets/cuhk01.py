@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 
+from tasks.protocol.splits import camera_plan, choose_split
 from tasks.reading import Counts, DatasetFacts, Layout, Place, ReadOptions, named_images
 from tasks.schema import RawDomain, Record
-from tasks.splits import camera_plan, choose_split
 
 FACTS = DatasetFacts(
     title="CUHK01",

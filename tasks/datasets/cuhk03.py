@@ -24,9 +24,9 @@ from tasks.datasets._cuhk03_raw import (
     person_of,
     write_splits,
 )
+from tasks.protocol.splits import SplitPlan, own_split_file, split_from_file
 from tasks.reading import Counts, DatasetFacts, Layout, Place, ReadOptions, named_images
 from tasks.schema import RawDomain, Record
-from tasks.splits import SplitPlan, own_split_file, split_from_file
 
 _LABELED = {
     "train": Counts(7_368, 767, 2),

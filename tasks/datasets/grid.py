@@ -14,10 +14,8 @@ from collections.abc import Collection
 import numpy as np
 
 from tasks.datasets._matlab import read_mat
-from tasks.reading import Counts, DatasetFacts, Layout, Place, ReadOptions, named_images
-from tasks.schema import RawDomain, Record
-from tasks.split_files import check_index
-from tasks.splits import (
+from tasks.protocol.split_files import check_index
+from tasks.protocol.splits import (
     Division,
     camera_plan,
     own_split_file,
@@ -25,6 +23,8 @@ from tasks.splits import (
     split_facts,
     split_from_file,
 )
+from tasks.reading import Counts, DatasetFacts, Layout, Place, ReadOptions, named_images
+from tasks.schema import RawDomain, Record
 
 _PARTITIONS = "features_and_partitions.mat"
 _TRAINING = "trainIdxAll"

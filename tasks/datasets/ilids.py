@@ -14,10 +14,10 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from tasks.protocol.split_files import TrainTest
+from tasks.protocol.splits import Division, SplitPlan, choose_split, hash_order
 from tasks.reading import Counts, DatasetFacts, Layout, Place, ReadOptions, named_images
 from tasks.schema import RawDomain, Record
-from tasks.split_files import TrainTest
-from tasks.splits import Division, SplitPlan, choose_split, hash_order
 
 FACTS = DatasetFacts(
     title="i-LIDS",

@@ -15,8 +15,7 @@ from pathlib import Path
 from pydantic import Field
 
 from tasks.datasets import market1501
-from tasks.descriptions import format_descriptions
-from tasks.identities import text_split
+from tasks.protocol.identities import text_split
 from tasks.reading import Layout, Place, read_json
 from tasks.schema import FrozenConfig, RawDomain, Record
 from tasks.synthetic import GENERATOR_VERSION
@@ -31,6 +30,7 @@ from tasks.synthetic.writing import (
     write_captions_file,
     write_people,
 )
+from tasks.text.descriptions import format_descriptions
 
 _PEOPLE_PER_JOB = 16
 
@@ -91,7 +91,8 @@ def searched_by_text(raw: RawDomain) -> RawDomain:
 
     Every picture has its two free captions. Each caption of a test picture is a query, all test
     pictures are the gallery. The annotators' own identity and clothing sentences in that file are
-    not taken: they share mistakes with the captions (`tasks.drawn_styles` has a machine's).
+    not taken: they share mistakes with the captions (`tasks.synthetic.styled_texts` has a
+        machine's).
     """
     file = raw.folder / f"{raw.name}_captions.json"
     place = Place(raw.name, market1501.FACTS, raw.folder, Layout("drawn", market1501.FOLDERS))

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from tasks.synthetic.people import build_of, height_of
-from tasks.words import with_article
+from tasks.text.words import with_article
 
 
 def facts_of(person: Mapping[str, Any]) -> dict[str, str]:
-    """Noun phrases with their articles by kind (`tasks.retelling`); what there is not is left out.
+    """Noun phrases with their articles by kind (`tasks.text.paraphrase`); what there is not is
+    left out.
 
     Args:
         person: fields of `tasks.synthetic.people.Person` by name.

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.descriptions import join_parts
 from tasks.synthetic.captions import PARTS
 from tasks.synthetic.drawing import Frame
 from tasks.synthetic.studio import draw_random_domain, map_in_processes, useful_processes
+from tasks.text.descriptions import join_parts
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from runner.finished import Column, read_finished
 from runner.published import PublishedResults, load_published
 from runner.storage import RunStorage
 from tasks.benchmarks import BenchmarkConfig, load_benchmark, seen_and_unseen
-from tasks.metrics import METRICS, ResultMatrix
+from tasks.retrieval.metrics import METRICS, ResultMatrix
 
 NOTHING = PublishedResults(sources={}, remarks={}, rows=())
 TINY = {

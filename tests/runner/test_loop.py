@@ -21,7 +21,7 @@ from runner.config import RunConfig, load_config
 from runner.events import read_events
 from runner.experiment import RunResult, run_experiment
 from runner.journal import StepLog
-from tasks.metrics import METRICS
+from tasks.retrieval.metrics import METRICS
 
 MakeConfig = Callable[..., RunConfig]
 Numbers = Callable[[Mapping[str, Any]], dict[str, Any]]

@@ -26,9 +26,9 @@ from runner.decoding import DataConfig
 from runner.experiment import run_experiment
 from runner.pixels import decode_many
 from runner.stream import BlockImages, DomainStream, LocalStream, OpenedDomain
-from tasks.sampling import cycled_plan, derive_seed, epoch_plan, image_seeds
+from tasks.loading.sampling import cycled_plan, derive_seed, epoch_plan, image_seeds
+from tasks.loading.transforms import augment
 from tasks.schema import Batch, Benchmark, Domain, Record, Split
-from tasks.transforms import augment
 
 MakeConfig = Callable[..., RunConfig]
 

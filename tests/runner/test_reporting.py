@@ -16,7 +16,7 @@ from rich.console import Console
 import runner.reporting
 from runner.figures import spread
 from runner.reporting import results_table, write_figures
-from tasks.metrics import ResultMatrix
+from tasks.retrieval.metrics import ResultMatrix
 
 
 def results_of(num_seen: int, num_unseen: int) -> dict:

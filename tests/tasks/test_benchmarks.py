@@ -16,8 +16,8 @@ from tasks.benchmarks import (
     load_benchmark,
 )
 from tasks.datasets.synthetic import SyntheticConfig
-from tasks.identities import split_validation
-from tasks.protocol import num_queries_without_match
+from tasks.protocol.identities import split_validation
+from tasks.protocol.lock import num_queries_without_match
 from tasks.schema import Benchmark, Record, Split
 
 TINY = SyntheticConfig(

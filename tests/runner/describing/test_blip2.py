@@ -25,7 +25,7 @@ from runner.describing.prompts import load_prompt
 from runner.describing.store import DescriptionStore
 from runner.lifelong import main
 from runner.sections import ClusterConfig
-from tasks.descriptions import read_descriptions
+from tasks.text.descriptions import read_descriptions
 from tests.runner.describing.endpoint import PART_ANSWERS
 
 WORDS = ["<pad>", "<s>", "</s>", "<unk>", "man", "short", "black", "hair", "shirt", "jeans", "?"]

@@ -24,7 +24,7 @@ from runner.describing.chat import seconds_of, wait_s
 from runner.describing.images import data_url
 from runner.describing.store import DescriptionStore
 from runner.lifelong import main
-from tasks.descriptions import read_descriptions
+from tasks.text.descriptions import read_descriptions
 from tests.runner.describing.conftest import KEY, arguments
 from tests.runner.describing.endpoint import DUAL_ANSWERS, PART_ANSWERS, Endpoint, Handler
 

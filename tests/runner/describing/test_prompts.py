@@ -12,7 +12,7 @@ from runner.describing.checks import (
     tidy,
 )
 from runner.describing.prompts import BadAnswerError, answers_in, load_prompt
-from tasks.words import with_article
+from tasks.text.words import with_article
 from tests.runner.describing.endpoint import DUAL_ANSWERS, PART_ANSWERS
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from runner.describing.quality import check_file, contradiction, implausible, implausible_words
 from runner.lifelong import main
-from tasks.descriptions import format_descriptions
+from tasks.text.descriptions import format_descriptions
 
 GOOD = ("A man with black hair.", "He wears a red shirt.", "He wears jeans.", "White shoes.")
 

@@ -17,12 +17,12 @@ from runner.describing.images import hash_images
 from runner.describing.styling import StyleSettings, find_styling, read_captions
 from runner.lifelong import main
 from tasks.benchmarks import BenchmarkConfig
-from tasks.masking import mask
-from tasks.retelling import retell
 from tasks.synthetic.captions import write_captions
 from tasks.synthetic.domains import training_domains
 from tasks.synthetic.facts import facts_of
 from tasks.synthetic.studio import person_of
+from tasks.text.masking import mask
+from tasks.text.paraphrase import retell
 from tests.runner.describing.endpoint import DUAL_ANSWERS, Endpoint, Handler
 
 Describe = Callable[..., int]

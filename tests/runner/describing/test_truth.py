@@ -9,7 +9,7 @@ import pytest
 
 from runner.describing.quality import check_file
 from runner.lifelong import main
-from tasks.descriptions import read_descriptions
+from tasks.text.descriptions import read_descriptions
 
 SIZES = {
     "num_seen_domains": 1, "num_unseen_domains": 0, "num_train_identities": 6,

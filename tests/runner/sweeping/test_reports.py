@@ -11,7 +11,7 @@ import pytest
 from runner.events import Event
 from runner.sweeping.records import Report
 from runner.sweeping.reports import DomainReports, mean_report
-from tasks.metrics import METRICS
+from tasks.retrieval.metrics import METRICS
 
 SEEN, UNSEEN = ("a", "b", "c"), ("u", "v")
 RNG = np.random.default_rng(0)

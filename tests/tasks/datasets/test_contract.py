@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from tasks.benchmarks import BenchmarkConfig, load_benchmark
-from tasks.protocol import num_queries_without_match
+from tasks.protocol.lock import num_queries_without_match
 from tasks.reading import ReadOptions, dataset_facts, dataset_names, read_dataset
 from tasks.schema import RawDomain, Record
 from tests.tasks.datasets.miniatures.painting import Fault, Miniature

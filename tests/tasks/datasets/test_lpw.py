@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.protocol import num_queries_without_match
+from tasks.protocol.lock import num_queries_without_match
 from tasks.reading import ReadOptions, dataset_facts, read_dataset
 from tasks.schema import Record
 from tests.tasks.datasets.miniatures.lpw import build_derived, build_raw

@@ -1,0 +1,243 @@
+"""What each value of a protocol lock touches, and the words for two locks that differ in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tasks.protocol.lock_values import (
+    MISSING,
+    KeyPath,
+    at,
+    contrast,
+    listed,
+    number,
+    plain,
+    same,
+    who_has_more,
+)
+
+Affects = Literal["test", "people", "training", "order", "validation", "conditions"]
+"""What a difference touches.
+
+test: which images are ranked, or how: scores on them do not compare. people: who was learned.
+training: what else was learned from. order: which domains were learned, in which order.
+validation: what settings were chosen on. conditions: none of these.
+"""
+
+OTHER = "other"
+"""The topic of what no topic knows."""
+
+_WITNESSED_FACTS = frozenset(
+    {
+        *("split_index", "split_sha256", "split_source", "num_splits"),
+        *("num_training_captions", "train_rule", "val_in_train", "style_method"),
+    }
+)
+"""Facts that only change which images or texts there are: the hashes of these judge them."""
+
+_SIZES_BY_DOMAIN = frozenset(
+    {
+        *("num_seen_domains", "num_unseen_domains"),
+        *("num_train_identities", "num_unseen_validation_identities"),
+    }
+)
+"""Fields of the drawn people that leave the test pictures as they are."""
+
+_FACT_WORDS = {
+    "num_splits": "number of splits",
+    "split_sha256": "split content",
+    "val_in_train": "validation list joins training:",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What the words of a topic are made from.
+
+    Attributes:
+        parts: the whole lock, or its part about the domain, by label.
+        differing: paths below it that differ.
+        path: where the value of a topic of one value is.
+    """
+
+    parts: Mapping[str, Any]
+    differing: frozenset[KeyPath]
+    path: KeyPath
+
+    def values(self, *path: str) -> dict[str, Any]:
+        """What each lock holds at a path, subtrees included."""
+        return {label: at(part, path) for label, part in self.parts.items()}
+
+    def differs(self, *path: str) -> bool:
+        """Whether a value at or below a path differs."""
+        return any(each[: len(path)] == path for each in self.differing)
+
+
+Phrase = Callable[[View], tuple[Affects, str]]
+
+
+def _simple(affects: Affects, words: str) -> Phrase:
+    """Words for one value: "benchmark lreid-1 in A, custom in B"."""
+    return lambda view: (affects, contrast(view.values(*view.path), before=f"{words} "))
+
+
+def _other(view: View) -> tuple[Affects, str]:
+    """Its path, and what each lock has there. What it touches is unknown, so: the tests."""
+    return "test", contrast(view.values(*view.path), f"{'.'.join(view.path)}: ", show=None)
+
+
+def _order(view: View) -> tuple[Affects, str]:
+    orders = view.values("order")
+    sets = [sorted(map(plain, each)) if isinstance(each, list) else [] for each in orders.values()]
+    words = "learned in another order: " if same(sets) else "learned domains: "
+    return "order", contrast(orders, words, between="; ")
+
+
+def _unseen(view: View) -> tuple[Affects, str]:
+    return "conditions", contrast(view.values("unseen"), "unseen domains: ", between="; ")
+
+
+def _image_size(view: View) -> tuple[Affects, str]:
+    def show(value: Any) -> str:
+        return "x".join(map(plain, value)) if isinstance(value, list) and value else plain(value)
+
+    return "conditions", contrast(view.values("image_size"), "image size ", show=show)
+
+
+def _reranking(view: View) -> tuple[Affects, str]:
+    def show(value: Any) -> str:
+        if not isinstance(value, Mapping):
+            return "off" if value is None else plain(value)
+        state = "off" if value.get("enabled") is False else "on"
+        fields = (f"{key} {plain(each)}" for key, each in value.items() if key != "enabled")
+        return f"{state} ({listed(fields)})"
+
+    return "test", contrast(view.values("reranking"), "re-ranking ", show=show)
+
+
+def _synthetic(view: View) -> tuple[Affects, str]:
+    def show(value: Any) -> str:
+        if isinstance(value, Mapping):
+            return "drawn"
+        return "photographs" if value is None else plain(value)
+
+    settings = view.values("synthetic")
+    if not all(isinstance(each, Mapping) for each in settings.values()):
+        return "test", contrast(settings, "people: ", show=show)
+    fields = sorted({path[1] for path in view.differing})
+    said = "; ".join(contrast(view.values("synthetic", each), f"{each} ") for each in fields)
+    affects = "conditions" if set(fields) <= _SIZES_BY_DOMAIN else "test"
+    return affects, f"drawn people: {said}"
+
+
+def _fact(view: View) -> tuple[Affects, str]:
+    name = view.path[0]
+    words = _FACT_WORDS.get(name, name.replace("_", " "))
+    affects = "conditions" if name in _WITNESSED_FACTS else "test"
+    return affects, contrast(view.values("facts", name), f"{words} ")
+
+
+def _train(view: View) -> tuple[Affects, str]:
+    said = _people(view, "train", "training")
+    affects = "people" if said else "training"
+    if view.differs("num_images", "train"):
+        said.append(_count(view, ("num_images", "train"), "training images"))
+    words = "other training images, or the same under another person, camera or caption"
+    return affects, "; ".join(said or [words])
+
+
+def _dual(view: View) -> tuple[Affects, str]:
+    """Texts of the same drawn people, written anew in styles, leave what is ranked as it is."""
+    methods = view.values("facts", "style_method").values()
+    affects = "test" if MISSING in methods else "training"
+    words = "file of identity and clothing descriptions "
+    return affects, contrast(view.values("dual_sha256"), words)
+
+
+def _split(kind: Literal["test", "validation"]) -> Phrase:
+    """Words for queries and gallery of the test or of the validation split."""
+    counts: Mapping[KeyPath, str] = {
+        ("num_images", f"{kind}_query"): f"{kind} queries",
+        ("num_images", f"{kind}_gallery"): f"{kind} gallery images",
+        ("num_queries_without_match", kind): f"{kind} queries without a match",
+    }
+
+    def phrase(view: View) -> tuple[Affects, str]:
+        parts = ("query", "gallery")
+        lists = [part for part in parts if view.differs("records_sha256", f"{kind}_{part}")]
+        said = [f"{kind} {' and '.join(lists)} lists differ"] if lists else []
+        said += _people(view, kind, kind)
+        said += [_count(view, path, words) for path, words in counts.items() if view.differs(*path)]
+        return kind, "; ".join(said)
+
+    return phrase
+
+
+def _people(view: View, kind: str, words: str) -> list[str]:
+    """How many people, and how many of them only some locks have; [] if they are the same."""
+    if not view.differs("identities", kind):
+        return []
+    more = who_has_more(view.values("identities", kind, "ids")) or "the lists differ"
+    counts = view.values("identities", kind, "count")
+    if same(counts.values()):
+        each = number(next(iter(counts.values())))
+        return [f"{each} {words} identities each, but other ones ({more})"]
+    return [f"{_count(view, ('identities', kind, 'count'), f'{words} identities')} ({more})"]
+
+
+def _count(view: View, path: KeyPath, words: str) -> str:
+    return contrast(view.values(*path), after=f" {words}", show=number)
+
+
+BENCHMARK_PHRASES: Mapping[str, Phrase] = {
+    "benchmark": _simple("conditions", "benchmark"),
+    "order": _order,
+    "unseen": _unseen,
+    "identity_rule": _simple("conditions", "rule for training identities:"),
+    "image_size": _image_size,
+    "image_decoder": _simple("conditions", "image decoder"),
+    "camera_rule": _simple("test", "camera rule"),
+    "reranking": _reranking,
+    "generator_version": _simple("test", "generator version"),
+    "synthetic": _synthetic,
+    OTHER: _other,
+}
+"""Words by the outermost key of a lock, in the order in which they are said."""
+
+DOMAIN_PHRASES: Mapping[str, Phrase] = {
+    "variant": _simple("test", "variant"),
+    "fact": _fact,
+    "query_by": _simple("test", "queries by"),
+    "train": _train,
+    "description_sha256": _simple("training", "description file"),
+    "dual_sha256": _dual,
+    "test": _split("test"),
+    "validation": _split("validation"),
+    OTHER: _other,
+}
+"""Words by the topics of a domain, in the order in which they are said."""
+
+DOMAIN_TOPICS: Mapping[KeyPath, str] = {
+    ("variant",): "variant",
+    ("query_by",): "query_by",
+    ("description_sha256",): "description_sha256",
+    ("dual_sha256",): "dual_sha256",
+    ("identities", "train"): "train",
+    ("num_images", "train"): "train",
+    ("records_sha256", "train"): "train",
+    **{
+        path: kind
+        for kind in ("test", "validation")
+        for path in (
+            ("identities", kind),
+            ("num_images", f"{kind}_query"),
+            ("num_images", f"{kind}_gallery"),
+            ("num_queries_without_match", kind),
+            ("records_sha256", f"{kind}_query"),
+            ("records_sha256", f"{kind}_gallery"),
+        )
+    },
+}
+"""Topic of a path below a domain, by how the path begins; facts have a topic each."""

@@ -1,0 +1,385 @@
+"""Locks that differ are told apart in words, and none of their values differs silently."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasks.protocol.lock_differences import is_tested_alike, lock_differences
+from tasks.protocol.lock_values import flat
+
+Lock = dict[str, Any]
+
+
+def people(ids: range | list[int], *, are_listed: bool = True) -> Lock:
+    found = {"count": len(ids), "sha256": f"{hash(tuple(ids)) % 16**8:064x}"}
+    return found | {"ids": list(ids)} if are_listed else found
+
+
+def domain(num_train: int, **facts: Any) -> Lock:
+    parts = ("train", "validation_query", "validation_gallery", "test_query", "test_gallery")
+    return {
+        "variant": "V1",
+        "facts": facts,
+        "query_by": "image",
+        "identities": {
+            "train": people(range(1, num_train + 1)),
+            "validation": people(range(9000, 9000 + 2)),
+            "test": people(range(5000, 5000 + 1234), are_listed=False),
+        },
+        "num_images": {part: 10_000 + rank for rank, part in enumerate(parts)},
+        "num_queries_without_match": {"test": 0, "validation": 0},
+        "records_sha256": {part: f"{rank:064x}" for rank, part in enumerate(parts)},
+        "description_sha256": None,
+    }
+
+
+def photographs(num_train: int = 500) -> Lock:
+    """A lock like those of tasks.protocol.lock, of photographs; a new one at every call."""
+    return {
+        "benchmark": "lreid-1",
+        "order": ["market1501", "msmt17"],
+        "unseen": ["viper"],
+        "identity_rule": "500",
+        "image_size": [256, 128],
+        "camera_rule": "no image by the query's camera",
+        "image_decoder": "Pillow, RGB, bicubic resize",
+        "reranking": None,
+        "generator_version": None,
+        "synthetic": None,
+        "domains": {
+            "market1501": domain(num_train),
+            "msmt17": domain(num_train),
+            "viper": domain(0, split_index=0, split_source="generated seed 0"),
+        },
+    }
+
+
+def drawn(num_train: int = 500) -> Lock:
+    lock = photographs(num_train)
+    fields = {"seed": 0, "num_train_identities": 64, "height": 64}
+    reranking = {"enabled": True, "k1": 20, "weight": 0.3}
+    return lock | {"generator_version": 3, "synthetic": fields, "reranking": reranking}
+
+
+def sentences(**locks: Lock) -> list[str]:
+    return [each.sentence for each in lock_differences(locks)]
+
+
+def changed(change: Callable[[Lock], Any]) -> tuple[list[str], list[str]]:
+    """Sentences and what they affect, of the plain lock against the one with a change."""
+    other = photographs()
+    change(other)
+    found = lock_differences({"A": photographs(), "B": other})
+    return [each.sentence for each in found], [each.affects for each in found]
+
+
+def of(name: str) -> Callable[[Lock], Lock]:
+    return lambda lock: lock["domains"][name]
+
+
+MARKET, MSMT17, VIPER = of("market1501"), of("msmt17"), of("viper")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence", "affects"),
+    [
+        (
+            lambda lock: MARKET(lock)["identities"].update(train=people(range(1, 752))),
+            "market1501: 500 training identities in A, 751 in B (251 only in B)",
+            "people",
+        ),
+        (
+            lambda lock: MARKET(lock)["identities"].update(train=people(range(3, 503))),
+            "market1501: 500 training identities each, but other ones (2 only in A, 2 only in B)",
+            "people",
+        ),
+        (
+            lambda lock: MARKET(lock)["num_images"].update(train=12936),
+            "market1501: 10,000 training images in A, 12,936 in B",
+            "training",
+        ),
+        (
+            lambda lock: MARKET(lock)["records_sha256"].update(train="f" * 64),
+            "market1501: other training images, or the same under another person, camera or "
+            "caption",
+            "training",
+        ),
+        (
+            lambda lock: MARKET(lock).update(description_sha256="ab12cd34" * 8),
+            "market1501: description file none in A, ab12cd34 in B",
+            "training",
+        ),
+        (
+            lambda lock: MSMT17(lock).update(variant="V2"),
+            "msmt17: variant V1 in A, V2 in B",
+            "test",
+        ),
+        (
+            lambda lock: MSMT17(lock)["facts"].update(boxes="labeled"),
+            "msmt17: boxes labeled in B, not recorded in A",
+            "test",
+        ),
+        (
+            lambda lock: MSMT17(lock)["facts"].update(val_in_train=True),
+            "msmt17: validation list joins training: yes in B, not recorded in A",
+            "conditions",
+        ),
+        (
+            lambda lock: VIPER(lock)["facts"].update(split_index=3),
+            "viper: split index 0 in A, 3 in B",
+            "conditions",
+        ),
+        (
+            lambda lock: VIPER(lock)["records_sha256"].update(test_gallery="0" * 64),
+            "viper: test gallery lists differ",
+            "test",
+        ),
+        (
+            lambda lock: VIPER(lock)["identities"].update(test=people(range(9), are_listed=False)),
+            "viper: 1,234 test identities in A, 9 in B (the lists differ)",
+            "test",
+        ),
+        (
+            lambda lock: VIPER(lock)["num_queries_without_match"].update(test=7),
+            "viper: 0 test queries without a match in A, 7 in B",
+            "test",
+        ),
+        (
+            lambda lock: VIPER(lock)["num_images"].update(validation_query=3),
+            "viper: 10,001 validation queries in A, 3 in B",
+            "validation",
+        ),
+        (
+            lambda lock: VIPER(lock).update(query_by="text"),
+            "viper: queries by image in A, text in B",
+            "test",
+        ),
+        (
+            lambda lock: lock.update(image_size=[384, 128]),
+            "image size 256x128 in A, 384x128 in B",
+            "conditions",
+        ),
+        (
+            lambda lock: lock.update(reranking={"enabled": True, "k1": 20, "weight": 0.3}),
+            "re-ranking off in A, on (k1 20, weight 0.3) in B",
+            "test",
+        ),
+        (
+            lambda lock: lock.update(camera_rule="none"),
+            'camera rule "no image by the query\'s camera" in A, none in B',
+            "test",
+        ),
+        (
+            lambda lock: lock.update(image_decoder="turbo"),
+            'image decoder "Pillow, RGB, bicubic resize" in A, turbo in B',
+            "conditions",
+        ),
+        (
+            lambda lock: lock.update(generator_version=2),
+            "generator version none in A, 2 in B",
+            "test",
+        ),
+        (
+            lambda lock: lock.update(synthetic={"seed": 0}),
+            "people: photographs in A, drawn in B",
+            "test",
+        ),
+        (
+            lambda lock: lock.update(unseen=["grid"]),
+            "unseen domains: viper in A; grid in B",
+            "conditions",
+        ),
+        (
+            lambda lock: lock["order"].reverse(),
+            "learned in another order: market1501, msmt17 in A; msmt17, market1501 in B",
+            "order",
+        ),
+        (
+            lambda lock: lock["order"].pop(),
+            "learned domains: market1501, msmt17 in A; market1501 in B",
+            "order",
+        ),
+        (
+            lambda lock: lock.update(weather={"sky": "grey, low"}),
+            'weather.sky: "grey, low" in B, not recorded in A',
+            "test",
+        ),
+        (
+            lambda lock: VIPER(lock).update(height=1.5),
+            "viper: height: 1.5 in B, not recorded in A",
+            "test",
+        ),
+        (lambda lock: lock["domains"].pop("viper"), "viper: described in A, not in B", "test"),
+    ],
+)
+def test_a_difference_in_words(change, sentence, affects):
+    assert changed(change) == ([sentence], [affects])
+
+
+def test_several_differences_go_from_the_whole_to_the_domains():
+    other = photographs() | {"benchmark": "custom", "identity_rule": "all"}
+    VIPER(other)["facts"]["split_index"] = 3
+    VIPER(other)["records_sha256"] |= {"test_query": "a" * 64, "test_gallery": "b" * 64}
+    MSMT17(other)["identities"]["train"] = people(range(1, 1042))
+    assert sentences(here=photographs(), there=other) == [
+        "benchmark lreid-1 in here, custom in there",
+        "rule for training identities: 500 in here, all in there",
+        "msmt17: 500 training identities in here, 1,041 in there (541 only in there)",
+        "viper: split index 0 in here, 3 in there",
+        "viper: test query and gallery lists differ",
+    ]
+
+
+def test_fields_of_drawn_people():
+    other = drawn()
+    other["synthetic"] |= {"seed": 1, "num_train_identities": 32}
+    (seed,) = lock_differences({"A": drawn(), "B": other})
+    assert seed.text == "drawn people: num_train_identities 64 in A, 32 in B; seed 0 in A, 1 in B"
+    assert seed.affects == "test"
+    other["synthetic"]["seed"] = 0
+    assert [each.affects for each in lock_differences({"A": drawn(), "B": other})] == ["conditions"]
+
+
+def test_more_than_two_locks():
+    locks = {name: photographs() for name in "ABCD"}
+    MARKET(locks["B"])["identities"]["train"] = people(range(1, 752))
+    MARKET(locks["D"])["identities"]["train"] = people(range(1, 752))
+    locks["C"]["reranking"] = {"k1": 20}
+    del locks["D"]["image_decoder"]
+    assert sentences(**locks) == [
+        'image decoder "Pillow, RGB, bicubic resize" in A, B and C, not recorded in D',
+        "re-ranking off in A, B and D, on (k1 20) in C",
+        "market1501: 500 training identities in A and C, 751 in B and D (251 only in B and D)",
+    ]
+
+
+def test_a_domain_that_only_some_have_is_compared_among_those():
+    locks = {name: photographs() for name in "ABC"}
+    locks["A"]["unseen"] = []
+    del locks["A"]["domains"]["viper"]
+    VIPER(locks["C"])["variant"] = "V2"
+    assert sentences(**locks) == [
+        "unseen domains: none in A; viper in B and C",
+        "viper: variant V1 in B, V2 in C",
+    ]
+
+
+def test_values_that_look_alike_are_written_out():
+    one, other = photographs(), photographs()
+    VIPER(one)["description_sha256"] = "ab12cd34" + "0" * 56
+    VIPER(other)["description_sha256"] = "ab12cd34" + "1" * 56
+    (said,) = sentences(A=one, B=other)
+    assert "0" * 56 in said
+    assert "1" * 56 in said
+    one, other = photographs() | {"notes": "x" * 500}, photographs() | {"notes": "x" * 499}
+    (said,) = sentences(A=one, B=other)
+    first, second = re.findall(r"\((\w{8})\) in [AB]", said)
+    assert first != second
+    assert len(said) < 200
+
+
+def test_what_makes_scores_on_a_domain_incomparable():
+    other = photographs()
+    VIPER(other)["records_sha256"]["test_query"] = "a" * 64
+    MARKET(other)["identities"]["train"] = people(range(9))
+    found = lock_differences({"A": photographs(), "B": other})
+    affected = [
+        name for name in ("market1501", "msmt17", "viper") if not is_tested_alike(found, name)
+    ]
+    assert affected == ["viper"]
+    found = lock_differences({"A": photographs(), "B": photographs() | {"camera_rule": ""}})
+    assert not any(is_tested_alike(found, name) for name in ("market1501", "msmt17", "viper"))
+
+
+PLAIN = st.none() | st.booleans() | st.integers(-2, 1200) | st.floats(allow_nan=False) | st.text()
+JSON = st.recursive(
+    PLAIN,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+def replaced(lock: Lock, path: tuple[str, ...], value: Any) -> Lock:
+    other = copy.deepcopy(lock)
+    parent = other
+    for key in path[:-1]:
+        parent = parent[key]
+    parent[path[-1]] = value
+    return other
+
+
+def removed(lock: Lock, path: tuple[str, ...]) -> Lock:
+    other = copy.deepcopy(lock)
+    parent = other
+    for key in path[:-1]:
+        parent = parent[key]
+    del parent[path[-1]]
+    return other
+
+
+def branches(value: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Paths of all mappings."""
+    if not isinstance(value, dict):
+        return []
+    return [path] + [each for key in value for each in branches(value[key], (*path, key))]
+
+
+def written(lock: Lock) -> str:
+    return json.dumps(lock, sort_keys=True)
+
+
+LOCKS = [photographs(3), drawn(3)]
+LEAVES = [(lock, path) for lock in LOCKS for path in flat(lock)]
+NODES = [(lock, path) for lock in LOCKS for path in (*flat(lock), *branches(lock)) if path]
+BRANCHES = [(lock, path) for lock in LOCKS for path in branches(lock)]
+
+
+def check_said(lock: Lock, other: Lock) -> None:
+    """There is a sentence for a difference, and none where there is no difference."""
+    for pair in ({"A": lock, "B": other}, {"A": other, "B": lock}):
+        found = lock_differences(pair)
+        assert bool(found) == (written(lock) != written(other))
+        assert all(each.text and each.paths for each in found)
+        assert len({each.sentence for each in found}) == len(found)
+        assert lock_differences({**pair, "C": pair["A"]}) != [] or not found
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.sampled_from(LEAVES), JSON)
+def test_no_changed_value_is_silent(leaf, value):
+    lock, path = leaf
+    check_said(lock, replaced(lock, path, value))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.sampled_from(BRANCHES), st.text(), JSON.filter(lambda value: value != {}))
+def test_no_added_value_is_silent(branch, key, value):
+    lock, path = branch
+    check_said(lock, replaced(lock, (*path, key), value))
+
+
+def test_no_removed_value_is_silent():
+    for lock, path in NODES:
+        check_said(lock, removed(lock, path))
+
+
+@given(st.sampled_from(LEAVES), st.sampled_from(LEAVES), PLAIN, PLAIN)
+def test_two_changes_are_said_like_one(first, second, one, other):
+    lock = first[0]
+    both = replaced(lock, first[1], one)
+    if second[0] is lock:
+        both = replaced(both, second[1], other)
+    check_said(lock, both)
+
+
+def test_the_order_of_keys_is_no_difference():
+    lock = drawn()
+    assert sentences(A=lock, B=json.loads(written(lock))) == []

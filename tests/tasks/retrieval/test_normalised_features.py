@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from tasks.retrieval.normalised_features import unit_rows
+
+
+def test_rows_have_length_1_and_zero_rows_stay():
+    features = torch.tensor([[3.0, 4.0], [0.0, 0.0], [-2.0, 0.0]])
+    assert unit_rows("features", features).tolist() == [
+        [pytest.approx(0.6), pytest.approx(0.8)],
+        [0.0, 0.0],
+        [-1.0, 0.0],
+    ]
+    assert features.tolist() == [[3.0, 4.0], [0.0, 0.0], [-2.0, 0.0]]
+
+
+@pytest.mark.parametrize(
+    ("given", "got"),
+    [
+        (torch.float16, torch.float32),
+        (torch.bfloat16, torch.float32),
+        (torch.float32, torch.float32),
+        (torch.float64, torch.float64),
+    ],
+)
+def test_at_least_float32(given, got):
+    features = torch.ones(2, 3, dtype=given, requires_grad=True)
+    found = unit_rows("features", features)
+    assert found.dtype == got
+    assert not found.requires_grad
+    assert unit_rows("features", features[:0]).shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        (torch.ones(3), r"probes: expected a \[N, D\] float tensor, got \[3\]"),
+        (torch.ones(3, 0), r"got \[3, 0\] of torch.float32"),
+        (torch.ones(3, 2).int(), "of torch.int32"),
+        (torch.tensor([[1.0], [math.nan], [math.inf]]), "in 2 of 3 rows, the first is row 1"),
+    ],
+)
+def test_bad_features_are_refused_in_words(features, message):
+    with pytest.raises(ValueError, match=message):
+        unit_rows("probes", features)

@@ -1,0 +1,170 @@
+"""`benchmark.style`: texts of drawn people in styles found in captions."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tasks.synthetic.styled_texts
+from tasks.benchmarks import BenchmarkConfig, load_benchmark
+from tasks.protocol.lock_differences import is_tested_alike, lock_differences
+from tasks.schema import Benchmark
+from tasks.synthetic.domains import training_domains
+from tasks.synthetic.studio import person_of
+from tasks.text.style_clustering import style_methods
+
+SIZES = {
+    "num_seen_domains": 2, "num_unseen_domains": 1, "num_train_identities": 12,
+    "num_unseen_validation_identities": 2, "num_test_identities": 4, "num_cameras": 2,
+    "supersampling": 1,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("drawn")
+
+
+def load(root: Path, **settings: Any) -> Benchmark:
+    settings = {"name": "synthetic-t2i", "num_validation_identities": 2} | settings
+    config = BenchmarkConfig.model_validate({"root": str(root), "synthetic": SIZES} | settings)
+    return load_benchmark(config, image_height=64, image_width=32)
+
+
+def texts(benchmark: Benchmark) -> dict[str, tuple[str, str]]:
+    records = [
+        record
+        for domain in benchmark.domains
+        for split in (domain.validation, domain.test)
+        for record in (*domain.train, *split.query, *split.gallery)
+    ]
+    return {each.image_path: (each.identity, each.clothing) for each in records}
+
+
+def test_the_methods_are_those_of_the_clustering() -> None:
+    methods = tasks.synthetic.styled_texts.StyleMethod.__args__
+    assert list(methods) == style_methods()
+
+
+def test_only_texts_are_written_anew(root: Path) -> None:
+    drawn, styled = load(root), load(root, style="dbscan")
+    before, after = texts(drawn), texts(styled)
+    assert before.keys() == after.keys()
+    assert all(before[path] != after[path] for path in before)
+    assert len({each.split()[0] for each, _ in after.values()} & {"A", "This"}) == 2
+    for domain, other in zip(drawn.domains, styled.domains, strict=True):
+        for records, others in (
+            (domain.train, other.train),
+            (domain.test.query, other.test.query),
+            (domain.test.gallery, other.test.gallery),
+        ):
+            bare = [replace(each, identity="", clothing="") for each in records]
+            assert bare == [replace(each, identity="", clothing="") for each in others]
+    assert json.dumps(load(root).lock) == json.dumps(drawn.lock)
+
+
+def test_the_texts_are_true_but_for_misreadings(root: Path) -> None:
+    domain, told = training_domains()[0], texts(load(root, style="kmeans"))
+    own = {path: each for path, each in told.items() if "/plaza/" in path}
+    right = {"sex": 0, "lower_colour": 0}
+    for path, (identity, clothing) in own.items():
+        person = person_of(0, domain, int(Path(path).name[:4]))
+        right["sex"] += f" {person.sex} " in f" {identity}"
+        right["lower_colour"] += f"{person.lower_colour} " in clothing
+    assert right["sex"] == len(own)
+    assert 0.8 * len(own) < right["lower_colour"]
+    again = texts(load(root, style="gmm"))
+    lost = [path for path in own if ("beard" in own[path][0]) != ("beard" in again[path][0])]
+    assert lost == [], "what is read of a picture depends on the clustering"
+
+
+def test_the_machine_makes_mistakes_of_its_own(root: Path) -> None:
+    """A searched image's text that shared its captions' mistakes would tell whose they are."""
+    machine, domain = texts(load(root)), training_domains()[0]
+    (folder,) = root.glob("synthetic-*/plaza")
+    entries = json.loads((folder / "plaza_captions.json").read_text())
+    misread = {"annotator": set[str](), "machine": set[str]()}
+    for entry in entries:
+        file = entry["file_path"]
+        skin = person_of(0, domain, int(Path(file).name[:4])).skin
+        for who, said in (
+            ("annotator", entry["identity"]),
+            ("machine", machine[str(folder / file)][0]),
+        ):
+            if f"{skin} skin" not in said:
+                misread[who].add(file)
+    assert misread["machine"]
+    assert misread["annotator"]
+    shared = misread["machine"] & misread["annotator"]
+    assert len(shared) < 0.5 * len(misread["machine"])
+
+
+def test_locks_say_it_and_tests_compare(root: Path) -> None:
+    locks = {name: load(root, style=name).lock for name in ("none", "dbscan")}
+    differences = lock_differences(locks)
+    assert "style method none in none, dbscan in dbscan" in {each.text for each in differences}
+    assert is_tested_alike(differences, "plaza")
+    mixed = lock_differences({"drawn": load(root).lock, "dbscan": locks["dbscan"]})
+    assert not is_tested_alike(mixed, "plaza")
+
+
+def test_no_test_caption_and_no_later_domain_is_read(root: Path) -> None:
+    found: list[list[str]] = []
+
+    def find(captions, method, options):
+        found.append(list(captions))
+        return real(captions, method, options)
+
+    real = tasks.synthetic.styled_texts.find_styles
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tasks.synthetic.styled_texts, "find_styles", find)
+        load(root, style="agglomerative", order=["station", "plaza"])
+    (folder,) = root.glob("synthetic-*/station")
+    entries = json.loads((folder / "station_captions.json").read_text())
+    train = [each for entry in entries if entry["split"] == "train" for each in entry["captions"]]
+    assert sorted(found[0]) == sorted(train)
+
+
+def test_files_are_written_once_and_settings_have_files_of_their_own(root: Path) -> None:
+    def files() -> set[Path]:
+        return set(root.glob("synthetic-*/*/*_dual-hdbscan-*.json"))
+
+    load(root, style="hdbscan")
+    first = files()
+    assert len(first) == 3
+    times = [each.stat().st_mtime_ns for each in sorted(first)]
+    load(root, style="hdbscan")
+    assert [each.stat().st_mtime_ns for each in sorted(first)] == times
+    load(root, style="hdbscan", style_options={"seed": 1})
+    assert len(files()) == 6
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written(root: Path) -> None:
+    (folder,) = root.glob("synthetic-*/plaza")
+    folder.chmod(0o555)
+    try:
+        with pytest.raises(PermissionError, match=r"Set benchmark\.root"):
+            load(root, style="random", style_options={"seed": 7})
+    finally:
+        folder.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "synthetic", "style": "dbscan"}, "set name=synthetic-t2i"),
+        ({"name": "cuhk_pedes", "style": "none"}, "describe --prompt dual --style"),
+        ({"style": "dbscam"}, "dbscan"),
+        ({"style": "dbscan", "style_options": {"eps": 0}}, "greater than 0"),
+        ({"style": "kmeans", "style_options": {"num_styles": 97}}, "96; got 97"),
+    ],
+)
+def test_what_is_refused(root: Path, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load(root, **settings)
