@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.learners.vladr import Method
-from models.textual import attribute_texts
+from models.vladr.prompts import attribute_texts
 from runner.config import ConfigError, RunConfig
 from runner.disentangling.attributes import Ints
 from runner.disentangling.panel import Panel, draw_panel

@@ -20,7 +20,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from models.interpolation import interpolate
+from models.components.interpolation import interpolate
 from models.learner import LearnerState
 from runner.config import RunConfig, flatten
 from runner.evaluation import Embedder, evaluate_domains
@@ -35,7 +35,7 @@ from tasks.protocol.lock_differences import lock_differences
 from tasks.schema import Benchmark
 
 NETWORK = "network."
-"""Prefix of what learners interpolate between domains (`models.reid.blend`)."""
+"""Prefix of what learners interpolate between domains (`models.components.reid_network.blend`)."""
 
 MAX_ALPHAS = 1000
 

@@ -30,7 +30,7 @@ from models.backbones.config import TINY, TINY_VIT_BERT, BackboneConfig
 from models.backbones.vit_bert import VitBertBackbone
 from models.backbones.weights import file_sha256
 from models.losses.contrastive import same_identity_or_caption, symmetric_contrastive
-from models.textual import PLACEHOLDER, TEMPLATE_START
+from models.vladr.prompts import PLACEHOLDER, TEMPLATE_START
 from tasks.loading.sampling import derive_seed
 from tasks.loading.transforms import TransformConfig, augment, normalise
 from tasks.retrieval.ranking import evaluate_ranking

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Generator, Tensor, nn
 
-from models.heads.drawing import drawn_from
+from models.heads.seeded_init import drawn_from
 from tasks.schema import FrozenConfig
 
 

@@ -17,11 +17,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.backbones.tower import ImageTextBackbone, TextTower
-from models.bdam_network import DecouplingNetwork, decoupling_terms, see
-from models.bdam_settings import Config
-from models.cross_domain import Compared, cross_domain_terms
-from models.described import DomainTexts, Said, check_described, check_texts
-from models.gradnorm import GradNorm
+from models.bdam.config import Config
+from models.bdam.network import DecouplingNetwork, decoupling_terms, see
+from models.bdam.texts import DomainTexts, Said, check_described, check_texts
+from models.components.cross_domain_alignment import Compared, cross_domain_terms
+from models.components.gradnorm import GradNorm
+from models.components.prototypes import (
+    PrototypeMemory,
+    bytes_per_domain,
+    load_memory_tensors,
+    memory_tensors,
+)
+from models.components.reid_network import Frozen, blend, weights_of
 from models.heads.bdam import Decoupled
 from models.heads.fusion import Modality
 from models.learner import (
@@ -33,8 +40,6 @@ from models.learner import (
     Stage,
     StepResult,
 )
-from models.prototypes import PrototypeMemory, bytes_per_domain, load_memory_tensors, memory_tensors
-from models.reid import Frozen, blend, weights_of
 from tasks.schema import Batch, Domain
 
 STAGE = "bdam"

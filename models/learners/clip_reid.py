@@ -16,11 +16,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from models.backbones.tower import ImageTextBackbone
-from models.learner import Collective, OptimizerConfig, Probe, ScheduleConfig, Stage, StepResult
-from models.losses.contrastive import same_identity, symmetric_contrastive
-from models.losses.identity import cross_entropy
-from models.losses.similarity import cosine_matrix
-from models.reid import (
+from models.components.reid_network import (
     Frozen,
     IdentityTermConfig,
     InterpolationConfig,
@@ -31,9 +27,13 @@ from models.reid import (
     trainable_patterns,
     weights_of,
 )
-from models.supervised import LossesConfig as SupervisedLossesConfig
-from models.supervised import SupervisedConfig, SupervisedLearner
-from models.textual import MatchTermConfig, TextualIdentities
+from models.components.supervised_learner import LossesConfig as SupervisedLossesConfig
+from models.components.supervised_learner import SupervisedConfig, SupervisedLearner
+from models.learner import Collective, OptimizerConfig, Probe, ScheduleConfig, Stage, StepResult
+from models.losses.contrastive import same_identity, symmetric_contrastive
+from models.losses.identity import cross_entropy
+from models.losses.similarity import cosine_matrix
+from models.vladr.prompts import MatchTermConfig, TextualIdentities
 from tasks.schema import Batch, Domain, FrozenConfig
 
 PROMPT_STAGE, IMAGE_STAGE = "prompts", "clip-reid"

@@ -17,7 +17,20 @@ from pydantic import Field
 from torch import Tensor
 
 from models.backbones.tower import Backbone
-from models.distilled import BatchAffinityTermConfig, DistilledConfig, DistilledLearner
+from models.components.distilled_learner import (
+    BatchAffinityTermConfig,
+    DistilledConfig,
+    DistilledLearner,
+)
+from models.components.reid_network import (
+    Frozen,
+    InterpolationConfig,
+    TermConfig,
+    gathered,
+    trainable_patterns,
+    weights_of,
+)
+from models.components.supervised_learner import LossesConfig as SupervisedLossesConfig
 from models.heads.style import (
     Channels,
     StyleNetwork,
@@ -29,15 +42,6 @@ from models.heads.style import (
 )
 from models.learner import Collective, OptimizerConfig, Probe, Stage, StepResult
 from models.losses.alignment import affinity
-from models.reid import (
-    Frozen,
-    InterpolationConfig,
-    TermConfig,
-    gathered,
-    trainable_patterns,
-    weights_of,
-)
-from models.supervised import LossesConfig as SupervisedLossesConfig
 from tasks.schema import Batch, Domain, FrozenConfig
 
 STYLE_STAGE, MAIN_STAGE = "style", "dask"

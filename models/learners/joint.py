@@ -13,9 +13,9 @@ from typing import Literal, final
 from pydantic import Field
 
 from models.backbones.tower import Backbone
+from models.components.reid_network import InterpolationConfig
+from models.components.supervised_learner import SupervisedConfig, SupervisedLearner
 from models.learner import Collective
-from models.reid import InterpolationConfig
-from models.supervised import SupervisedConfig, SupervisedLearner
 
 
 class Config(SupervisedConfig):

@@ -19,9 +19,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.backbones.tower import Backbone
-from models.exemplars import Exemplars, ExemplarsConfig
-from models.gradnorm import BalancedConfig, GradNorm
-from models.interpolation import interpolate
+from models.components.exemplars import Exemplars, ExemplarsConfig
+from models.components.gradnorm import BalancedConfig, GradNorm
+from models.components.interpolation import interpolate
+from models.components.reid_network import (
+    IdentityTermConfig,
+    ReidNetwork,
+    TermConfig,
+    TripletTermConfig,
+    check_any_on,
+    gathered,
+)
 from models.learner import (
     Collective,
     Learner,
@@ -33,14 +41,6 @@ from models.learner import (
 )
 from models.losses.distillation import jensen_shannon
 from models.losses.metric import batch_hard_triplet
-from models.reid import (
-    IdentityTermConfig,
-    ReidNetwork,
-    TermConfig,
-    TripletTermConfig,
-    check_any_on,
-    gathered,
-)
 from tasks.schema import Batch, Domain, FrozenConfig, Record
 
 

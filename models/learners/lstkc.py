@@ -15,12 +15,21 @@ from pydantic import Field
 from torch import Tensor
 
 from models.backbones.tower import Backbone
-from models.distilled import BatchAffinityTermConfig, DistilledConfig, DistilledLearner
+from models.components.distilled_learner import (
+    BatchAffinityTermConfig,
+    DistilledConfig,
+    DistilledLearner,
+)
+from models.components.reid_network import (
+    InterpolationConfig,
+    gathered,
+    trainable_patterns,
+    weights_of,
+)
+from models.components.supervised_learner import LossesConfig as SupervisedLossesConfig
 from models.learner import Collective, Stage, StepResult
 from models.losses.affinity import rectified_affinity
 from models.losses.alignment import affinity
-from models.reid import InterpolationConfig, gathered, trainable_patterns, weights_of
-from models.supervised import LossesConfig as SupervisedLossesConfig
 from tasks.schema import Batch
 
 

@@ -16,9 +16,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from models.backbones.tower import Backbone
-from models.learner import Collective, Probe, Stage, StepResult
-from models.losses.distillation import distillation
-from models.reid import (
+from models.components.reid_network import (
     Frozen,
     InterpolationConfig,
     ReidNetwork,
@@ -28,8 +26,10 @@ from models.reid import (
     trainable_patterns,
     weights_of,
 )
-from models.supervised import LossesConfig as SupervisedLossesConfig
-from models.supervised import SupervisedConfig, SupervisedLearner
+from models.components.supervised_learner import LossesConfig as SupervisedLossesConfig
+from models.components.supervised_learner import SupervisedConfig, SupervisedLearner
+from models.learner import Collective, Probe, Stage, StepResult
+from models.losses.distillation import distillation
 from tasks.schema import Batch, Domain
 
 

@@ -17,20 +17,20 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.backbones.tower import ImageTextBackbone, PatchTower
-from models.cross_domain import (
+from models.components.cross_domain_alignment import (
     Compared,
     compares_embeddings,
     compares_parts,
     cross_domain_terms,
 )
-from models.gradnorm import GradNorm
-from models.heads.attribute_decoder import AttributeDecoder
-from models.learner import Collective, Learner, LearnerConfig, Probe, Stage, StepResult
-from models.losses.alignment import attribute_alignment
-from models.losses.contrastive import batch_candidates, image_text_cross_entropy
-from models.mtad import attribute_prompt_terms, identity_prompt_terms
-from models.prototypes import PrototypeMemory, bytes_per_domain, load_memory_tensors, memory_tensors
-from models.reid import (
+from models.components.gradnorm import GradNorm
+from models.components.prototypes import (
+    PrototypeMemory,
+    bytes_per_domain,
+    load_memory_tensors,
+    memory_tensors,
+)
+from models.components.reid_network import (
     Frozen,
     ReidNetwork,
     blend,
@@ -38,8 +38,13 @@ from models.reid import (
     trainable_patterns,
     weights_of,
 )
-from models.textual import TextualAttributes, check_descriptions
-from models.vladr_settings import Config
+from models.heads.attribute_decoder import AttributeDecoder
+from models.learner import Collective, Learner, LearnerConfig, Probe, Stage, StepResult
+from models.losses.alignment import attribute_alignment
+from models.losses.contrastive import batch_candidates, image_text_cross_entropy
+from models.vladr.config import Config
+from models.vladr.mtad import attribute_prompt_terms, identity_prompt_terms
+from models.vladr.prompts import TextualAttributes, check_descriptions
 from tasks.schema import Batch, Domain
 
 IDENTITY_STAGE, ATTRIBUTE_STAGE, IMAGE_STAGE = "mtad-identity", "mtad-attribute", "icar"

@@ -12,8 +12,8 @@ from pydantic import Field
 from torch import Tensor
 
 from models.backbones.tower import Backbone
+from models.components.reid_network import ReidNetwork
 from models.learner import Collective, Learner, LearnerConfig, Probe, Stage, StepResult
-from models.reid import ReidNetwork
 from tasks.schema import Batch, Domain
 
 

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from models.components.reid_network import mean_terms, weights_of
 from models.heads.prompts import splice
 from models.learner import OptimizerConfig, StepResult
 from models.learners.vladr import AttributeNetwork, Config, Method
 from models.losses.alignment import affinity, attribute_alignment
 from models.losses.contrastive import batch_candidates, image_text_cross_entropy
-from models.reid import mean_terms, weights_of
-from models.textual import TEMPLATE_START
+from models.vladr.prompts import TEMPLATE_START
 from tasks.schema import Batch, Domain
 
 TERMS = ("identity", "triplet", "image_text", "cma", "affinity")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models.bdam_network import DecouplingNetwork
+from models.bdam.network import DecouplingNetwork
 from models.learners.bdam import Method
 from runner.config import RunConfig
 from runner.evaluation import evaluating

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from models.bdam_network import DecouplingNetwork
-from models.bdam_settings import Config
+from models.bdam.config import Config
+from models.bdam.network import DecouplingNetwork
 from models.learners.bdam import Method
 from models.losses.decoupling import Kernel
 from runner.collectives import LocalGroup

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import models.learners
-from models.cross_domain import Alignment
+from models.components.cross_domain_alignment import Alignment
 from models.learner import LearnerState
 from runner.config import load_config
 

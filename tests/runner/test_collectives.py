@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from models.cross_domain import Alignment
+from models.components.cross_domain_alignment import Alignment
 from runner import loop
 from runner.collectives import DistributedGroup, LocalGroup, WorkerGroup
 from runner.config import RunConfig, flatten, learner_names, load_config, to_yaml

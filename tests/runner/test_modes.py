@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from torch import nn
 
-from models.reid import Frozen
+from models.components.reid_network import Frozen
 from runner import loop
 from runner.config import RunConfig, learner_names
 from runner.evaluation import evaluating

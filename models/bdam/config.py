@@ -6,19 +6,19 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from models.cross_domain import (
+from models.components.cross_domain_alignment import (
     Alignment,
     CrossDomainLossesConfig,
     compares_embeddings,
     compares_parts,
     needs_old_model,
 )
-from models.gradnorm import BalancedConfig
+from models.components.gradnorm import BalancedConfig
+from models.components.reid_network import InterpolationConfig, TermConfig, TripletTermConfig
 from models.heads.bdam import BdamConfig
 from models.heads.fusion import FusionConfig
 from models.learner import OptimizerConfig, ScheduleConfig
 from models.losses.decoupling import Kernel
-from models.reid import InterpolationConfig, TermConfig, TripletTermConfig
 
 Positives = Literal["identity", "identity_or_text", "diagonal"]
 """Which texts of a batch count as an image's own."""

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from models.prototypes import identity_centres
+from models.components.prototypes import identity_centres
 from tasks.schema import Domain, FrozenConfig, Record
 
 

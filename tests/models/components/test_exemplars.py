@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from models.exemplars import Exemplars, ExemplarsConfig, draw_persons, farthest_images
+from models.components.exemplars import Exemplars, ExemplarsConfig, draw_persons, farthest_images
 
 
 def generator(seed=0):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import nn
 
-from models.gradnorm import GradNorm, GradNormConfig, log_weight_gradient, training_rates
+from models.components.gradnorm import GradNorm, GradNormConfig, log_weight_gradient, training_rates
 from models.learner import StepResult
 from tests.models.learner_cases import CLASSIFYING
 

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from models.losses.alignment import affinity as our_affinity
-from models.vladr_authors import from_authors
+from models.vladr.authors_checkpoint import from_authors
 from runner.collectives import LocalGroup
 from runner.config import ConfigError, load_config
 from runner.optim import build_optimizer, learning_rate_factor, set_learning_rate, set_trainable
@@ -30,7 +30,7 @@ TINY = (
 )
 NUM_HEADS, CONTEXT = 4, 64
 NUM_PERSONS, IMAGES_EACH = (5, 6), 4
-PAGE = (Path(__file__).parents[2] / "docs" / "vladr.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[3] / "docs" / "vladr.md").read_text(encoding="utf-8")
 
 
 # The reference: their step, by their names ----------------------------------------------------

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from models.interpolation import adaptive_alpha, interpolate
+from models.components.interpolation import adaptive_alpha, interpolate
 
 
 def test_shared_tensors_are_mixed_and_new_rows_kept():

@@ -9,16 +9,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from models.backbones.tower import Backbone
-from models.gradnorm import BalancedConfig, GradNorm
-from models.learner import (
-    Collective,
-    Learner,
-    OptimizerConfig,
-    Probe,
-    Stage,
-    StepResult,
-)
-from models.reid import (
+from models.components.gradnorm import BalancedConfig, GradNorm
+from models.components.reid_network import (
     Frozen,
     IdentityTermConfig,
     InterpolationConfig,
@@ -29,6 +21,14 @@ from models.reid import (
     gathered,
     trainable_patterns,
     weights_of,
+)
+from models.learner import (
+    Collective,
+    Learner,
+    OptimizerConfig,
+    Probe,
+    Stage,
+    StepResult,
 )
 from tasks.schema import Batch, Domain, FrozenConfig
 

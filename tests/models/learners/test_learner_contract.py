@@ -7,8 +7,8 @@ import importlib
 import pytest
 import torch
 
+from models.components.reid_network import Frozen, ReidNetwork
 from models.learner import Learner, LearnerConfig
-from models.reid import Frozen, ReidNetwork
 from runner.optim import set_trainable
 from tests.models.learner_cases import (
     CASES,

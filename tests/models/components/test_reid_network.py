@@ -7,8 +7,8 @@ import torch
 from pydantic import ValidationError
 from torch.nn import functional
 
-from models.interpolation import adaptive_alpha
-from models.reid import (
+from models.components.interpolation import adaptive_alpha
+from models.components.reid_network import (
     Frozen,
     IdentityTermConfig,
     InterpolationConfig,

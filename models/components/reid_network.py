@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.backbones.tower import ImageTower
+from models.components.interpolation import adaptive_alpha, interpolate
+from models.components.prototypes import identity_centres
 from models.heads.bnneck import BNNeck, GrowingClassifier
-from models.interpolation import adaptive_alpha, interpolate
 from models.learner import Collective, Probe
 from models.losses.identity import cross_entropy
 from models.losses.metric import batch_hard_triplet
-from models.prototypes import identity_centres
 from tasks.schema import Domain, FrozenConfig
 
 Classifier = Literal["class_token", "projected"]

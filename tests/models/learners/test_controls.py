@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.learners.vladr import IMAGE_STAGE
-from models.textual import deal_descriptions, derangement
-from models.vladr_settings import Config
+from models.vladr.config import Config
+from models.vladr.prompts import deal_descriptions, derangement
 from tasks.schema import Domain, Record, Split
 
 CONTROLS = ("permuted_identities", "permuted_captions")

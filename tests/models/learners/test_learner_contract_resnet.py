@@ -12,13 +12,14 @@ from torch import Tensor
 
 from models.backbones.building import build_backbone
 from models.backbones.config import BackboneConfig
-from models.interpolation import interpolate
+from models.components.interpolation import interpolate
 from runner.config import learner_module
 from runner.optim import set_trainable
-from tests.models import learner_cases, test_learner_contract, test_learner_state
+from tests.models import learner_cases
 from tests.models.learner_cases import CASES, INTERPOLATING, LEARNING
-from tests.models.test_learner_state import network_after_training
-from tests.models.test_learner_workers import half
+from tests.models.learners import test_learner_contract, test_learner_state
+from tests.models.learners.test_learner_state import network_after_training
+from tests.models.learners.test_learner_workers import half
 
 # The contract itself is the default suite's, on a CLIP; here it is asked again on another tower.
 pytestmark = pytest.mark.slow

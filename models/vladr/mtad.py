@@ -17,8 +17,8 @@ from models.losses.contrastive import (
 from models.losses.disentangle import orthogonality
 from models.losses.identity import cross_entropy
 from models.losses.metric import batch_hard_triplet
-from models.textual import TextualAttributes
-from models.vladr_settings import LossesConfig
+from models.vladr.config import LossesConfig
+from models.vladr.prompts import TextualAttributes
 from tasks.schema import Batch
 
 Gather = Callable[[Tensor], Tensor]

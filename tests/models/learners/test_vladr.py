@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from models.cross_domain import Alignment, needs_old_model
+from models.components.cross_domain_alignment import Alignment, needs_old_model
 from models.learners.vladr import Config, Method
-from models.textual import attribute_texts, check_descriptions
+from models.vladr.prompts import attribute_texts, check_descriptions
 from tasks.schema import Record
 
 IDENTITY, ATTRIBUTE, IMAGE = "mtad-identity", "mtad-attribute", "icar"

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.nn import functional
 
+from models.components.prototypes import PrototypeMemory
+from models.components.reid_network import Frozen
 from models.learners.vladr import Config
 from models.losses.alignment import affinity
-from models.prototypes import PrototypeMemory
-from models.reid import Frozen
 
 IMAGE = "icar"
 

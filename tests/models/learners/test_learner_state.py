@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.interpolation import adaptive_alpha, interpolate
+from models.components.interpolation import adaptive_alpha, interpolate
+from models.components.reid_network import Frozen
 from models.learner import LearnerState
-from models.reid import Frozen
 from tests.models.learner_cases import (
     CASES,
     CLASSIFYING,

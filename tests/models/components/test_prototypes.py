@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from models.components.prototypes import PrototypeMemory, identity_centres
 from models.learner import _assign
-from models.prototypes import PrototypeMemory, identity_centres
 
 
 def draw(*shape, seed=0):

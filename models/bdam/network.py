@@ -10,11 +10,12 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from models.backbones.tower import PatchTower, TextTower
-from models.bdam_settings import Config, ContrastTermConfig, LossesConfig, Positives
-from models.described import Said
+from models.bdam.config import Config, ContrastTermConfig, LossesConfig, Positives
+from models.bdam.texts import Said
+from models.components.reid_network import EmbeddingNetwork
 from models.heads.bdam import Bdam, Decoupled
-from models.heads.drawing import drawn_from
 from models.heads.fusion import Fusion, Modality
+from models.heads.seeded_init import drawn_from
 from models.losses.contrastive import (
     same_identity,
     same_identity_or_caption,
@@ -22,7 +23,6 @@ from models.losses.contrastive import (
 )
 from models.losses.decoupling import adversarial_matching, cka, gate_balance, hsic
 from models.losses.metric import batch_hard_triplet
-from models.reid import EmbeddingNetwork
 
 Gather = Callable[[Tensor], Tensor]
 

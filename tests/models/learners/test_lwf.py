@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
+from models.components.reid_network import Frozen
 from models.learners.lwf import Config
-from models.reid import Frozen
 
 OFF = {"distillation": {"weight": 0}}
 STATISTICS = pytest.mark.parametrize("statistics", ["running", "batch"])

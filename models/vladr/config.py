@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from models.cross_domain import (
+from models.components.cross_domain_alignment import (
     EMBEDDING_FORMS,
     Alignment,
     CrossDomainLossesConfig,
@@ -14,10 +14,8 @@ from models.cross_domain import (
     compares_parts,
     needs_old_model,
 )
-from models.gradnorm import BalancedConfig
-from models.learner import OptimizerConfig, ScheduleConfig
-from models.losses.contrastive import Similarity
-from models.reid import (
+from models.components.gradnorm import BalancedConfig
+from models.components.reid_network import (
     BOTH_CLASSIFIERS,
     Classifier,
     IdentityTermConfig,
@@ -26,7 +24,9 @@ from models.reid import (
     TripletTermConfig,
     check_any_on,
 )
-from models.textual import Control, Descriptions, MatchTermConfig
+from models.learner import OptimizerConfig, ScheduleConfig
+from models.losses.contrastive import Similarity
+from models.vladr.prompts import Control, Descriptions, MatchTermConfig
 from tasks.schema import FrozenConfig
 
 

@@ -18,9 +18,8 @@ from models.backbones.clip import ClipBackbone
 from models.backbones.config import BackboneConfig
 from models.backbones.gathered_norm import GatheredBatchNorm2d
 from models.backbones.resnet import GeneralisedMeanPool
-from models.interpolation import interpolate
-from models.learner import LocalCollective
-from models.reid import (
+from models.components.interpolation import interpolate
+from models.components.reid_network import (
     Frozen,
     IdentityTermConfig,
     InterpolationConfig,
@@ -28,6 +27,7 @@ from models.reid import (
     TripletTermConfig,
     blend,
 )
+from models.learner import LocalCollective
 
 TINY = "tiny-resnet"
 

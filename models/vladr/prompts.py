@@ -22,9 +22,9 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from models.backbones.tower import TextTower
+from models.components.reid_network import TermConfig
 from models.heads.bnneck import GrowingClassifier
 from models.heads.prompts import AttributePrompts, IdentityPrompts, prepend, splice
-from models.reid import TermConfig
 from tasks.schema import Domain, Record
 
 Descriptions = Literal["parts", "whole", "random"]

@@ -7,9 +7,9 @@ from pydantic import Field
 from torch import Tensor
 
 from models.backbones.tower import Backbone
+from models.components.reid_network import Frozen, InterpolationConfig, ReidNetwork, TermConfig
+from models.components.supervised_learner import SupervisedConfig, SupervisedLearner
 from models.learner import Collective, Probe
-from models.reid import Frozen, InterpolationConfig, ReidNetwork, TermConfig
-from models.supervised import SupervisedConfig, SupervisedLearner
 from tasks.schema import Domain
 
 

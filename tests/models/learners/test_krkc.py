@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from models.exemplars import farthest_images
+from models.components.exemplars import farthest_images
 from models.learner import ReplayShape
 from models.learners.krkc import Config
 from models.losses.distillation import jensen_shannon

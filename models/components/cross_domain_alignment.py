@@ -8,14 +8,14 @@ from typing import Literal, NamedTuple
 from pydantic import Field
 from torch import Tensor
 
+from models.components.prototypes import PrototypeMemory
+from models.components.reid_network import TermConfig
 from models.losses.alignment import (
     affinity,
     own_prototype_relation,
     prototype_pull,
     prototype_relation,
 )
-from models.prototypes import PrototypeMemory
-from models.reid import TermConfig
 from tasks.schema import FrozenConfig
 
 Alignment = Literal[

@@ -10,10 +10,10 @@ import torch
 from pydantic import ValidationError
 from torch.nn import functional
 
-from models.bdam_network import own_texts
-from models.described import DomainTexts
+from models.bdam.network import own_texts
+from models.bdam.texts import DomainTexts
+from models.components.prototypes import PrototypeMemory
 from models.learners.bdam import Config, Method
-from models.prototypes import PrototypeMemory
 from tasks.schema import Split
 
 TERMS = ("info", "fused", "triplet", "adversarial", "clothing", "decouple", "gate")

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from models.learners.clip_reid import Config, Method
-from models.textual import TextualAttributes, TextualIdentities
+from models.vladr.prompts import TextualAttributes, TextualIdentities
 
 PROMPTS, IMAGE = "prompts", "clip-reid"
 
