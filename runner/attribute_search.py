@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from models.learners.vladr import Method
 from models.vladr.prompts import attribute_texts
-from runner.config import ConfigError, RunConfig
+from runner.config.run_config import ConfigError, RunConfig
 from runner.disentangling.attributes import Ints
 from runner.disentangling.panel import Panel, draw_panel
 from runner.evaluation import evaluating

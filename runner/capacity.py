@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import ray
 import ray.autoscaler.sdk
 
-from runner.config import RunConfig
+from runner.config.run_config import RunConfig
 
 MIN_WORKER_CPUS = 0.25
 POLL_S = 2.0

@@ -22,7 +22,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from runner.capacity import MIN_WORKER_CPUS, await_resources, patience, worker_bundles
 from runner.collectives import DistributedGroup, LocalGroup
-from runner.config import RunConfig, validate
+from runner.config.run_config import RunConfig, validate
 from runner.ray_memory import RayMemory, serve_memory
 from runner.ray_stream import RayStream, serve_stream
 from runner.shared_images import SharedFiles

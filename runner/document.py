@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from runner.config import (
+from runner.config.run_config import (
     NOT_IN_HASH,
     PRESETS,
     RunConfig,

@@ -10,42 +10,27 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from models.learner import Learner
 from runner.collectives import WorkerGroup
-from runner.decoding import DataConfig
+from runner.config.sections import DataConfig, EvaluationConfig, Precision
 from runner.pixels import IMAGE_DECODER
-from runner.precision import Precision, autocast
+from runner.precision import autocast
 from runner.stream import DomainStream
 from tasks.loading.transforms import normalise
 from tasks.retrieval.ranking import RankingScores, evaluate_ranking
 from tasks.retrieval.reranking import RerankingConfig, evaluate_reranked
-from tasks.schema import Benchmark, FrozenConfig, Record, Split
+from tasks.schema import Benchmark, Record, Split
 
 
-class EvaluationConfig(FrozenConfig):
-    """How rankings are made, and how often."""
-
-    reranking: RerankingConfig = Field(
-        default_factory=lambda: RerankingConfig(),
-        description="k-reciprocal re-ranking of image queries (text queries are never re-ranked)",
-    )
-    every_epochs: int = Field(
-        default=0,
-        ge=0,
-        description="while one domain is learned: epochs of the last stage between the candidates "
-        "of `selection` in results.json, chosen on validation people; 0 chooses nothing",
-    )
-
-    def pinned(self) -> dict[str, Any]:
-        """What of decoding and ranking two results must share, for the protocol lock."""
-        reranking = self.reranking
-        return {
-            "image_decoder": IMAGE_DECODER,
-            "reranking": reranking.model_dump() if reranking.enabled else None,
-        }
+def pinned_settings(evaluation: EvaluationConfig) -> dict[str, Any]:
+    """Settings of decoding and ranking that two comparable results share, for the protocol lock."""
+    reranking = evaluation.reranking
+    return {
+        "image_decoder": IMAGE_DECODER,
+        "reranking": reranking.model_dump() if reranking.enabled else None,
+    }
 
 
 @contextmanager

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from runner.checkpoints import CheckpointStore
-from runner.config import RunConfig, base_folder, flatten, learner_module
-from runner.evaluation import check_queries
+from runner.config.run_config import RunConfig, base_folder, flatten, learner_module
+from runner.evaluation import check_queries, pinned_settings
 from runner.events import EventSpool
 from runner.progress import EventView, follow
 from runner.reporting import write_figures
@@ -99,7 +99,7 @@ def read_benchmark(config: RunConfig) -> Benchmark:
         located(config.benchmark),
         image_height=config.backbone.image_height,
         image_width=config.backbone.image_width,
-        pinned=config.evaluation.pinned(),
+        pinned=pinned_settings(config.evaluation),
     )
     method = learner_module(config.learner.name).Method
     check_queries(method, config.learner.name, {each.name: each.test for each in benchmark.domains})

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from runner.config import ConfigError, RunConfig, flatten, in_hash, load_config
+from runner.config.run_config import ConfigError, RunConfig, flatten, in_hash, load_config
 from runner.storage import RunStorage, find_run
 from tasks.retrieval.metrics import ResultMatrix
 

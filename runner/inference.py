@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from models.learner import Learner, LearnerState
 from runner.checkpoints import chosen_name
 from runner.collectives import LocalGroup
-from runner.config import RunConfig, load_config
+from runner.config.run_config import RunConfig, load_config
 from runner.evaluation import Embedder
 from runner.selection import Which
 from runner.storage import RunStorage, find_run

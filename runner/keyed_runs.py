@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from runner.config.sections import TrackingConfig
 from runner.mlflow_sender import (
     Server,
     TrackingError,
@@ -25,7 +26,6 @@ from runner.mlflow_sender import (
     reason,
 )
 from runner.storage import write_atomically
-from runner.tracking import TrackingConfig
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

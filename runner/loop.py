@@ -20,7 +20,7 @@ from models.learner import Encode, Learner, LearnerState, Stage, StepResult
 from runner.batching import Replay, check_replay_shape, open_replay, to_device, training_batches
 from runner.checkpoints import Checkpoint, CheckpointStore, Position
 from runner.collectives import WorkerGroup
-from runner.config import RunConfig
+from runner.config.run_config import RunConfig
 from runner.evaluation import Embedder, EvaluationRow, evaluate_domains, evaluating
 from runner.events import EventSpool
 from runner.journal import Progress, StepLog

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 
 from models.components.interpolation import interpolate
 from models.learner import LearnerState
-from runner.config import RunConfig, flatten
+from runner.config.run_config import RunConfig, flatten
 from runner.evaluation import Embedder, evaluate_domains
 from runner.events import EventSpool, read_events
 from runner.experiment import read_benchmark

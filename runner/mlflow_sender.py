@@ -19,13 +19,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner.config.sections import DATABASES
 from runner.deliveries import PARENT, Delivery, RunHistory
 from runner.events import read_events
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 
 _SLICE_BYTES = 256 * 1024  # so much of the spool is in doubt after a crash: some 600 iterations
 _METRICS_PER_BATCH = 1000  # MLflow's own limits

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-Precision = Literal["float32", "bfloat16"]
+from runner.config.sections import Precision
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:

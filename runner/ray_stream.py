@@ -19,7 +19,7 @@ import pyarrow as pa
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from runner.decoding import DataConfig
+from runner.config.sections import DataConfig
 from runner.pixels import DecodedImages, decode_many
 from runner.shared_images import SharedDecoder
 from runner.stream import (

@@ -10,8 +10,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from runner.config import ConfigError, RunConfig, override_values
-from runner.evaluation import check_queries, evaluate_domains
+from runner.config.run_config import ConfigError, RunConfig, override_values
+from runner.evaluation import check_queries, evaluate_domains, pinned_settings
 from runner.experiment import located
 from runner.inference import TrainedRun, embedding
 from runner.storage import git_revision, write_atomically
@@ -68,7 +68,7 @@ def benchmark_to_test(run: TrainedRun, settings: RunConfig) -> Benchmark:
         located(settings.benchmark),
         image_height=backbone.image_height,
         image_width=backbone.image_width,
-        pinned=settings.evaluation.pinned(),
+        pinned=pinned_settings(settings.evaluation),
         learn=False,
     )
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from runner.config import (
+from runner.config.run_config import (
     ConfigError,
     RunConfig,
     base_folder,

@@ -17,7 +17,7 @@ from typing import Protocol
 
 import numpy as np
 
-from runner.decoding import DataConfig
+from runner.config.sections import DataConfig
 from runner.pixels import DecodedImages, Decoder, decode_many
 from runner.prefetch import ahead
 from runner.quarantine import BadImage, Quarantine

@@ -13,11 +13,9 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import Field, field_validator
-
+from runner.config.sections import TrackingConfig
 from runner.events import EventSpool, read_events
 from runner.mlflow_sender import (
-    DATABASES,
     Server,
     SpoolSender,
     TrackingError,
@@ -25,46 +23,8 @@ from runner.mlflow_sender import (
     public_uri,
     reason,
 )
-from tasks.schema import FrozenConfig
 
 _MAX_BACKOFF_S = 60.0
-
-
-class TrackingConfig(FrozenConfig):
-    """Where the run is tracked; `null` tracks nowhere (the spool is written all the same)."""
-
-    uri: str | None = Field(
-        default="sqlite:///runs/mlflow.db",
-        description="MLflow server (http://...) or database (sqlite:///file.db); null = off",
-    )
-    experiment: str = Field(default="lifelong-reid", min_length=1, description="MLflow experiment")
-    drain_interval_s: float = Field(
-        default=2.0,
-        gt=0,
-        description="seconds between two looks at the spool; longer after a failure",
-    )
-    request_timeout_s: int = Field(
-        default=5, ge=1, description="seconds until an HTTP request gives up"
-    )
-    request_retries: int = Field(
-        default=1, ge=0, le=10, description="further tries of an HTTP request"
-    )
-
-    @field_validator("uri")
-    @classmethod
-    def _known_scheme(cls, uri: str | None) -> str | None:
-        if uri is None or uri == "databricks":
-            return uri
-        scheme, _, rest = uri.partition("://")
-        if scheme.partition("+")[0] not in (*DATABASES, "http", "https", "databricks") or not rest:
-            raise ValueError(
-                f"expected http(s)://host:port, sqlite:///file.db, another database's URI, or null "
-                f"to track nowhere; got {uri!r}. A plain folder is not enough for MLflow 3: write "
-                f"sqlite:///{uri.rstrip('/').rpartition('://')[2] or 'runs'}/mlflow.db"
-            )
-        if scheme == "sqlite" and uri.removeprefix("sqlite:///") in ("", "/", ":memory:"):
-            raise ValueError(f"expected sqlite:///file.db, a file that stays; got {uri!r}")
-        return uri
 
 
 def resolve_uri(uri: str, base: Path) -> str:

@@ -12,7 +12,7 @@ from models.backbones.building import build_backbone
 from models.learner import Learner
 from runner.checkpoints import CheckpointStore
 from runner.collectives import LocalGroup, WorkerGroup
-from runner.config import RunConfig, learner_module
+from runner.config.run_config import RunConfig, learner_module
 from runner.events import EventSpool
 from runner.loop import LifelongLoop, WorkerContext
 from runner.memory import LocalMemory, MemoryStore

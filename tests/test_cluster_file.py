@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from runner.cluster import worker_cpus
-from runner.config import load_config
+from runner.config.run_config import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = {"cloud": ROOT / "cluster.yaml", "own machines": ROOT / "deploy" / "own-machines.yaml"}

@@ -12,7 +12,7 @@ from typing import get_origin
 import click
 import pytest
 
-from runner.config import learner_names, preset_names, schema_fields, schema_keys
+from runner.config.run_config import learner_names, preset_names, schema_fields, schema_keys
 from runner.lifelong import commands as command_names
 from tasks.reading import dataset_names
 

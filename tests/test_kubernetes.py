@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from runner.commands import sweep
-from runner.config import load_config
+from runner.config.run_config import load_config
 from runner.sweeping.capacity import make_room
 from runner.sweeping.plan import OF_TRIALS, make_plan
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.config import flatten, load_config, preset_names
+from runner.config.run_config import flatten, load_config, preset_names
 from runner.sweeping.parameters import same
 from runner.sweeping.space import (
     SPACES,

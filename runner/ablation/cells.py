@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.ablation.tables import TableConfig, nearest
-from runner.config import ConfigError, RunConfig, in_hash, load_config
+from runner.config.run_config import ConfigError, RunConfig, in_hash, load_config
 from runner.experiment import read_benchmark
 from runner.finished import FinishedRun, read_finished
 from runner.storage import RunStorage

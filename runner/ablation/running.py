@@ -16,7 +16,7 @@ from ray.exceptions import RayError
 from runner.ablation.cells import Cell
 from runner.capacity import await_resources
 from runner.cluster import connected
-from runner.config import RunConfig, base_folder, validate
+from runner.config.run_config import RunConfig, base_folder, validate
 from runner.experiment import run_experiment
 
 _HOME = "LIFELONG_REID_HOME"

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from runner.config import PRESETS, ConfigError, in_hash
+from runner.config.run_config import PRESETS, ConfigError, in_hash
 from runner.selection import Which
 from tasks.schema import FrozenConfig
 

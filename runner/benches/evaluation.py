@@ -11,8 +11,9 @@ import torch
 from runner.benches.findings import Findings, Measurement, interleaved
 from runner.benches.workbench import Workbench
 from runner.collectives import LocalGroup
-from runner.config import RunConfig
-from runner.evaluation import Embedder, EvaluationConfig, evaluate_domains
+from runner.config.run_config import RunConfig
+from runner.config.sections import EvaluationConfig
+from runner.evaluation import Embedder, evaluate_domains
 from runner.experiment import read_benchmark
 from runner.stream import DomainStream, LocalStream
 from runner.worker import build_learner

@@ -29,7 +29,7 @@ from models.learners.bdam import Method
 from runner.benches.findings import Findings, Measurement, interleaved, ratio
 from runner.benches.workbench import Workbench
 from runner.collectives import LocalGroup
-from runner.config import RunConfig, load_config, override_values
+from runner.config.run_config import RunConfig, load_config, override_values
 from runner.evaluation import evaluating
 from runner.precision import autocast
 from runner.worker import build_learner

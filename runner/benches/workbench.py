@@ -7,7 +7,7 @@ from pathlib import Path
 
 from runner.benches.findings import interleaved
 from runner.benches.traces import Trace, run_command
-from runner.config import RunConfig, load_config
+from runner.config.run_config import RunConfig, load_config
 from tasks.synthetic.domains import training_domains
 
 

@@ -51,7 +51,7 @@ def main(options: argparse.Namespace) -> int:
 
     from runner.ablation.cells import check_rows, plan_cells, read_cells, table_folder
     from runner.ablation.tables import load_table
-    from runner.config import in_hash
+    from runner.config.run_config import in_hash
 
     # An override behind the last name is taken for one more name.
     chosen = [name for name in options.rows if "=" not in name]

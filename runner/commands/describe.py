@@ -17,7 +17,7 @@ from rich.console import Console
 from runner.commands.run import add_config_arguments
 
 if TYPE_CHECKING:
-    from runner.config import RunConfig
+    from runner.config.run_config import RunConfig
     from runner.describing.chat import ChatClient
     from runner.describing.images import ImageSet
     from runner.describing.job import Ask, JobResult
@@ -169,7 +169,7 @@ def _prepared(options: argparse.Namespace) -> tuple[ImageSet, Prompt, str, Ask]:
     """Everything that can be wrong is found here, before an image is asked for."""
     import difflib
 
-    from runner.config import load_config
+    from runner.config.run_config import load_config
     from runner.describing.images import find_images
     from runner.describing.prompts import load_prompt
     from runner.experiment import located

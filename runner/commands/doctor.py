@@ -66,7 +66,7 @@ def main(options: argparse.Namespace) -> int:
 
 
 def _settings(options: argparse.Namespace, overrides: Sequence[str]) -> BenchmarkConfig:
-    from runner.config import load_config
+    from runner.config.run_config import load_config
     from runner.experiment import located
 
     settings = load_config(options.preset, overrides).benchmark

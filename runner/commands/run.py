@@ -27,7 +27,7 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Runs it and shows the results; returns the exit status."""
-    from runner.config import load_config
+    from runner.config.run_config import load_config
     from runner.experiment import run_experiment, tracking_uri
     from runner.progress import ProgressView
     from runner.reporting import results_table

@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Prints it with the run's name; returns the exit status."""
-    from runner.config import load_config, to_yaml
+    from runner.config.run_config import load_config, to_yaml
 
     config = load_config(options.preset, options.overrides)
     print(f"# run name: {config.run_name}")

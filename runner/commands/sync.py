@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Sends it and says how much; returns the exit status."""
-    from runner.config import load_config
+    from runner.config.run_config import load_config
     from runner.experiment import tracking_uri
     from runner.mlflow_sender import public_uri
     from runner.storage import find_run

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from runner.config.sections import ClusterConfig
 from runner.describing.images import HashedImage
 from runner.describing.prompts import BadAnswerError, Prompt, load_prompt
 from runner.describing.store import Row
-from runner.sections import ClusterConfig
 
 MAX_NEW_TOKENS = 80
 _BATCHES_PER_BLOCK = 4

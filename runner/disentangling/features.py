@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from models.bdam.network import DecouplingNetwork
 from models.learners.bdam import Method
-from runner.config import RunConfig
+from runner.config.run_config import RunConfig
 from runner.evaluation import evaluating
 from runner.inference import TrainedRun
 from runner.precision import autocast

@@ -17,7 +17,7 @@ from models.bdam.network import DecouplingNetwork
 from models.learners.bdam import Method
 from models.losses.decoupling import Kernel
 from runner.collectives import LocalGroup
-from runner.config import RunConfig, load_config
+from runner.config.run_config import RunConfig, load_config
 from runner.disentangling.attributes import GROUPS, questions, truth
 from runner.disentangling.dependence import dependence
 from runner.disentangling.features import (

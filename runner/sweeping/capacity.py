@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from runner.capacity import MIN_WORKER_CPUS
-from runner.config import RunConfig
+from runner.config.run_config import RunConfig
 
 TRIAL_CPUS = 0.5
 """Of the process of a trial that starts workers of its own: it waits for them."""

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from runner.config import RunConfig, base_folder, preset_names
+from runner.config.run_config import RunConfig, base_folder, preset_names
 from runner.sweeping.objectives import Objective, parse_objectives
 from runner.sweeping.settings import (
     SETTINGS_FILE,

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from runner.capacity import await_resources
 from runner.cluster import connected, quiet_ray
-from runner.config import RunConfig, base_folder
+from runner.config.run_config import RunConfig, base_folder
 from runner.experiment import read_benchmark, tracking_uri
 from runner.storage import write_atomically
 from runner.sweeping.capacity import Room, make_room, trial_bundles

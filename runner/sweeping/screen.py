@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.ablation.timing import clock
-from runner.config import RunConfig
+from runner.config.run_config import RunConfig
 from runner.progress import live_block
 from runner.sweeping.importances import final
 from runner.sweeping.objectives import best_trial

@@ -17,7 +17,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from runner.config import RunConfig
+from runner.config.run_config import RunConfig
 from runner.ray_stream import smallest_store_bytes
 from runner.shared_images import SharedBlock, SharedDecoder, decode_block, files_in_order, fitting
 from runner.stream import IMAGES_PER_BLOCK, decoded_bytes

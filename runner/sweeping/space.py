@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from pydantic import TypeAdapter, ValidationError
 
-from runner.config import (
+from runner.config.run_config import (
     ConfigError,
     RunConfig,
     flatten,

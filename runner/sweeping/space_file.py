@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from runner.config import ConfigError
+from runner.config.run_config import ConfigError
 from runner.sweeping.parameters import (
     AnyParameter,
     Choices,

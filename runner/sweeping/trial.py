@@ -16,7 +16,7 @@ from typing import Any
 
 from ray import tune
 
-from runner.config import RunConfig, load_config
+from runner.config.run_config import RunConfig, load_config
 from runner.events import Event, read_events
 from runner.experiment import run_experiment
 from runner.shared_images import SharedFiles

@@ -66,7 +66,7 @@ LEARNERS = {
 
 def golden_run(learner: str, folder: Path) -> dict[str, Any]:
     """Scores and per-iteration losses of one run, as JSON values that keep every bit."""
-    from runner.config import load_config
+    from runner.config.run_config import load_config
     from runner.events import read_events
     from runner.experiment import run_experiment
 

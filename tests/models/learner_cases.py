@@ -13,7 +13,7 @@ import torch
 import models.learners
 from models.components.cross_domain_alignment import Alignment
 from models.learner import LearnerState
-from runner.config import load_config
+from runner.config.run_config import load_config
 
 LEARNERS = sorted(module.name for module in pkgutil.iter_modules(models.learners.__path__))
 LEARNING = [

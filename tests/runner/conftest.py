@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from runner import experiment
-from runner.config import RunConfig, load_config
+from runner.config.run_config import RunConfig, load_config
 from runner.events import read_events
 
 LIFELONG = Path(__file__).parents[2] / "runner" / "lifelong.py"

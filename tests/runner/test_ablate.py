@@ -31,11 +31,11 @@ from runner.ablation.summary import TableSummary, estimate, summarise
 from runner.ablation.tables import load_table, table_names
 from runner.ablation.timing import Clock, makespan, seconds_of
 from runner.ablation.views import show, to_csv, to_json, to_markdown
-from runner.config import ConfigError, load_config
+from runner.config.run_config import ConfigError, load_config
+from runner.config.sections import TrackingConfig
 from runner.experiment import run_experiment
 from runner.mlflow_sender import TrackingError
 from runner.published import PublishedResults, load_published
-from runner.tracking import TrackingConfig
 
 Arguments = Callable[..., list[str]]
 Numbers = Callable[[Mapping[str, Any]], dict[str, Any]]

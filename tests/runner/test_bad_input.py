@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.config import RunConfig
+from runner.config.run_config import RunConfig
 from runner.experiment import read_benchmark
 from runner.lifelong import main
 

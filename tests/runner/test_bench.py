@@ -22,7 +22,7 @@ from runner.benches.step import build_steps, check_agreement, described_domain
 from runner.benches.traces import Gap, gaps, run_command, steady_images_per_s
 from runner.benches.tracking import free_port
 from runner.benches.workbench import Sizes, Workbench
-from runner.config import load_config
+from runner.config.run_config import load_config
 
 # ---- statistics
 

@@ -26,7 +26,7 @@ from runner.benches.fusion import (
     fusion_flops,
     measure_costs,
 )
-from runner.config import load_config
+from runner.config.run_config import load_config
 from runner.published import load_published
 
 IMAGES, PATCHES, WORDS, WIDTH, DIM = 3, 5, 4, 12, 8

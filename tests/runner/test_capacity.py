@@ -10,7 +10,7 @@ import ray
 
 from runner import capacity
 from runner.capacity import TRAIN_WAITS_S, await_resources, patience, worker_bundles
-from runner.config import RunConfig
+from runner.config.run_config import RunConfig
 
 WORKER, DECODING = {"CPU": 4.0, "GPU": 1.0}, {"CPU": 0.25}
 

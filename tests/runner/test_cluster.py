@@ -10,7 +10,7 @@ import ray
 import torch
 
 from runner.cluster import connected
-from runner.config import RunConfig
+from runner.config.run_config import RunConfig
 
 
 class StartedError(Exception):

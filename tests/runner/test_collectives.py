@@ -21,7 +21,7 @@ from torch import Tensor
 from models.components.cross_domain_alignment import Alignment
 from runner import loop
 from runner.collectives import DistributedGroup, LocalGroup, WorkerGroup
-from runner.config import RunConfig, flatten, learner_names, load_config, to_yaml
+from runner.config.run_config import RunConfig, flatten, learner_names, load_config, to_yaml
 from runner.experiment import read_benchmark
 from runner.storage import RunStorage
 from runner.stream import LocalStream

@@ -17,7 +17,7 @@ from rich.console import Console
 from runner import lifelong
 from runner.comparing import Comparison, compare_runs
 from runner.comparison_view import show_comparison, shown_metrics
-from runner.config import load_config, to_yaml
+from runner.config.run_config import load_config, to_yaml
 from runner.finished import Column, read_finished
 from runner.published import PublishedResults, load_published
 from runner.storage import RunStorage

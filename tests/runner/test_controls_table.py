@@ -15,7 +15,7 @@ from runner import experiment
 from runner.ablation.cells import plan_cells
 from runner.ablation.tables import load_table
 from runner.checkpoints import Checkpoint, CheckpointStore
-from runner.config import RunConfig, flatten
+from runner.config.run_config import RunConfig, flatten
 from runner.experiment import RunResult, run_experiment
 
 MakeConfig = Callable[..., RunConfig]

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from runner.decoding import DataConfig
+from runner.config.sections import DataConfig
 from runner.pixels import decode_image, decode_many
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,7 +7,7 @@ import pytest
 from pydantic import BaseModel, Field
 
 from runner import document
-from runner.config import learner_names, load_config, preset_names, schema_keys
+from runner.config.run_config import learner_names, load_config, preset_names, schema_keys
 
 
 def test_the_pages_in_the_repository_fit_the_code():

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from models.learner import LearnerState
 from runner import experiment, mixing
-from runner.config import RunConfig
+from runner.config.run_config import RunConfig
 from runner.experiment import RunResult, run_experiment
 from runner.inference import load_run
 from runner.lifelong import main

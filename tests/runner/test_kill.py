@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
-from runner.config import RunConfig
+from runner.config.run_config import RunConfig
 from runner.events import read_events
 from runner.experiment import RunResult, run_experiment
 

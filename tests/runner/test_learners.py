@@ -10,7 +10,7 @@ import pytest
 
 from runner import loop
 from runner.checkpoints import CheckpointStore
-from runner.config import RunConfig, learner_module, learner_names
+from runner.config.run_config import RunConfig, learner_module, learner_names
 from runner.events import read_events
 from runner.experiment import run_experiment
 from runner.inference import load_run

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from runner import experiment, loop
 from runner.checkpoints import Checkpoint, CheckpointStore
-from runner.config import RunConfig, load_config
+from runner.config.run_config import RunConfig, load_config
 from runner.events import read_events
 from runner.experiment import RunResult, run_experiment
 from runner.journal import StepLog
@@ -380,7 +380,7 @@ def test_a_run_without_ray_imports_none_of_it(tiny_config: MakeConfig, tmp_path:
     text = config.model_dump_json()
     program = f"""
 import json, sys
-from runner.config import validate
+from runner.config.run_config import validate
 from runner.experiment import run_experiment
 run_experiment(validate(json.loads({text!r})))
 print([name for name in ("ray", "mlflow", "optuna") if name in sys.modules])

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from models.losses.similarity import cosine_matrix
-from runner.config import RunConfig, load_config
+from runner.config.run_config import RunConfig, load_config
 from runner.evaluation import evaluate_domains
 from runner.experiment import read_benchmark, run_experiment
 from runner.inference import embedding, load_run

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.config import RunConfig
+from runner.config.run_config import RunConfig
 from runner.experiment import run_experiment
 from runner.inference import load_run
 from runner.scoring import score, settings_for

@@ -21,8 +21,8 @@ from models.learner import OptimizerConfig, ReplayShape, Stage
 from runner import loop
 from runner.batching import Replay, check_replay_shape, open_replay, training_batches
 from runner.collectives import LocalGroup
-from runner.config import RunConfig
-from runner.decoding import DataConfig
+from runner.config.run_config import RunConfig
+from runner.config.sections import DataConfig
 from runner.experiment import run_experiment
 from runner.pixels import decode_many
 from runner.stream import BlockImages, DomainStream, LocalStream, OpenedDomain

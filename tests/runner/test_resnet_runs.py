@@ -11,7 +11,7 @@ import torch
 
 from runner.checkpoints import CheckpointStore
 from runner.collectives import LocalGroup
-from runner.config import ConfigError, RunConfig, learner_names, load_config, to_yaml
+from runner.config.run_config import ConfigError, RunConfig, learner_names, load_config, to_yaml
 from runner.experiment import run_experiment
 from runner.inference import load_run
 from runner.worker import build_learner

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from models.learner import Learner
 from runner.collectives import LocalGroup
-from runner.config import ConfigError, RunConfig
-from runner.decoding import DataConfig
-from runner.evaluation import Embedder, EvaluationConfig, check_queries, evaluate_domains
+from runner.config.run_config import ConfigError, RunConfig
+from runner.config.sections import DataConfig, EvaluationConfig
+from runner.evaluation import Embedder, check_queries, evaluate_domains
 from runner.experiment import RunResult, run_experiment
 from runner.inference import load_run
 from runner.lifelong import main

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from runner.config import RunConfig
+from runner.config.run_config import RunConfig
 from runner.contact_sheet import Picture, draw_sheet
 from runner.experiment import RunResult, run_experiment
 from runner.inference import TrainedRun, load_run

@@ -17,7 +17,7 @@ from models.learner import LearnerState
 from runner import experiment, lifelong
 from runner.checkpoints import CheckpointStore
 from runner.collectives import LocalGroup
-from runner.config import RunConfig
+from runner.config.run_config import RunConfig
 from runner.evaluation import Embedder, evaluate_domains
 from runner.experiment import RunResult, read_benchmark, run_experiment
 from runner.inference import load_run

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from runner.config import load_config
+from runner.config.run_config import load_config
 from runner.storage import RunStorage, git_revision, write_atomically
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from runner.decoding import DataConfig
+from runner.config.sections import DataConfig
 from runner.pixels import decode_many
 from runner.quarantine import BadImage, Quarantine
 from runner.shared_images import SharedDecoder, decode_block, files_in_order

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from runner.collectives import LocalGroup
-from runner.config import RunConfig, load_config
+from runner.config.run_config import RunConfig, load_config
 from runner.evaluation import Embedder, evaluate_domains
 from runner.experiment import read_benchmark, run_experiment
 from runner.stream import LocalStream

@@ -12,10 +12,11 @@ import pytest
 from pydantic import ValidationError
 
 from runner import mlflow_sender
+from runner.config.sections import TrackingConfig
 from runner.deliveries import PARENT, RunHistory
 from runner.events import EventSpool, read_events
 from runner.mlflow_sender import TrackingError, TrackingState, public_uri
-from runner.tracking import Tracker, TrackingConfig, resolve_uri, sync
+from runner.tracking import Tracker, resolve_uri, sync
 
 SEEN = ["market", "cuhk"]
 UNSEEN = ["grid"]

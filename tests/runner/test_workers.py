@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from runner.config import RunConfig
+from runner.config.run_config import RunConfig
 from runner.experiment import run_experiment
 
 MakeConfig = Callable[..., RunConfig]

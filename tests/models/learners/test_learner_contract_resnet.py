@@ -13,7 +13,7 @@ from torch import Tensor
 from models.backbones.building import build_backbone
 from models.backbones.config import BackboneConfig
 from models.components.interpolation import interpolate
-from runner.config import learner_module
+from runner.config.run_config import learner_module
 from runner.optim import set_trainable
 from tests.models import learner_cases
 from tests.models.learner_cases import CASES, INTERPOLATING, LEARNING

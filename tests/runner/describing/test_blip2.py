@@ -19,12 +19,12 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from runner.config.sections import ClusterConfig
 from runner.describing.blip2 import Blip2Answerer, Blip2Settings, answered, describe_batches
 from runner.describing.images import hash_images
 from runner.describing.prompts import load_prompt
 from runner.describing.store import DescriptionStore
 from runner.lifelong import main
-from runner.sections import ClusterConfig
 from tasks.text.descriptions import read_descriptions
 from tests.runner.describing.endpoint import PART_ANSWERS
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import optuna
 
-from runner.config import RunConfig, load_config
+from runner.config.run_config import RunConfig, load_config
 from runner.storage import RunStorage
 from runner.sweeping.records import Report, State, TrialRecord, trial_folder, write_record
 from runner.sweeping.settings import SweepSettings, write_settings

@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from runner.config import load_config
+from runner.config.run_config import load_config
+from runner.config.sections import TrackingConfig
 from runner.mlflow_sender import TrackingError
 from runner.sweeping.drawing_parameters import kernel_mean
 from runner.sweeping.importances import MIN_TRIALS
@@ -28,7 +29,6 @@ from runner.sweeping.sending import SweepTracker, send_outcome
 from runner.sweeping.settings import SweepSettings
 from runner.sweeping.table import short_names
 from runner.sweeping.views import time_left_s
-from runner.tracking import TrackingConfig
 from tests.runner.sweeping.fabricated import fabricate, record_of, settings_of
 
 Make = Callable[..., tuple[Path, SweepSettings, Outcome]]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from runner.commands import sweep
-from runner.config import RunConfig, load_config
+from runner.config.run_config import RunConfig, load_config
 from runner.experiment import read_benchmark
 from runner.sweeping.capacity import Room, make_room
 from runner.sweeping.objectives import parse_objectives

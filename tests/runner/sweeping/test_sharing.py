@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from runner import shared_images
-from runner.config import RunConfig
+from runner.config.run_config import RunConfig
 from runner.experiment import read_benchmark, run_experiment
 from runner.pixels import decode_many
 from runner.shared_images import files_in_order

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from runner.config import ConfigError, RunConfig, flatten, load_config
+from runner.config.run_config import ConfigError, RunConfig, flatten, load_config
 from runner.sweeping.parameters import Choices, FloatRange, IntRange, same
 from runner.sweeping.space import (
     SearchSpace,

@@ -25,15 +25,20 @@ from pydantic_core import ErrorDetails
 import models.learners
 from models.backbones.config import BackboneConfig
 from models.learner import LearnerConfig
-from runner.decoding import DataConfig
-from runner.evaluation import EvaluationConfig
-from runner.precision import Precision
-from runner.sections import CheckpointConfig, ClusterConfig, RunNameConfig, StorageConfig
-from runner.tracking import TrackingConfig
+from runner.config.sections import (
+    CheckpointConfig,
+    ClusterConfig,
+    DataConfig,
+    EvaluationConfig,
+    Precision,
+    RunNameConfig,
+    StorageConfig,
+    TrackingConfig,
+)
 from tasks.benchmarks import BenchmarkConfig
 from tasks.schema import FrozenConfig
 
-PRESETS = Path(__file__).parent / "presets"
+PRESETS = Path(__file__).parents[1] / "presets"
 
 NOT_IN_HASH = frozenset(
     {

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.config import (
+from runner.config.run_config import (
     PRESETS,
     ConfigError,
     base_folder,
@@ -22,7 +22,7 @@ from runner.config import (
     validate,
 )
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def refused(*overrides, preset="demo"):

@@ -11,7 +11,7 @@ from torch import nn
 
 from models.components.reid_network import Frozen
 from runner import loop
-from runner.config import RunConfig, learner_names
+from runner.config.run_config import RunConfig, learner_names
 from runner.evaluation import evaluating
 from runner.experiment import run_experiment
 
