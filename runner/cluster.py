@@ -25,8 +25,8 @@ from runner.collectives import DistributedGroup, LocalGroup
 from runner.config.run_config import RunConfig, validate
 from runner.ray_memory import RayMemory, serve_memory
 from runner.ray_stream import RayStream, serve_stream
-from runner.shared_images import SharedFiles
 from runner.storage import RunStorage
+from runner.streaming.decoded_cache import SharedFiles
 from runner.worker import run_worker
 from tasks.schema import Benchmark
 

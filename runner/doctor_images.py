@@ -24,7 +24,8 @@ IMAGES_PER_CHUNK = 64
 def open_image(path: str) -> str | None:
     """Decodes a whole image file; returns why that is impossible, or None.
 
-    What it accepts, `runner.pixels.decode_image` accepts: the same library, the same conversion.
+    What it accepts, `runner.streaming.image_decoding.decode_image` accepts: the same library, the
+    same conversion.
     """
     try:
         with Image.open(path) as image:

@@ -18,8 +18,8 @@ from runner.events import EventSpool
 from runner.progress import EventView, follow
 from runner.reporting import write_figures
 from runner.selection import check_selection, selection
-from runner.shared_images import SharedFiles
 from runner.storage import RunStorage, git_revision
+from runner.streaming.decoded_cache import SharedFiles
 from runner.tracking import DrainReport, Tracker, resolve_uri
 from tasks.benchmarks import BenchmarkConfig, load_benchmark
 from tasks.retrieval.metrics import ResultMatrix

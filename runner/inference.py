@@ -20,7 +20,7 @@ from runner.config.run_config import RunConfig, load_config
 from runner.evaluation import Embedder
 from runner.selection import Which
 from runner.storage import RunStorage, find_run
-from runner.stream import LocalStream
+from runner.streaming.image_stream import LocalStream
 from runner.worker import build_learner
 from tasks.schema import Benchmark
 

@@ -27,9 +27,9 @@ from runner.journal import Progress, StepLog
 from runner.memory import MemoryStore
 from runner.optim import build_optimizer, learning_rate_factor, set_learning_rate, set_trainable
 from runner.precision import autocast
-from runner.prefetch import ahead
 from runner.selection import chosen_epoch
-from runner.stream import DomainStream, OpenedDomain
+from runner.streaming.image_stream import DomainStream, OpenedDomain
+from runner.streaming.prefetch import ahead
 from tasks.loading.sampling import derive_seed, num_iterations, underfilled_persons
 from tasks.loading.transforms import normalise
 from tasks.schema import Benchmark

@@ -20,9 +20,17 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from runner.config.sections import DataConfig
-from runner.pixels import DecodedImages, decode_many
-from runner.shared_images import SharedDecoder
-from runner.stream import (
+from runner.stream_actor import (
+    DecodedBlocks,
+    DecodeOptions,
+    DomainFiles,
+    StreamActor,
+    block_pixels,
+    decode_rows,
+)
+from runner.streaming.decoded_cache import SharedDecoder
+from runner.streaming.image_decoding import DecodedImages, decode_many
+from runner.streaming.image_stream import (
     IMAGES_PER_BLOCK,
     BlockImages,
     ChunkDecoder,
@@ -33,14 +41,6 @@ from runner.stream import (
     decoded_bytes,
     path_chunks,
     stream_test_images,
-)
-from runner.stream_actor import (
-    DecodedBlocks,
-    DecodeOptions,
-    DomainFiles,
-    StreamActor,
-    block_pixels,
-    decode_rows,
 )
 from tasks.schema import Benchmark, Record
 

@@ -21,8 +21,8 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from runner.pixels import decode_many
-from runner.quarantine import BadImage, Quarantine
+from runner.streaming.image_decoding import decode_many
+from runner.streaming.unreadable_images import BadImage, Quarantine
 
 
 @dataclass(frozen=True)

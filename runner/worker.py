@@ -16,10 +16,10 @@ from runner.config.run_config import RunConfig, learner_module
 from runner.events import EventSpool
 from runner.loop import LifelongLoop, WorkerContext
 from runner.memory import LocalMemory, MemoryStore
-from runner.pixels import decode_many
-from runner.shared_images import SharedFiles
 from runner.storage import RunStorage
-from runner.stream import DomainStream, LocalStream
+from runner.streaming.decoded_cache import SharedFiles
+from runner.streaming.image_decoding import decode_many
+from runner.streaming.image_stream import DomainStream, LocalStream
 from tasks.loading.sampling import derive_seed
 from tasks.schema import Benchmark
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from runner.benches.findings import Findings, Measurement, interleaved
 from runner.benches.workbench import Workbench
 from runner.config.sections import DataConfig
-from runner.stream import IMAGES_PER_BLOCK, LocalStream
+from runner.streaming.image_stream import IMAGES_PER_BLOCK, LocalStream
 from tasks.datasets import synthetic
 from tasks.datasets.synthetic import SyntheticConfig
 from tasks.schema import Benchmark, Domain, Record, Split

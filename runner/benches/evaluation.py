@@ -15,7 +15,7 @@ from runner.config.run_config import RunConfig
 from runner.config.sections import EvaluationConfig
 from runner.evaluation import Embedder, evaluate_domains
 from runner.experiment import read_benchmark
-from runner.stream import DomainStream, LocalStream
+from runner.streaming.image_stream import DomainStream, LocalStream
 from runner.worker import build_learner
 from tasks.schema import Benchmark
 

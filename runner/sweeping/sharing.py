@@ -19,8 +19,14 @@ from ray.exceptions import RayError
 
 from runner.config.run_config import RunConfig
 from runner.ray_stream import smallest_store_bytes
-from runner.shared_images import SharedBlock, SharedDecoder, decode_block, files_in_order, fitting
-from runner.stream import IMAGES_PER_BLOCK, decoded_bytes
+from runner.streaming.decoded_cache import (
+    SharedBlock,
+    SharedDecoder,
+    decode_block,
+    files_in_order,
+    fitting,
+)
+from runner.streaming.image_stream import IMAGES_PER_BLOCK, decoded_bytes
 from tasks.schema import Benchmark
 
 LOG = logging.getLogger(__name__)

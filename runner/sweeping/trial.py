@@ -19,8 +19,8 @@ from ray import tune
 from runner.config.run_config import RunConfig, load_config
 from runner.events import Event, read_events
 from runner.experiment import run_experiment
-from runner.shared_images import SharedFiles
 from runner.storage import RunStorage
+from runner.streaming.decoded_cache import SharedFiles
 from runner.sweeping.objectives import Objective
 from runner.sweeping.records import Report, trial_folder
 from runner.sweeping.reports import DomainReports, mean_report

@@ -24,7 +24,7 @@ from runner.collectives import DistributedGroup, LocalGroup, WorkerGroup
 from runner.config.run_config import RunConfig, flatten, learner_names, load_config, to_yaml
 from runner.experiment import read_benchmark
 from runner.storage import RunStorage
-from runner.stream import LocalStream
+from runner.streaming.image_stream import LocalStream
 from runner.worker import run_worker
 
 MakeConfig = Callable[..., RunConfig]

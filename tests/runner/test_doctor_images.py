@@ -21,7 +21,7 @@ from runner.benches.plain_loop import loops_s
 from runner.benches.workbench import Sizes, Workbench
 from runner.doctor import examine, examine_images
 from runner.doctor_images import open_image, open_images
-from runner.pixels import decode_many
+from runner.streaming.image_decoding import decode_many
 from tasks.datasets import market1501
 from tasks.reading import ReadOptions
 from tests.tasks.datasets.miniatures.market1501 import build_market_layout

@@ -24,8 +24,8 @@ from runner.collectives import LocalGroup
 from runner.config.run_config import RunConfig
 from runner.config.sections import DataConfig
 from runner.experiment import run_experiment
-from runner.pixels import decode_many
-from runner.stream import BlockImages, DomainStream, LocalStream, OpenedDomain
+from runner.streaming.image_decoding import decode_many
+from runner.streaming.image_stream import BlockImages, DomainStream, LocalStream, OpenedDomain
 from tasks.loading.sampling import cycled_plan, derive_seed, epoch_plan, image_seeds
 from tasks.loading.transforms import augment
 from tasks.schema import Batch, Benchmark, Domain, Record, Split

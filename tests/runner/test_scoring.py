@@ -19,7 +19,7 @@ from runner.experiment import RunResult, run_experiment
 from runner.inference import load_run
 from runner.lifelong import main
 from runner.scoring import score, settings_for
-from runner.stream import LocalStream
+from runner.streaming.image_stream import LocalStream
 from tasks.protocol.identities import text_split
 from tasks.schema import Benchmark, Domain, Record, Split
 from tests.tasks.datasets.miniatures.painting import paint

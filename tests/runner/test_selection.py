@@ -22,7 +22,7 @@ from runner.evaluation import Embedder, evaluate_domains
 from runner.experiment import RunResult, read_benchmark, run_experiment
 from runner.inference import load_run
 from runner.selection import Candidate, best, selection
-from runner.stream import LocalStream
+from runner.streaming.image_stream import LocalStream
 from runner.worker import build_learner
 
 MakeConfig = Callable[..., RunConfig]

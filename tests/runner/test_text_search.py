@@ -13,7 +13,7 @@ from runner.collectives import LocalGroup
 from runner.config.run_config import RunConfig, load_config
 from runner.evaluation import Embedder, evaluate_domains
 from runner.experiment import read_benchmark, run_experiment
-from runner.stream import LocalStream
+from runner.streaming.image_stream import LocalStream
 from runner.worker import build_learner
 from tasks.schema import Benchmark, Domain, Record
 

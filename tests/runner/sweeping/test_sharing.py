@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runner import shared_images
 from runner.config.run_config import RunConfig
 from runner.experiment import read_benchmark, run_experiment
-from runner.pixels import decode_many
-from runner.shared_images import files_in_order
+from runner.streaming import decoded_cache as shared_images  # RENAMED
+from runner.streaming.decoded_cache import files_in_order
+from runner.streaming.image_decoding import decode_many
 from tasks.schema import Benchmark
 
 MakeConfig = Callable[..., RunConfig]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.prefetch import ahead
+from runner.streaming.prefetch import ahead
 
 WAIT_S = 5.0
 

@@ -1,8 +1,8 @@
 """How images reach a worker: seen domains in lifelong order, test images in bounded memory.
 
 The loop knows `DomainStream` alone. `LocalStream` is its implementation in one process; the one
-over Ray lives in `runner.ray_stream`. Both decode by `runner.pixels` and gather by `BlockImages`,
-so that the same plan gives bit-equal batches on either.
+over Ray lives in `runner.ray_stream`. Both decode by `runner.streaming.image_decoding` and gather
+by `BlockImages`, so that the same plan gives bit-equal batches on either.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Protocol
 import numpy as np
 
 from runner.config.sections import DataConfig
-from runner.pixels import DecodedImages, Decoder, decode_many
-from runner.prefetch import ahead
-from runner.quarantine import BadImage, Quarantine
+from runner.streaming.image_decoding import DecodedImages, Decoder, decode_many
+from runner.streaming.prefetch import ahead
+from runner.streaming.unreadable_images import BadImage, Quarantine
 from tasks.schema import Benchmark, Domain, Record
 
 IMAGES_PER_BLOCK = 256

@@ -10,9 +10,9 @@ from PIL import Image
 from pydantic import ValidationError
 
 from runner.config.sections import DataConfig
-from runner.pixels import decode_image, decode_many
+from runner.streaming.image_decoding import decode_image, decode_many
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def save(path: Path, pixels: np.ndarray, **options: object) -> str:
@@ -71,7 +71,7 @@ def test_no_files(tmp_path: Path) -> None:
 
 def test_decoding_processes_load_neither_torch_nor_ray() -> None:
     script = (
-        "import sys, runner.pixels, runner.quarantine; "
+        "import sys, runner.streaming.image_decoding, runner.streaming.unreadable_images; "
         "sys.exit(str({'torch', 'ray'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from runner.config.sections import DataConfig
-from runner.pixels import decode_many
-from runner.quarantine import BadImage, Quarantine
-from runner.shared_images import SharedDecoder, decode_block, files_in_order
-from runner.stream import IMAGES_PER_BLOCK, BlockImages, DomainStream, LocalStream
+from runner.streaming.decoded_cache import SharedDecoder, decode_block, files_in_order
+from runner.streaming.image_decoding import decode_many
+from runner.streaming.image_stream import IMAGES_PER_BLOCK, BlockImages, DomainStream, LocalStream
+from runner.streaming.unreadable_images import BadImage, Quarantine
 from tasks.schema import Benchmark, Domain, Record, Split
 
 HEIGHT, WIDTH = 32, 16

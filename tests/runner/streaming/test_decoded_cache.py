@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from runner import shared_images
-from runner.pixels import DecodedImages, decode_many
-from runner.shared_images import SharedDecoder, decode_block, files_in_order, fitting
+from runner.streaming import decoded_cache as shared_images  # RENAMED
+from runner.streaming.decoded_cache import SharedDecoder, decode_block, files_in_order, fitting
+from runner.streaming.image_decoding import DecodedImages, decode_many
 from tasks.schema import Benchmark, Domain, Record, Split
 
 HEIGHT, WIDTH = 8, 4

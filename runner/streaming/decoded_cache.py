@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from runner.pixels import DecodedImages, decode_many
+from runner.streaming.image_decoding import DecodedImages, decode_many
 
 if TYPE_CHECKING:
     from tasks.schema import Benchmark
