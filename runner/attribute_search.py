@@ -23,10 +23,10 @@ from models.vladr.prompts import attribute_texts
 from runner.config.run_config import ConfigError, RunConfig
 from runner.disentangling.attributes import Ints
 from runner.disentangling.panel import Panel, draw_panel
-from runner.evaluation import evaluating
 from runner.inference import TrainedRun, load_run
-from runner.precision import autocast
 from runner.storage import git_revision, write_atomically
+from runner.training.evaluation import evaluating
+from runner.training.precision import autocast
 from tasks.benchmarks import seen_and_unseen
 from tasks.loading.sampling import derive_seed
 from tasks.loading.transforms import normalise

@@ -21,13 +21,13 @@ import torch
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from runner.capacity import MIN_WORKER_CPUS, await_resources, patience, worker_bundles
-from runner.collectives import DistributedGroup, LocalGroup
 from runner.config.run_config import RunConfig, validate
 from runner.ray_memory import RayMemory, serve_memory
 from runner.ray_stream import RayStream, serve_stream
 from runner.storage import RunStorage
 from runner.streaming.decoded_cache import SharedFiles
-from runner.worker import run_worker
+from runner.training.collectives import DistributedGroup, LocalGroup
+from runner.training.worker import run_worker
 from tasks.schema import Benchmark
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.checkpoints import CheckpointStore
 from runner.config.run_config import RunConfig, base_folder, flatten, learner_module
-from runner.evaluation import check_queries, pinned_settings
 from runner.events import EventSpool
 from runner.progress import EventView, follow
 from runner.reporting import write_figures
-from runner.selection import check_selection, selection
 from runner.storage import RunStorage, git_revision
 from runner.streaming.decoded_cache import SharedFiles
 from runner.tracking import DrainReport, Tracker, resolve_uri
+from runner.training.checkpoints import CheckpointStore
+from runner.training.evaluation import check_queries, pinned_settings
+from runner.training.model_selection import check_selection, selection
 from tasks.benchmarks import BenchmarkConfig, load_benchmark
 from tasks.retrieval.metrics import ResultMatrix
 from tasks.retrieval.random_baseline import chance_average
@@ -184,7 +184,7 @@ def _compute(
     shared: SharedFiles | None,
 ) -> dict[str, Any]:
     if config.cluster.num_workers == 0:
-        from runner.worker import run_in_process
+        from runner.training.worker import run_in_process
 
         return run_in_process(config, benchmark, storage, attempt, shared)
     from runner.cluster import run_on_ray

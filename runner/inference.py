@@ -14,14 +14,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from models.learner import Learner, LearnerState
-from runner.checkpoints import chosen_name
-from runner.collectives import LocalGroup
 from runner.config.run_config import RunConfig, load_config
-from runner.evaluation import Embedder
-from runner.selection import Which
 from runner.storage import RunStorage, find_run
 from runner.streaming.image_stream import LocalStream
-from runner.worker import build_learner
+from runner.training.checkpoints import chosen_name
+from runner.training.collectives import LocalGroup
+from runner.training.evaluation import Embedder
+from runner.training.model_selection import Which
+from runner.training.worker import build_learner
 from tasks.schema import Benchmark
 
 

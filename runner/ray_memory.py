@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import ray
 
-from runner.memory import StaleVersionError
+from runner.training.prototype_store import StaleVersionError
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner.finished import Column, FinishedRun
-from runner.selection import Which
+from runner.training.model_selection import Which
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from runner.ablation.running import Ending
 from runner.ablation.tables import TableConfig
 from runner.ablation.timing import Clock, clock, seconds_of
 from runner.finished import FinishedRun
-from runner.selection import Which
+from runner.training.model_selection import Which
 
 
 def clock_of(

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from runner.config.run_config import PRESETS, ConfigError, in_hash
-from runner.selection import Which
+from runner.training.model_selection import Which
 from tasks.schema import FrozenConfig
 
 TABLES = PRESETS / "ablations"

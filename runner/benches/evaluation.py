@@ -10,13 +10,13 @@ import torch
 
 from runner.benches.findings import Findings, Measurement, interleaved
 from runner.benches.workbench import Workbench
-from runner.collectives import LocalGroup
 from runner.config.run_config import RunConfig
 from runner.config.sections import EvaluationConfig
-from runner.evaluation import Embedder, evaluate_domains
 from runner.experiment import read_benchmark
 from runner.streaming.image_stream import DomainStream, LocalStream
-from runner.worker import build_learner
+from runner.training.collectives import LocalGroup
+from runner.training.evaluation import Embedder, evaluate_domains
+from runner.training.worker import build_learner
 from tasks.schema import Benchmark
 
 

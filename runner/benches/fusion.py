@@ -28,11 +28,11 @@ from models.heads.mamba import MambaStack
 from models.learners.bdam import Method
 from runner.benches.findings import Findings, Measurement, interleaved, ratio
 from runner.benches.workbench import Workbench
-from runner.collectives import LocalGroup
 from runner.config.run_config import RunConfig, load_config, override_values
-from runner.evaluation import evaluating
-from runner.precision import autocast
-from runner.worker import build_learner
+from runner.training.collectives import LocalGroup
+from runner.training.evaluation import evaluating
+from runner.training.precision import autocast
+from runner.training.worker import build_learner
 from tasks.synthetic.captions import write_captions
 from tasks.synthetic.domains import training_domains
 from tasks.synthetic.people import draw_person

@@ -18,7 +18,7 @@ from models.learners.vladr import IDENTITY_STAGE, IMAGE_STAGE, Config, Method
 from runner.benches.findings import Aim, Findings, Measurement, interleaved, ratio
 from runner.benches.reference_step import TERMS, ReferenceStep, build_reference_optimizer
 from runner.benches.workbench import Workbench
-from runner.optim import build_optimizer, set_learning_rate, set_trainable
+from runner.training.optim import build_optimizer, set_learning_rate, set_trainable
 from tasks.schema import Batch, Domain, Record, Split
 from tasks.synthetic.captions import write_captions
 from tasks.synthetic.domains import training_domains

@@ -12,9 +12,9 @@ from torch.nn import functional
 from models.bdam.network import DecouplingNetwork
 from models.learners.bdam import Method
 from runner.config.run_config import RunConfig
-from runner.evaluation import evaluating
 from runner.inference import TrainedRun
-from runner.precision import autocast
+from runner.training.evaluation import evaluating
+from runner.training.precision import autocast
 from tasks.loading.transforms import normalise
 
 IDENTITY, CLOTHING, BOTH = "f_id_gate", "f_clo_gate", "both gated"

@@ -16,7 +16,6 @@ from models.bdam.config import Config
 from models.bdam.network import DecouplingNetwork
 from models.learners.bdam import Method
 from models.losses.decoupling import Kernel
-from runner.collectives import LocalGroup
 from runner.config.run_config import RunConfig, load_config
 from runner.disentangling.attributes import GROUPS, questions, truth
 from runner.disentangling.dependence import dependence
@@ -34,9 +33,10 @@ from runner.disentangling.probes import probe
 from runner.disentangling.retrieval import TRUTH, search
 from runner.inference import TrainedRun, load_run
 from runner.scoring import settings_for
-from runner.selection import Which
 from runner.storage import RunStorage, find_run, git_revision, write_atomically
-from runner.worker import build_learner
+from runner.training.collectives import LocalGroup
+from runner.training.model_selection import Which
+from runner.training.worker import build_learner
 from tasks.benchmarks import seen_and_unseen
 from tasks.loading.sampling import derive_seed
 from tasks.schema import FrozenConfig

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from models.backbones.clip import BackboneConfig, ClipBackbone, build
 from models.learner import Encode, Learner, LocalCollective, OptimizerConfig, Stage, StepResult
-from runner.evaluation import evaluating
-from runner.optim import build_optimizer, set_trainable
+from runner.training.evaluation import evaluating
+from runner.training.optim import build_optimizer, set_trainable
 from tasks.schema import Batch, Domain, Record, Split
 
 NUM_PERSONS, IMAGES_PER_PERSON = 8, 4

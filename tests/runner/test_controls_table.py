@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from runner import experiment
 from runner.ablation.cells import plan_cells
 from runner.ablation.tables import load_table
-from runner.checkpoints import Checkpoint, CheckpointStore
 from runner.config.run_config import RunConfig, flatten
 from runner.experiment import RunResult, run_experiment
+from runner.training.checkpoints import Checkpoint, CheckpointStore
 
 MakeConfig = Callable[..., RunConfig]
 Numbers = Callable[[Mapping[str, Any]], dict[str, Any]]

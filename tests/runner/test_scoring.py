@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from models.learner import Learner
-from runner.collectives import LocalGroup
 from runner.config.run_config import ConfigError, RunConfig
 from runner.config.sections import DataConfig, EvaluationConfig
-from runner.evaluation import Embedder, check_queries, evaluate_domains
 from runner.experiment import RunResult, run_experiment
 from runner.inference import load_run
 from runner.lifelong import main
 from runner.scoring import score, settings_for
 from runner.streaming.image_stream import LocalStream
+from runner.training.collectives import LocalGroup
+from runner.training.evaluation import Embedder, check_queries, evaluate_domains
 from tasks.protocol.identities import text_split
 from tasks.schema import Benchmark, Domain, Record, Split
 from tests.tasks.datasets.miniatures.painting import paint

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from runner.collectives import LocalGroup
 from runner.config.run_config import RunConfig, load_config
-from runner.evaluation import Embedder, evaluate_domains
 from runner.experiment import read_benchmark, run_experiment
 from runner.streaming.image_stream import LocalStream
-from runner.worker import build_learner
+from runner.training.collectives import LocalGroup
+from runner.training.evaluation import Embedder, evaluate_domains
+from runner.training.worker import build_learner
 from tasks.schema import Benchmark, Domain, Record
 
 MakeConfig = Callable[..., RunConfig]

@@ -12,7 +12,7 @@ from models.components.exemplars import farthest_images
 from models.learner import ReplayShape
 from models.learners.krkc import Config
 from models.losses.distillation import jensen_shannon
-from runner.optim import build_optimizer, set_trainable
+from runner.training.optim import build_optimizer, set_trainable
 
 FIRST_TERMS = {"identity", "triplet"}
 MODEL_TERMS = FIRST_TERMS | {"replay_triplet"}

@@ -9,7 +9,7 @@ import torch
 
 from models.components.reid_network import Frozen, ReidNetwork
 from models.learner import Learner, LearnerConfig
-from runner.optim import set_trainable
+from runner.training.optim import set_trainable
 from tests.models.learner_cases import (
     CASES,
     CLASSIFYING,

@@ -14,7 +14,7 @@ from models.backbones.building import build_backbone
 from models.backbones.config import BackboneConfig
 from models.components.interpolation import interpolate
 from runner.config.run_config import learner_module
-from runner.optim import set_trainable
+from runner.training.optim import set_trainable
 from tests.models import learner_cases
 from tests.models.learner_cases import CASES, INTERPOLATING, LEARNING
 from tests.models.learners import test_learner_contract, test_learner_state

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from runner.optim import set_trainable
+from runner.training.optim import set_trainable
 from tests.models.learner_cases import CASES
 
 

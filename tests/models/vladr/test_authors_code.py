@@ -17,10 +17,15 @@ from torch.nn import functional
 
 from models.losses.alignment import affinity as our_affinity
 from models.vladr.authors_checkpoint import from_authors
-from runner.collectives import LocalGroup
 from runner.config.run_config import ConfigError, load_config
-from runner.optim import build_optimizer, learning_rate_factor, set_learning_rate, set_trainable
-from runner.worker import build_learner
+from runner.training.collectives import LocalGroup
+from runner.training.optim import (
+    build_optimizer,
+    learning_rate_factor,
+    set_learning_rate,
+    set_trainable,
+)
+from runner.training.worker import build_learner
 from tasks.schema import Batch, Domain, Record, Split
 
 PRESET = "vladr-authors-code"

@@ -10,10 +10,10 @@ import pytest
 from torch import nn
 
 from models.components.reid_network import Frozen
-from runner import loop
 from runner.config.run_config import RunConfig, learner_names
-from runner.evaluation import evaluating
 from runner.experiment import run_experiment
+from runner.training import loop
+from runner.training.evaluation import evaluating
 
 MakeConfig = Callable[..., RunConfig]
 Modes = dict[str, bool]

@@ -19,13 +19,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from models.components.cross_domain_alignment import Alignment
-from runner import loop
-from runner.collectives import DistributedGroup, LocalGroup, WorkerGroup
 from runner.config.run_config import RunConfig, flatten, learner_names, load_config, to_yaml
 from runner.experiment import read_benchmark
 from runner.storage import RunStorage
 from runner.streaming.image_stream import LocalStream
-from runner.worker import run_worker
+from runner.training import loop
+from runner.training.collectives import DistributedGroup, LocalGroup, WorkerGroup
+from runner.training.worker import run_worker
 
 MakeConfig = Callable[..., RunConfig]
 Found = dict[str, Any]
@@ -186,7 +186,7 @@ def together(
     for name, config in configs.items():
         (folder / f"{name}.yaml").write_text(to_yaml(config))
     environment = run_environment | {
-        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "PYTHONPATH": str(Path(__file__).parents[3]),
         "GLOO_SOCKET_IFNAME": "lo",
     }
     workers = [

@@ -11,10 +11,10 @@ import torch
 
 from models.losses.similarity import cosine_matrix
 from runner.config.run_config import RunConfig, load_config
-from runner.evaluation import evaluate_domains
 from runner.experiment import read_benchmark, run_experiment
 from runner.inference import embedding, load_run
-from runner.precision import autocast
+from runner.training.evaluation import evaluate_domains
+from runner.training.precision import autocast
 
 MakeConfig = Callable[..., RunConfig]
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from runner.checkpoints import CheckpointStore
-from runner.collectives import LocalGroup
 from runner.config.run_config import ConfigError, RunConfig, learner_names, load_config, to_yaml
 from runner.experiment import run_experiment
 from runner.inference import load_run
-from runner.worker import build_learner
+from runner.training.checkpoints import CheckpointStore
+from runner.training.collectives import LocalGroup
+from runner.training.worker import build_learner
 
 MakeConfig = Callable[..., RunConfig]
 Numbers = Callable[[Mapping[str, Any]], dict[str, Any]]
@@ -97,7 +97,7 @@ def test_an_interrupted_run_equals_an_uninterrupted_one(
             return path
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("runner.worker.CheckpointStore", Failing)
+        patch.setattr("runner.training.worker.CheckpointStore", Failing)
         with pytest.raises(KeyboardInterrupt):
             run_experiment(config)
         pieces = run_experiment(config)

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from runner import loop
-from runner.checkpoints import CheckpointStore
 from runner.config.run_config import RunConfig, learner_module, learner_names
 from runner.events import read_events
 from runner.experiment import run_experiment
 from runner.inference import load_run
+from runner.training import loop
+from runner.training.checkpoints import CheckpointStore
 
 MakeConfig = Callable[..., RunConfig]
 Numbers = Callable[[Mapping[str, Any]], dict[str, Any]]
@@ -50,7 +50,7 @@ def test_an_interrupted_run_equals_an_uninterrupted_one(
                 raise PowerCutError
             return path
 
-    monkeypatch.setattr("runner.worker.CheckpointStore", Failing)
+    monkeypatch.setattr("runner.training.worker.CheckpointStore", Failing)
     for _ in range(20):
         try:
             pieces = run_experiment(config).results

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from runner.memory import LocalMemory, MemoryStore, StaleVersionError
+from runner.training.prototype_store import LocalMemory, MemoryStore, StaleVersionError
 
 MakeStore = Callable[[], MemoryStore]
 """Another client of the same memory (the local store has one client: itself)."""

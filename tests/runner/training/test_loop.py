@@ -15,12 +15,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from runner import experiment, loop
-from runner.checkpoints import Checkpoint, CheckpointStore
+from runner import experiment
 from runner.config.run_config import RunConfig, load_config
 from runner.events import read_events
 from runner.experiment import RunResult, run_experiment
-from runner.journal import StepLog
+from runner.training import loop
+from runner.training.checkpoints import Checkpoint, CheckpointStore
+from runner.training.step_logger import StepLog
 from tasks.retrieval.metrics import METRICS
 
 MakeConfig = Callable[..., RunConfig]
@@ -385,7 +386,7 @@ from runner.experiment import run_experiment
 run_experiment(validate(json.loads({text!r})))
 print([name for name in ("ray", "mlflow", "optuna") if name in sys.modules])
 """
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     done = subprocess.run(
         [sys.executable, "-W", "error::UserWarning:runner", "-c", program],
         cwd=root, capture_output=True, text=True, timeout=120, check=False,

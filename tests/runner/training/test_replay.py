@@ -18,14 +18,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from models.learner import OptimizerConfig, ReplayShape, Stage
-from runner import loop
-from runner.batching import Replay, check_replay_shape, open_replay, training_batches
-from runner.collectives import LocalGroup
 from runner.config.run_config import RunConfig
 from runner.config.sections import DataConfig
 from runner.experiment import run_experiment
 from runner.streaming.image_decoding import decode_many
 from runner.streaming.image_stream import BlockImages, DomainStream, LocalStream, OpenedDomain
+from runner.training import loop
+from runner.training.batching import Replay, check_replay_shape, open_replay, training_batches
+from runner.training.collectives import LocalGroup
 from tasks.loading.sampling import cycled_plan, derive_seed, epoch_plan, image_seeds
 from tasks.loading.transforms import augment
 from tasks.schema import Batch, Benchmark, Domain, Record, Split

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from models.learner import ReplayShape, Stage
-from runner.collectives import WorkerGroup
 from runner.config.run_config import RunConfig
 from runner.streaming.image_stream import BlockImages, DomainStream, ImageSource, OpenedDomain
+from runner.training.collectives import WorkerGroup
 from tasks.loading.sampling import cycled_plan, derive_seed, epoch_plan, image_seeds
 from tasks.loading.transforms import TransformConfig, augment
 from tasks.schema import Batch, Record

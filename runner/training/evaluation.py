@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from models.learner import Learner
-from runner.collectives import WorkerGroup
 from runner.config.sections import DataConfig, EvaluationConfig, Precision
-from runner.precision import autocast
 from runner.streaming.image_decoding import IMAGE_DECODER
 from runner.streaming.image_stream import DomainStream
+from runner.training.collectives import WorkerGroup
+from runner.training.precision import autocast
 from tasks.loading.transforms import normalise
 from tasks.retrieval.ranking import RankingScores, evaluate_ranking
 from tasks.retrieval.reranking import RerankingConfig, evaluate_reranked

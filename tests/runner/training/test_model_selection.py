@@ -15,15 +15,15 @@ from safetensors.torch import load_file
 
 from models.learner import LearnerState
 from runner import experiment, lifelong
-from runner.checkpoints import CheckpointStore
-from runner.collectives import LocalGroup
 from runner.config.run_config import RunConfig
-from runner.evaluation import Embedder, evaluate_domains
 from runner.experiment import RunResult, read_benchmark, run_experiment
 from runner.inference import load_run
-from runner.selection import Candidate, best, selection
 from runner.streaming.image_stream import LocalStream
-from runner.worker import build_learner
+from runner.training.checkpoints import CheckpointStore
+from runner.training.collectives import LocalGroup
+from runner.training.evaluation import Embedder, evaluate_domains
+from runner.training.model_selection import Candidate, best, selection
+from runner.training.worker import build_learner
 
 MakeConfig = Callable[..., RunConfig]
 Numbers = Callable[[Mapping[str, Any]], dict[str, Any]]

@@ -9,7 +9,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from models.learner import OptimizerConfig, ScheduleConfig
-from runner.optim import build_optimizer, learning_rate_factor, set_learning_rate, set_trainable
+from runner.training.optim import (
+    build_optimizer,
+    learning_rate_factor,
+    set_learning_rate,
+    set_trainable,
+)
 
 PER_EPOCH, TOTAL = 10, 60
 

@@ -8,7 +8,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from runner.checkpoints import Checkpoint, CheckpointStore, FencedError, Position
+from runner.training.checkpoints import Checkpoint, CheckpointStore, FencedError, Position
 
 BEGIN = Position()
 
@@ -140,7 +140,7 @@ def test_a_half_written_checkpoint_counts_for_nothing_and_goes(tmp_path, monkeyp
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("runner.checkpoints._sync", killed)
+        patched.setattr("runner.training.checkpoints._sync", killed)
         with pytest.raises(KeyboardInterrupt):
             store.save(checkpoint(Position(0, 0, 2), 2))
     assert len(list(tmp_path.iterdir())) == 2

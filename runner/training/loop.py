@@ -17,19 +17,31 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from models.learner import Encode, Learner, LearnerState, Stage, StepResult
-from runner.batching import Replay, check_replay_shape, open_replay, to_device, training_batches
-from runner.checkpoints import Checkpoint, CheckpointStore, Position
-from runner.collectives import WorkerGroup
 from runner.config.run_config import RunConfig
-from runner.evaluation import Embedder, EvaluationRow, evaluate_domains, evaluating
 from runner.events import EventSpool
-from runner.journal import Progress, StepLog
-from runner.memory import MemoryStore
-from runner.optim import build_optimizer, learning_rate_factor, set_learning_rate, set_trainable
-from runner.precision import autocast
-from runner.selection import chosen_epoch
 from runner.streaming.image_stream import DomainStream, OpenedDomain
 from runner.streaming.prefetch import ahead
+from runner.training.batching import (
+    Replay,
+    check_replay_shape,
+    open_replay,
+    to_device,
+    training_batches,
+)
+from runner.training.checkpoints import Checkpoint, CheckpointStore, Position
+from runner.training.collectives import WorkerGroup
+from runner.training.evaluation import Embedder, EvaluationRow, evaluate_domains, evaluating
+from runner.training.model_selection import chosen_epoch
+from runner.training.optim import (
+    build_optimizer,
+    learning_rate_factor,
+    set_learning_rate,
+    set_trainable,
+)
+from runner.training.precision import autocast
+from runner.training.prototype_store import MemoryStore
+from runner.training.run_state import Progress
+from runner.training.step_logger import StepLog
 from tasks.loading.sampling import derive_seed, num_iterations, underfilled_persons
 from tasks.loading.transforms import normalise
 from tasks.schema import Benchmark
