@@ -187,7 +187,7 @@ def _compute(
         from runner.training.worker import run_in_process
 
         return run_in_process(config, benchmark, storage, attempt, shared)
-    from runner.cluster import run_on_ray
+    from runner.on_ray.cluster import run_on_ray
 
     checkpoint = CheckpointStore(storage.checkpoints, config.hash).latest()
     first_domain = checkpoint.position.domain if checkpoint else 0

@@ -12,8 +12,8 @@ import click
 import pytest
 import yaml
 
-from runner.cluster import worker_cpus
 from runner.config.run_config import load_config
+from runner.on_ray.cluster import worker_cpus
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = {"cloud": ROOT / "cluster.yaml", "own machines": ROOT / "deploy" / "own-machines.yaml"}

@@ -14,10 +14,10 @@ import ray
 from ray.exceptions import RayError
 
 from runner.ablation.cells import Cell
-from runner.capacity import await_resources
-from runner.cluster import connected
 from runner.config.run_config import RunConfig, base_folder, validate
 from runner.experiment import run_experiment
+from runner.on_ray.cluster import connected
+from runner.on_ray.resources import await_resources
 
 _HOME = "LIFELONG_REID_HOME"
 _USUAL = (ValueError, OSError, RuntimeError, FloatingPointError)

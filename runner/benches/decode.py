@@ -19,7 +19,7 @@ HEIGHT, WIDTH = 256, 128
 
 def measure(bench: Workbench) -> Findings:
     """Files of Market-1501's size (128x64), repeated up to a domain; both variants warm."""
-    from runner.cluster import connected
+    from runner.on_ray.cluster import connected
 
     domain = decoded_domain(bench.folder / "data", bench.sizes.num_decoded_images)
     with connected(bench.config("finetune", "cluster.num_workers=1")):
@@ -69,7 +69,7 @@ def _local_images_per_s(domain: Domain, folder: Path) -> float:
 def _ray_images_per_s(domain: Domain) -> float:
     import ray
 
-    from runner.stream_actor import DecodeOptions, DomainFiles, decode_domain
+    from runner.on_ray.stream_actor import DecodeOptions, DomainFiles, decode_domain
 
     num_tasks = max(1, int(ray.cluster_resources()["CPU"]))
     task_cpus = DataConfig().decode_cpus

@@ -22,8 +22,8 @@ from tasks.schema import Benchmark
 
 def measure(bench: Workbench) -> Findings:
     """The demo's network embeds every test split with as many threads as a worker has."""
-    from runner.cluster import connected
-    from runner.ray_stream import RayStream, serve_stream
+    from runner.on_ray.cluster import connected
+    from runner.on_ray.image_stream import RayStream, serve_stream
 
     config = bench.config("finetune", "cluster.num_workers=1")
     benchmark = copied(read_benchmark(config), bench.sizes.num_evaluated_copies)

@@ -279,7 +279,7 @@ def _blip2(options: argparse.Namespace, prompt: Prompt, config: RunConfig) -> tu
         if config.cluster.num_workers == 0:
             ray_up = nullcontext()
         else:
-            from runner.cluster import connected
+            from runner.on_ray.cluster import connected
 
             ray_up = connected(config)
         with ray_up:

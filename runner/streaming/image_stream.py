@@ -1,8 +1,8 @@
 """How images reach a worker: seen domains in lifelong order, test images in bounded memory.
 
 The loop knows `DomainStream` alone. `LocalStream` is its implementation in one process; the one
-over Ray lives in `runner.ray_stream`. Both decode by `runner.streaming.image_decoding` and gather
-by `BlockImages`, so that the same plan gives bit-equal batches on either.
+over Ray lives in `runner.on_ray.image_stream`. Both decode by `runner.streaming.image_decoding`
+and gather by `BlockImages`, so that the same plan gives bit-equal batches on either.
 """
 
 from __future__ import annotations

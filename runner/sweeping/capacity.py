@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from runner.capacity import MIN_WORKER_CPUS
 from runner.config.run_config import RunConfig
+from runner.on_ray.resources import MIN_WORKER_CPUS
 
 TRIAL_CPUS = 0.5
 """Of the process of a trial that starts workers of its own: it waits for them."""

@@ -18,7 +18,7 @@ import ray
 from ray.exceptions import RayError
 
 from runner.config.run_config import RunConfig
-from runner.ray_stream import smallest_store_bytes
+from runner.on_ray.image_stream import smallest_store_bytes
 from runner.streaming.decoded_cache import (
     SharedBlock,
     SharedDecoder,

@@ -101,7 +101,7 @@ class Harness:
             stream = LocalStream(benchmark, config, HEIGHT, WIDTH, self.quarantine, decode=decode)
             self.exits.callback(stream.close)
             return stream
-        from runner.ray_stream import RayStream, serve_stream
+        from runner.on_ray.image_stream import RayStream, serve_stream
 
         name = f"stream-test-{next(RUNS)}"
         self.exits.enter_context(
@@ -281,7 +281,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
 def ray_stream(
     ray_session: None, benchmark_: Benchmark, tmp_path: Path
 ) -> Iterator[tuple[str, Benchmark, DataConfig]]:
-    from runner.ray_stream import serve_stream
+    from runner.on_ray.image_stream import serve_stream
 
     name, config = f"stream-test-{next(RUNS)}", DataConfig()
     with serve_stream(name, benchmark_, config, HEIGHT, WIDTH, tmp_path / "quarantine.jsonl"):
@@ -293,7 +293,7 @@ def test_the_actor_keeps_this_domain_and_the_next(
 ) -> None:
     import ray
 
-    from runner.ray_stream import RayStream
+    from runner.on_ray.image_stream import RayStream
 
     name, benchmark, config = ray_stream
     stream = RayStream(name, benchmark, config, HEIGHT, WIDTH)
@@ -318,7 +318,7 @@ def test_the_actor_keeps_this_domain_and_the_next(
 def test_release_frees_the_object_store(ray_stream: tuple[str, Benchmark, DataConfig]) -> None:
     import ray
 
-    from runner.ray_stream import RayStream
+    from runner.on_ray.image_stream import RayStream
 
     name, benchmark, config = ray_stream
     stream = RayStream(name, benchmark, config, HEIGHT, WIDTH)
@@ -342,8 +342,8 @@ def test_blocks_survive_the_worker_that_asked_for_them(
 ) -> None:
     import ray
 
-    from runner.ray_stream import RayStream
-    from runner.stream_actor import DomainFiles
+    from runner.on_ray.image_stream import RayStream
+    from runner.on_ray.stream_actor import DomainFiles
 
     name, benchmark, config = ray_stream
 
@@ -368,7 +368,7 @@ def test_blocks_survive_the_worker_that_asked_for_them(
 def test_a_restarted_actor_decodes_again(ray_stream: tuple[str, Benchmark, DataConfig]) -> None:
     import ray
 
-    from runner.ray_stream import RayStream
+    from runner.on_ray.image_stream import RayStream
 
     name, benchmark, config = ray_stream
     stream = RayStream(name, benchmark, config, HEIGHT, WIDTH)
@@ -382,7 +382,7 @@ def test_the_actor_decodes_only_what_is_not_shared(
 ) -> None:
     import ray
 
-    from runner.ray_stream import RayStream, serve_stream
+    from runner.on_ray.image_stream import RayStream, serve_stream
 
     benchmark, torn, text = corrupt(benchmark_, tmp_path)
     first, second, third = benchmark.seen

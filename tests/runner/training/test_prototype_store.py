@@ -13,7 +13,7 @@ MakeStore = Callable[[], MemoryStore]
 
 @pytest.fixture(scope="module")
 def ray_memory(ray_session: None) -> Iterator[MakeStore]:
-    from runner.ray_memory import RayMemory, serve_memory
+    from runner.on_ray.prototype_actor import RayMemory, serve_memory
 
     with serve_memory("test"):
         yield lambda: RayMemory("test")
@@ -94,7 +94,7 @@ def test_reset_takes_over_a_checkpoint(connect: MakeStore) -> None:
 def test_the_tensors_outlive_the_worker_that_published_them(ray_session: None) -> None:
     import ray
 
-    from runner.ray_memory import RayMemory, serve_memory
+    from runner.on_ray.prototype_actor import RayMemory, serve_memory
 
     class Publisher:
         def publish(self) -> int:
@@ -113,7 +113,7 @@ def test_the_tensors_outlive_the_worker_that_published_them(ray_session: None) -
 
 
 def test_a_run_has_one_memory(ray_session: None) -> None:
-    from runner.ray_memory import serve_memory
+    from runner.on_ray.prototype_actor import serve_memory
 
     with (
         serve_memory("one"),

@@ -225,7 +225,7 @@ def open_stream(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open
                 stream = LocalStream(benchmark, config, *where)
                 exits.callback(stream.close)
                 return stream
-            from runner.ray_stream import RayStream, serve_stream
+            from runner.on_ray.image_stream import RayStream, serve_stream
 
             name = f"replay-test-{next(RUNS)}"
             exits.enter_context(serve_stream(name, benchmark, config, *where))

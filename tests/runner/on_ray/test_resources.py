@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import ray
 
-from runner import capacity
-from runner.capacity import TRAIN_WAITS_S, await_resources, patience, worker_bundles
 from runner.config.run_config import RunConfig
+from runner.on_ray import resources as capacity  # RENAMED
+from runner.on_ray.resources import TRAIN_WAITS_S, await_resources, patience, worker_bundles
 
 WORKER, DECODING = {"CPU": 4.0, "GPU": 1.0}, {"CPU": 0.25}
 

@@ -9,8 +9,8 @@ import pytest
 import ray
 import torch
 
-from runner.cluster import connected
 from runner.config.run_config import RunConfig
+from runner.on_ray.cluster import connected
 
 
 class StartedError(Exception):

@@ -20,17 +20,17 @@ import ray.train
 import torch
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
-from runner.capacity import MIN_WORKER_CPUS, await_resources, patience, worker_bundles
 from runner.config.run_config import RunConfig, validate
-from runner.ray_memory import RayMemory, serve_memory
-from runner.ray_stream import RayStream, serve_stream
+from runner.on_ray.image_stream import RayStream, serve_stream
+from runner.on_ray.prototype_actor import RayMemory, serve_memory
+from runner.on_ray.resources import MIN_WORKER_CPUS, await_resources, patience, worker_bundles
 from runner.storage import RunStorage
 from runner.streaming.decoded_cache import SharedFiles
 from runner.training.collectives import DistributedGroup, LocalGroup
 from runner.training.worker import run_worker
 from tasks.schema import Benchmark
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CONNECT_TIMEOUT_S = 10.0
 
 

@@ -20,7 +20,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from runner.config.sections import DataConfig
-from runner.stream_actor import (
+from runner.on_ray.stream_actor import (
     DecodedBlocks,
     DecodeOptions,
     DomainFiles,

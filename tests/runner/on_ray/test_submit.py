@@ -24,7 +24,7 @@ MakeArguments = Callable[..., list[str]]
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 RAY = str(Path(sys.executable).with_name("ray"))
 
 
