@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from runner.config.run_config import RunConfig, base_folder, flatten, learner_module
-from runner.events import EventSpool
-from runner.progress import EventView, follow
 from runner.reporting import write_figures
 from runner.storage import RunStorage, git_revision
 from runner.streaming.decoded_cache import SharedFiles
-from runner.tracking import DrainReport, Tracker, resolve_uri
+from runner.tracking.console import EventView, follow
+from runner.tracking.event_log import EventSpool
+from runner.tracking.tracker import DrainReport, Tracker, resolve_uri
 from runner.training.checkpoints import CheckpointStore
 from runner.training.evaluation import check_queries, pinned_settings
 from runner.training.model_selection import check_selection, selection

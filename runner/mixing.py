@@ -23,12 +23,12 @@ from safetensors.torch import load_file
 from models.components.interpolation import interpolate
 from models.learner import LearnerState
 from runner.config.run_config import RunConfig, flatten
-from runner.events import EventSpool, read_events
 from runner.experiment import read_benchmark
 from runner.inference import TrainedRun, embedding, load_run
 from runner.mixing_results import Mixture, mixture_of_event, summarise_mixtures
 from runner.scoring import settings_for
 from runner.storage import RunStorage, find_run, git_revision, write_atomically
+from runner.tracking.event_log import EventSpool, read_events
 from runner.training.evaluation import Embedder, evaluate_domains
 from tasks.protocol.lock import trained_test_people
 from tasks.protocol.lock_differences import lock_differences

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from runner.events import Event, as_number
+from runner.tracking.event_log import Event, as_number
 from tasks.retrieval.metrics import METRICS
 
 CHOSEN_BY = (

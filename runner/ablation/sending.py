@@ -17,8 +17,8 @@ from runner.ablation.summary import Row, TableSummary
 from runner.ablation.views import to_json
 from runner.config.sections import TrackingConfig
 from runner.finished import FinishedRun
-from runner.keyed_runs import KeyedRuns, Point, digest_of, with_runs
 from runner.storage import RunStorage
+from runner.tracking.mlflow_tagged_runs import KeyedRuns, Point, digest_of, with_runs
 
 _FILES = ("table.json", "table.csv", "table.md", "table.png", "costs.png")
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.events import Event, read_events
+from runner.tracking.event_log import Event, read_events
 
 ENTRY = Path(__file__).resolve().parents[1] / "lifelong.py"
 

@@ -203,7 +203,7 @@ def _present(
 def _send(console: Console, summary: TableSummary, folder: Path, cell: Cell) -> None:
     from runner.ablation.sending import send_table
     from runner.experiment import tracking_uri
-    from runner.mlflow_sender import TrackingError
+    from runner.tracking.mlflow_client import TrackingError
 
     uri = tracking_uri(cell.config)
     if uri is None:

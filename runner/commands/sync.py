@@ -21,9 +21,9 @@ def main(options: argparse.Namespace) -> int:
     """Sends it and says how much; returns the exit status."""
     from runner.config.run_config import load_config
     from runner.experiment import tracking_uri
-    from runner.mlflow_sender import public_uri
     from runner.storage import find_run
-    from runner.tracking import sync
+    from runner.tracking.mlflow_client import public_uri
+    from runner.tracking.tracker import sync
 
     given = dict(override.partition("=")[::2] for override in options.overrides)
     folder = find_run(options.run, given.get("storage.root", "runs"))

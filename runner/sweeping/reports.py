@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 
-from runner.events import Event, as_number
 from runner.sweeping.records import Report
+from runner.tracking.event_log import Event, as_number
 from tasks.retrieval.metrics import ResultMatrix
 
 Scores = Mapping[str, Mapping[str, object]]

@@ -14,7 +14,6 @@ from rich.text import Text
 
 from runner.ablation.timing import clock
 from runner.config.run_config import RunConfig
-from runner.progress import live_block
 from runner.sweeping.importances import final
 from runner.sweeping.objectives import best_trial
 from runner.sweeping.outcome import Outcome, domains_of
@@ -23,6 +22,7 @@ from runner.sweeping.settings import SweepSettings
 from runner.sweeping.space import SearchSpace
 from runner.sweeping.table import first_line, percent, said, seconds_of, short_names
 from runner.sweeping.views import final_table, time_left_s
+from runner.tracking.console import live_block
 
 _STYLES = {"running": "", "finished": "green", "stopped": "dim", "failed": "red"}
 _MIN_VALUES = 16  # signs; a narrower column is left out

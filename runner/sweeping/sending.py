@@ -12,12 +12,12 @@ from functools import partial
 from pathlib import Path
 
 from runner.config.sections import TrackingConfig
-from runner.keyed_runs import KeyedRuns, Point, digest_of, with_runs
-from runner.mlflow_sender import TrackingError
 from runner.sweeping.importances import final
 from runner.sweeping.parameters import as_text
 from runner.sweeping.records import TrialRecord, read_records
 from runner.sweeping.settings import SPACE_FILE, SweepSettings
+from runner.tracking.mlflow_client import TrackingError
+from runner.tracking.mlflow_tagged_runs import KeyedRuns, Point, digest_of, with_runs
 
 _FILES = ("best.yaml", "trials.csv", "summary.json", "table.md", SPACE_FILE)
 _FOLDERS = ("pictures", "pareto")

@@ -17,7 +17,6 @@ from typing import Any
 from ray import tune
 
 from runner.config.run_config import RunConfig, load_config
-from runner.events import Event, read_events
 from runner.experiment import run_experiment
 from runner.storage import RunStorage
 from runner.streaming.decoded_cache import SharedFiles
@@ -25,6 +24,7 @@ from runner.sweeping.objectives import Objective
 from runner.sweeping.records import Report, trial_folder
 from runner.sweeping.reports import DomainReports, mean_report
 from runner.sweeping.space import as_overrides
+from runner.tracking.event_log import Event, read_events
 
 OWNER_WAIT_S = 120.0
 """For a process of a killed driver to let go of a run."""

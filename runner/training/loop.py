@@ -18,9 +18,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from models.learner import Encode, Learner, LearnerState, Stage, StepResult
 from runner.config.run_config import RunConfig
-from runner.events import EventSpool
 from runner.streaming.image_stream import DomainStream, OpenedDomain
 from runner.streaming.prefetch import ahead
+from runner.tracking.event_log import EventSpool
 from runner.training.batching import (
     Replay,
     check_replay_shape,

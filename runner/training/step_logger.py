@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from models.learner import StepResult
-from runner.events import EventSpool
+from runner.tracking.event_log import EventSpool
 
 FLUSH_ITERATIONS = 10
 

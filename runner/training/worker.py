@@ -11,11 +11,11 @@ import torch
 from models.backbones.building import build_backbone
 from models.learner import Learner
 from runner.config.run_config import RunConfig, learner_module
-from runner.events import EventSpool
 from runner.storage import RunStorage
 from runner.streaming.decoded_cache import SharedFiles
 from runner.streaming.image_decoding import decode_many
 from runner.streaming.image_stream import DomainStream, LocalStream
+from runner.tracking.event_log import EventSpool
 from runner.training.checkpoints import CheckpointStore
 from runner.training.collectives import LocalGroup, WorkerGroup
 from runner.training.loop import LifelongLoop, WorkerContext

@@ -67,8 +67,8 @@ LEARNERS = {
 def golden_run(learner: str, folder: Path) -> dict[str, Any]:
     """Scores and per-iteration losses of one run, as JSON values that keep every bit."""
     from runner.config.run_config import load_config
-    from runner.events import read_events
     from runner.experiment import run_experiment
+    from runner.tracking.event_log import read_events
 
     places = (f"storage.root={folder / 'runs'}", f"benchmark.root={folder / 'data'}")
     config = load_config(f"demo-{learner}", (*OVERRIDES, *LEARNERS[learner], *places))

@@ -18,7 +18,7 @@ import pytest
 
 from runner import experiment
 from runner.config.run_config import RunConfig, load_config
-from runner.events import read_events
+from runner.tracking.event_log import read_events
 
 LIFELONG = Path(__file__).parents[2] / "runner" / "lifelong.py"
 

@@ -34,8 +34,8 @@ from runner.ablation.views import show, to_csv, to_json, to_markdown
 from runner.config.run_config import ConfigError, load_config
 from runner.config.sections import TrackingConfig
 from runner.experiment import run_experiment
-from runner.mlflow_sender import TrackingError
 from runner.published import PublishedResults, load_published
+from runner.tracking.mlflow_client import TrackingError
 
 Arguments = Callable[..., list[str]]
 Numbers = Callable[[Mapping[str, Any]], dict[str, Any]]

@@ -18,7 +18,6 @@ from rich.console import Console
 
 from runner.config.run_config import load_config
 from runner.config.sections import TrackingConfig
-from runner.mlflow_sender import TrackingError
 from runner.sweeping.drawing_parameters import kernel_mean
 from runner.sweeping.importances import MIN_TRIALS
 from runner.sweeping.objectives import Objective, best_trial, pareto_front
@@ -29,6 +28,7 @@ from runner.sweeping.sending import SweepTracker, send_outcome
 from runner.sweeping.settings import SweepSettings
 from runner.sweeping.table import short_names
 from runner.sweeping.views import time_left_s
+from runner.tracking.mlflow_client import TrackingError
 from tests.runner.sweeping.fabricated import fabricate, record_of, settings_of
 
 Make = Callable[..., tuple[Path, SweepSettings, Outcome]]

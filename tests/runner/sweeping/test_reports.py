@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runner.events import Event
 from runner.sweeping.records import Report
 from runner.sweeping.reports import DomainReports, mean_report
+from runner.tracking.event_log import Event
 from tasks.retrieval.metrics import METRICS
 
 SEEN, UNSEEN = ("a", "b", "c"), ("u", "v")

@@ -18,8 +18,8 @@ import psutil
 import pytest
 
 from runner import lifelong
-from runner.events import read_events
 from runner.sweeping.records import read_records, trial_folder
+from runner.tracking.event_log import read_events
 
 Arguments = Callable[..., list[str]]
 

@@ -11,8 +11,8 @@ import psutil
 import pytest
 
 from runner.config.run_config import RunConfig
-from runner.events import read_events
 from runner.experiment import RunResult, run_experiment
+from runner.tracking.event_log import read_events
 
 MakeConfig = Callable[..., RunConfig]
 Numbers = Callable[[Mapping[str, Any]], dict[str, Any]]

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from runner.config.run_config import RunConfig, learner_module, learner_names
-from runner.events import read_events
 from runner.experiment import run_experiment
 from runner.inference import load_run
+from runner.tracking.event_log import read_events
 from runner.training import loop
 from runner.training.checkpoints import CheckpointStore
 

@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 
 from runner import experiment
 from runner.config.run_config import RunConfig, load_config
-from runner.events import read_events
 from runner.experiment import RunResult, run_experiment
+from runner.tracking.event_log import read_events
 from runner.training import loop
 from runner.training.checkpoints import Checkpoint, CheckpointStore
 from runner.training.step_logger import StepLog

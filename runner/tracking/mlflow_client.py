@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.config.sections import DATABASES
-from runner.deliveries import PARENT, Delivery, RunHistory
-from runner.events import read_events
+from runner.tracking.event_log import read_events
+from runner.tracking.mlflow_payloads import PARENT, Delivery, RunHistory
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -1,9 +1,9 @@
 """The event spool -> MLflow: in the background while a run trains, or afterwards by `sync`.
 
-Training never waits for a server: what it reports is on disk first (runner.events), a thread of the
-driver sends it on, and a server that is slow, dead or wrong costs one warning. What was sent is
-remembered in `tracking.json` in the run's folder, so that a resumed run goes on in the same MLflow
-runs and `sync` sends exactly the rest.
+Training never waits for a server: what it reports is on disk first (runner.tracking.event_log), a
+thread of the driver sends it on, and a server that is slow, dead or wrong costs one warning. What
+was sent is remembered in `tracking.json` in the run's folder, so that a resumed run goes on in the
+same MLflow runs and `sync` sends exactly the rest.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner.config.sections import TrackingConfig
-from runner.events import EventSpool, read_events
-from runner.mlflow_sender import (
+from runner.tracking.event_log import EventSpool, read_events
+from runner.tracking.mlflow_client import (
     Server,
     SpoolSender,
     TrackingError,

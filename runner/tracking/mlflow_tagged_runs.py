@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from runner.config.sections import TrackingConfig
-from runner.mlflow_sender import (
+from runner.storage import write_atomically
+from runner.tracking.mlflow_client import (
     Server,
     TrackingError,
     connect,
@@ -25,7 +26,6 @@ from runner.mlflow_sender import (
     public_uri,
     reason,
 )
-from runner.storage import write_atomically
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

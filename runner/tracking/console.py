@@ -15,8 +15,8 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from runner.deliveries import mean_score
-from runner.events import Event, as_number, read_events
+from runner.tracking.event_log import Event, as_number, read_events
+from runner.tracking.mlflow_payloads import mean_score
 
 _POLL_S = 0.2
 _LINE_INTERVAL_S = 5.0  # without a terminal: seconds between two lines of one stage

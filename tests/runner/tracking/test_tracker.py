@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from runner import mlflow_sender
 from runner.config.sections import TrackingConfig
-from runner.deliveries import PARENT, RunHistory
-from runner.events import EventSpool, read_events
-from runner.mlflow_sender import TrackingError, TrackingState, public_uri
-from runner.tracking import Tracker, resolve_uri, sync
+from runner.tracking import mlflow_client as mlflow_sender  # RENAMED
+from runner.tracking.event_log import EventSpool, read_events
+from runner.tracking.mlflow_client import TrackingError, TrackingState, public_uri
+from runner.tracking.mlflow_payloads import PARENT, RunHistory
+from runner.tracking.tracker import Tracker, resolve_uri, sync
 
 SEEN = ["market", "cuhk"]
 UNSEEN = ["grid"]
@@ -424,9 +424,10 @@ def test_tracking_that_is_off(run_folder):
 
 
 def test_importing_the_tracker_imports_no_mlflow():
-    code = "import sys, runner.tracking; sys.exit('mlflow' in sys.modules or 'ray' in sys.modules)"
-    root = Path(mlflow_sender.__file__).parents[1]
-    assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+    code
+   
+    = "import sys,
+    runner.tracking.tracker; sys.exit('mlflow' in sys.modules or 'ray' in sys.modules)" root = Path(mlflow_sender.__file__).parents[1] assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
 
 
 # ---- the setting

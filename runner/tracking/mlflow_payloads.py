@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from runner.events import Event, as_number
+from runner.tracking.event_log import Event, as_number
 
 PARENT = "run"
 """The key of the parent run; a domain's run has a key like "02-market1501"."""

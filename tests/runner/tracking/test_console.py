@@ -6,8 +6,8 @@ import threading
 import pytest
 from rich.console import Console
 
-from runner.events import EventSpool
-from runner.progress import ProgressView, follow
+from runner.tracking.console import ProgressView, follow
+from runner.tracking.event_log import EventSpool
 
 RUN = {
     "event": "run",

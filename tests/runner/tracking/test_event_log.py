@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.events import EventSpool, as_number, read_events
+from runner.tracking.event_log import EventSpool, as_number, read_events
 
 
 def emit_many(path: Path, writer: int, num_events: int) -> None:
