@@ -9,7 +9,7 @@ import pytest
 import ray
 
 from runner.config.run_config import RunConfig
-from runner.on_ray import resources as capacity  # RENAMED
+from runner.on_ray import resources
 from runner.on_ray.resources import TRAIN_WAITS_S, await_resources, patience, worker_bundles
 
 WORKER, DECODING = {"CPU": 4.0, "GPU": 1.0}, {"CPU": 0.25}
@@ -43,9 +43,9 @@ class Autoscaler:
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Time that passes only in sleep."""
     passed = [0.0]
-    monkeypatch.setattr(capacity.time, "monotonic", lambda: passed[0])
+    monkeypatch.setattr(resources.time, "monotonic", lambda: passed[0])
     monkeypatch.setattr(
-        capacity.time, "sleep", lambda seconds: passed.__setitem__(0, passed[0] + seconds)
+        resources.time, "sleep", lambda seconds: passed.__setitem__(0, passed[0] + seconds)
     )
     return passed
 
@@ -105,7 +105,7 @@ def test_the_request_is_taken_back_after_ctrl_c_too(
         raise KeyboardInterrupt
 
     autoscaler = start()
-    monkeypatch.setattr(capacity.time, "sleep", interrupted)
+    monkeypatch.setattr(resources.time, "sleep", interrupted)
     with pytest.raises(KeyboardInterrupt):
         await_resources([WORKER], 60.0)
     assert autoscaler.requests[-1] == []

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from runner.streaming import decoded_cache as shared_images  # RENAMED
+from runner.streaming import decoded_cache
 from runner.streaming.decoded_cache import SharedDecoder, decode_block, files_in_order, fitting
 from runner.streaming.image_decoding import DecodedImages, decode_many
 from tasks.schema import Benchmark, Domain, Record, Split
@@ -129,7 +129,7 @@ def test_what_was_unreadable_to_the_decoding_process_is_tried_again(
         return DecodedImages(np.zeros((len(paths), height, width, 3), np.uint8), reasons)
 
     with monkeypatch.context() as elsewhere:
-        elsewhere.setattr(shared_images, "decode_many", unreadable)
+        elsewhere.setattr(decoded_cache, "decode_many", unreadable)
         block = decode_block(paths[:2], HEIGHT, WIDTH)
     served = SharedDecoder([block], HEIGHT, WIDTH)(paths[:2], HEIGHT, WIDTH)
     np.testing.assert_array_equal(served.pixels, decode_many(paths[:2], HEIGHT, WIDTH).pixels)

@@ -9,7 +9,7 @@ import pytest
 
 from runner.config.run_config import RunConfig
 from runner.experiment import read_benchmark, run_experiment
-from runner.streaming import decoded_cache as shared_images  # RENAMED
+from runner.streaming import decoded_cache
 from runner.streaming.decoded_cache import files_in_order
 from runner.streaming.image_decoding import decode_many
 from tasks.schema import Benchmark
@@ -82,7 +82,7 @@ def test_a_run_on_shared_images_gives_the_same_results(
         assert not paths
         return decode_many(paths, *SIZE)
 
-    monkeypatch.setattr(shared_images, "decode_many", nothing_is_left_to_decode)
+    monkeypatch.setattr(decoded_cache, "decode_many", nothing_is_left_to_decode)
     together = run_experiment(config, fresh=True, shared=shared).results
     assert numbers_of(together) == numbers_of(alone)
 

@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from runner.config.sections import TrackingConfig
-from runner.tracking import mlflow_client as mlflow_sender  # RENAMED
+from runner.tracking import mlflow_client
 from runner.tracking.event_log import EventSpool, read_events
 from runner.tracking.mlflow_client import TrackingError, TrackingState, public_uri
 from runner.tracking.mlflow_payloads import PARENT, RunHistory
@@ -269,7 +269,7 @@ def test_a_changed_file_is_sent_again(database, run_folder):
 
 def test_a_state_lost_after_sending_changes_nothing(database, run_folder, monkeypatch):
     """The driver may be killed after any write: what is in doubt is sent again and kept once."""
-    monkeypatch.setattr(mlflow_sender, "_SLICE_BYTES", 600)
+    monkeypatch.setattr(mlflow_client, "_SLICE_BYTES", 600)
     config = TrackingConfig(uri=database, experiment="doubt")
     saved: list[str] = []
     save = TrackingState.save
@@ -424,10 +424,12 @@ def test_tracking_that_is_off(run_folder):
 
 
 def test_importing_the_tracker_imports_no_mlflow():
-    code
-   
-    = "import sys,
-    runner.tracking.tracker; sys.exit('mlflow' in sys.modules or 'ray' in sys.modules)" root = Path(mlflow_sender.__file__).parents[1] assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+    code = (
+        "import sys, runner.tracking.tracker; "
+        "sys.exit('mlflow' in sys.modules or 'ray' in sys.modules)"
+    )
+    root = Path(mlflow_client.__file__).parents[2]
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
 
 
 # ---- the setting
