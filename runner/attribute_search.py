@@ -24,7 +24,7 @@ from runner.config.run_config import ConfigError, RunConfig
 from runner.disentangling.attributes import Ints
 from runner.disentangling.panel import Panel, draw_panel
 from runner.inference import TrainedRun, load_run
-from runner.storage import git_revision, write_atomically
+from runner.results.run_folder import git_revision, write_atomically
 from runner.training.evaluation import evaluating
 from runner.training.precision import autocast
 from tasks.benchmarks import seen_and_unseen

@@ -25,7 +25,7 @@ from rich.table import Table
 
 from runner.benches.findings import Findings, Measurement
 from runner.benches.workbench import Sizes, Workbench
-from runner.storage import git_revision, write_atomically
+from runner.results.run_folder import git_revision, write_atomically
 
 BENCHES = (
     "loop",

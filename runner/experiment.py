@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from runner.config.run_config import RunConfig, base_folder, flatten, learner_module
-from runner.reporting import write_figures
-from runner.storage import RunStorage, git_revision
+from runner.results.report import write_figures
+from runner.results.run_folder import RunStorage, git_revision
 from runner.streaming.decoded_cache import SharedFiles
 from runner.tracking.console import EventView, follow
 from runner.tracking.event_log import EventSpool

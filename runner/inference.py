@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from models.learner import Learner, LearnerState
 from runner.config.run_config import RunConfig, load_config
-from runner.storage import RunStorage, find_run
+from runner.results.run_folder import RunStorage, find_run
 from runner.streaming.image_stream import LocalStream
 from runner.training.checkpoints import chosen_name
 from runner.training.collectives import LocalGroup

@@ -13,7 +13,7 @@ from typing import Any
 from runner.config.run_config import ConfigError, RunConfig, override_values
 from runner.experiment import located
 from runner.inference import TrainedRun, embedding
-from runner.storage import git_revision, write_atomically
+from runner.results.run_folder import git_revision, write_atomically
 from runner.training.evaluation import check_queries, evaluate_domains, pinned_settings
 from tasks.benchmarks import BenchmarkConfig, load_benchmark
 from tasks.protocol.lock import trained_test_people

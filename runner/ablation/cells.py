@@ -17,8 +17,8 @@ from typing import Any
 from runner.ablation.tables import TableConfig, nearest
 from runner.config.run_config import ConfigError, RunConfig, in_hash, load_config
 from runner.experiment import read_benchmark
-from runner.finished import FinishedRun, read_finished
-from runner.storage import RunStorage
+from runner.results.finished_runs import FinishedRun, read_finished
+from runner.results.run_folder import RunStorage
 from tasks.protocol.lock_differences import lock_differences
 
 Key = tuple[str, int]

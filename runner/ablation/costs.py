@@ -16,10 +16,10 @@ from matplotlib.figure import Figure
 from runner.ablation.cells import Cell
 from runner.ablation.quantities import Quantity
 from runner.ablation.summary import Row, TableSummary
-from runner.ablation.views import large
 from runner.benches.fusion import BATCH, FusionCost, measure_costs
 from runner.palette import COLOURS, INK, RULE, SOFT
-from runner.storage import write_atomically
+from runner.results.format import large
+from runner.results.run_folder import write_atomically
 
 REPEATS = 5
 _MARKERS = "os^Dv"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from runner.finished import Column, FinishedRun
+from runner.results.finished_runs import Column, FinishedRun
 from runner.training.model_selection import Which
 
 

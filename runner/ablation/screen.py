@@ -10,8 +10,9 @@ from runner.ablation.cells import Cell, Key
 from runner.ablation.quantities import said_of
 from runner.ablation.running import Ending
 from runner.ablation.tables import TableConfig
-from runner.ablation.timing import Clock, clock, seconds_of
-from runner.finished import FinishedRun
+from runner.ablation.timing import Clock, seconds_of
+from runner.results.finished_runs import FinishedRun
+from runner.results.format import clock
 from runner.training.model_selection import Which
 
 

@@ -16,8 +16,8 @@ from runner.ablation.quantities import Quantities
 from runner.ablation.summary import Row, TableSummary
 from runner.ablation.views import to_json
 from runner.config.sections import TrackingConfig
-from runner.finished import FinishedRun
-from runner.storage import RunStorage
+from runner.results.finished_runs import FinishedRun
+from runner.results.run_folder import RunStorage
 from runner.tracking.mlflow_tagged_runs import KeyedRuns, Point, digest_of, with_runs
 
 _FILES = ("table.json", "table.csv", "table.md", "table.png", "costs.png")

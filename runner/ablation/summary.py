@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from runner.ablation.cells import Key
 from runner.ablation.quantities import Quantities, Quantity, quantities_for, value_of
 from runner.ablation.tables import TableConfig
-from runner.finished import Estimate, FinishedRun, averaged
-from runner.published import PublishedResults
+from runner.results.finished_runs import Estimate, FinishedRun, averaged, estimate
+from runner.results.published import PublishedResults
 from tasks.protocol.lock_differences import Difference, is_tested_alike, lock_differences
 
 if TYPE_CHECKING:
@@ -202,16 +200,6 @@ def summarise(
         published = _published(table, row, runs, literature)
         rows.append(Row(row, config.label or row, runs, published))
     return TableSummary(name, table, tuple(seeds), tuple(settings), tuple(rows), tuple(failures))
-
-
-def estimate(values: Iterable[float | None]) -> Estimate | None:
-    """Mean, and sample standard deviation of two or more; None if any is missing, or all are."""
-    listed = list(values)
-    known = [value for value in listed if value is not None]
-    if not known or len(known) < len(listed):
-        return None
-    deviation = statistics.stdev(known) if len(known) > 1 else None
-    return Estimate(math.fsum(known) / len(known), deviation)
 
 
 def lock_hash(lock: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from runner.ablation.cells import Cell, Key
-from runner.finished import FinishedRun
+from runner.results.finished_runs import FinishedRun
 
 
 class Clock:
@@ -82,9 +82,3 @@ def makespan(durations: Sequence[float], side_by_side: int) -> float:
     for seconds in durations:
         heapq.heapreplace(ends, ends[0] + seconds)
     return max(ends)
-
-
-def clock(seconds: float) -> str:
-    """h:mm:ss."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

@@ -21,9 +21,9 @@ from rich.text import Text
 from runner.ablation.notes import notes
 from runner.ablation.quantities import OF_DOMAINS, Quantity
 from runner.ablation.summary import Row, TableSummary, lock_hash
-from runner.finished import Estimate
+from runner.results.finished_runs import Estimate
+from runner.results.format import MISSING, large, written
 
-_MISSING = "·"
 _COSTS = (
     "num_fusion_parameters", "fusion_flops", "image_flops", "fusion_ms", "image_ms", "memory_bytes",
 )  # fmt: skip
@@ -224,22 +224,6 @@ def write_texts(summary: TableSummary) -> dict[str, str]:
     }
 
 
-def written(estimated: Estimate | None, sign: str = "") -> str:
-    """`60.0 ± 0.5`, or without a deviation where there is one seed."""
-    if estimated is None:
-        return _MISSING
-    deviation = "" if estimated.deviation is None else f" ± {estimated.deviation:.1f}"
-    return f"{estimated.mean:{sign}.1f}{deviation}"
-
-
-def large(value: float) -> str:
-    """Three digits and a letter: 2.13 M."""
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:.3g} {letter}"
-    return f"{value:.3g}"
-
-
 def _row_json(summary: TableSummary, row: Row) -> dict[str, Any]:
     reference, quantities = summary.table.reference_of(row.name), summary.quantities
     return {
@@ -299,7 +283,7 @@ def _pair_of(estimated: Estimate | None) -> tuple[Any, Any]:
 
 def _stacked(estimates: Sequence[Estimate | None]) -> str:
     """Means with a stroke between them, and their deviations below."""
-    means = "/".join(_MISSING if each is None else f"{each.mean:.1f}" for each in estimates)
+    means = "/".join(MISSING if each is None else f"{each.mean:.1f}" for each in estimates)
     deviations = [each.deviation for each in estimates if each is not None]
     known = [each for each in deviations if each is not None]
     if not known or len(known) < len(estimates):
@@ -309,7 +293,7 @@ def _stacked(estimates: Sequence[Estimate | None]) -> str:
 
 def _cost(estimated: Estimate | None, quantity: Quantity) -> str:
     if estimated is None:
-        return _MISSING
+        return MISSING
     if quantity.name == "train_images_per_s":
         return f"{estimated.mean:.0f}"
     return large(estimated.mean)
@@ -318,7 +302,7 @@ def _cost(estimated: Estimate | None, quantity: Quantity) -> str:
 def _beside(row: Row, quantity: Quantity) -> tuple[str, str]:
     """Ours and the published number."""
     value = row.published.scores.get(quantity.name) if row.published else None
-    return written(row.estimate(quantity)), _MISSING if value is None else f"{value:.1f}"
+    return written(row.estimate(quantity)), MISSING if value is None else f"{value:.1f}"
 
 
 def _rich(grid: Grid) -> Table:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from runner.ablation.cells import Cell, Key
     from runner.ablation.summary import Failure, TableSummary
     from runner.ablation.tables import TableConfig
-    from runner.finished import FinishedRun
+    from runner.results.finished_runs import FinishedRun
 
 HELP = "run a table of rows x seeds, or what is missing of it"
 
@@ -159,7 +159,7 @@ def _summarise(
     failures: Sequence[Failure],
 ) -> TableSummary:
     from runner.ablation.summary import summarise
-    from runner.published import load_published
+    from runner.results.published import load_published
 
     return summarise(name, table, seeds, settings, finished, load_published(), failures)
 
@@ -182,7 +182,7 @@ def _present(
     """Shows, writes and sends the table; returns the exit status."""
     from runner.ablation.picture import write_pictures
     from runner.ablation.views import show, write_texts
-    from runner.storage import write_atomically
+    from runner.results.run_folder import write_atomically
 
     if summary.runs:
         folder.mkdir(parents=True, exist_ok=True)

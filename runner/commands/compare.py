@@ -34,10 +34,10 @@ def main(options: argparse.Namespace) -> int:
     """Compares and shows; returns the exit status."""
     import json
 
-    from runner.comparing import compare_runs
-    from runner.comparison_view import show_comparison, shown_metrics
-    from runner.finished import read_finished
-    from runner.published import PublishedResults, load_published
+    from runner.results.comparison import compare_runs
+    from runner.results.comparison_view import show_comparison, shown_metrics
+    from runner.results.finished_runs import read_finished
+    from runner.results.published import PublishedResults, load_published
 
     names, storage_root = _runs_and_root([*options.runs, *options.overrides])
     runs = [read_finished(name, storage_root) for name in names]

@@ -42,7 +42,7 @@ def main(options: argparse.Namespace) -> int:
     from runner.disentangling.figures import write_figures
     from runner.disentangling.measuring import FILE, Settings, check_run, measure, panels
     from runner.disentangling.view import comparison_table, names_of, show
-    from runner.finished import read_finished
+    from runner.results.finished_runs import read_finished
 
     names, overrides = _runs_and_overrides([*options.runs, *options.overrides])
     for name in names:

@@ -63,7 +63,7 @@ def index_folder(run: Path, checkpoint: str) -> Path:
 
 def main(options: argparse.Namespace) -> int:
     """Scores it and shows the table; returns the exit status."""
-    from runner.reporting import scores_table
+    from runner.results.report import scores_table
     from runner.scoring import score, settings_for
 
     run = run_of(options)

@@ -29,7 +29,7 @@ def main(options: argparse.Namespace) -> int:
     """Runs it and shows the results; returns the exit status."""
     from runner.config.run_config import load_config
     from runner.experiment import run_experiment, tracking_uri
-    from runner.reporting import results_table
+    from runner.results.report import results_table
     from runner.tracking.console import ProgressView
 
     console = Console()

@@ -21,7 +21,7 @@ def main(options: argparse.Namespace) -> int:
     """Sends it and says how much; returns the exit status."""
     from runner.config.run_config import load_config
     from runner.experiment import tracking_uri
-    from runner.storage import find_run
+    from runner.results.run_folder import find_run
     from runner.tracking.mlflow_client import public_uri
     from runner.tracking.tracker import sync
 

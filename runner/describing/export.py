@@ -9,7 +9,7 @@ from pathlib import Path
 from runner.describing.images import HashedImage, ImageSet
 from runner.describing.prompts import Prompt
 from runner.describing.store import Row
-from runner.storage import write_atomically
+from runner.results.run_folder import write_atomically
 from tasks.text.descriptions import format_descriptions
 
 

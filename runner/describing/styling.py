@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from runner.storage import write_atomically
+from runner.results.run_folder import write_atomically
 from tasks.benchmarks import BenchmarkConfig
 from tasks.datasets import synthetic
 from tasks.reading import dataset_names, read_dataset

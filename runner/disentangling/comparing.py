@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from runner.ablation.summary import estimate
 from runner.disentangling.features import CLOTHING, IDENTITY, PROBED, RANKED
 from runner.disentangling.retrieval import SHOWN, TRUTH
-from runner.finished import Estimate, FinishedRun, RunGroup, group_runs
+from runner.results.finished_runs import Estimate, FinishedRun, RunGroup, estimate, group_runs
 
 CHANCE = "chance"
 

@@ -32,8 +32,8 @@ from runner.disentangling.panel import Panel, draw_panel
 from runner.disentangling.probes import probe
 from runner.disentangling.retrieval import TRUTH, search
 from runner.inference import TrainedRun, load_run
+from runner.results.run_folder import RunStorage, find_run, git_revision, write_atomically
 from runner.scoring import settings_for
-from runner.storage import RunStorage, find_run, git_revision, write_atomically
 from runner.training.collectives import LocalGroup
 from runner.training.model_selection import Which
 from runner.training.worker import build_learner

@@ -14,7 +14,7 @@ from runner.disentangling.attributes import GROUPS
 from runner.disentangling.comparing import CHANCE, Line, Side, lines
 from runner.disentangling.features import PROBED, RANKED
 from runner.disentangling.retrieval import SHOWN, TRUTH
-from runner.finished import Estimate
+from runner.results.finished_runs import Estimate
 
 _MISSING = "·"
 

@@ -24,7 +24,7 @@ from runner.config.run_config import RunConfig, validate
 from runner.on_ray.image_stream import RayStream, serve_stream
 from runner.on_ray.prototype_actor import RayMemory, serve_memory
 from runner.on_ray.resources import MIN_WORKER_CPUS, await_resources, patience, worker_bundles
-from runner.storage import RunStorage
+from runner.results.run_folder import RunStorage
 from runner.streaming.decoded_cache import SharedFiles
 from runner.training.collectives import DistributedGroup, LocalGroup
 from runner.training.worker import run_worker

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.config.run_config import RunConfig, base_folder, flatten, load_config, to_yaml
-from runner.storage import RunStorage, write_atomically
+from runner.results.run_folder import RunStorage, write_atomically
 from runner.sweeping.importances import Importances, importances
 from runner.sweeping.objectives import Objective, best_trial, pareto_front
 from runner.sweeping.parameters import same

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from runner.storage import write_atomically
+from runner.results.run_folder import write_atomically
 
 State = Literal["running", "finished", "stopped", "failed"]
 """Stopped: by the scheduler, before its last domain. Failed: with a reason."""

@@ -21,7 +21,7 @@ from runner.config.run_config import RunConfig, base_folder
 from runner.experiment import read_benchmark, tracking_uri
 from runner.on_ray.cluster import connected, quiet_ray
 from runner.on_ray.resources import await_resources
-from runner.storage import write_atomically
+from runner.results.run_folder import write_atomically
 from runner.sweeping.capacity import Room, make_room, trial_bundles
 from runner.sweeping.outcome import Outcome, write_outcome
 from runner.sweeping.plan import SweepPlan, check_objectives

@@ -12,8 +12,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from runner.ablation.timing import clock
 from runner.config.run_config import RunConfig
+from runner.results.format import clock
 from runner.sweeping.importances import final
 from runner.sweeping.objectives import best_trial
 from runner.sweeping.outcome import Outcome, domains_of

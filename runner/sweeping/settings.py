@@ -10,7 +10,7 @@ from typing import Literal
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
-from runner.storage import write_atomically
+from runner.results.run_folder import write_atomically
 from runner.sweeping.objectives import Objective, parse_objectives
 
 SETTINGS_FILE = "sweep.json"

@@ -18,7 +18,7 @@ from ray import tune
 
 from runner.config.run_config import RunConfig, load_config
 from runner.experiment import run_experiment
-from runner.storage import RunStorage
+from runner.results.run_folder import RunStorage
 from runner.streaming.decoded_cache import SharedFiles
 from runner.sweeping.objectives import Objective
 from runner.sweeping.records import Report, trial_folder

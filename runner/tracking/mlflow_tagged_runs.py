@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from runner.config.sections import TrackingConfig
-from runner.storage import write_atomically
+from runner.results.run_folder import write_atomically
 from runner.tracking.mlflow_client import (
     Server,
     TrackingError,

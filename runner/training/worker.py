@@ -11,7 +11,7 @@ import torch
 from models.backbones.building import build_backbone
 from models.learner import Learner
 from runner.config.run_config import RunConfig, learner_module
-from runner.storage import RunStorage
+from runner.results.run_folder import RunStorage
 from runner.streaming.decoded_cache import SharedFiles
 from runner.streaming.image_decoding import decode_many
 from runner.streaming.image_stream import DomainStream, LocalStream

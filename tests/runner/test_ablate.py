@@ -27,14 +27,15 @@ from runner import lifelong
 from runner.ablation.cells import plan_cells, read_cells, table_folder
 from runner.ablation.quantities import OF_DOMAINS, value_of
 from runner.ablation.sending import send_table
-from runner.ablation.summary import TableSummary, estimate, summarise
+from runner.ablation.summary import TableSummary, summarise
 from runner.ablation.tables import load_table, table_names
 from runner.ablation.timing import Clock, makespan, seconds_of
 from runner.ablation.views import show, to_csv, to_json, to_markdown
 from runner.config.run_config import ConfigError, load_config
 from runner.config.sections import TrackingConfig
 from runner.experiment import run_experiment
-from runner.published import PublishedResults, load_published
+from runner.results.finished_runs import estimate
+from runner.results.published import PublishedResults, load_published
 from runner.tracking.mlflow_client import TrackingError
 
 Arguments = Callable[..., list[str]]

@@ -27,7 +27,7 @@ from runner.benches.fusion import (
     measure_costs,
 )
 from runner.config.run_config import load_config
-from runner.published import load_published
+from runner.results.published import load_published
 
 IMAGES, PATCHES, WORDS, WIDTH, DIM = 3, 5, 4, 12, 8
 

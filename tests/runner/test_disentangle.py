@@ -26,8 +26,8 @@ from runner.disentangling.probes import probe
 from runner.disentangling.retrieval import search
 from runner.disentangling.view import comparison_table, names_of, show
 from runner.experiment import RunResult, run_experiment
-from runner.finished import read_finished
 from runner.lifelong import main
+from runner.results.finished_runs import read_finished
 from tasks.synthetic.domains import training_domains
 from tasks.synthetic.studio import person_of
 

@@ -22,7 +22,7 @@ from runner.lifelong import main
 from runner.mixing import mix_run, mixed_state, mixing_steps, parse_alphas
 from runner.mixing_figure import draw_mixtures
 from runner.mixing_view import mixtures_table, remarks, write_figure
-from runner.storage import RunStorage
+from runner.results.run_folder import RunStorage
 from tasks.retrieval.metrics import METRICS
 
 MakeConfig = Callable[..., RunConfig]

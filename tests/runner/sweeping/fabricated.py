@@ -10,7 +10,7 @@ from typing import Any
 import optuna
 
 from runner.config.run_config import RunConfig, load_config
-from runner.storage import RunStorage
+from runner.results.run_folder import RunStorage
 from runner.sweeping.records import Report, State, TrialRecord, trial_folder, write_record
 from runner.sweeping.settings import SweepSettings, write_settings
 from runner.sweeping.space import SearchSpace, as_overrides, load_space

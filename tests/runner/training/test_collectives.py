@@ -21,7 +21,7 @@ from torch import Tensor
 from models.components.cross_domain_alignment import Alignment
 from runner.config.run_config import RunConfig, flatten, learner_names, load_config, to_yaml
 from runner.experiment import read_benchmark
-from runner.storage import RunStorage
+from runner.results.run_folder import RunStorage
 from runner.streaming.image_stream import LocalStream
 from runner.training import loop
 from runner.training.collectives import DistributedGroup, LocalGroup, WorkerGroup

@@ -15,12 +15,12 @@ import pytest
 from rich.console import Console
 
 from runner import lifelong
-from runner.comparing import Comparison, compare_runs
-from runner.comparison_view import show_comparison, shown_metrics
 from runner.config.run_config import load_config, to_yaml
-from runner.finished import Column, read_finished
-from runner.published import PublishedResults, load_published
-from runner.storage import RunStorage
+from runner.results.comparison import Comparison, compare_runs
+from runner.results.comparison_view import show_comparison, shown_metrics
+from runner.results.finished_runs import Column, read_finished
+from runner.results.published import PublishedResults, load_published
+from runner.results.run_folder import RunStorage
 from tasks.benchmarks import BenchmarkConfig, load_benchmark, seen_and_unseen
 from tasks.retrieval.metrics import METRICS, ResultMatrix
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from rich.console import Console
 
-import runner.reporting
+import runner.results.report
 from runner.figures import spread
-from runner.reporting import results_table, write_figures
+from runner.results.report import results_table, write_figures
 from tasks.retrieval.metrics import ResultMatrix
 
 
@@ -74,7 +74,7 @@ def test_rows_that_do_not_fit_are_refused(tmp_path):
 
 def test_pictures_leave_matplotlib_alone(tmp_path):
     code = (
-        "import sys, runner.reporting as r; assert 'matplotlib' not in sys.modules\n"
+        "import sys, runner.results.report as r; assert 'matplotlib' not in sys.modules\n"
         "import json, pathlib; results = json.loads(sys.stdin.read())\n"
         "r.write_figures(results, pathlib.Path(sys.argv[1]))\n"
         "assert 'matplotlib.pyplot' not in sys.modules"
@@ -84,7 +84,7 @@ def test_pictures_leave_matplotlib_alone(tmp_path):
         input=json.dumps(results_of(2, 1)),
         text=True,
         check=True,
-        cwd=Path(runner.reporting.__file__).parents[1],
+        cwd=Path(runner.results.report.__file__).parents[1],
     )
 
 

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from runner.comparing import Comparison
-from runner.finished import Column, Estimate, RunGroup
-from runner.published import PublishedRow
+from runner.results.comparison import Comparison
+from runner.results.finished_runs import Column, Estimate, RunGroup
+from runner.results.published import PublishedRow
 
 NO_LOCK = (
     "Published rows carry no lock: differences in identity lists and random splits cannot be "

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from runner.config.run_config import load_config
-from runner.storage import RunStorage, git_revision, write_atomically
+from runner.results.run_folder import RunStorage, git_revision, write_atomically
 
 
 @pytest.fixture

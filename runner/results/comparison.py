@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from runner.finished import Column, FinishedRun, RunGroup, averaged, group_runs
-from runner.published import PublishedResults, PublishedRow
+from runner.results.finished_runs import Column, FinishedRun, RunGroup, averaged, group_runs
+from runner.results.published import PublishedResults, PublishedRow
 from tasks.protocol.lock_differences import Difference, is_tested_alike, lock_differences
 from tasks.retrieval.metrics import METRICS
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from runner.config.run_config import ConfigError, RunConfig, flatten, in_hash, load_config
-from runner.storage import RunStorage, find_run
+from runner.results.run_folder import RunStorage, find_run
 from tasks.retrieval.metrics import ResultMatrix
 
 
@@ -192,3 +192,13 @@ def _value(matrix: ResultMatrix, column: Column, metric: str) -> float | None:
     return (
         matrix.score(metric, matrix.num_steps, column.domain) if column.domain in owners else None
     )
+
+
+def estimate(values: Iterable[float | None]) -> Estimate | None:
+    """Mean, and sample standard deviation of two or more; None if any is missing, or all are."""
+    listed = list(values)
+    known = [value for value in listed if value is not None]
+    if not known or len(known) < len(listed):
+        return None
+    deviation = statistics.stdev(known) if len(known) > 1 else None
+    return Estimate(math.fsum(known) / len(known), deviation)
