@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from runner.palette import BLUE, GREEN, INK, RULE, SOFT, VERMILION
+from runner.plotting.style import BLUE, GREEN, INK, RULE, SOFT, VERMILION
 
 # Markers tell the lines apart as well.
 _LINES = {

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from runner.contact_sheet import Picture
 from runner.inference import TrainedRun, embedding
+from runner.plotting.contact_sheet import Picture
 from tasks.retrieval.gallery_files import check_replaceable
 from tasks.retrieval.gallery_index import GalleryEntry, GalleryIndex
 from tasks.schema import Benchmark, Record

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from runner.ablation.quantities import OF_DOMAINS, Quantity
 from runner.ablation.summary import TableSummary
-from runner.palette import BLUE, INK, RULE, SHADES, SOFT
+from runner.plotting.style import BLUE, INK, RULE, SHADES, SOFT
 
 _SEED = SHADES[2]
 _ROW_INCH, _WIDTH_INCH, _CHARACTER_INCH = 0.42, 4.2, 0.075

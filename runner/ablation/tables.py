@@ -52,7 +52,7 @@ class RowConfig(FrozenConfig):
     )
     published_method: str | None = Field(
         default=None,
-        description="method of runner/published.yaml, shown where the benchmark is its own",
+        description="method of runner/results/published.yaml, shown where the benchmark is its own",
     )
 
 

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Searches, prints the results and draws them; returns the exit status."""
-    from runner.contact_sheet import draw_sheet
+    from runner.plotting.contact_sheet import draw_sheet
     from runner.scoring import benchmark_to_test, settings_for
     from runner.searching import (
         UNKNOWN,

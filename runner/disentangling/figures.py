@@ -17,8 +17,7 @@ from sklearn.manifold import TSNE
 from runner.disentangling.attributes import GROUPS
 from runner.disentangling.features import CLOTHING, IDENTITY, PATCHES, unit
 from runner.disentangling.measuring import Measured
-from runner.figures import new_figure
-from runner.palette import BLUE, COLOURS, INK, RULE, SOFT, VERMILION
+from runner.plotting.style import BLUE, COLOURS, INK, RULE, SOFT, VERMILION, new_figure
 from tasks.synthetic.people import COLOURS as CLOTH
 
 _NUM_SHOWN = 12

@@ -30,7 +30,10 @@ def write_figures(results: Mapping[str, Any], folder: Path) -> list[Path]:
     Raises:
         ValueError: the results' rows do not fit their domains.
     """
-    from runner.figures import draw_curves, draw_matrix  # matplotlib takes its time to load
+    from runner.plotting.result_matrix import (
+        draw_curves,
+        draw_matrix,
+    )  # matplotlib takes its time to load
 
     matrix = _matrix(results)
     title = f"{results['learner']} on {results['benchmark']}, seed {results['seed']}"

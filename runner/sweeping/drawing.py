@@ -10,8 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from runner.figures import new_figure
-from runner.palette import BLUE, GREEN, INK, RULE, SHADES, SOFT, VERMILION
+from runner.plotting.style import BLUE, GREEN, INK, RULE, SHADES, SOFT, VERMILION, new_figure
 from runner.sweeping.importances import Importances, final
 from runner.sweeping.objectives import Objective
 from runner.sweeping.outcome import Outcome

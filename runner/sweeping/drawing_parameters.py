@@ -15,7 +15,7 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path as Curve
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
-from runner.palette import INK, SHADES, SOFT, VERMILION
+from runner.plotting.style import INK, SHADES, SOFT, VERMILION
 from runner.sweeping.drawing import (
     draw_default,
     draw_trials,

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from runner.config.run_config import RunConfig
-from runner.contact_sheet import Picture, draw_sheet
 from runner.experiment import RunResult, run_experiment
 from runner.inference import TrainedRun, load_run
 from runner.lifelong import main
+from runner.plotting.contact_sheet import Picture, draw_sheet
 from runner.scoring import benchmark_to_test, settings_for
 from runner.searching import (
     Query,

@@ -14,7 +14,7 @@ from PIL import Image
 from rich.console import Console
 
 import runner.results.report
-from runner.figures import spread
+from runner.plotting.result_matrix import spread
 from runner.results.report import results_table, write_figures
 from tasks.retrieval.metrics import ResultMatrix
 

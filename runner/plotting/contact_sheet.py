@@ -10,7 +10,7 @@ from typing import Literal
 
 from PIL import Image, ImageDraw, ImageFont
 
-from runner.palette import GREEN, INK, VERMILION
+from runner.plotting.style import GREEN, INK, VERMILION
 
 _WIDTH, _HEIGHT = 96, 192  # of an image, in pixels: the 1:2 of person crops
 _FRAME, _GAP, _LINE = 4, 12, 14

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from runner.palette import COLOURS, INK, RULE, SHADES, SOFT, VERMILION
+from runner.plotting.style import COLOURS, INK, RULE, SHADES, SOFT, VERMILION, new_figure
 from tasks.retrieval.metrics import ResultMatrix
 
 _MARKERS = "os^Dv"
@@ -251,15 +250,3 @@ def _colour(index: int) -> str:
 def _marker(index: int) -> str:
     """Another one each time the colours begin again."""
     return _MARKERS[index // len(COLOURS) % len(_MARKERS)]
-
-
-def new_figure(size_inch: tuple[float, float], heading: str, title: str) -> Figure:
-    """An empty figure with its two lines of title; the layout leaves their room alone."""
-    figure = Figure(figsize=size_inch, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    height_inch = size_inch[1]
-    left = 0.15 / size_inch[0]
-    figure.text(left, 1 - 0.13 / height_inch, heading, va="top", color=INK, weight="bold", size=12)
-    figure.text(left, 1 - 0.37 / height_inch, title, va="top", color=SOFT, size=9.5)
-    figure.set_layout_engine("constrained", rect=(0, 0, 1, 1 - 0.65 / height_inch))
-    return figure
