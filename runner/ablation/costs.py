@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from runner.ablation.cells import Cell
 from runner.ablation.quantities import Quantity
 from runner.ablation.summary import Row, TableSummary
-from runner.benches.fusion import BATCH, FusionCost, measure_costs
 from runner.plotting.style import COLOURS, INK, RULE, SOFT
+from runner.profiling.fusion_cost import BATCH, FusionCost, measure_costs
 from runner.results.format import large
 from runner.results.run_folder import write_atomically
 

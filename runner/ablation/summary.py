@@ -17,7 +17,7 @@ from runner.results.published import PublishedResults
 from tasks.protocol.lock_differences import Difference, is_tested_alike, lock_differences
 
 if TYPE_CHECKING:
-    from runner.benches.fusion import FusionCost
+    from runner.profiling.fusion_cost import FusionCost
 
 
 @dataclass(frozen=True)

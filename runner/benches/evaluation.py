@@ -8,11 +8,12 @@ from dataclasses import replace
 
 import torch
 
-from runner.benches.findings import Findings, Measurement, interleaved
+from runner.benches.findings import Findings, Measurement
 from runner.benches.workbench import Workbench
 from runner.config.run_config import RunConfig
 from runner.config.sections import EvaluationConfig
 from runner.experiment import read_benchmark
+from runner.profiling.interleave import interleaved
 from runner.streaming.image_stream import DomainStream, LocalStream
 from runner.training.collectives import LocalGroup
 from runner.training.evaluation import Embedder, evaluate_domains

@@ -6,12 +6,9 @@ is taken, so that a machine that slows down in the course of a bench slows both 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
-from typing import Any, Literal, TypeVar
-
-T = TypeVar("T")
+from typing import Any, Literal
 
 Sign = Literal[">=", "<="]
 
@@ -93,12 +90,3 @@ def ratio(
     """
     pairs = zip(numerator.values, denominator.values, strict=True)
     return Measurement(name, "x", tuple(above / below for above, below in pairs), aim)
-
-
-def interleaved(variants: Mapping[str, Callable[[], T]], repeats: int) -> dict[str, list[T]]:
-    """Calls every variant in turn, `repeats` times, and returns what each call returned."""
-    found: dict[str, list[T]] = {name: [] for name in variants}
-    for _ in range(repeats):
-        for name, call in variants.items():
-            found[name].append(call())
-    return found

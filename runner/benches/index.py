@@ -17,8 +17,9 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from runner.benches.findings import Findings, Measurement, interleaved, ratio
+from runner.benches.findings import Findings, Measurement, ratio
 from runner.benches.workbench import Workbench
+from runner.profiling.interleave import interleaved
 from tasks.retrieval.gallery_index import GalleryEntry, GalleryIndex
 
 WIDTH = 256

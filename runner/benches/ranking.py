@@ -21,8 +21,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from runner.benches.findings import Aim, Findings, Measurement, interleaved, ratio
+from runner.benches.findings import Aim, Findings, Measurement, ratio
 from runner.benches.workbench import Workbench
+from runner.profiling.interleave import interleaved
 from tasks.retrieval.ranking import evaluate_ranking
 
 NUM_ARGSORT_QUERIES = 500

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from runner.benches.findings import Findings, Measurement, interleaved, ratio
+from runner.benches.findings import Findings, Measurement, ratio
 from runner.benches.traces import time_command
 from runner.benches.workbench import Workbench
+from runner.profiling.interleave import interleaved
 
 KEY = "learner.losses.affinity.weight"
 """What the trials differ in: it changes no amount of work."""

@@ -12,9 +12,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from runner.benches.findings import Aim, Findings, Measurement, interleaved, ratio
+from runner.benches.findings import Aim, Findings, Measurement, ratio
 from runner.benches.workbench import Workbench
 from runner.experiment import read_benchmark
+from runner.profiling.interleave import interleaved
 
 START_TIMEOUT_S = 120.0
 

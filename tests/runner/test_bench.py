@@ -17,12 +17,13 @@ from rich.console import Console
 from models.learner import StepResult
 from runner import bench
 from runner.benches import decode, ranking
-from runner.benches.findings import Aim, Findings, Measurement, interleaved, ratio
+from runner.benches.findings import Aim, Findings, Measurement, ratio
 from runner.benches.step import build_steps, check_agreement, described_domain
 from runner.benches.traces import Gap, gaps, run_command, steady_images_per_s
 from runner.benches.tracking import free_port
 from runner.benches.workbench import Sizes, Workbench
 from runner.config.run_config import load_config
+from runner.profiling.interleave import interleaved
 
 # ---- statistics
 

@@ -19,14 +19,14 @@ from runner.ablation.costs import costs_of, draw_costs
 from runner.ablation.summary import TableSummary, summarise
 from runner.ablation.tables import load_table
 from runner.ablation.views import show, to_csv, to_json, to_markdown
-from runner.benches.fusion import (
+from runner.config.run_config import load_config
+from runner.profiling.fusion_cost import (
     SCAN_OPERATIONS,
     FusionCost,
     HeldBytes,
     fusion_flops,
     measure_costs,
 )
-from runner.config.run_config import load_config
 from runner.results.published import load_published
 
 IMAGES, PATCHES, WORDS, WIDTH, DIM = 3, 5, 4, 12, 8
