@@ -18,11 +18,11 @@ from runner.commands.run import add_config_arguments
 
 if TYPE_CHECKING:
     from runner.config.run_config import RunConfig
-    from runner.describing.chat import ChatClient
-    from runner.describing.images import ImageSet
-    from runner.describing.job import Ask, JobResult
-    from runner.describing.prompts import Prompt
-    from runner.describing.styling import StyleSettings
+    from runner.descriptions.chat_client import ChatClient
+    from runner.descriptions.images import ImageSet
+    from runner.descriptions.job import Ask, JobResult
+    from runner.descriptions.prompts import Prompt
+    from runner.descriptions.style_prompts import StyleSettings
     from tasks.benchmarks import BenchmarkConfig
 
 HELP = "describe images in words, and judge description files"
@@ -131,7 +131,7 @@ def main(options: argparse.Namespace) -> int:
     if options.check is not None:
         return _check(console, options)
     images, prompt, asked, ask = _prepared(options)
-    from runner.describing.job import run_job
+    from runner.descriptions.job import run_job
 
     with _progress(images) as (on_start, on_row):
         result = run_job(
@@ -152,8 +152,8 @@ def main(options: argparse.Namespace) -> int:
 
 
 def _check(console: Console, options: argparse.Namespace) -> int:
-    from runner.describing.quality import check_file
-    from runner.describing.view import show_quality
+    from runner.descriptions.quality import check_file
+    from runner.descriptions.view import show_quality
 
     if options.dataset or options.backend:
         raise ValueError("--check judges a file; leave --dataset and --backend out")
@@ -170,8 +170,8 @@ def _prepared(options: argparse.Namespace) -> tuple[ImageSet, Prompt, str, Ask]:
     import difflib
 
     from runner.config.run_config import load_config
-    from runner.describing.images import find_images
-    from runner.describing.prompts import load_prompt
+    from runner.descriptions.images import find_images
+    from runner.descriptions.prompts import load_prompt
     from runner.experiment import located
 
     if not options.dataset or not options.backend:
@@ -202,7 +202,7 @@ def _prepared(options: argparse.Namespace) -> tuple[ImageSet, Prompt, str, Ask]:
 
 
 def _style_settings(options: argparse.Namespace) -> StyleSettings | None:
-    from runner.describing.styling import StyleSettings, check_style
+    from runner.descriptions.style_prompts import StyleSettings, check_style
 
     if options.style is None:
         if options.captions is not None:
@@ -229,7 +229,7 @@ def _styled(
     """The prompt with the styles that people's captions have."""
     from dataclasses import replace
 
-    from runner.describing.styling import find_styling
+    from runner.descriptions.style_prompts import find_styling
 
     styling = find_styling(settings, dataset, benchmark)
     Console(stderr=True).print(styling.summary, markup=False, soft_wrap=True)
@@ -237,7 +237,7 @@ def _styled(
 
 
 def _attributes(images: ImageSet, prompt: Prompt) -> tuple[str, Ask]:
-    from runner.describing.truth import describe_known, read_truth
+    from runner.descriptions.ground_truth import describe_known, read_truth
 
     truth = read_truth(images)
     asked = f"{prompt.version}/attributes"
@@ -252,7 +252,7 @@ def _attributes(images: ImageSet, prompt: Prompt) -> tuple[str, Ask]:
 
 
 def _check_blip2(options: argparse.Namespace) -> None:
-    from runner.describing.blip2 import check_model
+    from runner.descriptions.blip2 import check_model
 
     if not options.model:
         raise ValueError("--backend blip2: expected --model, a folder or a name on the hub")
@@ -262,7 +262,7 @@ def _check_blip2(options: argparse.Namespace) -> None:
 def _blip2(options: argparse.Namespace, prompt: Prompt, config: RunConfig) -> tuple[str, Ask]:
     from contextlib import nullcontext
 
-    from runner.describing.blip2 import Blip2Settings, describe_batches
+    from runner.descriptions.blip2 import Blip2Settings, describe_batches
 
     is_folder = Path(options.model).is_dir()
     name = Path(options.model).resolve().name if is_folder else options.model
@@ -293,7 +293,7 @@ def _blip2(options: argparse.Namespace, prompt: Prompt, config: RunConfig) -> tu
 
 def _client(options: argparse.Namespace) -> ChatClient:
     """A client of an endpoint that answers."""
-    from runner.describing.chat import ChatClient, ChatSettings
+    from runner.descriptions.chat_client import ChatClient, ChatSettings
 
     if not options.model:
         raise ValueError("--backend openai: expected --model, the model's name at the endpoint")
@@ -313,7 +313,7 @@ def _client(options: argparse.Namespace) -> ChatClient:
 
 
 def _openai(options: argparse.Namespace, prompt: Prompt, client: ChatClient) -> tuple[str, Ask]:
-    from runner.describing.asking import Asking, ask_all
+    from runner.descriptions.chat_job import Asking, ask_all
 
     asking = Asking(
         f"{prompt.version}/openai/{options.model}", options.max_tries, options.concurrency
@@ -379,7 +379,7 @@ def _progress(images: ImageSet) -> Iterator[tuple[Callable[[int], None], Callabl
 
 
 def _show(console: Console, result: JobResult) -> None:
-    from runner.describing.view import show_failures
+    from runner.descriptions.view import show_failures
 
     console.print(
         f"{result.num_described:,} of {result.num_images:,} images are described "

@@ -12,9 +12,10 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from tests.runner.describing.endpoint import DUAL_ANSWERS, Endpoint, Handler
 
-from runner.describing.images import hash_images
-from runner.describing.styling import StyleSettings, find_styling, read_captions
+from runner.descriptions.images import hash_images
+from runner.descriptions.style_prompts import StyleSettings, find_styling, read_captions
 from runner.lifelong import main
 from tasks.benchmarks import BenchmarkConfig
 from tasks.synthetic.captions import write_captions
@@ -23,7 +24,6 @@ from tasks.synthetic.facts import facts_of
 from tasks.synthetic.studio import person_of
 from tasks.text.masking import mask
 from tasks.text.paraphrase import retell
-from tests.runner.describing.endpoint import DUAL_ANSWERS, Endpoint, Handler
 
 Describe = Callable[..., int]
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.describing.store import DescriptionStore, Row
+from runner.descriptions.store import DescriptionStore, Row
 
 
 def row(number: int, asked: str = "q", **fields) -> Row:

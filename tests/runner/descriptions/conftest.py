@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.runner.describing.endpoint import Endpoint, serving
 
 from runner.lifelong import main
-from tests.runner.describing.endpoint import Endpoint, serving
 
 KEY = "SECRET_OF_THE_TEST"
 
@@ -47,7 +47,7 @@ def describe(
     endpoint: Endpoint, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., int]:
     """Runs `describe` on the pictures against the endpoint, with short waits."""
-    monkeypatch.setattr("runner.describing.chat.FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr("runner.descriptions.chat_client.FIRST_WAIT_S", 0.01)
 
     def run(*further: str) -> int:
         return main([*arguments(pictures, endpoint.url, tmp_path / "kept"), *further])

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from rich.console import Console
 from rich.table import Table
 
-from runner.describing.quality import Quality
-from runner.describing.store import Row
+from runner.descriptions.quality import Quality
+from runner.descriptions.store import Row
 
 _NUM_REASONS = 5
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from runner.describing.checks import (
+from runner.descriptions.validation import (
     answer_problem,
     clothing_lacks,
     identity_lacks,
@@ -26,7 +26,7 @@ from runner.describing.checks import (
 from tasks.text.words import GARMENTS, PARTS, names_colour, with_article, words_of
 
 if TYPE_CHECKING:
-    from runner.describing.styling import Styling
+    from runner.descriptions.style_prompts import Styling
 
 TEMPLATES_VERSION = 1
 """Part of what a description is kept under: raise it with any change of a template below."""

@@ -3,17 +3,17 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.runner.describing.endpoint import DUAL_ANSWERS, PART_ANSWERS
 
-from runner.describing.checks import (
+from runner.descriptions.prompts import BadAnswerError, answers_in, load_prompt
+from runner.descriptions.validation import (
     clothing_lacks,
     identity_lacks,
     part_lacks,
     text_problem,
     tidy,
 )
-from runner.describing.prompts import BadAnswerError, answers_in, load_prompt
 from tasks.text.words import with_article
-from tests.runner.describing.endpoint import DUAL_ANSWERS, PART_ANSWERS
 
 
 def parts(**changed: str) -> tuple[str, ...]:

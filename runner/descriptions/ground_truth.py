@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from runner.describing.images import HashedImage, ImageSet
-from runner.describing.prompts import BadAnswerError, Prompt
-from runner.describing.store import Row
+from runner.descriptions.images import HashedImage, ImageSet
+from runner.descriptions.prompts import BadAnswerError, Prompt
+from runner.descriptions.store import Row
 from tasks.synthetic.facts import coloured, facts_of, hair_of, height_and_build, upper_of
 from tasks.text.paraphrase import retell
 from tasks.text.words import with_article

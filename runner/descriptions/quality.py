@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from runner.describing.checks import is_nothing
+from runner.descriptions.validation import is_nothing
 from tasks.text.text_files import utf8_lines
 from tasks.text.words import (
     BAGS,

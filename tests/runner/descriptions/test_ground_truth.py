@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.describing.quality import check_file
+from runner.descriptions.quality import check_file
 from runner.lifelong import main
 from tasks.text.descriptions import read_descriptions
 

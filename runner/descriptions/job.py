@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.describing.export import export, export_name
-from runner.describing.images import HashedImage, ImageSet, check_base_names, hash_images
-from runner.describing.prompts import Prompt
-from runner.describing.store import DescriptionStore, Row
+from runner.descriptions.export import export, export_name
+from runner.descriptions.images import HashedImage, ImageSet, check_base_names, hash_images
+from runner.descriptions.prompts import Prompt
+from runner.descriptions.store import DescriptionStore, Row
 
 Ask = Callable[[Sequence[HashedImage], DescriptionStore, Callable[[Row], None]], str]
 """Asks for these images, keeps every row in the store and reports it; returns why it ended early,

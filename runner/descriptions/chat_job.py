@@ -12,15 +12,15 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
-from runner.describing.chat import (
+from runner.descriptions.chat_client import (
     ChatClient,
     RejectedError,
     StoppedError,
     UnavailableError,
 )
-from runner.describing.images import HashedImage, data_url
-from runner.describing.prompts import BadAnswerError, Prompt, answers_in
-from runner.describing.store import DescriptionStore, Row
+from runner.descriptions.images import HashedImage, data_url
+from runner.descriptions.prompts import BadAnswerError, Prompt, answers_in
+from runner.descriptions.store import DescriptionStore, Row
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from runner.describing.images import HashedImage, ImageSet
-from runner.describing.prompts import Prompt
-from runner.describing.store import Row
+from runner.descriptions.images import HashedImage, ImageSet
+from runner.descriptions.prompts import Prompt
+from runner.descriptions.store import Row
 from runner.results.run_folder import write_atomically
 from tasks.text.descriptions import format_descriptions
 

@@ -16,9 +16,9 @@ import numpy as np
 from PIL import Image
 
 from runner.config.sections import ClusterConfig
-from runner.describing.images import HashedImage
-from runner.describing.prompts import BadAnswerError, Prompt, load_prompt
-from runner.describing.store import Row
+from runner.descriptions.images import HashedImage
+from runner.descriptions.prompts import BadAnswerError, Prompt, load_prompt
+from runner.descriptions.store import Row
 
 MAX_NEW_TOKENS = 80
 _BATCHES_PER_BLOCK = 4

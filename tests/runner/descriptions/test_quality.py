@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.describing.quality import check_file, contradiction, implausible, implausible_words
+from runner.descriptions.quality import check_file, contradiction, implausible, implausible_words
 from runner.lifelong import main
 from tasks.text.descriptions import format_descriptions
 

@@ -18,15 +18,15 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-
-import runner.describing.chat as chat
-from runner.describing.chat import seconds_of, wait_s
-from runner.describing.images import data_url
-from runner.describing.store import DescriptionStore
-from runner.lifelong import main
-from tasks.text.descriptions import read_descriptions
 from tests.runner.describing.conftest import KEY, arguments
 from tests.runner.describing.endpoint import DUAL_ANSWERS, PART_ANSWERS, Endpoint, Handler
+
+import runner.descriptions.chat_client as chat
+from runner.descriptions.chat_client import seconds_of, wait_s
+from runner.descriptions.images import data_url
+from runner.descriptions.store import DescriptionStore
+from runner.lifelong import main
+from tasks.text.descriptions import read_descriptions
 
 Describe = Callable[..., int]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from tests.runner.describing.endpoint import PART_ANSWERS
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     Blip2Config,
@@ -20,13 +21,12 @@ from transformers import (
 )
 
 from runner.config.sections import ClusterConfig
-from runner.describing.blip2 import Blip2Answerer, Blip2Settings, answered, describe_batches
-from runner.describing.images import hash_images
-from runner.describing.prompts import load_prompt
-from runner.describing.store import DescriptionStore
+from runner.descriptions.blip2 import Blip2Answerer, Blip2Settings, answered, describe_batches
+from runner.descriptions.images import hash_images
+from runner.descriptions.prompts import load_prompt
+from runner.descriptions.store import DescriptionStore
 from runner.lifelong import main
 from tasks.text.descriptions import read_descriptions
-from tests.runner.describing.endpoint import PART_ANSWERS
 
 WORDS = ["<pad>", "<s>", "</s>", "<unk>", "man", "short", "black", "hair", "shirt", "jeans", "?"]
 
