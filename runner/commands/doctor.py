@@ -17,7 +17,7 @@ from runner.commands.run import add_config_arguments
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from runner.doctor import Report
+    from runner.doctor.examine import Report
     from tasks.benchmarks import BenchmarkConfig
 
 HELP = "look at the data sets on disk: what is there, what is wrong, what to do"
@@ -43,8 +43,8 @@ def main(options: argparse.Namespace) -> int:
     """
     from pathlib import Path
 
-    from runner.doctor import check_names, examine
-    from runner.doctor_view import show
+    from runner.doctor.examine import check_names, examine
+    from runner.doctor.view import show
     from tasks.reading import dataset_names
 
     # An override behind the last name is taken for one more name.
@@ -76,7 +76,7 @@ def _settings(options: argparse.Namespace, overrides: Sequence[str]) -> Benchmar
 
 
 def _open_images(reports: Mapping[str, Report]) -> dict[str, Report]:
-    from runner.doctor import examine_images, images_of
+    from runner.doctor.examine import examine_images, images_of
 
     num_images = len(images_of(reports))
     with _progress(num_images) as opened:

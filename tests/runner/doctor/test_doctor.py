@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.doctor import examine, examine_images
+from runner.doctor.examine import examine, examine_images
 from runner.lifelong import main
 from tasks.reading import ReadOptions, dataset_names, read_dataset
 from tests.runner.doctor.looking import VARIANTS, Look, counted, miniatures_of, tree

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.doctor import NUM_LISTED, examine, examine_images
+from runner.doctor.examine import NUM_LISTED, examine, examine_images
 from runner.lifelong import main
 from tasks.datasets import dukemtmc, market1501
 from tasks.reading import ReadOptions

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from runner.doctor import examine, examine_images
-from runner.doctor_view import show
+from runner.doctor.examine import examine, examine_images
+from runner.doctor.view import show
 from tasks.reading import ReadOptions, dataset_names
 from tests.runner.doctor.looking import MARKET, damage
 from tests.tasks.datasets.miniatures.market1501 import build_market_layout

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from runner.doctor import Report, Status
+from runner.doctor.examine import Report, Status
 from tasks.reading import Counts
 
 _STYLES: Mapping[Status, str] = {

@@ -19,15 +19,15 @@ from PIL import Image
 from runner.benches import doctor
 from runner.benches.plain_loop import loops_s
 from runner.benches.workbench import Sizes, Workbench
-from runner.doctor import examine, examine_images
-from runner.doctor_images import open_image, open_images
+from runner.doctor.examine import examine, examine_images
+from runner.doctor.open_images import open_image, open_images
 from runner.streaming.image_decoding import decode_many
 from tasks.datasets import market1501
 from tasks.reading import ReadOptions
 from tests.tasks.datasets.miniatures.market1501 import build_market_layout
 from tests.tasks.datasets.miniatures.painting import paint
 
-LIFELONG = Path(__file__).parents[2] / "runner" / "lifelong.py"
+LIFELONG = Path(__file__).parents[3] / "runner" / "lifelong.py"
 
 
 def test_processes_find_what_a_loop_finds(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from runner.doctor_checks import counts_of, faults_and_notes, parts_of
-from runner.doctor_images import open_images
+from runner.doctor.checks import counts_of, faults_and_notes, parts_of
+from runner.doctor.open_images import open_images
 from tasks.reading import (
     Counts,
     DatasetFacts,
