@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.ablation.tables import TableConfig, nearest
+from runner.ablation.table_file import TableConfig, nearest
 from runner.config.run_config import ConfigError, RunConfig, in_hash, load_config
 from runner.experiment import read_benchmark
 from runner.results.finished_runs import FinishedRun, read_finished

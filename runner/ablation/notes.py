@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from runner.ablation.quantities import OF_DOMAINS
 from runner.ablation.summary import TableSummary
+from runner.profiling.fusion_cost import BATCH
 
 
 def notes(summary: TableSummary) -> list[str]:
@@ -19,8 +20,6 @@ def notes(summary: TableSummary) -> list[str]:
         found.append(f"With {' '.join(summary.settings)}.")
     found += _score_notes(summary)
     if summary.costs:
-        from runner.ablation.costs import NOTES
-
         found += NOTES
     found += [f"Code: {each}." for each in [_revisions(summary)] if each]
     found += _lock_notes(summary)
@@ -74,3 +73,19 @@ def _lock_notes(summary: TableSummary) -> list[str]:
     more = f"; and {len(sentences) - 4} more" if len(sentences) > 4 else ""
     meant = ", as this table means them to" if summary.varies_data else ""
     return [f"Protocol locks differ{meant}: {shown}{more}."]
+
+
+REPEATS = 5
+
+
+NOTES = (
+    "Parameters and FLOPs are the fusion's; image FLOPs are of all that embeds an image with its "
+    "description. They are of one image, a multiplication and an addition being two, of matrix "
+    "products, attention, convolutions and the states of Mamba's scan (9 each in every position); "
+    "activations, norms and other sums are left out.",
+    f"ms: of an image in a batch of {BATCH}, embedded with its description, median and range of "
+    f"{REPEATS} turns of all rows, on one CPU thread or a GPU; times: of the reference row's, turn "
+    "by turn. They compare inside this table alone.",
+    "Memory: most that a batch holds at once beyond parameters and inputs; on a GPU all that torch "
+    "allocates, on the CPU the tensors that operations return.",
+)

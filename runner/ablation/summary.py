@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from runner.ablation.cells import Key
 from runner.ablation.quantities import Quantities, Quantity, quantities_for, value_of
-from runner.ablation.tables import TableConfig
+from runner.ablation.table_file import TableConfig
 from runner.results.finished_runs import Estimate, FinishedRun, averaged, estimate
 from runner.results.published import PublishedResults
 from tasks.protocol.lock_differences import Difference, is_tested_alike, lock_differences

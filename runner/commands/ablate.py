@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from runner.ablation.cells import Cell, Key
     from runner.ablation.summary import Failure, TableSummary
-    from runner.ablation.tables import TableConfig
+    from runner.ablation.table_file import TableConfig
     from runner.results.finished_runs import FinishedRun
 
 HELP = "run a table of rows x seeds, or what is missing of it"
@@ -50,7 +50,7 @@ def main(options: argparse.Namespace) -> int:
         return _list_tables(console)
 
     from runner.ablation.cells import check_rows, plan_cells, read_cells, table_folder
-    from runner.ablation.tables import load_table
+    from runner.ablation.table_file import load_table
     from runner.config.run_config import in_hash
 
     # An override behind the last name is taken for one more name.
@@ -84,7 +84,7 @@ def main(options: argparse.Namespace) -> int:
 
 
 def _list_tables(console: Console) -> int:
-    from runner.ablation.tables import load_table, table_names
+    from runner.ablation.table_file import load_table, table_names
 
     for name in table_names():
         _, table = load_table(name)
@@ -109,8 +109,8 @@ def _run_missing(
 ) -> list[Failure]:
     """Runs them, a line for each that ends; what failed is returned."""
     from runner.ablation.cells import check_data
-    from runner.ablation.running import run_cells, workplace
-    from runner.ablation.screen import Lines, clock_of, show_plan
+    from runner.ablation.console import Lines, clock_of, show_plan
+    from runner.ablation.run import run_cells, workplace
     from runner.ablation.summary import Failure
 
     check_data(missing, finished)
@@ -143,7 +143,7 @@ def _show_what_is_there(
 ) -> None:
     import os
 
-    from runner.ablation.screen import clock_of, show_plan
+    from runner.ablation.console import clock_of, show_plan
 
     places = max(1, min(jobs or len(os.sched_getaffinity(0)), len(missing)))
     times = clock_of(table, cells, finished)
@@ -180,8 +180,8 @@ def _present(
     console: Console, summary: TableSummary, folder: Path, cell: Cell, *, send: bool
 ) -> int:
     """Shows, writes and sends the table; returns the exit status."""
-    from runner.ablation.picture import write_pictures
-    from runner.ablation.views import show, write_texts
+    from runner.ablation.plot import write_pictures
+    from runner.ablation.view import show, write_texts
     from runner.results.run_folder import write_atomically
 
     if summary.runs:
@@ -201,7 +201,7 @@ def _present(
 
 
 def _send(console: Console, summary: TableSummary, folder: Path, cell: Cell) -> None:
-    from runner.ablation.sending import send_table
+    from runner.ablation.mlflow import send_table
     from runner.experiment import tracking_uri
     from runner.tracking.mlflow_client import TrackingError
 

@@ -15,10 +15,11 @@ from rich.console import Console
 from models.heads.fusion import Fusion, FusionConfig, Modality
 from runner.ablation import costs
 from runner.ablation.cells import plan_cells
-from runner.ablation.costs import costs_of, draw_costs
+from runner.ablation.costs import costs_of
+from runner.ablation.plot import draw_costs
 from runner.ablation.summary import TableSummary, summarise
-from runner.ablation.tables import load_table
-from runner.ablation.views import show, to_csv, to_json, to_markdown
+from runner.ablation.table_file import load_table
+from runner.ablation.view import show, to_csv, to_json, to_markdown
 from runner.config.run_config import load_config
 from runner.profiling.fusion_cost import (
     SCAN_OPERATIONS,

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import median
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from runner.ablation.costs import accuracy_of
 from runner.ablation.quantities import OF_DOMAINS, Quantity
-from runner.ablation.summary import TableSummary
-from runner.plotting.style import BLUE, INK, RULE, SHADES, SOFT
+from runner.ablation.summary import Row, TableSummary
+from runner.plotting.style import BLUE, COLOURS, INK, RULE, SHADES, SOFT
+from runner.profiling.fusion_cost import BATCH, FusionCost
+from runner.results.format import large
 
 _SEED = SHADES[2]
 _ROW_INCH, _WIDTH_INCH, _CHARACTER_INCH = 0.42, 4.2, 0.075
@@ -20,8 +24,6 @@ def write_pictures(summary: TableSummary, folder: Path) -> None:
     """Draws table.png, and costs.png where costs are known; needs no display."""
     pictures = {"table.png": draw_table(summary)}
     if summary.costs:
-        from runner.ablation.costs import draw_costs
-
         pictures["costs.png"] = draw_costs(summary)
     for name, figure in pictures.items():
         temporary = folder / f".{name}.partial"
@@ -97,3 +99,48 @@ def _draw_panel(axes: Axes, summary: TableSummary, quantity: Quantity) -> None:
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(SOFT)
     axes.tick_params(length=0, labelcolor=INK)
+
+
+_MARKERS = "os^Dv"
+
+
+def draw_costs(summary: TableSummary) -> Figure:
+    """Accuracy against latency: a dot for each row, bars for its seeds' deviation and its range."""
+    figure = Figure(figsize=(7.4, 4.2), facecolor="white")
+    FigureCanvasAgg(figure)
+    accuracy = accuracy_of(summary)
+    figure.text(0.02, 0.975, summary.table.title, va="top", color=INK, weight="bold", size=12)
+    words = f"{accuracy.heading} (%) against milliseconds per gallery image, batches of {BATCH}"
+    figure.text(0.02, 0.92, words, va="top", color=SOFT, size=9.5)
+    figure.set_layout_engine("constrained", rect=(0.02, 0.02, 0.96, 0.85))
+    axes = figure.subplots()
+    for index, row in enumerate(summary.rows):
+        mine = row.estimate(accuracy)
+        if mine is None:
+            continue
+        times = summary.costs[row.name].image_ms
+        middle = median(times)
+        axes.errorbar(
+            middle, mine.mean, yerr=mine.deviation or None,
+            xerr=[[middle - min(times)], [max(times) - middle]],
+            fmt=_MARKERS[index % len(_MARKERS)], color=COLOURS[index % len(COLOURS)],
+            markersize=7, elinewidth=1.4, capsize=3, label=_named(row, summary.costs[row.name]),
+        )  # fmt: skip
+    axes.set_xlabel("ms per image, median and range", color=SOFT)
+    axes.set_ylabel(f"{accuracy.heading} (%), mean ± sample standard deviation", color=SOFT)
+    if axes.containers:
+        axes.legend(
+            loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, labelcolor=INK,
+            fontsize=9, labelspacing=1.2,
+        )  # fmt: skip
+    axes.margins(x=0.12, y=0.12)
+    axes.grid(color=RULE, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["bottom", "left"]].set_color(SOFT)
+    axes.tick_params(length=0, labelcolor=INK)
+    return figure
+
+
+def _named(row: Row, cost: FusionCost) -> str:
+    return f"{row.label}\n{large(cost.num_parameters)} parameters"

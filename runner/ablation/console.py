@@ -8,8 +8,8 @@ from rich.console import Console
 
 from runner.ablation.cells import Cell, Key
 from runner.ablation.quantities import said_of
-from runner.ablation.running import Ending
-from runner.ablation.tables import TableConfig
+from runner.ablation.run import Ending
+from runner.ablation.table_file import TableConfig
 from runner.ablation.timing import Clock, seconds_of
 from runner.results.finished_runs import FinishedRun
 from runner.results.format import clock

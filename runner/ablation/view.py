@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from runner.ablation.costs import costs_cells
 from runner.ablation.notes import notes
 from runner.ablation.quantities import OF_DOMAINS, Quantity
 from runner.ablation.summary import Row, TableSummary, lock_hash
@@ -118,7 +119,6 @@ def costs_grid(summary: TableSummary) -> Grid | None:
     """What every row costs, if it is known."""
     if not summary.costs:
         return None
-    from runner.ablation.costs import costs_cells
 
     headings, rows = costs_cells(summary)
     return Grid(headings, tuple(rows))

@@ -15,7 +15,7 @@ from PIL import Image
 from runner import experiment, lifelong
 from runner.ablation.cells import plan_cells
 from runner.ablation.quantities import said_of
-from runner.ablation.tables import load_table
+from runner.ablation.table_file import load_table
 from runner.config.run_config import ConfigError
 from runner.experiment import run_experiment
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from runner import experiment
 from runner.ablation.cells import plan_cells
-from runner.ablation.tables import load_table
+from runner.ablation.table_file import load_table
 from runner.config.run_config import RunConfig, flatten
 from runner.experiment import RunResult, run_experiment
 from runner.training.checkpoints import Checkpoint, CheckpointStore

@@ -25,12 +25,12 @@ from rich.console import Console
 
 from runner import lifelong
 from runner.ablation.cells import plan_cells, read_cells, table_folder
+from runner.ablation.mlflow import send_table
 from runner.ablation.quantities import OF_DOMAINS, value_of
-from runner.ablation.sending import send_table
 from runner.ablation.summary import TableSummary, summarise
-from runner.ablation.tables import load_table, table_names
+from runner.ablation.table_file import load_table, table_names
 from runner.ablation.timing import Clock, makespan, seconds_of
-from runner.ablation.views import show, to_csv, to_json, to_markdown
+from runner.ablation.view import show, to_csv, to_json, to_markdown
 from runner.config.run_config import ConfigError, load_config
 from runner.config.sections import TrackingConfig
 from runner.experiment import run_experiment
@@ -144,14 +144,14 @@ def test_the_ablation_of_vladr_is_what_its_page_says() -> None:
 
 
 def test_the_example_of_the_docs_is_a_table(write: Callable[..., str]) -> None:
-    page = Path(__file__).parents[2] / "docs" / "ablations.md"
+    page = Path(__file__).parents[3] / "docs" / "ablations.md"
     (example,) = page.read_text(encoding="utf-8").split("```yaml\n")[1:]
     _, table = load_table(write(text=example.partition("```")[0]))
     assert {cell.row for cell in plan_cells(table, [0])} == set(table.rows)
 
 
 def test_the_page_names_every_table() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "ablations.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "ablations.md").read_text(encoding="utf-8")
     assert [name for name in table_names() if f"| `{name}` |" not in page] == []
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from runner.ablation.quantities import Quantities
 from runner.ablation.summary import Row, TableSummary
-from runner.ablation.views import to_json
+from runner.ablation.view import to_json
 from runner.config.sections import TrackingConfig
 from runner.results.finished_runs import FinishedRun
 from runner.results.run_folder import RunStorage
