@@ -58,7 +58,7 @@ def run_experiment(
             ray nor mlflow; `sync` tracks it afterwards.
         fresh: start over, dropping what an earlier start of the same run left.
         view: shows events while the run goes on.
-        shared: files that need not be decoded again; see `runner.sweeping.sharing`.
+        shared: files that need not be decoded again; see `runner.sweep.shared_images`.
 
     Raises:
         ValueError, OSError: the input is wrong; says what was expected, what came, what to do.

@@ -17,8 +17,8 @@ import yaml
 
 from runner.commands import sweep
 from runner.config.run_config import load_config
-from runner.sweeping.capacity import make_room
-from runner.sweeping.plan import OF_TRIALS, make_plan
+from runner.sweep.plan import OF_TRIALS, make_plan
+from runner.sweep.resources import make_room
 
 ROOT = Path(__file__).resolve().parents[1]
 DEPLOY = ROOT / "deploy"

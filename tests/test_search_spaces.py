@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from runner.config.run_config import flatten, load_config, preset_names
-from runner.sweeping.parameters import same
-from runner.sweeping.space import (
+from runner.sweep.parameters import same
+from runner.sweep.space import (
     SPACES,
     SearchSpace,
     as_overrides,

@@ -56,12 +56,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Runs the sweep; returns 0 if a trial has finished, 1 if none has."""
-    from runner.sweeping.plan import make_plan
+    from runner.sweep.plan import make_plan
 
     console = Console()
     plan = make_plan(options)
 
-    from runner.sweeping.running import run_sweep
+    from runner.sweep.run import run_sweep
 
     try:
         outcome = run_sweep(plan, console)

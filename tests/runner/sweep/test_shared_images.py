@@ -32,7 +32,7 @@ def benchmark_(config: RunConfig) -> Benchmark:
 
 @pytest.fixture(scope="module")
 def shared(benchmark_: Benchmark, config: RunConfig) -> Any:
-    from runner.sweeping.sharing import share_images
+    from runner.sweep.shared_images import share_images
 
     return share_images(benchmark_, config)
 
@@ -90,7 +90,7 @@ def test_a_run_on_shared_images_gives_the_same_results(
 def test_what_exceeds_the_budget_is_left_to_the_trials(
     benchmark_: Benchmark, config: RunConfig
 ) -> None:
-    from runner.sweeping.sharing import share_images
+    from runner.sweep.shared_images import share_images
 
     portions = files_in_order(benchmark_)
     fits = len(portions[0]) * SIZE[0] * SIZE[1] * 3
@@ -112,7 +112,7 @@ def test_what_exceeds_the_budget_is_left_to_the_trials(
 
 
 def test_a_searched_image_size_shares_nothing(benchmark_: Benchmark, config: RunConfig) -> None:
-    from runner.sweeping.sharing import share_images
+    from runner.sweep.shared_images import share_images
 
     found = share_images(benchmark_, config, ["learner.lr", "backbone.image_width"])
     assert found.num_shared == 0

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner.sweeping.parameters import Choices
-from runner.sweeping.table import short_names
+from runner.sweep.parameters import Choices
+from runner.sweep.table import short_names
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from runner.sweeping.outcome import Outcome
+    from runner.sweep.outcome import Outcome
 
 FOLDER = "pictures"
 _DPI = 160
@@ -41,8 +41,8 @@ def write_pictures(outcome: Outcome) -> list[Path]:
 
 def _figures(outcome: Outcome) -> Iterator[tuple[str, Figure]]:
     # matplotlib takes its time to load
-    from runner.sweeping.drawing import draw_history, draw_importances, draw_pareto
-    from runner.sweeping.drawing_parameters import draw_parallel, draw_response, draw_slice
+    from runner.sweep.plot_parameters import draw_parallel, draw_response, draw_slice
+    from runner.sweep.plot_trials import draw_history, draw_importances, draw_pareto
 
     if not any(record.reports for record in outcome.records):
         return

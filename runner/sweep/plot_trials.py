@@ -11,11 +11,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from runner.plotting.style import BLUE, GREEN, INK, RULE, SHADES, SOFT, VERMILION, new_figure
-from runner.sweeping.importances import Importances, final
-from runner.sweeping.objectives import Objective
-from runner.sweeping.outcome import Outcome
-from runner.sweeping.records import TrialRecord
-from runner.sweeping.table import short_names
+from runner.sweep.importances import Importances, final
+from runner.sweep.objectives import Objective
+from runner.sweep.outcome import Outcome
+from runner.sweep.table import short_names
+from runner.sweep.trial_records import TrialRecord
 
 
 def draw_history(outcome: Outcome) -> Figure:

@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path
 
 from runner.config.sections import TrackingConfig
-from runner.sweeping.importances import final
-from runner.sweeping.parameters import as_text
-from runner.sweeping.records import TrialRecord, read_records
-from runner.sweeping.settings import SPACE_FILE, SweepSettings
+from runner.sweep.importances import final
+from runner.sweep.parameters import as_text
+from runner.sweep.settings import SPACE_FILE, SweepSettings
+from runner.sweep.trial_records import TrialRecord, read_records
 from runner.tracking.mlflow_client import TrackingError
 from runner.tracking.mlflow_tagged_runs import KeyedRuns, Point, digest_of, with_runs
 

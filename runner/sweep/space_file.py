@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from runner.config.run_config import ConfigError
-from runner.sweeping.parameters import (
+from runner.sweep.parameters import (
     AnyParameter,
     Choices,
     FloatRange,

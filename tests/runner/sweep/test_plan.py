@@ -14,11 +14,11 @@ import pytest
 from runner.commands import sweep
 from runner.config.run_config import RunConfig, load_config
 from runner.experiment import read_benchmark
-from runner.sweeping.capacity import Room, make_room
-from runner.sweeping.objectives import parse_objectives
-from runner.sweeping.plan import SweepPlan, check_objectives, make_plan
-from runner.sweeping.searching import check_sampler
-from runner.sweeping.settings import SPACE_FILE, write_settings
+from runner.sweep.objectives import parse_objectives
+from runner.sweep.optuna_searcher import check_sampler
+from runner.sweep.plan import SweepPlan, check_objectives, make_plan
+from runner.sweep.resources import Room, make_room
+from runner.sweep.settings import SPACE_FILE, write_settings
 from tasks.schema import Split
 
 MakeConfig = Callable[..., RunConfig]

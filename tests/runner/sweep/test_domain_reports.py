@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runner.sweeping.records import Report
-from runner.sweeping.reports import DomainReports, mean_report
+from runner.sweep.domain_reports import DomainReports, mean_report
+from runner.sweep.trial_records import Report
 from runner.tracking.event_log import Event
 from tasks.retrieval.metrics import METRICS
 

@@ -20,10 +20,10 @@ from runner.config.run_config import RunConfig, load_config
 from runner.experiment import run_experiment
 from runner.results.run_folder import RunStorage
 from runner.streaming.decoded_cache import SharedFiles
-from runner.sweeping.objectives import Objective
-from runner.sweeping.records import Report, trial_folder
-from runner.sweeping.reports import DomainReports, mean_report
-from runner.sweeping.space import as_overrides
+from runner.sweep.domain_reports import DomainReports, mean_report
+from runner.sweep.objectives import Objective
+from runner.sweep.space import as_overrides
+from runner.sweep.trial_records import Report, trial_folder
 from runner.tracking.event_log import Event, read_events
 
 OWNER_WAIT_S = 120.0

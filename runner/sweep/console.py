@@ -14,14 +14,14 @@ from rich.text import Text
 
 from runner.config.run_config import RunConfig
 from runner.results.format import clock
-from runner.sweeping.importances import final
-from runner.sweeping.objectives import best_trial
-from runner.sweeping.outcome import Outcome, domains_of
-from runner.sweeping.records import TrialRecord
-from runner.sweeping.settings import SweepSettings
-from runner.sweeping.space import SearchSpace
-from runner.sweeping.table import first_line, percent, said, seconds_of, short_names
-from runner.sweeping.views import final_table, time_left_s
+from runner.sweep.importances import final
+from runner.sweep.objectives import best_trial
+from runner.sweep.outcome import Outcome, domains_of
+from runner.sweep.settings import SweepSettings
+from runner.sweep.space import SearchSpace
+from runner.sweep.table import first_line, percent, said, seconds_of, short_names
+from runner.sweep.trial_records import TrialRecord
+from runner.sweep.view import final_table, time_left_s
 from runner.tracking.console import live_block
 
 _STYLES = {"running": "", "finished": "green", "stopped": "dim", "failed": "red"}

@@ -13,8 +13,8 @@ import optuna
 from optuna.trial import TrialState
 from ray.tune import Callback
 
-from runner.sweeping.records import Report, State, TrialRecord, read_records, write_record
-from runner.sweeping.trial import drop_checkpoints
+from runner.sweep.trial import drop_checkpoints
+from runner.sweep.trial_records import Report, State, TrialRecord, read_records, write_record
 
 
 class Recorder(Callback):

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from runner import lifelong
-from runner.sweeping.records import read_records, trial_folder
+from runner.sweep.trial_records import read_records, trial_folder
 from runner.tracking.event_log import read_events
 
 Arguments = Callable[..., list[str]]
@@ -94,7 +94,7 @@ def test_two_objectives_and_trials_that_raise(
         last.validation["seen_mAP"], last.validation["forgetting_mAP"]
     ]  # fmt: skip
     # All is done: another start finds that, and asks no cluster for anything.
-    monkeypatch.delattr("runner.sweeping.running.connected")
+    monkeypatch.delattr("runner.sweep.run.connected")
     before = {each: each.stat().st_mtime_ns for each in sweep.glob("trials/*/seed0/*")}
     again = arguments(SPACE, *objective, "--trials", "5", "--concurrent", "3")
     assert lifelong.main(again) == 0

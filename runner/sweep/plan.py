@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from runner.config.run_config import RunConfig, base_folder, preset_names
-from runner.sweeping.objectives import Objective, parse_objectives
-from runner.sweeping.settings import (
+from runner.sweep.objectives import Objective, parse_objectives
+from runner.sweep.settings import (
     SETTINGS_FILE,
     SPACE_FILE,
     Sampler,
@@ -19,7 +19,7 @@ from runner.sweeping.settings import (
     read_settings,
     shown_url,
 )
-from runner.sweeping.space import SearchSpace, check_space, load_space
+from runner.sweep.space import SearchSpace, check_space, load_space
 from tasks.schema import Benchmark
 
 DEFAULT_PRESET = "demo-sweep"

@@ -11,9 +11,9 @@ import optuna
 
 from runner.config.run_config import RunConfig, load_config
 from runner.results.run_folder import RunStorage
-from runner.sweeping.records import Report, State, TrialRecord, trial_folder, write_record
-from runner.sweeping.settings import SweepSettings, write_settings
-from runner.sweeping.space import SearchSpace, as_overrides, load_space
+from runner.sweep.settings import SweepSettings, write_settings
+from runner.sweep.space import SearchSpace, as_overrides, load_space
+from runner.sweep.trial_records import Report, State, TrialRecord, trial_folder, write_record
 
 DOMAINS = ("plaza", "station", "office", "night")
 NAMES = (

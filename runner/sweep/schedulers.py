@@ -13,9 +13,9 @@ from ray.tune.schedulers import (
     TrialScheduler,
 )
 
-from runner.sweeping.objectives import Objective
-from runner.sweeping.records import TrialRecord
-from runner.sweeping.settings import Scheduler
+from runner.sweep.objectives import Objective
+from runner.sweep.settings import Scheduler
+from runner.sweep.trial_records import TrialRecord
 
 TIME = "learned_domains"
 

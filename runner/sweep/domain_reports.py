@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 
-from runner.sweeping.records import Report
+from runner.sweep.trial_records import Report
 from runner.tracking.event_log import Event, as_number
 from tasks.retrieval.metrics import ResultMatrix
 

@@ -8,11 +8,11 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from runner.sweeping.parameters import as_text
-from runner.sweeping.records import TrialRecord
+from runner.sweep.parameters import as_text
+from runner.sweep.trial_records import TrialRecord
 
 if TYPE_CHECKING:
-    from runner.sweeping.outcome import Outcome
+    from runner.sweep.outcome import Outcome
 
 _RANKS = ("finished", "stopped", "running", "failed")
 

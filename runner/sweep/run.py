@@ -22,13 +22,9 @@ from runner.experiment import read_benchmark, tracking_uri
 from runner.on_ray.cluster import connected, quiet_ray
 from runner.on_ray.resources import await_resources
 from runner.results.run_folder import write_atomically
-from runner.sweeping.capacity import Room, make_room, trial_bundles
-from runner.sweeping.outcome import Outcome, write_outcome
-from runner.sweeping.plan import SweepPlan, check_objectives
-from runner.sweeping.recorder import Recorder, reconcile
-from runner.sweeping.records import TrialRecord
-from runner.sweeping.screen import SweepView
-from runner.sweeping.searching import (
+from runner.sweep.console import SweepView
+from runner.sweep.mlflow import SweepTracker
+from runner.sweep.optuna_searcher import (
     StudySearcher,
     check_sampler,
     enqueued_numbers,
@@ -38,12 +34,17 @@ from runner.sweeping.searching import (
     open_study,
     running_trials,
 )
-from runner.sweeping.sending import SweepTracker
-from runner.sweeping.settings import SPACE_FILE, write_settings
-from runner.sweeping.sharing import share_images
-from runner.sweeping.space import as_params
-from runner.sweeping.stopping import make_scheduler
-from runner.sweeping.trial import TrialTask, drop_checkpoints, run_trial
+from runner.sweep.outcome import Outcome
+from runner.sweep.plan import SweepPlan, check_objectives
+from runner.sweep.resources import Room, make_room, trial_bundles
+from runner.sweep.schedulers import make_scheduler
+from runner.sweep.settings import SPACE_FILE, write_settings
+from runner.sweep.shared_images import share_images
+from runner.sweep.space import as_params
+from runner.sweep.trial import TrialTask, drop_checkpoints, run_trial
+from runner.sweep.trial_records import TrialRecord
+from runner.sweep.tune_callback import Recorder, reconcile
+from runner.sweep.write_outcome import write_outcome
 from tasks.schema import Benchmark
 
 TRACKING_WAIT_S = 60.0

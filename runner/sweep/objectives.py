@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from runner.sweeping.records import Report, TrialRecord
+from runner.sweep.trial_records import Report, TrialRecord
 
 Mode = Literal["max", "min"]
 

@@ -13,12 +13,12 @@ from optuna.samplers import RandomSampler
 from optuna.storages import InMemoryStorage
 from optuna.trial import Trial, TrialState
 
-from runner.sweeping.objectives import parse_objectives
-from runner.sweeping.recorder import Recorder, reconcile
-from runner.sweeping.records import Report, TrialRecord, read_records, write_record
-from runner.sweeping.searching import StudySearcher, make_sampler, open_storage, open_study
-from runner.sweeping.settings import SweepSettings, read_settings, write_settings
-from runner.sweeping.stopping import make_scheduler
+from runner.sweep.objectives import parse_objectives
+from runner.sweep.optuna_searcher import StudySearcher, make_sampler, open_storage, open_study
+from runner.sweep.schedulers import make_scheduler
+from runner.sweep.settings import SweepSettings, read_settings, write_settings
+from runner.sweep.trial_records import Report, TrialRecord, read_records, write_record
+from runner.sweep.tune_callback import Recorder, reconcile
 
 SETTINGS = SweepSettings(
     name="s", preset="demo", overrides=(), num_trials=12, concurrent=2, sampler="tpe",
@@ -127,7 +127,7 @@ def test_every_sampler_takes_one_and_several_objectives(sampler: Any) -> None:
 
 
 def test_a_locked_database_is_said_at_once(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("runner.sweeping.searching.LOCK_WAIT_S", 0.1)
+    monkeypatch.setattr("runner.sweep.optuna_searcher.LOCK_WAIT_S", 0.1)
     url = f"sqlite:///{tmp_path}/study.db"
     open_study(SETTINGS, open_storage(url))
     with sqlite3.connect(tmp_path / "study.db", isolation_level=None) as other:

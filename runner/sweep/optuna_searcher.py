@@ -21,8 +21,8 @@ from ray.tune.search.optuna import OptunaSearch
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from runner.sweeping.objectives import Objective
-from runner.sweeping.settings import Sampler, SweepSettings, parse_url
+from runner.sweep.objectives import Objective
+from runner.sweep.settings import Sampler, SweepSettings, parse_url
 from tasks.loading.sampling import derive_seed
 
 LOCK_WAIT_S = 2.0

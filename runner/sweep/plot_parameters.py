@@ -16,7 +16,10 @@ from matplotlib.path import Path as Curve
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from runner.plotting.style import INK, SHADES, SOFT, VERMILION
-from runner.sweeping.drawing import (
+from runner.sweep.importances import final
+from runner.sweep.outcome import Outcome
+from runner.sweep.parameters import Choices, IntRange, same
+from runner.sweep.plot_trials import (
     draw_default,
     draw_trials,
     finish,
@@ -25,12 +28,9 @@ from runner.sweeping.drawing import (
     said_objective,
     title,
 )
-from runner.sweeping.importances import final
-from runner.sweeping.outcome import Outcome
-from runner.sweeping.parameters import Choices, IntRange, same
-from runner.sweeping.records import TrialRecord
-from runner.sweeping.space import AnyParameter
-from runner.sweeping.table import said, short_names
+from runner.sweep.space import AnyParameter
+from runner.sweep.table import said, short_names
+from runner.sweep.trial_records import TrialRecord
 
 _PER_ROW = 4
 _MIN_FOR_CURVE = 6

@@ -24,8 +24,8 @@ from runner.config.run_config import (
     schema_keys,
     validate,
 )
-from runner.sweeping.parameters import AnyParameter, Suggests, alternatives, as_text, same, stored
-from runner.sweeping.space_file import SpaceError, nearest, read_space_file
+from runner.sweep.parameters import AnyParameter, Suggests, alternatives, as_text, same, stored
+from runner.sweep.space_file import SpaceError, nearest, read_space_file
 
 SPACES = Path(__file__).resolve().parents[2] / "search_spaces"
 

@@ -15,21 +15,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
+from tests.runner.sweeping.fabricated import fabricate, record_of, settings_of
 
 from runner.config.run_config import load_config
 from runner.config.sections import TrackingConfig
-from runner.sweeping.drawing_parameters import kernel_mean
-from runner.sweeping.importances import MIN_TRIALS
-from runner.sweeping.objectives import Objective, best_trial, pareto_front
-from runner.sweeping.outcome import Outcome, write_outcome
-from runner.sweeping.records import Report, TrialRecord, read_records, trial_folder, write_record
-from runner.sweeping.screen import SweepView
-from runner.sweeping.sending import SweepTracker, send_outcome
-from runner.sweeping.settings import SweepSettings
-from runner.sweeping.table import short_names
-from runner.sweeping.views import time_left_s
+from runner.sweep.console import SweepView
+from runner.sweep.importances import MIN_TRIALS
+from runner.sweep.mlflow import SweepTracker, send_outcome
+from runner.sweep.objectives import Objective, best_trial, pareto_front
+from runner.sweep.outcome import Outcome
+from runner.sweep.plot_parameters import kernel_mean
+from runner.sweep.settings import SweepSettings
+from runner.sweep.table import short_names
+from runner.sweep.trial_records import Report, TrialRecord, read_records, trial_folder, write_record
+from runner.sweep.view import time_left_s
+from runner.sweep.write_outcome import write_outcome
 from runner.tracking.mlflow_client import TrackingError
-from tests.runner.sweeping.fabricated import fabricate, record_of, settings_of
 
 Make = Callable[..., tuple[Path, SweepSettings, Outcome]]
 MORE, LESS = Objective("seen_mAP", "max"), Objective("forgetting_mAP", "min")

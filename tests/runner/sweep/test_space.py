@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from runner.config.run_config import ConfigError, RunConfig, flatten, load_config
-from runner.sweeping.parameters import Choices, FloatRange, IntRange, same
-from runner.sweeping.space import (
+from runner.sweep.parameters import Choices, FloatRange, IntRange, same
+from runner.sweep.space import (
     SearchSpace,
     SpaceError,
     as_overrides,

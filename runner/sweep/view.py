@@ -11,12 +11,11 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from runner.sweeping.outcome import Outcome, shown_path
-from runner.sweeping.parameters import same
-from runner.sweeping.pictures import FOLDER
-from runner.sweeping.records import TrialRecord
-from runner.sweeping.settings import SweepSettings
-from runner.sweeping.table import (
+from runner.sweep.outcome import Outcome, shown_path
+from runner.sweep.parameters import same
+from runner.sweep.plot import FOLDER
+from runner.sweep.settings import SweepSettings
+from runner.sweep.table import (
     default_missing,
     percent,
     said,
@@ -25,6 +24,7 @@ from runner.sweeping.table import (
     seconds_of,
     short_names,
 )
+from runner.sweep.trial_records import TrialRecord
 
 _MAX_IMPORTANCES = 6
 

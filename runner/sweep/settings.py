@@ -11,7 +11,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from runner.results.run_folder import write_atomically
-from runner.sweeping.objectives import Objective, parse_objectives
+from runner.sweep.objectives import Objective, parse_objectives
 
 SETTINGS_FILE = "sweep.json"
 SPACE_FILE = "space.yaml"

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from runner.sweeping.objectives import Objective
-from runner.sweeping.parameters import Choices, IntRange, stored
-from runner.sweeping.records import TrialRecord
-from runner.sweeping.space import AnyParameter, SearchSpace, as_params
+from runner.sweep.objectives import Objective
+from runner.sweep.parameters import Choices, IntRange, stored
+from runner.sweep.space import AnyParameter, SearchSpace, as_params
+from runner.sweep.trial_records import TrialRecord
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
