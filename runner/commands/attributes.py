@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from runner.attribute_search import AttributeScores
+    from runner.analysis.attribute_retrieval import AttributeScores
 
 HELP = "search drawn people by captions of their parts, with the attribute features of vladr runs"
 
@@ -36,7 +36,7 @@ def main(options: argparse.Namespace) -> int:
     """Measures and shows; returns the exit status."""
     import json
 
-    from runner.attribute_search import search_by_captions, written
+    from runner.analysis.attribute_retrieval import search_by_captions, written
 
     if options.people < 2:
         raise ValueError(f"--people: expected two or more, got {options.people}")

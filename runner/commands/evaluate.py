@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from runner.inference import TrainedRun
+    from runner.analysis.trained_run import TrainedRun
 
 HELP = "score a finished run on another benchmark"
 
@@ -45,7 +45,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_of(options: argparse.Namespace) -> TrainedRun:
     """The trained model that these arguments name."""
-    from runner.inference import load_run
+    from runner.analysis.trained_run import load_run
 
     return load_run(
         options.run,
@@ -63,8 +63,8 @@ def index_folder(run: Path, checkpoint: str) -> Path:
 
 def main(options: argparse.Namespace) -> int:
     """Scores it and shows the table; returns the exit status."""
+    from runner.analysis.cross_evaluation import score, settings_for
     from runner.results.report import scores_table
-    from runner.scoring import score, settings_for
 
     run = run_of(options)
     scored = score(run, settings_for(run, options.benchmark, options.overrides))

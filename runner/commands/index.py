@@ -33,8 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Builds and saves it; returns the exit status."""
-    from runner.scoring import benchmark_to_test, settings_for
-    from runner.searching import build_index, gallery_of, images_below
+    from runner.analysis.cross_evaluation import benchmark_to_test, settings_for
+    from runner.analysis.gallery_search import build_index, gallery_of, images_below
 
     run = run_of(options)
     if options.images is not None:

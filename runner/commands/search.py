@@ -31,9 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Searches, prints the results and draws them; returns the exit status."""
-    from runner.plotting.contact_sheet import draw_sheet
-    from runner.scoring import benchmark_to_test, settings_for
-    from runner.searching import (
+    from runner.analysis.cross_evaluation import benchmark_to_test, settings_for
+    from runner.analysis.gallery_search import (
         UNKNOWN,
         Query,
         open_index,
@@ -41,6 +40,7 @@ def main(options: argparse.Namespace) -> int:
         queries_of,
         search,
     )
+    from runner.plotting.contact_sheet import draw_sheet
     from tasks.schema import Record
 
     if options.k < 1:

@@ -14,7 +14,7 @@ from typing import Literal
 
 from PIL import Image
 
-from runner.searching import images_below
+from runner.analysis.gallery_search import images_below
 from tasks.benchmarks import BenchmarkConfig
 from tasks.datasets import synthetic
 from tasks.reading import dataset_names, read_dataset

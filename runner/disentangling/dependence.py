@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from models.losses.decoupling import Kernel, centred_kernel
-from runner.disentangling.attributes import Ints
+from runner.analysis.drawn_attributes import Ints
 
 
 @dataclass(frozen=True)

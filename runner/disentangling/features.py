@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from models.bdam.network import DecouplingNetwork
 from models.learners.bdam import Method
+from runner.analysis.trained_run import TrainedRun
 from runner.config.run_config import RunConfig
-from runner.inference import TrainedRun
 from runner.training.evaluation import evaluating
 from runner.training.precision import autocast
 from tasks.loading.transforms import normalise

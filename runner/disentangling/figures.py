@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 from sklearn.manifold import TSNE
 
-from runner.disentangling.attributes import GROUPS
+from runner.analysis.drawn_attributes import GROUPS
 from runner.disentangling.features import CLOTHING, IDENTITY, PATCHES, unit
 from runner.disentangling.measuring import Measured
 from runner.plotting.style import BLUE, COLOURS, INK, RULE, SOFT, VERMILION, new_figure

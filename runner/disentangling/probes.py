@@ -12,7 +12,7 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from runner.disentangling.attributes import Ints, Question
+from runner.analysis.drawn_attributes import Ints, Question
 
 Floats = npt.NDArray[np.floating]
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from runner.disentangling.attributes import Ints
+from runner.analysis.drawn_attributes import Ints
 from runner.disentangling.features import unit
 from tasks.retrieval.random_baseline import chance_scores
 from tasks.retrieval.ranking import evaluate_ranking

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from runner.disentangling.attributes import GROUPS
+from runner.analysis.drawn_attributes import GROUPS
 from runner.disentangling.comparing import CHANCE, Line, Side, lines
 from runner.disentangling.features import PROBED, RANKED
 from runner.disentangling.retrieval import SHOWN, TRUTH

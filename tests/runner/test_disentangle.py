@@ -15,9 +15,9 @@ from rich.console import Console
 
 from models.losses.decoupling import hsic
 from runner import experiment
+from runner.analysis.drawn_attributes import GROUPS, Question, attribute_of, questions, truth
 from runner.config.run_config import RunConfig, to_yaml
 from runner.disentangling import figures, measuring
-from runner.disentangling.attributes import GROUPS, Question, attribute_of, questions, truth
 from runner.disentangling.comparing import lines, sides
 from runner.disentangling.dependence import dependence, shuffled
 from runner.disentangling.features import IDENTITY, PROBED

@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 
 from models.learner import LearnerState
 from runner import experiment, mixing
+from runner.analysis.trained_run import load_run
 from runner.config.run_config import RunConfig
 from runner.experiment import RunResult, run_experiment
-from runner.inference import load_run
 from runner.lifelong import main
 from runner.mixing import mix_run, mixed_state, mixing_steps, parse_alphas
 from runner.mixing_figure import draw_mixtures

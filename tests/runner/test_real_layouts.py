@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from runner.analysis.cross_evaluation import score, settings_for
+from runner.analysis.trained_run import load_run
 from runner.config.run_config import RunConfig
 from runner.experiment import run_experiment
-from runner.inference import load_run
-from runner.scoring import score, settings_for
 from tasks.benchmarks import ORDERS
 from tasks.reading import read_dataset
 

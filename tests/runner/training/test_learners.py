@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from runner.analysis.trained_run import load_run
 from runner.config.run_config import RunConfig, learner_module, learner_names
 from runner.experiment import run_experiment
-from runner.inference import load_run
 from runner.tracking.event_log import read_events
 from runner.training import loop
 from runner.training.checkpoints import CheckpointStore

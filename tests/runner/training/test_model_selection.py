@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 
 from models.learner import LearnerState
 from runner import experiment, lifelong
+from runner.analysis.trained_run import load_run
 from runner.config.run_config import RunConfig
 from runner.experiment import RunResult, read_benchmark, run_experiment
-from runner.inference import load_run
 from runner.streaming.image_stream import LocalStream
 from runner.training.checkpoints import CheckpointStore
 from runner.training.collectives import LocalGroup

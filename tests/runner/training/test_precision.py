@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from models.losses.similarity import cosine_matrix
+from runner.analysis.trained_run import embedding, load_run
 from runner.config.run_config import RunConfig, load_config
 from runner.experiment import read_benchmark, run_experiment
-from runner.inference import embedding, load_run
 from runner.training.evaluation import evaluate_domains
 from runner.training.precision import autocast
 

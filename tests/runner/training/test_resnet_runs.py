@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from runner.analysis.trained_run import load_run
 from runner.config.run_config import ConfigError, RunConfig, learner_names, load_config, to_yaml
 from runner.experiment import run_experiment
-from runner.inference import load_run
 from runner.training.checkpoints import CheckpointStore
 from runner.training.collectives import LocalGroup
 from runner.training.worker import build_learner

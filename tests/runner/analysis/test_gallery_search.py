@@ -9,13 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from runner.config.run_config import RunConfig
-from runner.experiment import RunResult, run_experiment
-from runner.inference import TrainedRun, load_run
-from runner.lifelong import main
-from runner.plotting.contact_sheet import Picture, draw_sheet
-from runner.scoring import benchmark_to_test, settings_for
-from runner.searching import (
+from runner.analysis.cross_evaluation import benchmark_to_test, settings_for
+from runner.analysis.gallery_search import (
     Query,
     build_index,
     gallery_of,
@@ -24,6 +19,11 @@ from runner.searching import (
     queries_of,
     search,
 )
+from runner.analysis.trained_run import TrainedRun, load_run
+from runner.config.run_config import RunConfig
+from runner.experiment import RunResult, run_experiment
+from runner.lifelong import main
+from runner.plotting.contact_sheet import Picture, draw_sheet
 from tasks.schema import Record
 from tests.tasks.datasets.miniatures.painting import paint
 

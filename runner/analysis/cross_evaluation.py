@@ -10,9 +10,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from runner.analysis.trained_run import TrainedRun, embedding
 from runner.config.run_config import ConfigError, RunConfig, override_values
 from runner.experiment import located
-from runner.inference import TrainedRun, embedding
 from runner.results.run_folder import git_revision, write_atomically
 from runner.training.evaluation import check_queries, evaluate_domains, pinned_settings
 from tasks.benchmarks import BenchmarkConfig, load_benchmark

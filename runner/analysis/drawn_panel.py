@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from runner.disentangling.attributes import Ints
+from runner.analysis.drawn_attributes import Ints
 from runner.streaming.image_decoding import decode_image
 from tasks.datasets.synthetic import SyntheticConfig, domains_of, shoot_of
 from tasks.synthetic.people import Person

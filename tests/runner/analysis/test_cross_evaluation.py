@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from models.learner import Learner
+from runner.analysis.cross_evaluation import score, settings_for
+from runner.analysis.trained_run import load_run
 from runner.config.run_config import ConfigError, RunConfig
 from runner.config.sections import DataConfig, EvaluationConfig
 from runner.experiment import RunResult, run_experiment
-from runner.inference import load_run
 from runner.lifelong import main
-from runner.scoring import score, settings_for
 from runner.streaming.image_stream import LocalStream
 from runner.training.collectives import LocalGroup
 from runner.training.evaluation import Embedder, check_queries, evaluate_domains

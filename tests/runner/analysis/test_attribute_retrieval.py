@@ -12,10 +12,10 @@ import torch
 
 from models.learners.vladr import Method
 from runner import experiment
-from runner.attribute_search import FILE, score_captions
+from runner.analysis.attribute_retrieval import FILE, score_captions
+from runner.analysis.trained_run import load_run
 from runner.config.run_config import RunConfig
 from runner.experiment import RunResult, run_experiment
-from runner.inference import load_run
 from runner.lifelong import main
 
 MakeConfig = Callable[..., RunConfig]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from runner.inference import TrainedRun, embedding
+from runner.analysis.trained_run import TrainedRun, embedding
 from runner.plotting.contact_sheet import Picture
 from tasks.retrieval.gallery_files import check_replaceable
 from tasks.retrieval.gallery_index import GalleryEntry, GalleryIndex

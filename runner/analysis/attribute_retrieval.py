@@ -20,10 +20,10 @@ from torch.nn import functional
 
 from models.learners.vladr import Method
 from models.vladr.prompts import attribute_texts
+from runner.analysis.drawn_attributes import Ints
+from runner.analysis.drawn_panel import Panel, draw_panel
+from runner.analysis.trained_run import TrainedRun, load_run
 from runner.config.run_config import ConfigError, RunConfig
-from runner.disentangling.attributes import Ints
-from runner.disentangling.panel import Panel, draw_panel
-from runner.inference import TrainedRun, load_run
 from runner.results.run_folder import git_revision, write_atomically
 from runner.training.evaluation import evaluating
 from runner.training.precision import autocast
