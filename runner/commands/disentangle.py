@@ -38,10 +38,10 @@ def main(options: argparse.Namespace) -> int:
     """Measures and shows; returns the exit status."""
     import json
 
-    from runner.disentangling.comparing import sides, to_json
-    from runner.disentangling.figures import write_figures
-    from runner.disentangling.measuring import FILE, Settings, check_run, measure, panels
-    from runner.disentangling.view import comparison_table, names_of, show
+    from runner.analysis.disentanglement.comparison import sides, to_json
+    from runner.analysis.disentanglement.measure import FILE, Settings, check_run, measure, panels
+    from runner.analysis.disentanglement.plot import write_figures
+    from runner.analysis.disentanglement.view import comparison_table, names_of, show
     from runner.results.finished_runs import read_finished
 
     names, overrides = _runs_and_overrides([*options.runs, *options.overrides])

@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from runner.analysis.disentanglement.comparison import CHANCE, Line, Side, lines
+from runner.analysis.disentanglement.features import PROBED, RANKED
+from runner.analysis.disentanglement.retrieval import SHOWN, TRUTH
 from runner.analysis.drawn_attributes import GROUPS
-from runner.disentangling.comparing import CHANCE, Line, Side, lines
-from runner.disentangling.features import PROBED, RANKED
-from runner.disentangling.retrieval import SHOWN, TRUTH
 from runner.results.finished_runs import Estimate
 
 _MISSING = "·"

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from runner.disentangling.features import CLOTHING, IDENTITY, PROBED, RANKED
-from runner.disentangling.retrieval import SHOWN, TRUTH
+from runner.analysis.disentanglement.features import CLOTHING, IDENTITY, PROBED, RANKED
+from runner.analysis.disentanglement.retrieval import SHOWN, TRUTH
 from runner.results.finished_runs import Estimate, FinishedRun, RunGroup, estimate, group_runs
 
 CHANCE = "chance"

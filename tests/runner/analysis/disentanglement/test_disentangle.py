@@ -15,16 +15,17 @@ from rich.console import Console
 
 from models.losses.decoupling import hsic
 from runner import experiment
+from runner.analysis.disentanglement import measure as measuring  # RENAMED
+from runner.analysis.disentanglement import plot as figures  # RENAMED
+from runner.analysis.disentanglement.comparison import lines, sides
+from runner.analysis.disentanglement.features import IDENTITY, PROBED
+from runner.analysis.disentanglement.hsic import dependence, shuffled
+from runner.analysis.disentanglement.measure import Settings, mean_of, measure, panels
+from runner.analysis.disentanglement.probes import probe
+from runner.analysis.disentanglement.retrieval import search
+from runner.analysis.disentanglement.view import comparison_table, names_of, show
 from runner.analysis.drawn_attributes import GROUPS, Question, attribute_of, questions, truth
 from runner.config.run_config import RunConfig, to_yaml
-from runner.disentangling import figures, measuring
-from runner.disentangling.comparing import lines, sides
-from runner.disentangling.dependence import dependence, shuffled
-from runner.disentangling.features import IDENTITY, PROBED
-from runner.disentangling.measuring import Settings, mean_of, measure, panels
-from runner.disentangling.probes import probe
-from runner.disentangling.retrieval import search
-from runner.disentangling.view import comparison_table, names_of, show
 from runner.experiment import RunResult, run_experiment
 from runner.lifelong import main
 from runner.results.finished_runs import read_finished

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from runner.analysis.disentanglement.features import unit
 from runner.analysis.drawn_attributes import Ints
-from runner.disentangling.features import unit
 from tasks.retrieval.random_baseline import chance_scores
 from tasks.retrieval.ranking import evaluate_ranking
 from tasks.schema import Record, Split

@@ -14,9 +14,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 from sklearn.manifold import TSNE
 
+from runner.analysis.disentanglement.features import CLOTHING, IDENTITY, PATCHES, unit
+from runner.analysis.disentanglement.measure import Measured
 from runner.analysis.drawn_attributes import GROUPS
-from runner.disentangling.features import CLOTHING, IDENTITY, PATCHES, unit
-from runner.disentangling.measuring import Measured
 from runner.plotting.style import BLUE, COLOURS, INK, RULE, SOFT, VERMILION, new_figure
 from tasks.synthetic.people import COLOURS as CLOTH
 

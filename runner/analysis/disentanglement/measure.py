@@ -17,12 +17,7 @@ from models.bdam.network import DecouplingNetwork
 from models.learners.bdam import Method
 from models.losses.decoupling import Kernel
 from runner.analysis.cross_evaluation import settings_for
-from runner.analysis.drawn_attributes import GROUPS, questions, truth
-from runner.analysis.drawn_panel import Panel, draw_panel
-from runner.analysis.trained_run import TrainedRun, load_run
-from runner.config.run_config import RunConfig, load_config
-from runner.disentangling.dependence import dependence
-from runner.disentangling.features import (
+from runner.analysis.disentanglement.features import (
     CLOTHING,
     IDENTITY,
     PROBED,
@@ -31,8 +26,13 @@ from runner.disentangling.features import (
     network_of,
     read_features,
 )
-from runner.disentangling.probes import probe
-from runner.disentangling.retrieval import TRUTH, search
+from runner.analysis.disentanglement.hsic import dependence
+from runner.analysis.disentanglement.probes import probe
+from runner.analysis.disentanglement.retrieval import TRUTH, search
+from runner.analysis.drawn_attributes import GROUPS, questions, truth
+from runner.analysis.drawn_panel import Panel, draw_panel
+from runner.analysis.trained_run import TrainedRun, load_run
+from runner.config.run_config import RunConfig, load_config
 from runner.results.run_folder import RunStorage, find_run, git_revision, write_atomically
 from runner.training.collectives import LocalGroup
 from runner.training.model_selection import Which
