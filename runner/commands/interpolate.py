@@ -37,8 +37,8 @@ def main(options: argparse.Namespace) -> int:
     """Evaluates what is missing and shows all; returns the exit status."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
-    from runner.mixing import MixingStep, mix_run, parse_alphas
-    from runner.mixing_view import mixtures_table, remarks, write_figure
+    from runner.analysis.interpolation.evaluate import MixingStep, mix_run, parse_alphas
+    from runner.analysis.interpolation.view import mixtures_table, remarks, write_figure
 
     console = Console()
     # --domain takes as many words as there are: overrides behind it are not domains.

@@ -81,7 +81,9 @@ def remarks(results: Mapping[str, Any]) -> list[str]:
 
 def write_figure(results: Mapping[str, Any], split: str, folder: Path) -> Path:
     """Draws `curves-<split>.png` into `folder`."""
-    from runner.mixing_figure import draw_mixtures  # matplotlib takes its time to load
+    from runner.analysis.interpolation.plot import (
+        draw_mixtures,
+    )  # matplotlib takes its time to load
 
     file = folder / f"curves-{split}.png"
     draw_mixtures(results, split).savefig(file, dpi=160)

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from models.learner import LearnerState
-from runner.mixing import mixed_state, parse_alphas
-from runner.mixing_results import averages, choose
+from runner.analysis.interpolation.evaluate import mixed_state, parse_alphas
+from runner.analysis.interpolation.results import averages, choose
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])

@@ -14,14 +14,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from models.learner import LearnerState
-from runner import experiment, mixing
+from runner import experiment
+from runner.analysis.interpolation import evaluate as mixing  # RENAMED
+from runner.analysis.interpolation.evaluate import mix_run, mixed_state, mixing_steps, parse_alphas
+from runner.analysis.interpolation.plot import draw_mixtures
+from runner.analysis.interpolation.view import mixtures_table, remarks, write_figure
 from runner.analysis.trained_run import load_run
 from runner.config.run_config import RunConfig
 from runner.experiment import RunResult, run_experiment
 from runner.lifelong import main
-from runner.mixing import mix_run, mixed_state, mixing_steps, parse_alphas
-from runner.mixing_figure import draw_mixtures
-from runner.mixing_view import mixtures_table, remarks, write_figure
 from runner.results.run_folder import RunStorage
 from tasks.retrieval.metrics import METRICS
 

@@ -23,10 +23,10 @@ from safetensors.torch import load_file
 from models.components.interpolation import interpolate
 from models.learner import LearnerState
 from runner.analysis.cross_evaluation import settings_for
+from runner.analysis.interpolation.results import Mixture, mixture_of_event, summarise_mixtures
 from runner.analysis.trained_run import TrainedRun, embedding, load_run
 from runner.config.run_config import RunConfig, flatten
 from runner.experiment import read_benchmark
-from runner.mixing_results import Mixture, mixture_of_event, summarise_mixtures
 from runner.results.run_folder import RunStorage, find_run, git_revision, write_atomically
 from runner.tracking.event_log import EventSpool, read_events
 from runner.training.evaluation import Embedder, evaluate_domains
