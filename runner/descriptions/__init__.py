@@ -1,0 +1,1 @@
+"""Descriptions of images: asked of a model, checked, kept, exported, and judged."""

@@ -1,0 +1,1 @@
+"""Sweeps: Ray Tune and Optuna over configuration paths; `runner/commands/sweep.py` is the door."""

@@ -97,7 +97,7 @@ def gather(
     """The outcome without writing anything; arguments as of `write_outcome`."""
     records, objectives = tuple(read_records(folder)), settings.objectives
     best = best_trial(records, objectives[0])
-    has_preset = best is not None and _config_file(folder, settings, best).is_file()
+    has_preset = best is not None and config_file(folder, settings, best).is_file()
     default_point, settings_own = space.default_point(config), flatten(config)
     own = {
         key: settings_own[key]
@@ -141,6 +141,7 @@ def _default_trial(records: Sequence[TrialRecord], default: DefaultPoint) -> Tri
     return first if all(same(first.values[key], own[key]) for key in own) else None
 
 
-def _config_file(folder: Path, settings: SweepSettings, trial: TrialRecord) -> Path:
+def config_file(folder: Path, settings: SweepSettings, trial: TrialRecord) -> Path:
+    """config.yaml of the first seed of a trial."""
     run = trial_folder(folder, trial.number) / f"seed{settings.seeds[0]}"
     return RunStorage(run).config_file

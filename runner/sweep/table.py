@@ -6,13 +6,11 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from runner.sweep.outcome import Outcome
 from runner.sweep.parameters import as_text
 from runner.sweep.trial_records import TrialRecord
-
-if TYPE_CHECKING:
-    from runner.sweep.outcome import Outcome
 
 _RANKS = ("finished", "stopped", "running", "failed")
 

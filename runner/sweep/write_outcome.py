@@ -7,8 +7,10 @@ from pathlib import Path
 
 from runner.config.run_config import RunConfig, load_config, to_yaml
 from runner.results.run_folder import write_atomically
+from runner.sweep.outcome import BEST_FILE, PARETO_FOLDER, Outcome, config_file, gather, shown_path
 from runner.sweep.settings import SweepSettings
 from runner.sweep.space import SearchSpace
+from runner.sweep.table import to_csv, to_json, to_markdown
 from runner.sweep.trial_records import TrialRecord
 
 
@@ -31,8 +33,8 @@ def write_outcome(
         config: what every trial begins with, as the user's own run would have it.
         quick: leave out importances and pictures, which take seconds; for between two trials.
     """
+    # Matplotlib takes a second to import.
     from runner.sweep.plot import write_pictures
-    from runner.sweep.table import to_csv, to_json, to_markdown
 
     outcome = gather(folder, settings, space, config, quick=quick)
     _write_presets(outcome, config)
@@ -55,7 +57,7 @@ def _write_presets(outcome: Outcome, config: RunConfig) -> None:
     kept = {f"{record.number}.yaml": record for record in outcome.front}
     for name, record in kept.items():
         pareto.mkdir(exist_ok=True)
-        if _config_file(folder, outcome.settings, record).is_file():
+        if config_file(folder, outcome.settings, record).is_file():
             write_atomically(pareto / name, _preset(outcome, record, config, pareto / name))
     for file in pareto.glob("*.yaml"):
         if file.name not in kept:
@@ -67,7 +69,7 @@ def _write_presets(outcome: Outcome, config: RunConfig) -> None:
 def _preset(outcome: Outcome, trial: TrialRecord, config: RunConfig, file: Path) -> str:
     """The configuration with which the trial's first seed ran, kept where the user's runs are."""
     settings = outcome.settings
-    ran = load_config(str(_config_file(outcome.folder, settings, trial)))
+    ran = load_config(str(config_file(outcome.folder, settings, trial)))
     own = {
         "run": config.run,
         "storage": config.storage,

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.runner.describing.endpoint import Endpoint, serving
 
 from runner.lifelong import main
+from tests.runner.descriptions.endpoint import Endpoint, serving
 
 KEY = "SECRET_OF_THE_TEST"
 

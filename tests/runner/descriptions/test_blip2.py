@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from tests.runner.describing.endpoint import PART_ANSWERS
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     Blip2Config,
@@ -27,6 +26,7 @@ from runner.descriptions.prompts import load_prompt
 from runner.descriptions.store import DescriptionStore
 from runner.lifelong import main
 from tasks.text.descriptions import read_descriptions
+from tests.runner.descriptions.endpoint import PART_ANSWERS
 
 WORDS = ["<pad>", "<s>", "</s>", "<unk>", "man", "short", "black", "hair", "shirt", "jeans", "?"]
 

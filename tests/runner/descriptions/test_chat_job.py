@@ -18,8 +18,6 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tests.runner.describing.conftest import KEY, arguments
-from tests.runner.describing.endpoint import DUAL_ANSWERS, PART_ANSWERS, Endpoint, Handler
 
 import runner.descriptions.chat_client as chat
 from runner.descriptions.chat_client import seconds_of, wait_s
@@ -27,6 +25,8 @@ from runner.descriptions.images import data_url
 from runner.descriptions.store import DescriptionStore
 from runner.lifelong import main
 from tasks.text.descriptions import read_descriptions
+from tests.runner.descriptions.conftest import KEY, arguments
+from tests.runner.descriptions.endpoint import DUAL_ANSWERS, PART_ANSWERS, Endpoint, Handler
 
 Describe = Callable[..., int]
 

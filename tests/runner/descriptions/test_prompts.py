@@ -3,7 +3,6 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.runner.describing.endpoint import DUAL_ANSWERS, PART_ANSWERS
 
 from runner.descriptions.prompts import BadAnswerError, answers_in, load_prompt
 from runner.descriptions.validation import (
@@ -14,6 +13,7 @@ from runner.descriptions.validation import (
     tidy,
 )
 from tasks.text.words import with_article
+from tests.runner.descriptions.endpoint import DUAL_ANSWERS, PART_ANSWERS
 
 
 def parts(**changed: str) -> tuple[str, ...]:

@@ -12,7 +12,6 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from tests.runner.describing.endpoint import DUAL_ANSWERS, Endpoint, Handler
 
 from runner.descriptions.images import hash_images
 from runner.descriptions.style_prompts import StyleSettings, find_styling, read_captions
@@ -24,6 +23,7 @@ from tasks.synthetic.facts import facts_of
 from tasks.synthetic.studio import person_of
 from tasks.text.masking import mask
 from tasks.text.paraphrase import retell
+from tests.runner.descriptions.endpoint import DUAL_ANSWERS, Endpoint, Handler
 
 Describe = Callable[..., int]
 

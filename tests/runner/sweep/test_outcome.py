@@ -15,7 +15,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
-from tests.runner.sweeping.fabricated import fabricate, record_of, settings_of
 
 from runner.config.run_config import load_config
 from runner.config.sections import TrackingConfig
@@ -31,6 +30,7 @@ from runner.sweep.trial_records import Report, TrialRecord, read_records, trial_
 from runner.sweep.view import time_left_s
 from runner.sweep.write_outcome import write_outcome
 from runner.tracking.mlflow_client import TrackingError
+from tests.runner.sweep.fabricated import fabricate, record_of, settings_of
 
 Make = Callable[..., tuple[Path, SweepSettings, Outcome]]
 MORE, LESS = Objective("seen_mAP", "max"), Objective("forgetting_mAP", "min")

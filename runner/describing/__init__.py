@@ -1,1 +1,0 @@
-"""Descriptions of images: asked of a model, checked, kept, exported, and judged."""

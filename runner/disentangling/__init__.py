@@ -1,1 +1,0 @@
-"""How far identity and clothing came apart in a finished run of BDAM, measured on drawn people."""

@@ -1,1 +1,0 @@
-"""Sweeps: Ray Tune and Optuna over configuration paths; `runner/commands/sweep.py` is the door."""
