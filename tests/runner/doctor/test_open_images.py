@@ -16,9 +16,9 @@ import psutil
 import pytest
 from PIL import Image
 
-from runner.benches import doctor
-from runner.benches.plain_loop import loops_s
-from runner.benches.workbench import Sizes, Workbench
+from runner.bench import doctor
+from runner.bench.plain_loop import loops_s
+from runner.bench.workbench import Sizes, Workbench
 from runner.doctor.examine import examine, examine_images
 from runner.doctor.open_images import open_image, open_images
 from runner.streaming.image_decoding import decode_many

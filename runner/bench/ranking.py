@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from runner.benches.findings import Aim, Findings, Measurement, ratio
-from runner.benches.workbench import Workbench
+from runner.bench.measurements import Aim, Findings, Measurement, ratio
+from runner.bench.workbench import Workbench
 from runner.profiling.interleave import interleaved
 from tasks.retrieval.ranking import evaluate_ranking
 

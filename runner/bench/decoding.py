@@ -6,8 +6,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from runner.benches.findings import Findings, Measurement
-from runner.benches.workbench import Workbench
+from runner.bench.measurements import Findings, Measurement
+from runner.bench.workbench import Workbench
 from runner.config.sections import DataConfig
 from runner.profiling.interleave import interleaved
 from runner.streaming.image_stream import IMAGES_PER_BLOCK, LocalStream

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from runner.benches.findings import Aim, Findings, Measurement, ratio
-from runner.benches.traces import steady_images_per_s
-from runner.benches.workbench import Workbench
+from runner.bench.measurements import Aim, Findings, Measurement, ratio
+from runner.bench.timed_runs import steady_images_per_s
+from runner.bench.workbench import Workbench
 
 
 def measure(bench: Workbench) -> Findings:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from runner.benches.findings import Aim, Findings, Measurement
-from runner.benches.traces import first_iteration_s
-from runner.benches.workbench import Workbench
+from runner.bench.measurements import Aim, Findings, Measurement
+from runner.bench.timed_runs import first_iteration_s
+from runner.bench.workbench import Workbench
 
 
 def measure(bench: Workbench) -> Findings:

@@ -12,8 +12,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from runner.benches.findings import Aim, Findings, Measurement, ratio
-from runner.benches.workbench import Workbench
+from runner.bench.measurements import Aim, Findings, Measurement, ratio
+from runner.bench.workbench import Workbench
 from runner.experiment import read_benchmark
 from runner.profiling.interleave import interleaved
 

@@ -6,8 +6,8 @@ import faiss
 import pytest
 import torch
 
-from runner.benches import index
-from runner.benches.workbench import Sizes, Workbench
+from runner.bench import gallery_index as index  # RENAMED
+from runner.bench.workbench import Sizes, Workbench
 
 
 def test_recall_counts_the_exact_results_that_were_found():

@@ -6,8 +6,8 @@ and the identity descriptions of 32 drawn people, by learners with the weights t
 
 from __future__ import annotations
 
-from runner.benches.findings import Findings, Measurement, ratio
-from runner.benches.workbench import Workbench
+from runner.bench.measurements import Findings, Measurement, ratio
+from runner.bench.workbench import Workbench
 from runner.config.run_config import load_config
 from runner.profiling.fusion_cost import measure_costs
 

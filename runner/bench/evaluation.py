@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import torch
 
-from runner.benches.findings import Findings, Measurement
-from runner.benches.workbench import Workbench
+from runner.bench.measurements import Findings, Measurement
+from runner.bench.workbench import Workbench
 from runner.config.run_config import RunConfig
 from runner.config.sections import EvaluationConfig
 from runner.experiment import read_benchmark

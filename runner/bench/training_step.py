@@ -15,9 +15,9 @@ from torch import Generator, Tensor
 from models.backbones.clip import BackboneConfig, build
 from models.learner import Encode, LocalCollective, Stage, StepResult
 from models.learners.vladr import IDENTITY_STAGE, IMAGE_STAGE, Config, Method
-from runner.benches.findings import Aim, Findings, Measurement, ratio
-from runner.benches.reference_step import TERMS, ReferenceStep, build_reference_optimizer
-from runner.benches.workbench import Workbench
+from runner.bench.measurements import Aim, Findings, Measurement, ratio
+from runner.bench.reference_step import TERMS, ReferenceStep, build_reference_optimizer
+from runner.bench.workbench import Workbench
 from runner.profiling.interleave import interleaved
 from runner.training.optim import build_optimizer, set_learning_rate, set_trainable
 from tasks.schema import Batch, Domain, Record, Split

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from models.learner import StepResult
-from runner import bench
-from runner.benches import decode, ranking
-from runner.benches.findings import Aim, Findings, Measurement, ratio
-from runner.benches.step import build_steps, check_agreement, described_domain
-from runner.benches.traces import Gap, gaps, run_command, steady_images_per_s
-from runner.benches.tracking import free_port
-from runner.benches.workbench import Sizes, Workbench
+from runner.bench import __main__ as bench
+from runner.bench import decoding, ranking
+from runner.bench.measurements import Aim, Findings, Measurement, ratio
+from runner.bench.timed_runs import Gap, gaps, run_command, steady_images_per_s
+from runner.bench.tracking import free_port
+from runner.bench.training_step import build_steps, check_agreement, described_domain
+from runner.bench.workbench import Sizes, Workbench
 from runner.config.run_config import load_config
 from runner.profiling.interleave import interleaved
 
@@ -213,7 +213,7 @@ def test_a_free_port_can_be_taken():
 
 def test_decoding_a_handful_of_images(tmp_path, ray_session):
     sizes = Sizes(num_decoded_images=20)
-    found = decode.measure(Workbench(tmp_path, repeats=2, sizes=sizes))
+    found = decoding.measure(Workbench(tmp_path, repeats=2, sizes=sizes))
     assert [each.name for each in found.measurements] == ["decode.in_process", "decode.ray"]
     assert all(len(each.values) == 2 for each in found.measurements)
     assert all(value > 0 for each in found.measurements for value in each.values)
@@ -245,8 +245,8 @@ def test_a_ranking_that_fails_says_how():
 
 
 def test_the_command_writes_its_file(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(decode, "measure", lambda _: some_findings())
+    monkeypatch.setattr(decoding, "measure", lambda _: some_findings())
     output = tmp_path / "bench.json"
-    assert bench.main(["--only", "decode", "--output", str(output)]) == 0
+    assert bench.main(["--only", "decoding", "--output", str(output)]) == 0
     assert json.loads(output.read_text())["loop.ray"]["median"] == 95.0
     assert "loop.ray" in capsys.readouterr().out

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.benches.traces import Trace, run_command
+from runner.bench.timed_runs import Trace, run_command
 from runner.config.run_config import RunConfig, load_config
 from runner.profiling.interleave import interleaved
 from tasks.synthetic.domains import training_domains

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from runner.benches.findings import Findings, Measurement, ratio
-from runner.benches.traces import time_command
-from runner.benches.workbench import Workbench
+from runner.bench.measurements import Findings, Measurement, ratio
+from runner.bench.timed_runs import time_command
+from runner.bench.workbench import Workbench
 from runner.profiling.interleave import interleaved
 
 KEY = "learner.losses.affinity.weight"

@@ -17,8 +17,8 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from runner.benches.findings import Findings, Measurement, ratio
-from runner.benches.workbench import Workbench
+from runner.bench.measurements import Findings, Measurement, ratio
+from runner.bench.workbench import Workbench
 from runner.profiling.interleave import interleaved
 from tasks.retrieval.gallery_index import GalleryEntry, GalleryIndex
 

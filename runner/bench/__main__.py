@@ -23,20 +23,20 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from runner.benches.findings import Findings, Measurement
-from runner.benches.workbench import Sizes, Workbench
+from runner.bench.measurements import Findings, Measurement
+from runner.bench.workbench import Sizes, Workbench
 from runner.results.run_folder import git_revision, write_atomically
 
 BENCHES = (
-    "loop",
-    "start",
-    "between",
-    "decode",
+    "training_loop",
+    "startup",
+    "domain_switch",
+    "decoding",
     "evaluation",
     "ranking",
-    "index",
+    "gallery_index",
     "doctor",
-    "step",
+    "training_step",
     "tracking",
     "fusion",
     "sweep",
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         bench = Workbench(Path(scratch), options.repeats, sizes)
         for name in [name for name in BENCHES if name in (options.only or BENCHES)]:
             began = time.perf_counter()
-            found += importlib.import_module(f"runner.benches.{name}").measure(bench)
+            found += importlib.import_module(f"runner.bench.{name}").measure(bench)
             console.print(f"{name}: {time.perf_counter() - began:.0f} s")
             # After each: an error in a later one leaves the earlier ones' numbers.
             write_atomically(options.output, json.dumps(report(found, facts), indent=1))

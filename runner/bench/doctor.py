@@ -19,10 +19,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from runner.benches.findings import Aim, Findings, Measurement, ratio
-from runner.benches.plain_loop import loop_s, loops_s
-from runner.benches.traces import ENTRY
-from runner.benches.workbench import Workbench
+from runner.bench.measurements import Aim, Findings, Measurement, ratio
+from runner.bench.plain_loop import loop_s, loops_s
+from runner.bench.timed_runs import ENTRY
+from runner.bench.workbench import Workbench
 from runner.profiling.interleave import interleaved
 from tasks.datasets.market1501 import FOLDERS
 from tasks.synthetic.pool import draw_pool
