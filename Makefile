@@ -38,10 +38,10 @@ bench: setup
 	$(BIN)/python -m runner.bench
 
 docs: setup
-	$(BIN)/python -m runner.document
+	$(BIN)/python -m runner.tools.generate_docs
 
 warm-start: setup
-	$(BIN)/python -m runner.warm_start --backbone $(BACKBONE)
+	$(BIN)/python -m runner.tools.train_tiny_backbones --backbone $(BACKBONE)
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import open_clip
 
 WARM_FILE = Path(__file__).parent / "warm" / "tiny_clip.safetensors"
-WARM_COMMAND = "python -m runner.warm_start"
+WARM_COMMAND = "python -m runner.tools.train_tiny_backbones"
 TOKEN_TABLE_KEY = "token_embedding.weight"
 
 _TINY_ARCHITECTURE: dict[str, Any] = {

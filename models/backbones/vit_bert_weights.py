@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 WARM_FILE = Path(__file__).parent / "warm" / "tiny_vit_bert.safetensors"
 TOKENIZER_FILE = Path(__file__).parent / "warm" / "tiny_vit_bert_tokenizer.json"
-WARM_COMMAND = "python -m runner.warm_start --backbone tiny-vit-bert"
+WARM_COMMAND = "python -m runner.tools.train_tiny_backbones --backbone tiny-vit-bert"
 
 VIT_ON_THE_HUB = "google/vit-base-patch16-224-in21k"
 BERT_ON_THE_HUB = "google-bert/bert-base-uncased"

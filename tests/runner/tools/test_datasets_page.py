@@ -2,7 +2,13 @@ from __future__ import annotations
 
 import pytest
 
-from runner.datasets_page import count_cell, datasets_table, fill_tables, orders_table, places_table
+from runner.tools.datasets_page import (
+    count_cell,
+    datasets_table,
+    fill_tables,
+    orders_table,
+    places_table,
+)
 from tasks.benchmarks import ORDERS
 from tasks.reading import Counts, dataset_facts, dataset_names
 

@@ -12,8 +12,8 @@ from models.backbones.building import build_backbone
 from models.backbones.clip import BackboneConfig, build
 from models.backbones.config import TINY, TINY_VIT_BERT
 from models.backbones.weights import file_sha256
-from runner import warm_start
-from runner.warm_start import (
+from runner.tools import train_tiny_backbones as warm_start  # RENAMED
+from runner.tools.train_tiny_backbones import (
     KINDS,
     RECIPES,
     WARM_FILES,
@@ -122,7 +122,7 @@ def test_the_command_writes_weights_and_facts(tmp_path, monkeypatch, capsys):
     warm_start.main(["--steps", "2", "--output", str(path)])
     facts = json.loads(path.with_suffix(".json").read_text())
     assert facts["generator_version"] == GENERATOR_VERSION
-    assert facts["command"] == "python -m runner.warm_start --steps 2 --seed 0"
+    assert facts["command"] == "python -m runner.tools.train_tiny_backbones --steps 2 --seed 0"
     assert all(math.isfinite(value) for value in facts["zero_shot_map_percent"].values())
     assert f"wrote {path}" in capsys.readouterr().out
 

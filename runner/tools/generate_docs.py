@@ -1,4 +1,4 @@
-"""Writes what the code knows into docs/: `python -m runner.document [--check]`.
+"""Writes what the code knows into docs/: `python -m runner.tools.generate_docs [--check]`.
 
 configuration.md comes from the schema; datasets.md gets its tables from the readers.
 """
@@ -27,9 +27,9 @@ from runner.config.run_config import (
     schema_fields,
     validate,
 )
-from runner.datasets_page import fill_tables
+from runner.tools.datasets_page import fill_tables
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 STABLE_KEYS = (
     "seed",
@@ -256,7 +256,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         ValueError: datasets.md, which is partly written by hand, is missing or lacks a table.
     """
-    parser = argparse.ArgumentParser(prog="python -m runner.document", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m runner.tools.generate_docs", description=__doc__
+    )
     parser.add_argument("--check", action="store_true", help="write nothing; fail if one is stale")
     parser.add_argument("--folder", type=Path, default=DOCS, help="where the pages are")
     options = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""Trains the starting weights of a tiny backbone: `python -m runner.warm_start`.
+"""Trains the starting weights of a tiny backbone: `python -m runner.tools.train_tiny_backbones`.
 
 Contrastive pretraining in the small: drawn people of many random "web-like" domains, none of them
 a domain of the benchmark, with captions of their parts. It stands in for the web-scale
@@ -312,7 +312,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(json.dumps(figures, indent=2))
     chosen = "" if name == TINY else f" --backbone {name}"
     facts = {
-        "command": f"python -m runner.warm_start{chosen} --steps {config.num_steps} "
+        "command": f"python -m runner.tools.train_tiny_backbones{chosen} --steps {config.num_steps} "
         f"--seed {config.seed}",
         "generator_version": GENERATOR_VERSION,
         "recipe": config.model_dump(),
@@ -323,7 +323,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m runner.warm_start", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m runner.tools.train_tiny_backbones", description=__doc__
+    )
     parser.add_argument("--backbone", choices=tuple(WARM_FILES), default=TINY, help="what to train")
     parser.add_argument("--steps", type=int, help="optimiser updates (default: the shipped ones')")
     parser.add_argument("--seed", type=int, default=0, help="decides everything drawn")
