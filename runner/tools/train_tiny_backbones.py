@@ -312,8 +312,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(json.dumps(figures, indent=2))
     chosen = "" if name == TINY else f" --backbone {name}"
     facts = {
-        "command": f"python -m runner.tools.train_tiny_backbones{chosen} --steps {config.num_steps} "
-        f"--seed {config.seed}",
+        "command": f"python -m runner.tools.train_tiny_backbones{chosen} "
+        f"--steps {config.num_steps} --seed {config.seed}",
         "generator_version": GENERATOR_VERSION,
         "recipe": config.model_dump(),
         "zero_shot_map_percent": figures,
