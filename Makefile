@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Of `make warm-start`: tiny-clip or tiny-vit-bert.
 BACKBONE ?= tiny-clip
 
-.PHONY: setup run test test-slow lint types bench docs warm-start clean
+.PHONY: setup run test test-slow lint types bench docs docs-site warm-start clean
 
 setup: .venv/.complete
 
@@ -13,7 +13,7 @@ setup: .venv/.complete
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "Installing the pinned packages into .venv (about 3 minutes and 6 GB the first time) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,test]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,test,docs]'
 	@touch $@
 
 run: setup
@@ -39,6 +39,10 @@ bench: setup
 
 docs: setup
 	$(BIN)/python -m runner.tools.generate_docs
+
+docs-site: setup
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/site
+	@echo "Open build/site/index.html"
 
 warm-start: setup
 	$(BIN)/python -m runner.tools.train_tiny_backbones --backbone $(BACKBONE)
