@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -55,3 +56,16 @@ html_sidebars = {"index": []}
 html_show_sourcelink = False
 copybutton_prompt_text = r"\$ |>>> "
 copybutton_prompt_is_regexp = True
+
+
+def escape_bars(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Escape the bars of norms and absolute values: reStructuredText reads |x| as a substitution."""
+    for index, line in enumerate(lines):
+        parts = line.split("`")  # odd parts are code
+        parts[::2] = [part.replace("|", r"\|") for part in parts[::2]]
+        lines[index] = "`".join(parts)
+
+
+def setup(app: Any) -> None:
+    """Register the docstring filter."""
+    app.connect("autodoc-process-docstring", escape_bars)

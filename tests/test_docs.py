@@ -21,7 +21,8 @@ PAGES = [
     ROOT / "README.md",
     ROOT / "cluster.yaml",
     *sorted((ROOT / "deploy").glob("*.yaml")),
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *(ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")),
 ]
 KEYS = {key for name in learner_names() for key in schema_keys(name)}
 MAPPINGS = {

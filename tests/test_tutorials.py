@@ -73,3 +73,14 @@ def run_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
 def test_a_new_learner(run_page, capsys):
     run_page(ROOT / "docs" / "tutorials" / "new_learner.md", *SMALL_SYNTHETIC)
     assert "seen_mAP" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/first_run.md"])
+def test_a_run_from_python(run_page, capsys, page):
+    run_page(ROOT / page, *SMALL_SYNTHETIC)
+    assert "plaza" in capsys.readouterr().out
+
+
+def test_own_data(run_page, capsys):
+    run_page(ROOT / "docs" / "tutorials" / "own_data.md")
+    assert "'seen': ['shop']" in capsys.readouterr().out

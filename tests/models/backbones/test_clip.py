@@ -311,14 +311,14 @@ def test_files_that_do_not_fit_say_why(tmp_path):
 def test_a_changed_or_missing_warm_file_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "tiny_clip.safetensors"
     monkeypatch.setattr(clip_weights, "WARM_FILE", path)
-    with pytest.raises(FileNotFoundError, match=r"python -m runner\.warm_start"):
+    with pytest.raises(FileNotFoundError, match=r"python -m runner\.tools\.train_tiny_backbones"):
         build(BackboneConfig(), seed=0)
     save_file(tiny_state(), path)
     path.with_suffix(".json").write_text(json.dumps({"sha256": file_sha256(path)}))
     warm = build(BackboneConfig(), seed=0)
     assert torch.equal(warm.image.visual.proj, load_file(path)["visual.proj"])
     path.write_bytes(path.read_bytes()[:-1] + b"\x01")
-    with pytest.raises(ValueError, match=r"expected sha256 .* python -m runner\.warm_start"):
+    with pytest.raises(ValueError, match=r"expected sha256 .* python -m runner\.tools\.train_tiny_backbones"):
         build(BackboneConfig(), seed=0)
 
 
