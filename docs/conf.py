@@ -34,25 +34,19 @@ nitpicky = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
-autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_default_options = {
+    "members": True,
+    "show-inheritance": True,
+    "exclude-members": "model_config",
+}
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 
-html_theme = "pydata_sphinx_theme"
+html_theme = "furo"
 html_title = "lifelong-reid"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
-html_theme_options = {
-    "show_prev_next": False,
-    "navigation_with_keys": False,
-    "secondary_sidebar_items": ["page-toc"],
-    "show_toc_level": 2,
-    "footer_start": ["copyright"],
-    "footer_end": [],
-    "navbar_align": "left",
-}
-html_sidebars = {"index": []}
 html_show_sourcelink = False
 copybutton_prompt_text = r"\$ |>>> "
 copybutton_prompt_is_regexp = True
