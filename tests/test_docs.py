@@ -24,7 +24,13 @@ PAGES = [
     *sorted((ROOT / "docs").rglob("*.md")),
     *(ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")),
 ]
-KEYS = {key for name in learner_names() for key in schema_keys(name)}
+DECLARED = {
+    f"learner.{field}"
+    for page in (ROOT / "docs" / "tutorials").glob("*.md")
+    for field in re.findall(r"^    (\w+): .* = Field\(", page.read_text("utf-8"), re.MULTILINE)
+}
+"""Fields of the learners that the tutorials write."""
+KEYS = {key for name in learner_names() for key in schema_keys(name)} | DECLARED
 MAPPINGS = {
     path
     for path, section, name in schema_fields()
