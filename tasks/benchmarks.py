@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
+from tasks.dataset_files import Place, ReadOptions
 from tasks.datasets import synthetic
 from tasks.datasets.synthetic import SyntheticConfig
 from tasks.protocol.identities import (
@@ -27,14 +28,7 @@ from tasks.protocol.identities import (
     split_validation,
 )
 from tasks.protocol.lock import protocol_lock
-from tasks.reading import (
-    Place,
-    ReadOptions,
-    check_allowed,
-    dataset_names,
-    find_dataset,
-    read_place,
-)
+from tasks.reading import check_allowed, dataset_names, find_dataset, read_place
 from tasks.schema import Benchmark, Domain, RawDomain
 from tasks.synthetic.styled_texts import (
     StyleConfig,

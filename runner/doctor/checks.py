@@ -7,8 +7,8 @@ from dataclasses import astuple
 from pathlib import Path
 
 from tasks.benchmarks import ORDERS
+from tasks.dataset_files import Counts
 from tasks.protocol.lock import num_queries_without_match
-from tasks.reading import Counts
 from tasks.schema import RawDomain, Record, Split
 from tasks.text.descriptions import read_descriptions
 

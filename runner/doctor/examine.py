@@ -17,18 +17,8 @@ from typing import Any, Literal
 
 from runner.doctor.checks import counts_of, faults_and_notes, parts_of
 from runner.doctor.open_images import open_images
-from tasks.reading import (
-    Counts,
-    DatasetFacts,
-    NotExtractedError,
-    Place,
-    ReadOptions,
-    dataset_facts,
-    dataset_names,
-    find_dataset,
-    find_deeper,
-    read_place,
-)
+from tasks.dataset_files import Counts, DatasetFacts, NotExtractedError, Place, ReadOptions
+from tasks.reading import dataset_facts, dataset_names, find_dataset, find_deeper, read_place
 from tasks.schema import RawDomain
 
 Status = Literal["ok", "warning", "missing", "broken"]

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.doctor.examine import Report, Status
-from tasks.reading import Counts
+from tasks.dataset_files import Counts
 
 _STYLES: Mapping[Status, str] = {
     "ok": "green",

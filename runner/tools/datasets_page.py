@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from tasks.benchmarks import ORDERS
-from tasks.reading import Counts, DatasetFacts, Layout, dataset_facts, dataset_names
+from tasks.dataset_files import Counts, DatasetFacts, Layout
+from tasks.reading import dataset_facts, dataset_names
 
 _SPLITS = ("train", "query", "gallery")
 _TABLE = re.compile(

@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
+from tasks.dataset_files import Place, check_images, read_json
 from tasks.protocol.identities import text_split
-from tasks.reading import Place, check_images, read_json
 from tasks.schema import RawDomain, Record
 from tasks.text.text_files import is_latin, one_text
 

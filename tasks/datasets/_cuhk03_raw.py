@@ -25,9 +25,9 @@ import h5py
 import numpy as np
 from PIL import Image
 
+from tasks.dataset_files import Place, check_may_extract, read_json
 from tasks.datasets._matlab import read_mat
 from tasks.protocol.split_files import write_json
-from tasks.reading import Place, check_may_extract, read_json
 
 RAW_FILE = "cuhk03_release/cuhk-03.mat"
 FILE_NAME = re.compile(r"([1-9])_(\d{3})_([12])_(\d{2})\.(?:png|jpe?g)", re.IGNORECASE)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.reading import Place
+from tasks.dataset_files import Place
 
 
 def read_mat(place: Place, file: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 
+from tasks.dataset_files import Counts, DatasetFacts, Layout, Place, ReadOptions, named_images
 from tasks.protocol.splits import camera_plan, choose_split
-from tasks.reading import Counts, DatasetFacts, Layout, Place, ReadOptions, named_images
 from tasks.schema import RawDomain, Record
 
 FACTS = DatasetFacts(

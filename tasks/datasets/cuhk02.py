@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 
-from tasks.reading import Counts, DatasetFacts, Layout, Place, ReadOptions, named_images
+from tasks.dataset_files import Counts, DatasetFacts, Layout, Place, ReadOptions, named_images
 from tasks.schema import RawDomain, Record, Split
 
 _NUM_PAIRS = 5

@@ -17,6 +17,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from tasks.dataset_files import Counts, DatasetFacts, Layout, Place, ReadOptions, named_images
 from tasks.datasets._cuhk03_raw import (
     FILE_NAME,
     RAW_FILE,
@@ -25,7 +26,6 @@ from tasks.datasets._cuhk03_raw import (
     write_splits,
 )
 from tasks.protocol.splits import SplitPlan, own_split_file, split_from_file
-from tasks.reading import Counts, DatasetFacts, Layout, Place, ReadOptions, named_images
 from tasks.schema import RawDomain, Record
 
 _LABELED = {

@@ -8,8 +8,8 @@ Li et al., "Person Search with Natural Language Description", CVPR 2017.
 
 from __future__ import annotations
 
+from tasks.dataset_files import Counts, DatasetFacts, Layout, Place, ReadOptions
 from tasks.datasets._captions import IMAGES, captioned_domain, read_entries
-from tasks.reading import Counts, DatasetFacts, Layout, Place, ReadOptions
 from tasks.schema import RawDomain
 
 FACTS = DatasetFacts(

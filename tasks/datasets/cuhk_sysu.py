@@ -36,7 +36,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tasks.reading import (
+from tasks.dataset_files import (
     Counts,
     DatasetFacts,
     Layout,

@@ -12,8 +12,8 @@ from __future__ import annotations
 import os
 import re
 
+from tasks.dataset_files import Counts, DatasetFacts, Layout, Place, ReadOptions
 from tasks.datasets.market1501 import FOLDERS, read_market_layout
-from tasks.reading import Counts, DatasetFacts, Layout, Place, ReadOptions
 from tasks.schema import RawDomain
 
 FACTS = DatasetFacts(

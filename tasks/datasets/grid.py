@@ -13,6 +13,7 @@ from collections.abc import Collection
 
 import numpy as np
 
+from tasks.dataset_files import Counts, DatasetFacts, Layout, Place, ReadOptions, named_images
 from tasks.datasets._matlab import read_mat
 from tasks.protocol.split_files import check_index
 from tasks.protocol.splits import (
@@ -23,7 +24,6 @@ from tasks.protocol.splits import (
     split_facts,
     split_from_file,
 )
-from tasks.reading import Counts, DatasetFacts, Layout, Place, ReadOptions, named_images
 from tasks.schema import RawDomain, Record
 
 _PARTITIONS = "features_and_partitions.mat"

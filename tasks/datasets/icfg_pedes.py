@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
 
+from tasks.dataset_files import Counts, DatasetFacts, Layout, Place, ReadOptions
 from tasks.datasets._captions import (
     IMAGES,
     TEST,
@@ -23,7 +24,6 @@ from tasks.datasets._captions import (
     people_by_split,
     read_entries,
 )
-from tasks.reading import Counts, DatasetFacts, Layout, Place, ReadOptions
 from tasks.schema import RawDomain
 
 # 34,674 training captions; the number of training images is left open, as counts differ by one:

@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from tasks.dataset_files import Counts, DatasetFacts, Layout, Place, ReadOptions, named_images
 from tasks.protocol.split_files import TrainTest
 from tasks.protocol.splits import Division, SplitPlan, choose_split, hash_order
-from tasks.reading import Counts, DatasetFacts, Layout, Place, ReadOptions, named_images
 from tasks.schema import RawDomain, Record
 
 FACTS = DatasetFacts(

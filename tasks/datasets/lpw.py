@@ -21,8 +21,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from tasks.datasets.market1501 import FOLDERS
-from tasks.reading import (
+from tasks.dataset_files import (
     Counts,
     DatasetFacts,
     Layout,
@@ -31,6 +30,7 @@ from tasks.reading import (
     ReadOptions,
     named_images,
 )
+from tasks.datasets.market1501 import FOLDERS
 from tasks.schema import RawDomain, Record, Split
 
 SPLIT_RULE = (

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tasks.reading import Counts, DatasetFacts, Layout, Place, ReadOptions, named_images
+from tasks.dataset_files import Counts, DatasetFacts, Layout, Place, ReadOptions, named_images
 from tasks.schema import RawDomain, Record, Split
 
 FOLDERS = ("bounding_box_train", "query", "bounding_box_test")

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from tasks.reading import (
+from tasks.dataset_files import (
     Counts,
     DatasetFacts,
     Layout,

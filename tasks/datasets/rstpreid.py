@@ -7,8 +7,8 @@ ACM Multimedia 2021.
 
 from __future__ import annotations
 
+from tasks.dataset_files import Counts, DatasetFacts, Layout, Place, ReadOptions
 from tasks.datasets._captions import IMAGES, captioned_domain, read_entries
-from tasks.reading import Counts, DatasetFacts, Layout, Place, ReadOptions
 from tasks.schema import RawDomain
 
 FACTS = DatasetFacts(

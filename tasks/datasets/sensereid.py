@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 
-from tasks.reading import Counts, DatasetFacts, Layout, Place, ReadOptions, named_images
+from tasks.dataset_files import Counts, DatasetFacts, Layout, Place, ReadOptions, named_images
 from tasks.schema import RawDomain, Record, Split
 
 _QUERY, _GALLERY = "test_probe", "test_gallery"

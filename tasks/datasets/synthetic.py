@@ -14,9 +14,9 @@ from pathlib import Path
 
 from pydantic import Field
 
+from tasks.dataset_files import Layout, Place, read_json
 from tasks.datasets import market1501
 from tasks.protocol.identities import text_split
-from tasks.reading import Layout, Place, read_json
 from tasks.schema import FrozenConfig, RawDomain, Record
 from tasks.synthetic import GENERATOR_VERSION
 from tasks.synthetic.domains import SyntheticDomain, training_domains, unseen_domains

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath, PureWindowsPath
 from typing import Any
 
-from tasks.reading import Place, read_json
+from tasks.dataset_files import Place, read_json
 from tasks.schema import Record
 
 PARTS = ("train", "query", "gallery")

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tasks.dataset_files import Place, ReadOptions, read_json
 from tasks.protocol.split_files import (
     TrainTest,
     check_index,
@@ -25,7 +26,6 @@ from tasks.protocol.split_files import (
     split_sha256,
     write_json,
 )
-from tasks.reading import Place, ReadOptions, read_json
 from tasks.schema import RawDomain, Record, Split
 
 SEED = 0

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tasks.reading import Counts, dataset_names
+from tasks.dataset_files import Counts
+from tasks.reading import dataset_names
 from tests.tasks.datasets.miniatures.painting import Miniature
 
 MARKET = "Market-1501-v15.09.15"

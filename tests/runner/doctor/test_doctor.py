@@ -10,7 +10,8 @@ import pytest
 
 from runner.doctor.examine import examine, examine_images
 from runner.lifelong import main
-from tasks.reading import ReadOptions, dataset_names, read_dataset
+from tasks.dataset_files import ReadOptions
+from tasks.reading import dataset_names, read_dataset
 from tests.runner.doctor.looking import VARIANTS, Look, counted, miniatures_of, tree
 
 # ---- every reader

@@ -11,8 +11,8 @@ import pytest
 
 from runner.doctor.examine import NUM_LISTED, examine, examine_images
 from runner.lifelong import main
+from tasks.dataset_files import ReadOptions
 from tasks.datasets import dukemtmc, market1501
-from tasks.reading import ReadOptions
 from tasks.text.descriptions import format_descriptions
 from tests.runner.doctor.looking import MARKET, Look, damage, miniatures_of
 from tests.tasks.datasets.miniatures.market1501 import build_market_layout

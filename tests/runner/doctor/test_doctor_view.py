@@ -12,7 +12,8 @@ from rich.console import Console
 
 from runner.doctor.examine import examine, examine_images
 from runner.doctor.view import show
-from tasks.reading import ReadOptions, dataset_names
+from tasks.dataset_files import ReadOptions
+from tasks.reading import dataset_names
 from tests.runner.doctor.looking import MARKET, damage
 from tests.tasks.datasets.miniatures.market1501 import build_market_layout
 

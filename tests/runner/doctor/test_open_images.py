@@ -22,8 +22,8 @@ from runner.bench.workbench import Sizes, Workbench
 from runner.doctor.examine import examine, examine_images
 from runner.doctor.open_images import open_image, open_images
 from runner.streaming.image_decoding import decode_many
+from tasks.dataset_files import ReadOptions
 from tasks.datasets import market1501
-from tasks.reading import ReadOptions
 from tests.tasks.datasets.miniatures.market1501 import build_market_layout
 from tests.tasks.datasets.miniatures.painting import paint
 

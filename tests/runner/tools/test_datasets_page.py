@@ -10,7 +10,8 @@ from runner.tools.datasets_page import (
     places_table,
 )
 from tasks.benchmarks import ORDERS
-from tasks.reading import Counts, dataset_facts, dataset_names
+from tasks.dataset_files import Counts
+from tasks.reading import dataset_facts, dataset_names
 
 
 def page(*names: str) -> str:

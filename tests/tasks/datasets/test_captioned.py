@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from tasks.benchmarks import BenchmarkConfig, load_benchmark
-from tasks.reading import ReadOptions, read_dataset
+from tasks.dataset_files import ReadOptions
+from tasks.reading import read_dataset
 from tasks.schema import RawDomain, Record, Split
 from tests.tasks.datasets.miniatures import cuhk_pedes, icfg_pedes, rstpreid
 from tests.tasks.datasets.miniatures.captioned import build, entry

@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 
 from tasks.benchmarks import BenchmarkConfig, load_benchmark
+from tasks.dataset_files import ReadOptions
 from tasks.protocol.lock import num_queries_without_match
-from tasks.reading import ReadOptions, dataset_facts, dataset_names, read_dataset
+from tasks.reading import dataset_facts, dataset_names, read_dataset
 from tasks.schema import RawDomain, Record
 from tests.tasks.datasets.miniatures.painting import Fault, Miniature
 

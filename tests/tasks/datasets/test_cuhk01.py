@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.reading import ReadOptions, read_dataset
+from tasks.dataset_files import ReadOptions
+from tasks.reading import read_dataset
 from tasks.schema import RawDomain
 from tests.tasks.datasets.miniatures.cuhk01 import PEOPLE, build
 

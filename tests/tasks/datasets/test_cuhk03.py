@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tasks.dataset_files import ReadOptions
 from tasks.datasets import _cuhk03_raw
-from tasks.reading import ReadOptions, find_dataset, read_dataset
+from tasks.reading import find_dataset, read_dataset
 from tasks.schema import RawDomain, Record
 from tests.tasks.datasets.miniatures import cuhk03
 from tests.tasks.datasets.miniatures.cuhk03 import build_extracted, build_raw

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tasks.dataset_files import ReadOptions
 from tasks.datasets import cuhk_sysu
-from tasks.reading import ReadOptions, dataset_facts, read_dataset
+from tasks.reading import dataset_facts, read_dataset
 from tasks.schema import RawDomain
 from tests.tasks.datasets.miniatures import cuhk_sysu as miniature
 from tests.tasks.datasets.miniatures.painting import WIDTH, picture

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from tasks.reading import ReadOptions, read_dataset
+from tasks.dataset_files import ReadOptions
+from tasks.reading import read_dataset
 from tasks.schema import RawDomain, Record
 from tests.tasks.datasets.miniatures.grid import PEOPLE, TRAIN, build
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from tasks.dataset_files import ReadOptions
 from tasks.protocol.lock import num_queries_without_match
-from tasks.reading import ReadOptions, dataset_facts, read_dataset
+from tasks.reading import dataset_facts, read_dataset
 from tasks.schema import Record
 from tests.tasks.datasets.miniatures.lpw import build_derived, build_raw
 from tests.tasks.datasets.miniatures.painting import paint

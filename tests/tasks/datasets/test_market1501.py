@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.reading import ReadOptions, read_dataset
+from tasks.dataset_files import ReadOptions
+from tasks.reading import read_dataset
 from tasks.schema import RawDomain
 
 TRAIN, QUERY, GALLERY = "bounding_box_train", "query", "bounding_box_test"

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tasks.reading import ReadOptions, read_dataset
+from tasks.dataset_files import ReadOptions
+from tasks.reading import read_dataset
 from tasks.schema import RawDomain, Record
 from tests.tasks.datasets.miniatures.prid2011 import build
 

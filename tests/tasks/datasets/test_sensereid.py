@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.reading import ReadOptions, dataset_facts, read_dataset
+from tasks.dataset_files import ReadOptions
+from tasks.reading import dataset_facts, read_dataset
 from tests.tasks.datasets.miniatures.sensereid import build
 
 

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tasks.reading import ReadOptions, read_dataset
+from tasks.dataset_files import ReadOptions
+from tasks.reading import read_dataset
 from tasks.schema import RawDomain
 from tests.tasks.datasets.miniatures.viper import NAMES, build
 

@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tasks.dataset_files import ReadOptions
 from tasks.protocol.split_files import TrainTest, split_as_json, split_sha256
 from tasks.protocol.splits import NUM_DRAWS, SEED, camera_plan, draw_splits, hash_order
-from tasks.reading import ReadOptions, read_dataset
+from tasks.reading import read_dataset
 from tasks.schema import RawDomain, Record
 from tests.tasks.datasets.miniatures import viper
 from tests.tasks.datasets.miniatures.painting import Fault

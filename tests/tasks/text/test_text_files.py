@@ -5,7 +5,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.reading import Place, dataset_facts, read_lines
+from tasks.dataset_files import Place, read_lines
+from tasks.reading import dataset_facts
 from tasks.text.text_files import utf8_lines
 
 LINES = st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\r\n\ufeff")))
