@@ -1,7 +1,7 @@
-"""Benchmarks: domains in order, who trains and who validates, and the lock that pins it all.
+"""Benchmarks: ordered domains, training and validation identities, and the protocol lock.
 
-A data set needs nothing here: every reader under tasks/datasets is a benchmark of its own name,
-and `custom` puts any of them in a row. To name another order, add it to `ORDERS`.
+Every reader under tasks/datasets is also a benchmark of the same name, and `custom` combines any
+of them in any order. To add a named order, add it to `ORDERS`.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from tasks.dataset_files import Place, ReadOptions
+from tasks.dataset_files import LocatedDataset, ReadOptions
 from tasks.datasets import synthetic
 from tasks.datasets.synthetic import SyntheticConfig
 from tasks.protocol.identities import (
     IdentityRule,
     choose_identities,
+    identities_with_queries,
     listed_identities,
-    people_with_queries,
     rule_name,
     split_validation,
 )
 from tasks.protocol.lock import protocol_lock
-from tasks.reading import check_allowed, dataset_names, find_dataset, read_place
+from tasks.reading import check_allowed, dataset_names, find_dataset, read_located
 from tasks.schema import Benchmark, Domain, RawDomain
 from tasks.synthetic.styled_texts import (
     StyleConfig,
@@ -54,61 +54,61 @@ ORDERS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = MappingProxyType
         "t2i-1": (("cuhk_pedes", "icfg_pedes", "rstpreid"), ()),
     }
 )
-"""Seen domains in lifelong order, and unseen ones, of the benchmarks of the literature."""
+"""Seen domains in lifelong order, and unseen domains, of the benchmarks of the literature."""
 
-_DRAWN, _DRAWN_BY_TEXT, _CUSTOM = "synthetic", "synthetic-t2i", "custom"
+_SYNTHETIC, _SYNTHETIC_TEXT, _CUSTOM = "synthetic", "synthetic-t2i", "custom"
 
 
 class BenchmarkConfig(ReadOptions):
-    """Which data are learned, in which order, and who is held out."""
+    """Domains, their order, and the identities held out for validation."""
 
     name: str = Field(
-        default=_DRAWN,
-        description="synthetic (draws its own people), synthetic-t2i (the same, searched by their "
-        "captions), an order of the literature (lreid-1, lreid-2, lreid-1-duke, lreid-2-duke, "
-        "lreid-51 to lreid-55, t2i-1), one data set, or custom (order and unseen say it all)",
+        default=_SYNTHETIC,
+        description="synthetic (generated images), synthetic-t2i (the same images, text-to-image "
+        "retrieval), an order of the literature (lreid-1, lreid-2, lreid-1-duke, lreid-2-duke, "
+        "lreid-51 to lreid-55, t2i-1), one data set, or custom (defined by order and unseen)",
     )
     root: str = Field(default="data", description="folder of the data sets")
     identities: IdentityRule = Field(
         default="all",
-        description="training identities of each domain: all, the n smallest ids, or a file with "
-        "one id per line (for several domains: a folder of such files named <domain>.txt)",
+        description="training identities of each domain: all, a number n (the n smallest ids), or "
+        "a file with one id per line (several domains: a folder with files <domain>.txt)",
     )
     num_validation_identities: int = Field(
         default=16,
         ge=0,
-        description="identities of the training folder held out to choose settings on, where the "
-        "data set has no validation people of its own",
+        description="training identities held out for validation in data sets without a "
+        "validation split",
     )
     order: tuple[str, ...] = Field(
         default=(),
-        description="seen domains to learn, in this order; empty: the benchmark's own order",
+        description="seen domains in training order; empty: the order of the benchmark",
     )
     unseen: tuple[str, ...] | None = Field(
         default=None,
-        description="domains that are only tested; null: the benchmark's own",
+        description="domains that are only tested; null: those of the benchmark",
     )
     synthetic: SyntheticConfig = Field(
         default_factory=SyntheticConfig, description="sizes of the synthetic benchmark"
     )
     style: StyleMethod | None = Field(
         default=None,
-        description="synthetic-t2i: the machine writes identity and clothing texts in styles that "
-        "this clustering finds in the training captions of the first seen domain; null: it words "
-        "them as drawn annotators do",
+        description="synthetic-t2i: clustering method that finds caption styles in the training "
+        "captions of the first seen domain; identity and clothing texts are generated in these "
+        "styles; null: in the style of the synthetic annotators",
     )
     style_options: StyleConfig = Field(
-        default_factory=lambda: StyleConfig(), description="how styles are found"
+        default_factory=lambda: StyleConfig(), description="settings of the style clustering"
     )
 
     @property
-    def is_drawn(self) -> bool:
-        """Whether its people are drawn by this project, and not read."""
-        return self.name in (_DRAWN, _DRAWN_BY_TEXT)
+    def is_synthetic(self) -> bool:
+        """Whether the images are generated instead of read from a data set."""
+        return self.name in (_SYNTHETIC, _SYNTHETIC_TEXT)
 
     @field_validator("name")
     @classmethod
-    def _known_name(cls, name: str) -> str:
+    def _check_name(cls, name: str) -> str:
         known = benchmark_names()
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
@@ -119,20 +119,20 @@ class BenchmarkConfig(ReadOptions):
         return name
 
     @model_validator(mode="after")
-    def _style_of_drawn_texts(self) -> BenchmarkConfig:
-        if self.style is not None and self.name != _DRAWN_BY_TEXT:
+    def _check_style(self) -> BenchmarkConfig:
+        if self.style is not None and self.name != _SYNTHETIC_TEXT:
             raise ValueError(
-                f"style={self.style} words the texts of {_DRAWN_BY_TEXT} anew, and name is "
-                f"{self.name}; set name={_DRAWN_BY_TEXT}, leave style out, or have the texts of a "
-                "data set written by `describe --prompt dual --style`"
+                f"style={self.style} requires name={_SYNTHETIC_TEXT}, got name={self.name}; set "
+                f"name={_SYNTHETIC_TEXT} or remove style; to write styled texts for a data set, "
+                "run `describe --prompt dual --style`"
             )
         return self
 
     @model_validator(mode="after")
-    def _known_domains(self) -> BenchmarkConfig:
+    def _check_domains(self) -> BenchmarkConfig:
         if self.name == _CUSTOM and not self.order:
             raise ValueError(
-                "benchmark.name=custom needs the data sets to learn, such as "
+                "benchmark.name=custom requires the seen data sets, such as "
                 "benchmark.order=[market1501,viper]"
             )
         known_seen, known_unseen = known_domains(self)
@@ -142,31 +142,31 @@ class BenchmarkConfig(ReadOptions):
         ):
             if unknown := [name for name in given if name not in known]:
                 raise ValueError(
-                    f"{field} names {unknown[0]!r}, which {self.name!r} does not have: "
-                    f"{', '.join(known)}"
+                    f"{field}: expected domains of {self.name!r} ({', '.join(known)}), got "
+                    f"{unknown[0]!r}"
                 )
         seen, unseen = seen_and_unseen(self)
         if repeated := [name for name in set(seen + unseen) if (seen + unseen).count(name) > 1]:
-            raise ValueError(f"{sorted(repeated)[0]} is named twice in order and unseen")
+            raise ValueError(f"{sorted(repeated)[0]} appears twice in order and unseen; remove one")
         return self
 
 
 def benchmark_names() -> list[str]:
-    """Every value that benchmark.name may have."""
-    return [_DRAWN, _DRAWN_BY_TEXT, *ORDERS, *dataset_names(), _CUSTOM]
+    """Returns all valid values of benchmark.name."""
+    return [_SYNTHETIC, _SYNTHETIC_TEXT, *ORDERS, *dataset_names(), _CUSTOM]
 
 
 def known_domains(config: BenchmarkConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names that `order` and `unseen` may use."""
-    if config.is_drawn:
+    """Returns the valid domain names of `order` and of `unseen`."""
+    if config.is_synthetic:
         return config.synthetic.domain_names
     everything = tuple(dataset_names())
     return ORDERS[config.name][0] if config.name in ORDERS else everything, everything
 
 
 def seen_and_unseen(config: BenchmarkConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names of the seen domains in the order in which they are learned, and of the unseen ones."""
-    if config.is_drawn:
+    """Returns the names of the seen domains in training order, and of the unseen domains."""
+    if config.is_synthetic:
         seen, unseen = config.synthetic.domain_names
     else:
         seen, unseen = ORDERS.get(config.name, ((config.name,), ()))
@@ -174,39 +174,40 @@ def seen_and_unseen(config: BenchmarkConfig) -> tuple[tuple[str, ...], tuple[str
 
 
 def check_benchmark(config: BenchmarkConfig) -> None:
-    """Finds what is missing on disk before any work is done; reads no image.
+    """Checks that all files are on disk; reads no image.
 
     Raises:
-        FileNotFoundError, ValueError: what was expected, what was found, what to set.
+        FileNotFoundError: a data set or an identity list is missing.
+        ValueError: a data set is withdrawn and not accepted, or an identity list is invalid.
     """
-    if not config.is_drawn:
+    if not config.is_synthetic:
         _find(config)
     if isinstance(config.identities, Path):
         for name in seen_and_unseen(config)[0]:
             listed_identities(config.identities, name)
 
 
-def _find(config: BenchmarkConfig) -> dict[str, Place]:
-    """Every data set's place; what is missing is said at once, for all of them."""
+def _find(config: BenchmarkConfig) -> dict[str, LocatedDataset]:
+    """Finds all data sets; one error reports all that are missing."""
     seen, unseen = seen_and_unseen(config)
     for name in (*seen, *unseen):
         check_allowed(name, config)
-    places: dict[str, Place] = {}
+    datasets: dict[str, LocatedDataset] = {}
     missing: list[str] = []
     for name in (*seen, *unseen):
         try:
-            places[name] = find_dataset(name, Path(config.root), config)
+            datasets[name] = find_dataset(name, Path(config.root), config)
         except FileNotFoundError as error:
             missing.append(str(error))
     if len(missing) > 1:
         missing.append(
             f"Of {len(seen + unseen)} data sets of {config.name}, {len(missing)} are missing; "
-            "`python runner/lifelong.py doctor` lists them all. benchmark.order and "
-            "benchmark.unseen choose among them."
+            "`python runner/lifelong.py doctor` lists them. Set benchmark.order and "
+            "benchmark.unseen to use a part of the benchmark."
         )
     if missing:
         raise FileNotFoundError("\n".join(missing))
-    return places
+    return datasets
 
 
 def load_benchmark(
@@ -217,22 +218,23 @@ def load_benchmark(
     pinned: Mapping[str, Any] = MappingProxyType({}),
     learn: bool = True,
 ) -> Benchmark:
-    """Reads the domains, holds out the validation people and writes the protocol lock.
+    """Reads the domains, holds out validation identities and creates the protocol lock.
 
-    Training ids become contiguous in the order of the data set's ids. Where a domain has a
-    description file, its training records carry part sentences and caption; where it has a file
-    of dual texts, all records carry theirs.
+    Training ids become contiguous in the order of the original ids. Training records of a domain
+    with a description file get part sentences and a caption. All records of a domain with a file
+    of dual texts get identity and clothing texts.
 
     Args:
-        config: what to read.
-        image_height: pixels; only enters the lock, as images are resized when they are decoded.
-        image_width: pixels; likewise.
-        pinned: what else two results must share (how images are decoded and rankings made).
-        learn: False makes every domain an unseen one without validation people: a test of what
-            was learned elsewhere.
+        config: benchmark to read.
+        image_height: height in pixels; only enters the lock, images are resized when decoded.
+        image_width: width in pixels; only enters the lock.
+        pinned: further lock values that comparable results must share (image decoding, ranking).
+        learn: False makes every domain an unseen one without validation identities, to test a
+            model trained elsewhere.
 
     Raises:
-        FileNotFoundError, ValueError: what was expected, what was found, what to set.
+        FileNotFoundError: a data set or an identity list is missing.
+        ValueError: a file or setting is invalid.
     """
     check_benchmark(config)
     seen_raw, unseen_raw = _read(config)
@@ -248,18 +250,18 @@ def load_benchmark(
         pinned=pinned,
         seen=list(zip(seen_raw, seen, strict=True)),
         unseen=list(zip(unseen_raw, unseen, strict=True)),
-        synthetic=config.synthetic.model_dump() if config.is_drawn else None,
+        synthetic=config.synthetic.model_dump() if config.is_synthetic else None,
     )
     return Benchmark(config.name, seen, unseen, lock)
 
 
 def _read(config: BenchmarkConfig) -> tuple[list[RawDomain], list[RawDomain]]:
     seen, unseen = seen_and_unseen(config)
-    if config.is_drawn:
-        drawn = synthetic.read(Path(config.root), config.synthetic)
-        by_name = {raw.name: raw for raws in drawn for raw in raws}
-        if config.name == _DRAWN_BY_TEXT:
-            by_name = {name: synthetic.searched_by_text(raw) for name, raw in by_name.items()}
+    if config.is_synthetic:
+        domains = synthetic.read(Path(config.root), config.synthetic)
+        by_name = {raw.name: raw for raws in domains for raw in raws}
+        if config.name == _SYNTHETIC_TEXT:
+            by_name = {name: synthetic.as_text_to_image(raw) for name, raw in by_name.items()}
             if config.style is None:
                 by_name = read_by_machine(by_name, config.synthetic.seed)
         if config.style is not None:
@@ -268,8 +270,8 @@ def _read(config: BenchmarkConfig) -> tuple[list[RawDomain], list[RawDomain]]:
             )
     else:
         by_name = {
-            name: read_place(place, Path(config.root), config)
-            for name, place in _find(config).items()
+            name: read_located(dataset, Path(config.root), config)
+            for name, dataset in _find(config).items()
         }
     by_name = {name: with_dual_texts(raw) for name, raw in by_name.items()}
     return [by_name[name] for name in seen], [by_name[name] for name in unseen]
@@ -285,23 +287,23 @@ def _seen_domain(raw: RawDomain, config: BenchmarkConfig) -> Domain:
         descriptions = read_descriptions(raw.description_file)
         if descriptions.num_duplicates:
             logging.getLogger(__name__).warning(
-                "%d lines of %s repeat an image; the last line of each counts",
+                "%d lines of %s repeat an image; the last line of each image is used",
                 descriptions.num_duplicates, descriptions.path,
             )  # fmt: skip
         train = attach(train, descriptions)
-    own = raw.validation
     return Domain(
         name=raw.name,
         train=tuple(replace(each, person_id=contiguous[each.person_id]) for each in train),
-        validation=own or split_validation(raw.train, validation_ids, raw.test.query_by),
+        validation=raw.validation or split_validation(raw.train, validation_ids, raw.test.query_by),
         test=raw.test,
     )
 
 
 def _unseen_domain(raw: RawDomain, config: BenchmarkConfig) -> Domain:
-    """Nothing trains on it, so validation takes what there is, up to the number asked for."""
+    """Holds out up to the configured number of identities; no training needs the others."""
     kind = raw.test.query_by
-    largest = people_with_queries(raw.train, kind)[::-1] if raw.train else []
+    largest = identities_with_queries(raw.train, kind)[::-1] if raw.train else []
     validation_ids = largest[: config.num_validation_identities]
-    own = raw.validation if config.num_validation_identities else None
-    return Domain(raw.name, (), own or split_validation(raw.train, validation_ids, kind), raw.test)
+    validation = raw.validation if config.num_validation_identities else None
+    validation = validation or split_validation(raw.train, validation_ids, kind)
+    return Domain(raw.name, (), validation, raw.test)

@@ -1,4 +1,4 @@
-"""Types and functions from which every reader under tasks/datasets is built."""
+"""Types and file functions shared by the readers under tasks/datasets."""
 
 from __future__ import annotations
 
@@ -18,41 +18,43 @@ from tasks.text.text_files import utf8_lines
 
 
 class ReadOptions(FrozenConfig):
-    """Which variant of a data set is read; all of it enters the protocol lock where it matters."""
+    """Options that select variants of data sets; relevant ones enter the protocol lock."""
 
     accept_withdrawn: bool = Field(
-        default=False, description="read data sets that their authors have withdrawn (dukemtmc)"
+        default=False, description="allow data sets withdrawn by their authors (dukemtmc)"
     )
     roots: dict[str, str] = Field(
-        default_factory=dict, description="folder of a data set that is not under root, by name"
+        default_factory=dict, description="folders of data sets outside root, by data set name"
     )
     derived: str = Field(
         default="derived",
-        description="folder for what is made from data sets: extracted images, generated splits",
+        description="output folder for extracted images and generated splits",
     )
     split_index: int = Field(
         default=0,
         ge=0,
-        description="which of the random splits of cuhk01, viper, prid2011, ilids, grid and of "
-        "cuhk03 classic",
+        description="index of the random split of cuhk01, viper, prid2011, ilids, grid and cuhk03 "
+        "classic",
     )
     split_files: dict[str, str] = Field(
-        default_factory=dict, description="JSON file of random splits to use, by data set"
+        default_factory=dict, description="JSON files of random splits, by data set name"
     )
     msmt17_val_in_train: bool = Field(
-        default=False, description="whether MSMT17's list_val.txt joins the training list"
+        default=False, description="add MSMT17's list_val.txt to the training list"
     )
     cuhk03_boxes: Literal["labeled", "detected"] = Field(
-        default="labeled", description="who drew CUHK03's boxes: people or a detector"
+        default="labeled",
+        description="CUHK03 boxes: drawn by people (labeled) or by a detector (detected)",
     )
     cuhk03_protocol: Literal["new", "classic"] = Field(
-        default="new", description="CUHK03's 767/700 split, or one of the 20 of 1,367/100"
+        default="new",
+        description="CUHK03 protocol: the 767/700 split (new) or one of 20 1,367/100 splits",
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How many a split should have; None where no source says."""
+    """Published numbers of a split; None if no source states them."""
 
     images: int | None = None
     identities: int | None = None
@@ -61,12 +63,12 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """One way in which a data set lies on disk.
+    """Folder layout of a data set on disk.
 
     Attributes:
-        variant: its name, which enters the protocol lock ("V1", "raw", "extracted").
-        needs: files or folders, relative to the data set's folder, that must all be there.
-        expected: counts by split: "train", "query", "gallery"; empty where none is known.
+        variant: name of the layout ("V1", "raw", "extracted"); enters the protocol lock.
+        needs: required files or folders, relative to the folder of the data set.
+        expected: published counts by split ("train", "query", "gallery"); empty if unknown.
     """
 
     variant: str
@@ -76,15 +78,15 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class DatasetFacts:
-    """What is known of a data set before its folder is opened.
+    """Static description of a data set.
 
     Attributes:
-        title: what people call it.
-        folders: names that its folder has below the root, the likeliest first.
-        layouts: the accepted ways on disk, the preferred first.
-        licence: what its terms say about use, in a few words.
-        source: the paper or page that describes it.
-        withdrawn: why its authors took it back, or "".
+        title: display name.
+        folders: usual folder names below the root, most likely first.
+        layouts: accepted layouts, preferred first.
+        licence: short summary of the terms of use.
+        source: paper or page that describes the data set.
+        withdrawn: how and when the authors withdrew the data set, or "".
     """
 
     title: str
@@ -96,10 +98,15 @@ class DatasetFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A data set found on disk: its folder, and which of its layouts that has.
+class LocatedDataset:
+    """A data set found on disk, with its folder and layout.
 
-    Reading a place may first extract images from a raw form, unless `may_extract` is False.
+    Attributes:
+        name: name of the reader.
+        facts: static description.
+        folder: folder of the data set.
+        layout: layout found in the folder.
+        may_extract: whether the reader may extract images from the raw release first.
     """
 
     name: str
@@ -110,109 +117,113 @@ class Place:
 
     @property
     def title(self) -> str:
-        """What people call the data set; errors begin with it."""
+        """Display name; error messages start with it."""
         return self.facts.title
 
 
 class NotExtractedError(Exception):
-    """A place that may not extract would have to: its raw form was not extracted before."""
+    """Reading requires extracting images first, but `may_extract` is False."""
 
 
-def check_may_extract(place: Place) -> None:
-    """What a reader calls before it makes anything from a raw form.
+def check_may_extract(dataset: LocatedDataset) -> None:
+    """Checks that extraction is allowed; readers call it before they write any file.
 
     Raises:
-        NotExtractedError: the place may not.
+        NotExtractedError: `dataset.may_extract` is False.
     """
-    if not place.may_extract:
-        raise NotExtractedError(f"{place.title}: nothing has been extracted from {place.folder}")
+    if not dataset.may_extract:
+        raise NotExtractedError(
+            f"{dataset.title}: no images have been extracted from {dataset.folder}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class NamedImage:
-    """An image whose base name a reader's pattern has taken apart."""
+    """Image file and the match of its base name."""
 
     path: Path
     match: re.Match[str]
 
 
 def named_images(
-    place: Place, folder: Path, pattern: re.Pattern[str], example: str
+    dataset: LocatedDataset, folder: Path, pattern: re.Pattern[str], example: str
 ) -> list[NamedImage]:
-    """The files of a folder whose base names match as a whole, in the order of their names.
+    """Lists the files of a folder whose base names match a pattern, sorted by name.
 
-    Files that do not match are left out, with a warning that counts them; hidden files and
-    Windows' Thumbs.db without one.
+    Other files are ignored and counted in a warning. Hidden files and Windows' Thumbs.db are
+    ignored silently.
 
     Args:
-        place: the data set, for messages.
-        folder: where the images are; subfolders are not entered.
-        pattern: matched against the whole base name.
-        example: a base name that matches, for messages.
+        dataset: data set, for messages.
+        folder: folder of the images; subfolders are not searched.
+        pattern: must match the whole base name.
+        example: matching base name, for messages.
 
     Raises:
-        FileNotFoundError: no such folder.
-        ValueError: the folder has no file, or none that matches.
+        FileNotFoundError: the folder does not exist.
+        ValueError: the folder has no files, or none that match.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"{place.title}: expected the folder {folder}; there is none")
+        raise FileNotFoundError(
+            f"{dataset.title}: expected the folder {folder}, which does not exist"
+        )
     names = sorted(
         entry.name
         for entry in os.scandir(folder)
         if not entry.name.startswith(".") and entry.name != "Thumbs.db" and entry.is_file()
     )
     if not names:
-        raise ValueError(f"{place.title}: {folder} is empty; expected images like {example}")
+        raise ValueError(f"{dataset.title}: {folder} is empty; expected images like {example}")
     images = [
         NamedImage(folder / name, match) for name in names if (match := pattern.fullmatch(name))
     ]
     if not images:
         raise ValueError(
-            f"{place.title}: none of the {len(names)} files in {folder} is named like {example}; "
+            f"{dataset.title}: none of the {len(names)} files in {folder} is named like {example}; "
             f"the first is {names[0]}"
         )
     if len(images) < len(names):
         logging.getLogger(__name__).warning(
             "%s: ignored %d files in %s that are not named like %s",
-            place.title, len(names) - len(images), folder, example,
+            dataset.title, len(names) - len(images), folder, example,
         )  # fmt: skip
     return images
 
 
-def read_lines(place: Place, file: Path) -> list[str]:
-    """The lines of a UTF-8 text file, as `utf8_lines` gives them.
+def read_lines(dataset: LocatedDataset, file: Path) -> list[str]:
+    """Reads the lines of a UTF-8 text file with `utf8_lines`.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: a line is not UTF-8; the line is named.
+        FileNotFoundError: the file does not exist.
+        ValueError: a line is not UTF-8; names the line.
     """
     if not file.is_file():
-        raise FileNotFoundError(f"{place.title}: expected the file {file}; there is none")
+        raise FileNotFoundError(f"{dataset.title}: expected the file {file}, which does not exist")
     return utf8_lines(file)
 
 
-def read_json(place: Place, file: Path) -> Any:
-    """What a UTF-8 JSON file holds.
+def read_json(dataset: LocatedDataset, file: Path) -> Any:
+    """Reads a UTF-8 JSON file.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: it is not UTF-8 or not JSON (truncated, say); the place is named.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is not UTF-8 or not JSON (for instance truncated); names the position.
     """
-    text = "\n".join(read_lines(place, file))
+    text = "\n".join(read_lines(dataset, file))
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(
             f"{file}: expected JSON, but line {error.lineno}, column {error.colno}: {error.msg}. "
-            "The file is damaged or cut off; fetch it again."
+            "The file is damaged or incomplete; download it again."
         ) from error
 
 
-def check_images(place: Place, records: Iterable[Record], listed_in: Path) -> None:
-    """Makes sure that images named by a list exist; looks each folder up once.
+def check_images(dataset: LocatedDataset, records: Iterable[Record], listed_in: Path) -> None:
+    """Checks that all images of a list exist; reads each folder once.
 
     Raises:
-        FileNotFoundError: some do not; the first is named, the others are counted.
+        FileNotFoundError: images are missing; names the first and counts the others.
     """
     present: dict[str, set[str]] = {}
     missing: list[str] = []
@@ -224,7 +235,7 @@ def check_images(place: Place, records: Iterable[Record], listed_in: Path) -> No
             missing.append(record.image_path)
     if missing:
         raise FileNotFoundError(
-            f"{place.title}: {listed_in} lists {missing[0]}, which does not exist"
+            f"{dataset.title}: {listed_in} lists {missing[0]}, which does not exist"
             + (f", and {len(missing) - 1} more" if len(missing) > 1 else "")
-            + ". Fetch the missing images, or the list that belongs to these images."
+            + ". Download the missing images, or the list that matches these images."
         )

@@ -1,7 +1,7 @@
-"""Finding and reading data sets: what every reader under tasks/datasets is built from.
+"""Find and read data sets by name.
 
-A reader is a module `tasks/datasets/<name>.py` with `FACTS`, which says what the data set is called
-and how it looks on disk, and `read(place, options) -> RawDomain`. The name is the file; there is no
+A reader is a module `tasks/datasets/<name>.py` with `FACTS`, the static description of the data
+set, and `read(dataset, options) -> RawDomain`. The module name is the data set name; there is no
 registry.
 """
 
@@ -16,105 +16,109 @@ from pathlib import Path
 from types import ModuleType
 
 import tasks.datasets
-from tasks.dataset_files import DatasetFacts, Layout, Place, ReadOptions
+from tasks.dataset_files import DatasetFacts, Layout, LocatedDataset, ReadOptions
 from tasks.schema import RawDomain
 
-_DRAWN = "synthetic"
-_LEVELS_SEARCHED = 3
+_SYNTHETIC = "synthetic"
+_NUM_LEVELS = 3
 
 
 def dataset_names() -> list[str]:
-    """Every data set that has a reader (not the synthetic one, which is drawn)."""
+    """Returns the names of all data sets on disk that have a reader (all but `synthetic`)."""
     names = (module.name for module in pkgutil.iter_modules(tasks.datasets.__path__))
-    return sorted(name for name in names if name != _DRAWN and not name.startswith("_"))
+    return sorted(name for name in names if name != _SYNTHETIC and not name.startswith("_"))
 
 
 def dataset_facts(name: str) -> DatasetFacts:
-    """`FACTS` of a data set's reader.
+    """Returns `FACTS` of the reader of a data set.
 
     Raises:
-        ValueError: there is no such reader.
+        ValueError: no reader has this name.
     """
     return _module(name).FACTS
 
 
 def read_dataset(name: str, root: Path, options: ReadOptions) -> RawDomain:
-    """Finds a data set under `root` (or where `options.roots` says) and reads it.
+    """Finds a data set under `root` (or in its folder in `options.roots`) and reads it.
 
     Raises:
-        FileNotFoundError, ValueError: what was expected, what was found, what to set.
+        FileNotFoundError: the data set or one of its files is missing.
+        ValueError: the data set is withdrawn and not accepted, or a file is invalid.
     """
     check_allowed(name, options)
-    return read_place(find_dataset(name, root, options), root, options)
+    return read_located(find_dataset(name, root, options), root, options)
 
 
-def read_place(place: Place, root: Path, options: ReadOptions) -> RawDomain:
-    """Reads a data set that was found; asks nothing about withdrawal.
+def read_located(dataset: LocatedDataset, root: Path, options: ReadOptions) -> RawDomain:
+    """Reads a data set found by `find_dataset`; does not check whether it is withdrawn.
 
     Raises:
-        FileNotFoundError, ValueError: what was expected, what was found, what to set.
-        NotExtractedError: images would have to be extracted first, and the place may not.
+        FileNotFoundError: a file is missing.
+        ValueError: a file is invalid.
+        NotExtractedError: images must be extracted first, but `dataset.may_extract` is False.
     """
-    raw: RawDomain = _module(place.name).read(place, options)
-    parts = raw.description_file or _beside(place, root, "description.txt")
-    dual = raw.dual_file or _beside(place, root, "dual.json")
+    raw: RawDomain = _module(dataset.name).read(dataset, options)
+    parts = raw.description_file or _beside(dataset, root, "description.txt")
+    dual = raw.dual_file or _beside(dataset, root, "dual.json")
     return replace(raw, description_file=parts, dual_file=dual)
 
 
 def check_allowed(name: str, options: ReadOptions) -> None:
-    """Refuses a withdrawn data set that was not accepted as such.
+    """Checks that a withdrawn data set was accepted explicitly.
 
     Raises:
-        ValueError: it was withdrawn, and `accept_withdrawn` is off.
+        ValueError: the data set is withdrawn and `accept_withdrawn` is False.
     """
     facts = dataset_facts(name)
     if facts.withdrawn and not options.accept_withdrawn:
         raise ValueError(
-            f"{facts.title} {facts.withdrawn}. If you may use your copy all the same, set "
-            "benchmark.accept_withdrawn=true; else choose a benchmark without it."
+            f"{facts.title} {facts.withdrawn}. If you are allowed to use your copy, set "
+            "benchmark.accept_withdrawn=true; otherwise choose a benchmark without it."
         )
 
 
-def find_dataset(name: str, root: Path, options: ReadOptions) -> Place:
-    """The data set's folder: `root`, or one of its usual names below it.
+def find_dataset(name: str, root: Path, options: ReadOptions) -> LocatedDataset:
+    """Finds the folder of a data set: `root` or one of its usual names below `root`.
 
     Raises:
-        FileNotFoundError: no such root, or no layout is complete; says what is missing, and where
-            deeper below the root it is.
+        FileNotFoundError: the root does not exist or no layout is complete; names what is missing,
+            and the deeper folder that has it, if any.
     """
     facts = dataset_facts(name)
-    own = options.roots.get(name)
-    start = Path(own).expanduser() if own else root
-    setting = f"benchmark.roots.{name}" if own else "benchmark.root"
+    configured = options.roots.get(name)
+    start = Path(configured).expanduser() if configured else root
+    setting = f"benchmark.roots.{name}" if configured else "benchmark.root"
     if not start.is_dir():
         raise FileNotFoundError(
-            f"{facts.title}: the folder {start} does not exist. Set {setting} to the folder of the "
-            "data sets, or to that of this one."
+            f"{facts.title}: the folder {start} does not exist. Set {setting} to the folder of all "
+            "data sets or of this data set."
         )
     candidates = [start, *(start / below for below in facts.folders)]
     for folder in candidates:
         for layout in facts.layouts:
             if _is_complete(folder, layout):
-                return Place(name, facts, folder, layout)
-    raise FileNotFoundError(_missing(name, facts, start, candidates))
+                return LocatedDataset(name, facts, folder, layout)
+    raise FileNotFoundError(_missing_message(name, facts, start, candidates))
 
 
 def _is_complete(folder: Path, layout: Layout) -> bool:
     return all((folder / need).exists() for need in layout.needs)
 
 
-def _missing(name: str, facts: DatasetFacts, start: Path, candidates: Sequence[Path]) -> str:
-    begun = [
+def _missing_message(
+    name: str, facts: DatasetFacts, start: Path, candidates: Sequence[Path]
+) -> str:
+    incomplete = [
         (folder, layout)
         for folder in candidates
         for layout in facts.layouts
         if any((folder / need).exists() for need in layout.needs)
     ]
-    if begun:
-        folder, layout = begun[0]
-        lacking = next(need for need in layout.needs if not (folder / need).exists())
+    if incomplete:
+        folder, layout = incomplete[0]
+        missing = next(need for need in layout.needs if not (folder / need).exists())
         return (
-            f"{facts.title}: expected {lacking} under {folder}; found {_listing(folder)}. "
+            f"{facts.title}: expected {missing} under {folder}; found {_listing(folder)}. "
             f"Complete the data set, or set benchmark.root or benchmark.roots.{name}."
         )
     needs = " or ".join(", ".join(layout.needs) for layout in facts.layouts)
@@ -123,18 +127,21 @@ def _missing(name: str, facts: DatasetFacts, start: Path, candidates: Sequence[P
         f"{_listing(start)}."
     )
     if deeper := find_deeper(facts, start):
-        return f"{message} Found it at {deeper}: set benchmark.roots.{name}={deeper}"
+        return f"{message} The data set is in {deeper}: set benchmark.roots.{name}={deeper}"
     return f"{message} Set benchmark.root or benchmark.roots.{name}."
 
 
-def find_deeper(facts: DatasetFacts, root: Path, besides: Collection[Path] = ()) -> Path | None:
-    """The first folder up to three levels below `root` that holds the data set, or None.
+def find_deeper(facts: DatasetFacts, root: Path, exclude: Collection[Path] = ()) -> Path | None:
+    """Returns the first folder up to three levels below `root` that holds the data set, or None.
 
-    Folders `besides`, those of other data sets in the same layout say, are not entered.
+    Args:
+        facts: data set to search for.
+        root: where to start.
+        exclude: folders to skip, for instance those of other data sets with the same layout.
     """
     level = [root]
-    for _ in range(_LEVELS_SEARCHED):
-        level = [child for folder in level for child in _subfolders(folder) if child not in besides]
+    for _ in range(_NUM_LEVELS):
+        level = [child for folder in level for child in _subfolders(folder) if child not in exclude]
         for folder in level:
             if any(_is_complete(folder, layout) for layout in facts.layouts):
                 return folder
@@ -154,7 +161,7 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def _listing(folder: Path) -> str:
-    """The first few entries of a folder, for an error message."""
+    """Lists the first entries of a folder, for an error message."""
     if not folder.is_dir():
         return "no such folder"
     names = sorted(
@@ -168,14 +175,15 @@ def _listing(folder: Path) -> str:
 def _module(name: str) -> ModuleType:
     if name not in dataset_names():
         raise ValueError(
-            f"no reader for a data set {name!r}; there are {', '.join(dataset_names())}"
+            f"expected a data set with a reader, got {name!r}; choose one of "
+            f"{', '.join(dataset_names())}"
         )
     return importlib.import_module(f"tasks.datasets.{name}")
 
 
-def _beside(place: Place, root: Path, kind: str) -> Path | None:
-    file_name = f"{place.name}_{kind}"
-    for folder in (place.folder, place.folder.parent, root):
+def _beside(dataset: LocatedDataset, root: Path, kind: str) -> Path | None:
+    file_name = f"{dataset.name}_{kind}"
+    for folder in (dataset.folder, dataset.folder.parent, root):
         if (folder / file_name).is_file():
             return folder / file_name
     return None

@@ -1,4 +1,4 @@
-"""The nouns that every room of the house shares: records, domains, benchmarks, batches."""
+"""Core data types shared by all packages: records, domains, benchmarks, batches."""
 
 from __future__ import annotations
 
@@ -13,24 +13,28 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 Course = Literal["sequential", "joint", "none"]
-"""How a method meets the seen domains: one after another, all at once, or not at all."""
+"""How a method trains on the seen domains: one after another, jointly, or not at all."""
 
 
 class FrozenConfig(BaseModel):
-    """Base of every configuration section: immutable, and an unknown key is an error."""
+    """Base class of every configuration section: immutable, rejects unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One image on disk and what is known of it.
+    """One image on disk and its annotations.
 
-    `person_id` is contiguous (0..num_persons-1) in a training list and the data set's own number
-    in validation and test lists. `parts` holds the K part descriptions (head, upper, lower, foot),
-    `captions` descriptions of the whole person; both are empty where a data set has none.
-    `identity` and `clothing` are a machine's two texts about the image: what the person keeps from
-    day to day, and what it wears; "" where nobody wrote them.
+    Attributes:
+        image_path: path of the image file.
+        person_id: contiguous (0 to num_persons - 1) in training lists, the data set's original
+            id in validation and test lists.
+        camera_id: camera that took the image.
+        captions: descriptions of the whole person; empty if the data set has none.
+        parts: K part descriptions (head, upper, lower, foot); empty if the data set has none.
+        identity: machine-written text about permanent traits of the person; "" if there is none.
+        clothing: machine-written text about the clothes; "" if there is none.
     """
 
     image_path: str
@@ -43,16 +47,21 @@ class Record:
 
     @property
     def caption(self) -> str:
-        """The first description of the whole person, or ""."""
+        """First caption, or "" if there is none."""
         return self.captions[0] if self.captions else ""
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """What one retrieval evaluation needs: each query is ranked against the whole gallery.
+    """Queries and gallery of one retrieval evaluation.
 
-    With `query_by` "text" a query is its record's one caption, not its image, and no camera rule
-    holds (text-to-image protocol); with "image" it is the image (Market-1501 protocol).
+    The gallery is ranked for each query.
+
+    Attributes:
+        query: query records.
+        gallery: gallery records.
+        query_by: "image" uses the image of a query record (Market-1501 protocol). "text" uses its
+            single caption and applies no camera rule (text-to-image protocol).
     """
 
     query: tuple[Record, ...]
@@ -62,18 +71,18 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class RawDomain:
-    """A data set as its reader found it: ids are the data set's own, nothing is held out yet.
+    """A data set as returned by its reader: original person ids, no validation split made yet.
 
     Attributes:
-        name: the reader's.
-        train: empty where a data set is for tests alone.
-        test: queries and gallery.
-        validation: the data set's own validation people, or None where it has none.
-        description_file: where the part descriptions of its images are, or None.
-        dual_file: where their identity and clothing descriptions are, or None.
-        folder: what the image paths of its protocol lock are relative to.
-        variant: which of the forms of the data set this is.
-        facts: plain values that pin what was read (version, split, source), for the lock.
+        name: name of the reader.
+        train: training records; empty for test-only data sets.
+        test: test split.
+        validation: validation split defined by the data set, or None.
+        description_file: file with part descriptions of the images, or None.
+        dual_file: file with identity and clothing descriptions of the images, or None.
+        folder: folder to which image paths in the protocol lock are relative.
+        variant: variant of the data set that was read.
+        facts: JSON values that identify what was read (version, split, source), for the lock.
     """
 
     name: str
@@ -89,7 +98,7 @@ class RawDomain:
 
 @dataclass(frozen=True, slots=True)
 class Domain:
-    """One data set in the lifelong order; train, validation and test people are disjoint."""
+    """One data set in the lifelong order; train, validation and test identities are disjoint."""
 
     name: str
     train: tuple[Record, ...]
@@ -98,20 +107,20 @@ class Domain:
 
     @property
     def num_persons(self) -> int:
-        """Number of training identities (person_id runs from 0 to num_persons - 1)."""
+        """Number of training identities; `person_id` ranges from 0 to num_persons - 1."""
         return 1 + max((record.person_id for record in self.train), default=-1)
 
     @property
     def person_ids(self) -> npt.NDArray[np.int64]:
-        """[N] identities of the training images."""
+        """[N] person ids of the training images."""
         return np.array([record.person_id for record in self.train], dtype=np.int64)
 
-    def without(self, bad_indices: Collection[int]) -> Domain:
-        """The domain without the training records at `bad_indices`, ids made contiguous again."""
-        if not bad_indices:
+    def without(self, indices: Collection[int]) -> Domain:
+        """Returns the domain without the training records at `indices`, ids contiguous again."""
+        if not indices:
             return self
-        bad = set(bad_indices)
-        kept = [record for index, record in enumerate(self.train) if index not in bad]
+        removed = set(indices)
+        kept = [record for index, record in enumerate(self.train) if index not in removed]
         ids = {old: new for new, old in enumerate(sorted({record.person_id for record in kept}))}
         train = tuple(replace(record, person_id=ids[record.person_id]) for record in kept)
         return replace(self, train=train)
@@ -119,41 +128,46 @@ class Domain:
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """Domains in lifelong order, those never trained on, and the lock that pins the protocol.
+    """Seen domains in lifelong order, unseen domains and the protocol lock.
 
-    `taught` is what a method learns, one after another, if that is not the seen domains as they
-    come: all of them as one (joint training), or nothing.
+    Attributes:
+        name: name of the benchmark.
+        seen: domains of the lifelong order.
+        unseen: domains that are only tested.
+        lock: protocol lock, see `tasks.protocol.lock`.
+        trained: domains to train on one after another if they differ from `seen`: one joint
+            domain (joint training) or none.
     """
 
     name: str
     seen: tuple[Domain, ...]
     unseen: tuple[Domain, ...]
     lock: Mapping[str, Any]
-    taught: tuple[Domain, ...] | None = None
+    trained: tuple[Domain, ...] | None = None
 
     @property
     def domains(self) -> tuple[Domain, ...]:
-        """Seen domains, then unseen ones: the columns of every result matrix."""
+        """Seen domains, then unseen domains: the columns of every result matrix."""
         return self.seen + self.unseen
 
     @property
     def steps(self) -> tuple[Domain, ...]:
-        """What is learned, one after another."""
-        return self.seen if self.taught is None else self.taught
+        """Domains to train on, one after another."""
+        return self.seen if self.trained is None else self.trained
 
     def for_course(self, course: Course) -> Benchmark:
-        """The benchmark as a method with this course learns it."""
+        """Returns the benchmark with the training steps of a method with this course."""
         match course:
             case "sequential":
-                return replace(self, taught=None)
+                return replace(self, trained=None)
             case "joint":
-                return replace(self, taught=(_joined(self.seen),))
+                return replace(self, trained=(_join(self.seen),))
             case "none":
-                return replace(self, taught=())
+                return replace(self, trained=())
 
 
-def _joined(domains: Sequence[Domain]) -> Domain:
-    """The training people of all domains as one domain, each a person and a camera of their own."""
+def _join(domains: Sequence[Domain]) -> Domain:
+    """Merges the training records of all domains; person and camera ids stay distinct."""
     train: list[Record] = []
     num_persons = num_cameras = 0
     for domain in domains:
@@ -167,22 +181,22 @@ def _joined(domains: Sequence[Domain]) -> Domain:
         ]
         num_persons += domain.num_persons
         num_cameras += 1 + max(record.camera_id for record in domain.train)
-    nobody = Split((), ())
-    return Domain("joint", tuple(train), nobody, nobody)
+    empty = Split((), ())
+    return Domain("joint", tuple(train), empty, empty)
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One worker's share of a training batch.
+    """Part of a training batch that one worker processes.
 
     Attributes:
         indices: [B] long, positions in the domain's training list.
-        person_ids: [B] long, contiguous inside the domain.
+        person_ids: [B] long, contiguous within the domain.
         camera_ids: [B] long.
         views: augmented, normalised images [B, 3, H, W] by view name ("weak", "strong", "test");
-            empty for a stage that trains on cached features.
-        replay: this worker's share of a batch of exemplars of earlier domains, or None. Its
-            `indices` are positions in the learner's `replay_records`, its `person_ids` theirs
+            empty in a stage that trains on cached features.
+        replay: part of a batch of exemplars from earlier domains, or None. Its `indices` are
+            positions in the learner's `replay_records`, its `person_ids` those of these records
             (contiguous over all learned domains).
     """
 

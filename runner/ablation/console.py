@@ -20,7 +20,7 @@ def clock_of(
     table: TableConfig, cells: Sequence[Cell], finished: Mapping[Key, FinishedRun]
 ) -> Clock:
     """What is known of the cells' times; the table's own guess is of drawn people."""
-    is_drawn = all(cell.config.benchmark.is_drawn for cell in cells)
+    is_drawn = all(cell.config.benchmark.is_synthetic for cell in cells)
     minutes = table.minutes_per_run if is_drawn else None
     learners = {cell.row: cell.config.learner.name for cell in cells}
     return Clock(minutes and 60 * minutes, finished, learners)

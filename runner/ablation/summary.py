@@ -14,7 +14,7 @@ from runner.ablation.quantities import Quantities, Quantity, quantities_for, val
 from runner.ablation.table_file import TableConfig
 from runner.results.finished_runs import Estimate, FinishedRun, averaged, estimate
 from runner.results.published import PublishedResults
-from tasks.protocol.lock_differences import Difference, is_tested_alike, lock_differences
+from tasks.protocol.lock_differences import Difference, is_test_comparable, lock_differences
 
 if TYPE_CHECKING:
     from runner.profiling.fusion_cost import FusionCost
@@ -218,7 +218,7 @@ def _compares(one: FinishedRun, other: FinishedRun, quantity: Quantity) -> bool:
     if column.kind == "forgetting" and one.matrix.seen != other.matrix.seen:
         return False
     differences = lock_differences({"one": one.lock, "other": other.lock})
-    return all(is_tested_alike(differences, domain) for domain in domains[0])
+    return all(is_test_comparable(differences, domain) for domain in domains[0])
 
 
 def _published(

@@ -116,7 +116,7 @@ def _attribute_learner(run: TrainedRun) -> Method:
             f"nothing trained the attribute features of {folder}: learner.losses.cma.weight is 0 "
             "and no form of learner.alignment reads them"
         )
-    if not config.benchmark.is_drawn:
+    if not config.benchmark.is_synthetic:
         raise ConfigError(
             "attributes needs part captions of people nobody trained on, which drawn people have; "
             f"{folder} learned benchmark.name={config.benchmark.name}: give a run on synthetic"

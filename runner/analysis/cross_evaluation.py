@@ -16,7 +16,7 @@ from runner.experiment import located
 from runner.results.run_folder import git_revision, write_atomically
 from runner.training.evaluation import check_queries, evaluate_domains, pinned_settings
 from tasks.benchmarks import BenchmarkConfig, load_benchmark
-from tasks.protocol.lock import trained_test_people
+from tasks.protocol.lock import leaked_test_identities
 from tasks.retrieval.metrics import METRICS
 from tasks.schema import Benchmark
 
@@ -81,7 +81,7 @@ def score(run: TrainedRun, settings: RunConfig) -> Scored:
             that the benchmark tests on; the learner cannot make the benchmark's queries.
     """
     benchmark = benchmark_to_test(run, settings)
-    if leaked := trained_test_people(run.lock, benchmark):
+    if leaked := leaked_test_identities(run.lock, benchmark):
         domain, people = next(iter(leaked.items()))
         raise ValueError(
             f"{run.storage.folder.name} was trained on {len(people)} of the test people of "

@@ -10,7 +10,7 @@ import numpy as np
 
 from runner.analysis.drawn_attributes import Ints
 from runner.streaming.image_decoding import decode_image
-from tasks.datasets.synthetic import SyntheticConfig, domains_of, shoot_of
+from tasks.datasets.synthetic import SyntheticConfig, select_domains, shoot_of
 from tasks.synthetic.people import Person
 from tasks.synthetic.redressing import Pictures, person_in, photograph
 from tasks.synthetic.studio import map_in_processes, useful_processes
@@ -92,7 +92,7 @@ def draw_panel(
 
 
 def _both(config: SyntheticConfig):
-    seen, unseen = domains_of(config)
+    seen, unseen = select_domains(config)
     return seen + unseen
 
 

@@ -173,7 +173,7 @@ def read_captions(source: str, benchmark: BenchmarkConfig) -> list[str]:
     elif source in seen + unseen:
         domains = synthetic.read(Path(benchmark.root), benchmark.synthetic)
         raw = next(raw for raws in domains for raw in raws if raw.name == source)
-        captions = _training_captions(synthetic.searched_by_text(raw))
+        captions = _training_captions(synthetic.as_text_to_image(raw))
     elif Path(source).expanduser().is_file():
         captions = _captions_in(Path(source).expanduser())
     else:

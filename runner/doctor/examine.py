@@ -17,8 +17,8 @@ from typing import Any, Literal
 
 from runner.doctor.checks import counts_of, faults_and_notes, parts_of
 from runner.doctor.open_images import open_images
-from tasks.dataset_files import Counts, DatasetFacts, NotExtractedError, Place, ReadOptions
-from tasks.reading import dataset_facts, dataset_names, find_dataset, find_deeper, read_place
+from tasks.dataset_files import Counts, DatasetFacts, LocatedDataset, NotExtractedError, ReadOptions
+from tasks.reading import dataset_facts, dataset_names, find_dataset, find_deeper, read_located
 from tasks.schema import RawDomain
 
 Status = Literal["ok", "warning", "missing", "broken"]
@@ -128,7 +128,7 @@ def _examine(name: str, root: Path, options: ReadOptions, scratch: str) -> Repor
     kept = options if has_own else options.model_copy(update={"derived": scratch})
     try:
         with _warnings_heard() as heard:
-            raw = read_place(replace(place, may_extract=False), root, kept)
+            raw = read_located(replace(place, may_extract=False), root, kept)
     except NotExtractedError:
         return _not_extracted(report, options)
     except Exception as error:  # a reader's bug, too, must not keep us from the other data sets
@@ -156,7 +156,7 @@ def _not_found(
     return Report(name, facts.title, "missing", faults=(fault,), is_traceless=True)
 
 
-def _found(place: Place, options: ReadOptions) -> Report:
+def _found(place: LocatedDataset, options: ReadOptions) -> Report:
     """The report before anything is read."""
     facts, expected, notes = place.facts, place.layout.expected, list[str]()
     if facts.withdrawn:

@@ -8,7 +8,7 @@ from typing import Any
 
 from runner.results.finished_runs import Column, FinishedRun, RunGroup, averaged, group_runs
 from runner.results.published import PublishedResults, PublishedRow
-from tasks.protocol.lock_differences import Difference, is_tested_alike, lock_differences
+from tasks.protocol.lock_differences import Difference, is_test_comparable, lock_differences
 from tasks.retrieval.metrics import METRICS
 
 
@@ -180,7 +180,7 @@ def _compares(
         return False
     if column.kind == "forgetting" and first.first.matrix.seen != other.first.matrix.seen:
         return False
-    return all(is_tested_alike(differences, domain) for domain in over)
+    return all(is_test_comparable(differences, domain) for domain in over)
 
 
 def _training_differences(differences: Sequence[Difference]) -> list[Difference]:

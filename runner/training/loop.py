@@ -42,7 +42,7 @@ from runner.training.precision import autocast
 from runner.training.prototype_store import MemoryStore
 from runner.training.run_state import Progress
 from runner.training.step_logger import StepLog
-from tasks.loading.sampling import derive_seed, num_iterations, underfilled_persons
+from tasks.loading.sampling import derive_seed, num_iterations, num_underfilled_persons
 from tasks.loading.transforms import normalise
 from tasks.schema import Benchmark
 
@@ -173,7 +173,7 @@ class LifelongLoop:
 
     def _log_domain(self, opened: OpenedDomain) -> None:
         self.progress.unreadable_images[opened.domain.name] = opened.num_bad
-        thin = underfilled_persons(opened.domain.person_ids, self.config.data.images_per_person)
+        thin = num_underfilled_persons(opened.domain.person_ids, self.config.data.images_per_person)
         name = opened.domain.name
         if thin:
             self._log(

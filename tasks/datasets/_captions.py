@@ -1,9 +1,10 @@
-"""Data sets whose images are described in words, listed as CUHK-PEDES lists them.
+"""Data sets with captions in the format of CUHK-PEDES.
 
-Images lie below `imgs/`; beside it a JSON file holds a list of entries
+Images are in `imgs/`. A JSON file beside it has a list of entries
 `{"split": "train", "id": 7, "file_path": "CUHK03/7_1.jpg", "captions": ["A man ...", "He ..."]}`.
-Tests are text-to-image: every caption of a test image is a query, all test images are the gallery.
-No camera rule holds there and no name surely says the camera, so all records have camera 0.
+The test is text-to-image: every caption of a test image is a query, all test images are the
+gallery. All records have camera 0: the test has no camera rule, and file names do not reliably
+contain the camera.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
-from tasks.dataset_files import Place, check_images, read_json
+from tasks.dataset_files import LocatedDataset, check_images, read_json
 from tasks.protocol.identities import text_split
 from tasks.schema import RawDomain, Record
 from tasks.text.text_files import is_latin, one_text
@@ -28,14 +29,14 @@ _SPLITS = (TRAIN, VALIDATION, TEST)
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One entry of the list.
+    """One entry of the JSON list.
 
     Attributes:
-        number: its position in the list, from 1, for messages.
+        number: position in the list, from 1, for messages.
         split: "train", "val" or "test".
-        person_id: as listed.
-        path: of the image, below `imgs/`.
-        captions: with single spaces between words; empty ones still there.
+        person_id: listed id.
+        path: path of the image relative to `imgs/`.
+        captions: captions with normalised whitespace; empty captions are included.
     """
 
     number: int
@@ -45,28 +46,27 @@ class Entry:
     captions: tuple[str, ...]
 
 
-def list_file(place: Place) -> Path:
-    """The JSON file: the first thing that the layout needs."""
-    return place.folder / place.layout.needs[0]
+def list_file(dataset: LocatedDataset) -> Path:
+    """Returns the JSON file: the first required file of the layout."""
+    return dataset.folder / dataset.layout.needs[0]
 
 
-def read_entries(place: Place, path_key: str = "file_path") -> list[Entry]:
-    """The entries of the data set's JSON file, in its order.
+def read_entries(dataset: LocatedDataset, path_key: str = "file_path") -> list[Entry]:
+    """Reads the entries of the JSON file in order.
 
     Args:
-        place: the data set.
-        path_key: the entries' key for the image.
+        dataset: the data set.
+        path_key: key of the image path in an entry.
 
     Raises:
-        ValueError: the file is not UTF-8 or not JSON, not a list, or an entry is not as expected;
-            the entry is named.
+        ValueError: the file is not a UTF-8 JSON list, or an entry is invalid; names the entry.
     """
-    file = list_file(place)
-    listed = read_json(place, file)
+    file = list_file(dataset)
+    listed = read_json(dataset, file)
     if not isinstance(listed, list):
         raise ValueError(
-            f"{file}: expected a list of entries, got {type(listed).__name__}. Fetch the file as "
-            f"it is published for {place.title}."
+            f"{file}: expected a list of entries, got {type(listed).__name__}. Download "
+            f"the original file of {dataset.title}."
         )
     return [
         _entry(item, f"{file}, entry {number}", number, path_key)
@@ -82,7 +82,7 @@ def _entry(item: Any, where: str, number: int, path_key: str) -> Entry:
         if key not in fields:
             raise ValueError(
                 f"{where}: expected the key {key!r}; it has {', '.join(sorted(fields))}. "
-                "Fetch the file as it is published."
+                "Download the original file."
             )
     split = fields["split"]
     if split not in _SPLITS:
@@ -114,7 +114,7 @@ def _path(value: Any, where: str) -> str:
 
 
 def _captions(value: Any, where: str) -> tuple[str, ...]:
-    """A list of texts, or one text; whitespace of any kind becomes single spaces."""
+    """Reads a list of texts or a single text; normalises whitespace."""
     listed = [value] if isinstance(value, str) else value
     if not isinstance(listed, list) or not all(
         isinstance(caption, str) for caption in cast("list[Any]", listed)
@@ -123,64 +123,64 @@ def _captions(value: Any, where: str) -> tuple[str, ...]:
     return tuple(one_text(caption, where) for caption in cast("list[str]", listed))
 
 
-def captioned_domain(place: Place, entries: Iterable[Entry]) -> RawDomain:
-    """The data set that the entries describe, records sorted by the images' paths.
+def captioned_domain(dataset: LocatedDataset, entries: Iterable[Entry]) -> RawDomain:
+    """Builds the domain of the entries, with records sorted by image path.
 
-    An image that is listed again for its person gets the further captions. Left out, with a
-    warning that counts them: empty captions, training images without any other, and entries that
-    give an image of the same split to a second person (the first one counts).
+    Captions of repeated entries of an image are merged. Empty captions, training images without
+    captions, and entries that assign an image to a second person of the same split are excluded
+    and counted in a warning.
 
     Raises:
         FileNotFoundError: a listed image does not exist.
         ValueError: an image or a person is in two splits, or training or test have no image.
     """
-    file = list_file(place)
-    images, num_left_out = _merged(entries, file)
-    _check_people(place, images.values())
+    file = list_file(dataset)
+    images, num_excluded = _merge(entries, file)
+    _check_people(dataset, images.values())
     records: dict[str, list[Record]] = {split: [] for split in _SPLITS}
-    folder = str(place.folder / IMAGES)
+    folder = str(dataset.folder / IMAGES)
     for entry in sorted(images.values(), key=lambda entry: entry.path):
         captions = tuple(caption for caption in entry.captions if caption)
-        num_left_out["empty captions"] += len(entry.captions) - len(captions)
+        num_excluded["empty captions"] += len(entry.captions) - len(captions)
         if captions or entry.split != TRAIN:
             image = os.path.join(folder, entry.path)
             records[entry.split].append(Record(image, entry.person_id, 0, captions))
         else:
-            num_left_out["training images without a caption"] += 1
+            num_excluded["training images without a caption"] += 1
     for split in (TRAIN, TEST):
         if not records[split]:
             raise ValueError(
-                f"{place.title}: {file} lists no image of the split {split!r}; fetch the list of "
-                "the whole data set"
+                f"{dataset.title}: {file} lists no image of the split {split!r}; download the "
+                "complete list"
             )
     every = [record for split in _SPLITS for record in records[split]]
-    check_images(place, every, file)
+    check_images(dataset, every, file)
     if num_foreign := sum(not is_latin(text) for each in every for text in each.captions):
         logging.getLogger(__name__).warning(
-            "%s: %d captions that %s lists have no Latin letter; they are kept, and a text tower "
-            "that learned English hardly tells them apart",
-            place.title, num_foreign, file,
+            "%s: %d captions in %s have no Latin letter; they are kept, but a text encoder "
+            "trained on English barely distinguishes them",
+            dataset.title, num_foreign, file,
         )  # fmt: skip
-    for what, num in num_left_out.items():
+    for what, num in num_excluded.items():
         if num:
             logging.getLogger(__name__).warning(
-                "%s: left out %d %s that %s lists", place.title, num, what, file
+                "%s: excluded %d %s in %s", dataset.title, num, what, file
             )
     return RawDomain(
-        name=place.name,
+        name=dataset.name,
         train=tuple(records[TRAIN]),
         test=text_split(records[TEST]),
         validation=text_split(records[VALIDATION]) if records[VALIDATION] else None,
-        folder=place.folder,
-        variant=place.layout.variant,
+        folder=dataset.folder,
+        variant=dataset.layout.variant,
         facts={"num_training_captions": sum(len(record.captions) for record in records[TRAIN])},
     )
 
 
-def _merged(entries: Iterable[Entry], file: Path) -> tuple[dict[str, Entry], Counter[str]]:
-    """One entry for each image, by path, and what was left out."""
+def _merge(entries: Iterable[Entry], file: Path) -> tuple[dict[str, Entry], Counter[str]]:
+    """Merges entries of the same image; returns them by path, and counts of excluded entries."""
     images: dict[str, Entry] = {}
-    num_left_out: Counter[str] = Counter()
+    num_excluded: Counter[str] = Counter()
     for entry in entries:
         first = images.setdefault(entry.path, entry)
         if first is entry:
@@ -188,32 +188,32 @@ def _merged(entries: Iterable[Entry], file: Path) -> tuple[dict[str, Entry], Cou
         if first.split != entry.split:
             raise ValueError(
                 f"{file}: entry {first.number} has {entry.path} in {first.split}, entry "
-                f"{entry.number} in {entry.split}. Expected each image in one split; fetch the "
-                "file as it is published."
+                f"{entry.number} in {entry.split}. Expected each image in one split; download "
+                "the original file."
             )
         if first.person_id != entry.person_id:
-            num_left_out["second persons of an image"] += 1
+            num_excluded["second persons of an image"] += 1
             continue
         further = [caption for caption in entry.captions if caption not in first.captions]
         images[entry.path] = replace(first, captions=(*first.captions, *further))
-    return images, num_left_out
+    return images, num_excluded
 
 
 def people_by_split(entries: Iterable[Entry]) -> Mapping[str, set[int]]:
-    """Person ids by split; every split is there."""
+    """Returns the person ids of every split."""
     people: defaultdict[str, set[int]] = defaultdict(set)
     for entry in entries:
         people[entry.split].add(entry.person_id)
     return {split: people[split] for split in _SPLITS}
 
 
-def _check_people(place: Place, entries: Iterable[Entry]) -> None:
+def _check_people(dataset: LocatedDataset, entries: Iterable[Entry]) -> None:
     people = people_by_split(entries)
     for first, second in ((TRAIN, VALIDATION), (TRAIN, TEST), (VALIDATION, TEST)):
         if both := sorted(people[first] & people[second]):
             raise ValueError(
-                f"{place.title}: {list_file(place)} has person {both[0]} in {first} and in "
+                f"{dataset.title}: {list_file(dataset)} has person {both[0]} in {first} and in "
                 f"{second}"
                 + (f", and {len(both) - 1} more" if len(both) > 1 else "")
-                + ". Expected each person in one split; fetch the file as it is published."
+                + ". Expected each person in one split; download the original file."
             )

@@ -6,31 +6,31 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.dataset_files import Place
+from tasks.dataset_files import LocatedDataset
 
 
-def read_mat(place: Place, file: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """The named variables of a MATLAB file, as scipy gives them: two dimensions at least.
+def read_mat(dataset: LocatedDataset, file: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Reads variables of a MATLAB file; scipy returns arrays with at least two dimensions.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: it is damaged or of version 7.3, or a variable is missing.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is damaged or of version 7.3, or a variable is missing.
     """
-    from scipy.io import loadmat, whosmat  # a second to load, for these files alone
+    from scipy.io import loadmat, whosmat  # slow import (1 s), needed only here
 
     if not file.is_file():
-        raise FileNotFoundError(f"{place.title}: expected the file {file}; there is none")
+        raise FileNotFoundError(f"{dataset.title}: expected the file {file}, which does not exist")
     try:
         content = loadmat(file, variable_names=list(names))
         present = [name for name, *_ in whosmat(file)]
-    except Exception as error:  # scipy raises errors of a dozen kinds at a damaged file
+    except Exception as error:  # scipy raises many types for damaged files
         raise ValueError(
-            f"{place.title}: {file} is no readable MATLAB file of version 5 to 7 ({error}). It is "
-            "damaged or cut off; fetch it again."
+            f"{dataset.title}: expected a MATLAB file of version 5 to 7, cannot read {file} "
+            f"({error}). The file is damaged or incomplete; download it again."
         ) from error
     if missing := [name for name in names if name not in content]:
         raise ValueError(
-            f"{place.title}: expected {', '.join(missing)} in {file}; it has "
-            f"{', '.join(present) or 'nothing'}. Fetch the data set's own file."
+            f"{dataset.title}: expected {', '.join(missing)} in {file}; it has "
+            f"{', '.join(present) or 'nothing'}. Download the original file."
         )
     return {name: content[name] for name in names}

@@ -1,13 +1,13 @@
-"""CUHK03: 1,467 people before five pairs of cameras, in boxes drawn by people or by a detector.
+"""CUHK03: 1,467 people, five pairs of cameras, boxes drawn by people or by a detector.
 
-`images_labeled/` and `images_detected/` hold files like `1_001_2_06.png`: camera pair 1, person 1
-of that pair, view 2 (the pair's second camera), image 6. `splits_new_labeled.json` and its like say
-who trains. Where only the authors' MATLAB files are there, such a folder is made from them first,
-below benchmark.derived.
+`images_labeled/` and `images_detected/` contain files like `1_001_2_06.png`: camera pair 1, person
+1 of that pair, view 2 (second camera of the pair), image 6. Files such as `splits_new_labeled.json`
+define the splits. If only the authors' MATLAB files exist, images and splits are extracted to
+benchmark.derived first.
 
-Split files number people anew in each list, so that training and test share numbers; here a
-person's id is 1000 x camera pair + person, which is one and the same in all of them. "The n
-smallest ids" are thus the first people of the first camera pair.
+Split files renumber people in each list, so training and test share numbers. The person id used
+here is 1000 x camera pair + person, which is the same in all splits. "The n smallest ids" are
+therefore the first people of the first camera pair.
 Li, Zhao, Xiao, Wang, "DeepReID: Deep Filter Pairing Neural Network for Person Re-identification",
 CVPR 2014; new protocol: Zhong et al., CVPR 2017.
 """
@@ -17,7 +17,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from tasks.dataset_files import Counts, DatasetFacts, Layout, Place, ReadOptions, named_images
+from tasks.dataset_files import (
+    Counts,
+    DatasetFacts,
+    Layout,
+    LocatedDataset,
+    ReadOptions,
+    named_images,
+)
 from tasks.datasets._cuhk03_raw import (
     FILE_NAME,
     RAW_FILE,
@@ -25,7 +32,7 @@ from tasks.datasets._cuhk03_raw import (
     person_of,
     write_splits,
 )
-from tasks.protocol.splits import SplitPlan, own_split_file, split_from_file
+from tasks.protocol.splits import SplitPlan, split_from_file, user_split_file
 from tasks.schema import RawDomain, Record
 
 _LABELED = {
@@ -52,18 +59,20 @@ FACTS = DatasetFacts(
 )
 
 
-def read(place: Place, options: ReadOptions) -> RawDomain:
-    """Reads CUHK03 with the boxes and the protocol of the options; views are cameras 0 and 1.
+def read(dataset: LocatedDataset, options: ReadOptions) -> RawDomain:
+    """Reads CUHK03 with the boxes and protocol of the options; the views are cameras 0 and 1.
 
-    The new protocol has one split. Of the classic one's, `options.split_index` chooses; all images
-    of its tested people are both queries and gallery.
+    The new protocol has one split. The classic protocol has 20, selected by `options.split_index`;
+    all images of its test people are both queries and gallery.
 
     Raises:
-        FileNotFoundError, ValueError, OSError: what is missing or wrong, and what to do.
+        FileNotFoundError: images or a split file are missing.
+        ValueError: a file is invalid.
+        OSError: the output folder is not writable.
     """
     boxes, protocol = options.cuhk03_boxes, options.cuhk03_protocol
     split_file = f"splits_{protocol}_{boxes}.json"
-    place = _extracted(place, options, split_file)
+    dataset = _extracted(dataset, options, split_file)
     images = tuple(
         Record(
             str(image.path),
@@ -71,39 +80,39 @@ def read(place: Place, options: ReadOptions) -> RawDomain:
             camera_id=int(image.match[3]) - 1,
         )
         for image in named_images(
-            place, place.folder / f"images_{boxes}", FILE_NAME, "1_001_2_06.png"
+            dataset, dataset.folder / f"images_{boxes}", FILE_NAME, "1_001_2_06.png"
         )
     )
-    given = place.name in options.split_files
+    has_user_splits = dataset.name in options.split_files
     raw = split_from_file(
-        place,
+        dataset,
         SplitPlan(images, people=(), arrangements=()),
-        own_split_file(place, options) if given else place.folder / split_file,
+        user_split_file(dataset, options) if has_user_splits else dataset.folder / split_file,
         index=options.split_index if protocol == "classic" else 0,
-        source="file" if given else split_file,
+        source="file" if has_user_splits else split_file,
     )
     return replace(raw, facts={**raw.facts, "boxes": boxes, "protocol": protocol})
 
 
-def _extracted(place: Place, options: ReadOptions, split_file: str) -> Place:
-    """The folder with images and splits: the data set's own, else the one made from raw files."""
+def _extracted(dataset: LocatedDataset, options: ReadOptions, split_file: str) -> LocatedDataset:
+    """Returns the data set with images and split files; extracts them from raw files if needed."""
     boxes = options.cuhk03_boxes
-    given = place.name in options.split_files
-    needs = [f"images_{boxes}"] if given else [f"images_{boxes}", split_file]
-    lacking = [need for need in needs if not (place.folder / need).exists()]
-    if not lacking:
-        return replace(place, layout=replace(place.layout, variant="extracted"))
-    if not (place.folder / RAW_FILE).is_file():
+    has_user_splits = dataset.name in options.split_files
+    needs = [f"images_{boxes}"] if has_user_splits else [f"images_{boxes}", split_file]
+    missing = [need for need in needs if not (dataset.folder / need).exists()]
+    if not missing:
+        return replace(dataset, layout=replace(dataset.layout, variant="extracted"))
+    if not (dataset.folder / RAW_FILE).is_file():
         raise FileNotFoundError(
-            f"{place.title}: expected {lacking[0]} under {place.folder}, as "
+            f"{dataset.title}: expected {missing[0]} under {dataset.folder} for "
             f"benchmark.cuhk03_boxes={boxes} and benchmark.cuhk03_protocol="
-            f"{options.cuhk03_protocol} need; there is none. Fetch it, or {RAW_FILE}, from which "
-            "it can be made."
+            f"{options.cuhk03_protocol}; it does not exist. Download it, or {RAW_FILE} to extract "
+            "it from."
         )
-    # Absolute, as other processes than this one will open the images.
+    # Absolute, because other processes open the images.
     target = (Path(options.derived).expanduser() / "cuhk03").absolute()
-    extract_images(place, boxes, target)
-    if not given:
-        write_splits(place, boxes, options.cuhk03_protocol, target)
-    layout = replace(place.layout, variant="extracted from raw")
-    return replace(place, folder=target, layout=layout)
+    extract_images(dataset, boxes, target)
+    if not has_user_splits:
+        write_splits(dataset, boxes, options.cuhk03_protocol, target)
+    layout = replace(dataset.layout, variant="extracted from raw")
+    return replace(dataset, folder=target, layout=layout)

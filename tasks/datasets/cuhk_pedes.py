@@ -1,14 +1,14 @@
 """CUHK-PEDES: images of several data sets, each with about two captions.
 
-`imgs/` holds the images in a folder for each source (`CUHK01/`, `CUHK03/`, `Market/`, `cam_a/`,
-`cam_b/`, `test_query/`, `train_query/`), `reid_raw.json` what is known of them. `caption_all.json`,
-which some copies have beside it, is another release with other splits and is not read.
+`imgs/` contains one folder per source (`CUHK01/`, `CUHK03/`, `Market/`, `cam_a/`, `cam_b/`,
+`test_query/`, `train_query/`), `reid_raw.json` the annotations. The file `caption_all.json` of some
+copies belongs to another release with other splits and is ignored.
 Li et al., "Person Search with Natural Language Description", CVPR 2017.
 """
 
 from __future__ import annotations
 
-from tasks.dataset_files import Counts, DatasetFacts, Layout, Place, ReadOptions
+from tasks.dataset_files import Counts, DatasetFacts, Layout, LocatedDataset, ReadOptions
 from tasks.datasets._captions import IMAGES, captioned_domain, read_entries
 from tasks.schema import RawDomain
 
@@ -31,11 +31,11 @@ FACTS = DatasetFacts(
 )
 
 
-def read(place: Place, options: ReadOptions) -> RawDomain:
-    """Reads CUHK-PEDES; person ids are its own, every caption of a test image is a query.
+def read(dataset: LocatedDataset, options: ReadOptions) -> RawDomain:
+    """Reads CUHK-PEDES; original person ids, every caption of a test image is a query.
 
     Raises:
         FileNotFoundError: a listed image does not exist.
-        ValueError: the list is damaged or contradicts itself; says where.
+        ValueError: the list is damaged or inconsistent; names the entry.
     """
-    return captioned_domain(place, read_entries(place))
+    return captioned_domain(dataset, read_entries(dataset))

@@ -1,17 +1,17 @@
-"""CUHK-SYSU: people cut out of street scenes and films, as lifelong re-identification uses them.
+"""CUHK-SYSU: crops of people from street scenes and films, for lifelong re-identification.
 
-Two forms are read:
+Two variants are supported:
 
-- extracted, `cuhksysu4reid/{train,query,gallery}/`: `00001_s1_0006339_0.jpg` is person 1 in
-  scene 1, the crop's number, and whether the person is hard to see.
-- the public release for person search, `Image/SSM/s1.jpg` and `annotation/`: the boxes of
-  `Train.mat` and `TestG50.mat` are cut out into `<benchmark.derived>/cuhk_sysu`, once, and named in
-  the same way. Training: all appearances of the training people; query: that of each search;
-  gallery: the searches' other appearances of the person (scenes without it are left out).
+- Extracted, `cuhksysu4reid/{train,query,gallery}/`: `00001_s1_0006339_0.jpg` is person 1, scene 1,
+  number of the crop, and whether the person is hard to see.
+- The public person search release, `Image/SSM/s1.jpg` and `annotation/`: the boxes of `Train.mat`
+  and `TestG50.mat` are cropped once into `<benchmark.derived>/cuhk_sysu`, with the same naming.
+  Training: all appearances of training people. Query: the query of each search. Gallery: the
+  other appearances of the person in the search; scenes without the person are skipped.
 
-No scene says which camera took it, so the training images are of camera 0, the gallery of 1 and
-the queries of 2: with one camera for all, the camera rule would take every match away. As in the
-literature, only people with at least four training images train.
+Cameras of scenes are unknown, so training images have camera 0, the gallery camera 1 and queries
+camera 2. With a single camera, the camera rule would exclude every match. As in the literature,
+only people with at least four images are used for training.
 Xiao et al., "Joint Detection and Identification Feature Learning for Person Search", CVPR 2017.
 """
 
@@ -40,7 +40,7 @@ from tasks.dataset_files import (
     Counts,
     DatasetFacts,
     Layout,
-    Place,
+    LocatedDataset,
     ReadOptions,
     check_images,
     check_may_extract,
@@ -86,36 +86,38 @@ _FILE_NAME = re.compile(r"(\d+)_s\d+_\d+_\d+\.(?:jpe?g|png)", re.IGNORECASE)
 _SCENE_NAME = re.compile(r"(s\d+)\.jpg")
 _PERSON_NAME = re.compile(r"p(\d+)")
 _MIN_TRAIN_IMAGES = 4
-# Pillow's default, with which the extracted set of the literature was written.
+# Default of Pillow, used for the extracted set of the literature.
 _JPEG_QUALITY = 75
 _CROP_RULE = f"boxes cut off at the image's edge, JPEG quality {_JPEG_QUALITY}"
 _SOURCE = "source.json"
 
 
-def read(place: Place, options: ReadOptions) -> RawDomain:
-    """Reads CUHK-SYSU, extracting it first where it is raw; person ids are its own.
+def read(dataset: LocatedDataset, options: ReadOptions) -> RawDomain:
+    """Reads CUHK-SYSU with original person ids; extracts the raw release first.
 
     Raises:
-        FileNotFoundError: the annotation names a scene that does not exist.
-        ValueError: a name, an annotation or a scene cannot be read, a box is empty, or what was
-            extracted earlier belongs to another annotation.
+        FileNotFoundError: a scene in the annotation does not exist.
+        ValueError: a name, an annotation or a scene is invalid, a box is empty, or the extracted
+            images belong to another annotation.
+        OSError: the output folder is not writable.
     """
     facts: dict[str, Any] = {"train_rule": f"people with at least {_MIN_TRAIN_IMAGES} images"}
-    variant, folder = "extracted", (place.folder / place.layout.needs[0]).parent
-    if place.layout.variant == "raw":
-        variant, folder = "extracted from raw", Path(options.derived).expanduser() / place.name
-        facts |= _extract_once(place, folder)
+    variant, folder = "extracted", (dataset.folder / dataset.layout.needs[0]).parent
+    if dataset.layout.variant == "raw":
+        variant, folder = "extracted from raw", Path(options.derived).expanduser() / dataset.name
+        facts |= _extract_once(dataset, folder)
     train, gallery, query = (
-        _read_folder(place, folder / part, camera_id) for part, camera_id in _CAMERAS.items()
+        _read_folder(dataset, folder / part, camera_id) for part, camera_id in _CAMERAS.items()
     )
     num_images = Counter(record.person_id for record in train)
     if max(num_images.values()) < _MIN_TRAIN_IMAGES:
         raise ValueError(
-            f"{place.title}: none of the {len(num_images)} identities in {folder / 'train'} has "
-            f"{_MIN_TRAIN_IMAGES} images, as training needs. Fetch or extract the data set again."
+            f"{dataset.title}: none of the {len(num_images)} identities in {folder / 'train'} has "
+            f"the {_MIN_TRAIN_IMAGES} images required for training. Download or extract the data "
+            "set again."
         )
     return RawDomain(
-        name=place.name,
+        name=dataset.name,
         train=tuple(each for each in train if num_images[each.person_id] >= _MIN_TRAIN_IMAGES),
         test=Split(query, gallery),
         folder=folder,
@@ -124,16 +126,16 @@ def read(place: Place, options: ReadOptions) -> RawDomain:
     )
 
 
-def _read_folder(place: Place, folder: Path, camera_id: int) -> tuple[Record, ...]:
+def _read_folder(dataset: LocatedDataset, folder: Path, camera_id: int) -> tuple[Record, ...]:
     return tuple(
         Record(str(image.path), int(image.match[1]), camera_id)
-        for image in named_images(place, folder, _FILE_NAME, EXAMPLE)
+        for image in named_images(dataset, folder, _FILE_NAME, EXAMPLE)
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _Crop:
-    """A person to be cut out: box (x, y, width, height) in pixels; file as "train/<name>"."""
+    """Crop of one person: box is (x, y, width, height) in pixels, file is "train/<name>"."""
 
     scene: str
     person_id: int
@@ -141,94 +143,94 @@ class _Crop:
     file: str
 
 
-def _extract_once(place: Place, target: Path) -> dict[str, Any]:
-    """Makes `target`, or makes sure that it was made from this annotation; returns its facts."""
-    if target.resolve().is_relative_to(place.folder.resolve()):
+def _extract_once(dataset: LocatedDataset, target: Path) -> dict[str, Any]:
+    """Extracts to `target`, or checks that it matches the annotation; returns the lock facts."""
+    if target.resolve().is_relative_to(dataset.folder.resolve()):
         raise ValueError(
-            f"{place.title}: nothing is written into {place.folder}, where the data are; set "
-            f"benchmark.derived to a folder outside, not {target.parent}"
+            f"{dataset.title}: expected benchmark.derived outside of the data folder "
+            f"{dataset.folder}, got {target.parent}; set benchmark.derived to a folder outside"
         )
     facts = {"crops": _CROP_RULE}
     for file in (_TRAIN_MAT, _TEST_MAT):
-        digest = hashlib.sha256((place.folder / file).read_bytes()).hexdigest()
+        digest = hashlib.sha256((dataset.folder / file).read_bytes()).hexdigest()
         facts[f"{Path(file).name}_sha256"] = digest
     if not target.exists():
-        check_may_extract(place)
-        _extract(place, target, facts)
-    _check_extracted(place, target, facts)
+        check_may_extract(dataset)
+        _extract(dataset, target, facts)
+    _check_extracted(dataset, target, facts)
     return facts
 
 
-def _check_extracted(place: Place, target: Path, facts: Mapping[str, Any]) -> None:
-    source = read_json(place, target / _SOURCE) if (target / _SOURCE).is_file() else {}
-    again = f"Delete {target} to have it extracted anew, or set benchmark.derived."
+def _check_extracted(dataset: LocatedDataset, target: Path, facts: Mapping[str, Any]) -> None:
+    source = read_json(dataset, target / _SOURCE) if (target / _SOURCE).is_file() else {}
+    again = f"Delete {target} to extract it again, or set benchmark.derived."
     if {name: source.get(name) for name in facts} != facts:
         raise ValueError(
-            f"{place.title}: {target} was not extracted from the annotation in {place.folder}. "
+            f"{dataset.title}: {target} was not extracted from the annotation in {dataset.folder}. "
             f"{again}"
         )
     for part, num_images in source["num_images"].items():
         images = os.listdir(target / part) if (target / part).is_dir() else []
-        found = sum(not name.startswith(".") for name in images)
-        if found != num_images:
+        num_present = sum(not name.startswith(".") for name in images)
+        if num_present != num_images:
             raise ValueError(
-                f"{place.title}: {num_images} images were extracted into {target / part}, but "
-                f"{found} are there. {again}"
+                f"{dataset.title}: {num_images} images were extracted into {target / part}, but "
+                f"{num_present} are there. {again}"
             )
 
 
-def _extract(place: Place, target: Path, facts: Mapping[str, Any]) -> None:
-    """Cuts all people out into a hidden folder beside `target`, then renames it in one step."""
+def _extract(dataset: LocatedDataset, target: Path, facts: Mapping[str, Any]) -> None:
+    """Writes all crops to a hidden folder beside `target`, then renames it atomically."""
     log = logging.getLogger(__name__)
-    crops = _planned_crops(place)
+    crops = _read_crops(dataset)
     by_scene: dict[str, list[_Crop]] = {}
     for crop in crops:
         by_scene.setdefault(crop.scene, []).append(crop)
     log.info(
-        "%s: cutting %d images out of %d scenes into %s, once",
-        place.title, len(crops), len(by_scene), target,
+        "%s: cropping %d images from %d scenes into %s (once)",
+        dataset.title, len(crops), len(by_scene), target,
     )  # fmt: skip
     num_images = Counter(crop.file.split("/")[0] for crop in crops)
     making = target.with_name(f".{target.name}-{uuid.uuid4().hex[:8]}")
     try:
-        _make_folders(place, making)
-        # Threads do, as Pillow decodes and encodes outside the interpreter's lock.
+        _make_folders(dataset, making)
+        # Threads are sufficient: Pillow releases the GIL while it decodes and encodes.
         with ThreadPoolExecutor(os.cpu_count()) as threads:
-            cut = partial(_cut_scene, place.folder / _SCENES, making)
-            for number, _ in enumerate(threads.map(cut, by_scene.values()), start=1):
+            crop_scene = partial(_crop_scene, dataset.folder / _SCENES, making)
+            for number, _ in enumerate(threads.map(crop_scene, by_scene.values()), start=1):
                 if number % 2_000 == 0:
-                    log.info("%s: %d of %d scenes done", place.title, number, len(by_scene))
+                    log.info("%s: %d of %d scenes done", dataset.title, number, len(by_scene))
         source = {**facts, "num_images": dict(num_images)}
         (making / _SOURCE).write_text(json.dumps(source, indent=2) + "\n", encoding="utf-8")
         try:
             making.rename(target)
         except OSError:
-            # Another process was faster, which is as good; what it made is checked like our own.
+            # Another process finished first; its result is checked in the same way.
             if not target.is_dir():
                 raise
     finally:
         shutil.rmtree(making, ignore_errors=True)
 
 
-def _make_folders(place: Place, folder: Path) -> None:
+def _make_folders(dataset: LocatedDataset, folder: Path) -> None:
     try:
         for part in _CAMERAS:
             (folder / part).mkdir(parents=True)
     except OSError as error:
         raise OSError(
-            f"{place.title}: cannot extract images into {folder.parent} "
-            f"({error.strerror or error}). Set benchmark.derived to a folder that can be written."
+            f"{dataset.title}: cannot extract images into {folder.parent} "
+            f"({error.strerror or error}). Set benchmark.derived to a writable folder."
         ) from error
 
 
-def _cut_scene(scenes: Path, folder: Path, crops: Sequence[_Crop]) -> None:
-    """Writes the people of one scene."""
+def _crop_scene(scenes: Path, folder: Path, crops: Sequence[_Crop]) -> None:
+    """Writes the crops of one scene."""
     path = scenes / crops[0].scene
     try:
         with Image.open(path) as opened:
             scene = opened.convert("RGB")
     except OSError as error:
-        raise ValueError(f"{path}: expected an image ({error}); fetch it again") from error
+        raise ValueError(f"{path}: expected an image ({error}); download it again") from error
     for crop in crops:
         x, y, width, height = crop.box
         left, top = max(x, 0), max(y, 0)
@@ -236,29 +238,30 @@ def _cut_scene(scenes: Path, folder: Path, crops: Sequence[_Crop]) -> None:
         if left >= right or top >= bottom:
             raise ValueError(
                 f"{path}: the box of person {crop.person_id}, (x, y, width, height) = {crop.box}, "
-                f"holds nothing of the {scene.width} x {scene.height} image. Fetch the annotation "
-                "that belongs to these scenes."
+                f"is outside of the {scene.width} x {scene.height} image. Download the annotation "
+                "that matches these scenes."
             )
         scene.crop((left, top, right, bottom)).save(folder / crop.file, quality=_JPEG_QUALITY)
 
 
-def _planned_crops(place: Place) -> list[_Crop]:
-    """What the two annotation files say to cut out, numbered in their order."""
+def _read_crops(dataset: LocatedDataset) -> list[_Crop]:
+    """Reads the crops of both annotation files, numbered in file order."""
     crops: list[_Crop] = []
     for file, appearances in (
-        (place.folder / _TRAIN_MAT, _train_appearances),
-        (place.folder / _TEST_MAT, _test_appearances),
+        (dataset.folder / _TRAIN_MAT, _train_appearances),
+        (dataset.folder / _TEST_MAT, _test_appearances),
     ):
-        own = _numbered(file, appearances(file))
+        file_crops = _number_crops(file, appearances(file))
         scenes = (
-            Record(str(place.folder / _SCENES / each.scene), each.person_id, 0) for each in own
+            Record(str(dataset.folder / _SCENES / each.scene), each.person_id, 0)
+            for each in file_crops
         )
-        check_images(place, scenes, file)
-        crops += own
+        check_images(dataset, scenes, file)
+        crops += file_crops
     return crops
 
 
-def _numbered(file: Path, appearances: Iterator[tuple[str, int, Any]]) -> list[_Crop]:
+def _number_crops(file: Path, appearances: Iterator[tuple[str, int, Any]]) -> list[_Crop]:
     numbers: Counter[str] = Counter()
     crops: list[_Crop] = []
     for part, person_id, appearance in appearances:
@@ -266,7 +269,7 @@ def _numbered(file: Path, appearances: Iterator[tuple[str, int, Any]]) -> list[_
         match = _SCENE_NAME.fullmatch(str(scene))
         if match is None:
             raise ValueError(f"{file}: expected a scene like 's123.jpg', got {scene!r}")
-        # To int first: boxes may be stored in bytes, in which x + width overflows.
+        # Convert to int: boxes may be stored as bytes, for which x + width overflows.
         box = tuple(int(each) for each in np.ravel(_field(file, appearance, "idlocate")))
         if len(box) != 4:
             raise ValueError(
@@ -281,7 +284,7 @@ def _numbered(file: Path, appearances: Iterator[tuple[str, int, Any]]) -> list[_
 
 
 def _train_appearances(file: Path) -> Iterator[tuple[str, int, Any]]:
-    """Folder, person and appearance, from `Train`: people, each with all scenes they are in."""
+    """Yields folder, person id and appearance from `Train`: people with all their scenes."""
     for person in _entries(_load(file, "Train")):
         person_id = _person_id(file, person)
         for appearance in _entries(_field(file, person, "scene")):
@@ -289,7 +292,7 @@ def _train_appearances(file: Path) -> Iterator[tuple[str, int, Any]]:
 
 
 def _test_appearances(file: Path) -> Iterator[tuple[str, int, Any]]:
-    """The same from `TestG50`: searches, each with one query and 50 scenes to search in."""
+    """Yields the same from `TestG50`: searches with one query and 50 gallery scenes each."""
     for search in _entries(_load(file, "TestG50")):
         query = _field(file, search, "Query")
         person_id = _person_id(file, query)
@@ -300,30 +303,31 @@ def _test_appearances(file: Path) -> Iterator[tuple[str, int, Any]]:
 
 
 def _load(file: Path, name: str) -> Any:
-    """A variable of a MATLAB file; structures as dicts, arrays of several as lists."""
-    from scipy.io import loadmat  # a second to load, for these files alone
+    """Reads a variable of a MATLAB file; structures become dicts, structure arrays lists."""
+    from scipy.io import loadmat  # slow import (1 s), needed only here
 
     try:
         variables = loadmat(file, simplify_cells=True)
-    except Exception as error:  # scipy's parser fails on damaged files in too many ways to list
+    except Exception as error:  # scipy raises many types for damaged files
         raise ValueError(
             f"{file}: expected a MATLAB file ({type(error).__name__}: {error}). The file is "
-            "damaged or cut off; fetch it again."
+            "damaged or incomplete; download it again."
         ) from error
     return _field(file, {key: variables[key] for key in variables if key[0] != "_"}, name)
 
 
 def _entries(value: Any) -> list[Any]:
-    """The elements of a structure array, of which the parser unwraps a single one."""
+    """Returns the elements of a structure array; the parser unwraps arrays of one element."""
     return list(value) if isinstance(value, (list, np.ndarray)) else [value]
 
 
 def _field(file: Path, structure: Any, name: str) -> Any:
     if isinstance(structure, dict) and name in structure:
         return structure[name]
-    found = ", ".join(structure) if isinstance(structure, dict) else repr(structure)[:60]
+    present = ", ".join(structure) if isinstance(structure, dict) else repr(structure)[:60]
     raise ValueError(
-        f"{file}: expected {name!r}, found {found}. Fetch the annotation of the public release."
+        f"{file}: expected {name!r}, found {present}. Download the annotation of the public "
+        "release."
     )
 
 

@@ -1,7 +1,7 @@
 """ICFG-PEDES: images of MSMT17, each with one detailed caption.
 
-`imgs/` keeps MSMT17's folders, so `imgs/test/0627/0627_010_05_0303noon_1313_0.jpg` may well be a
-training image: `ICFG-PEDES.json` (some copies: `ICFG_PEDES.json`) says which split an image is in.
+`imgs/` has the folders of MSMT17, so `imgs/test/0627/0627_010_05_0303noon_1313_0.jpg` can be a
+training image: `ICFG-PEDES.json` (in some copies `ICFG_PEDES.json`) defines the split of an image.
 There is no validation split.
 Ding et al., "Semantically Self-Aligned Network for Text-to-Image Part-aware Person
 Re-identification", arXiv 2107.12666, 2021.
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
 
-from tasks.dataset_files import Counts, DatasetFacts, Layout, Place, ReadOptions
+from tasks.dataset_files import Counts, DatasetFacts, Layout, LocatedDataset, ReadOptions
 from tasks.datasets._captions import (
     IMAGES,
     TEST,
@@ -26,8 +26,8 @@ from tasks.datasets._captions import (
 )
 from tasks.schema import RawDomain
 
-# 34,674 training captions; the number of training images is left open, as counts differ by one:
-# an image seems to be listed twice.
+# 34,674 training captions. The number of training images is omitted: published counts differ by
+# one, probably because an image is listed twice.
 _EXPECTED = {
     "train": Counts(identities=3_102),
     "query": Counts(19_848, 1_000),
@@ -46,37 +46,37 @@ FACTS = DatasetFacts(
 )
 
 
-def read(place: Place, options: ReadOptions) -> RawDomain:
-    """Reads ICFG-PEDES; person ids are its own, the caption of each test image is a query.
+def read(dataset: LocatedDataset, options: ReadOptions) -> RawDomain:
+    """Reads ICFG-PEDES; the caption of each test image is a query.
 
     Raises:
         FileNotFoundError: a listed image does not exist.
-        ValueError: the list is damaged or contradicts itself; says where.
+        ValueError: the list is damaged or inconsistent; names the entry.
     """
-    entries = read_entries(place)
-    added = _added_to_test_ids(entries)
+    entries = read_entries(dataset)
+    offset = _test_id_offset(entries)
     raw = captioned_domain(
-        place,
+        dataset,
         [
-            replace(entry, person_id=entry.person_id + added) if entry.split == TEST else entry
+            replace(entry, person_id=entry.person_id + offset) if entry.split == TEST else entry
             for entry in entries
         ],
     )
-    return replace(raw, facts={**raw.facts, "added_to_test_ids": added})
+    return replace(raw, facts={**raw.facts, "added_to_test_ids": offset})
 
 
-def _added_to_test_ids(entries: Sequence[Entry]) -> int:
-    """What tells test people apart from training people where both are numbered from 0, else 0.
+def _test_id_offset(entries: Sequence[Entry]) -> int:
+    """Returns the offset that makes test ids distinct if training and test ids start at 0, else 0.
 
-    MSMT17 has a folder for each person: an id that stands for other folders in training than in
-    test is a number used twice. An id with a folder in both is a person in both, which is wrong
-    and stays as it is.
+    MSMT17 has one folder per person. A shared id with different folders in training and test
+    denotes two people. A shared id with a common folder denotes one person in both splits; the
+    ids then stay unchanged, and the check of the splits reports the error.
     """
     people = people_by_split(entries)
-    used_twice = people[TRAIN] & people[TEST]
+    shared = people[TRAIN] & people[TEST]
     folders: defaultdict[tuple[str, int], set[PurePosixPath]] = defaultdict(set)
     for entry in entries:
         folders[entry.split, entry.person_id].add(PurePosixPath(entry.path).parent)
-    if any(folders[TRAIN, each] & folders[TEST, each] for each in used_twice):
+    if any(folders[TRAIN, each] & folders[TEST, each] for each in shared):
         return 0
-    return 1 + max(people[TRAIN]) if used_twice else 0
+    return 1 + max(people[TRAIN]) if shared else 0

@@ -1,14 +1,13 @@
-"""LPW, Labeled Pedestrian in the Wild: its second scene, four cameras.
+"""LPW, Labeled Pedestrian in the Wild: scene 2, four cameras.
 
-Two forms are read, which are two data sets, not one:
+Two variants are supported; they are different data sets:
 
-- `LPW_s2/`, the set that lifelong re-identification made of scene 2 in place of the withdrawn
-  DukeMTMC-reID: Market-1501's layout, `0002_c1s2_079984_01.jpg` is person 2 by camera 1; -1 is
-  junk and skipped. It has no distractors, so person 0, if there is one, is a person.
-- the authors' release, `pep_256x128/data_slim/scen2/<camera>/<person>/*.jpg`. How LPW_s2 chose its
-  images and test people is not published exactly. `SPLIT_RULE` is this project's own, in the same
-  spirit; what it gives is **not** LPW_s2, and the variant "raw" and the rule in the protocol lock
-  show it.
+- `LPW_s2/`, derived from scene 2 by the lifelong re-identification literature to replace the
+  withdrawn DukeMTMC-reID. Layout of Market-1501: `0002_c1s2_079984_01.jpg` is person 2, camera 1;
+  person -1 is junk and skipped. There are no distractors, so person 0 is an ordinary person.
+- The authors' release, `pep_256x128/data_slim/scen2/<camera>/<person>/*.jpg`. The exact selection
+  of images and test people of LPW_s2 is not published. `SPLIT_RULE` is a similar rule of this
+  project; the result is **not** LPW_s2. The protocol lock records the variant "raw" and the rule.
 
 Song et al., "Region-based Quality Estimation Network for Large-scale Person Re-identification",
 AAAI 2018.
@@ -25,8 +24,8 @@ from tasks.dataset_files import (
     Counts,
     DatasetFacts,
     Layout,
+    LocatedDataset,
     NamedImage,
-    Place,
     ReadOptions,
     named_images,
 )
@@ -70,29 +69,30 @@ _CAMERA_NAME = re.compile(r"[a-z]*(\d+)", re.IGNORECASE)
 _PERSON_NAME = re.compile(r"(\d+)")
 
 
-def read(place: Place, options: ReadOptions) -> RawDomain:
-    """Reads LPW_s2, or scene 2 of the release by `SPLIT_RULE`; camera ids count from 0.
+def read(dataset: LocatedDataset, options: ReadOptions) -> RawDomain:
+    """Reads LPW_s2, or scene 2 of the release split by `SPLIT_RULE`; camera ids start at 0.
 
     Raises:
-        ValueError: a folder is empty, its names do not parse, or there are more than four cameras.
+        ValueError: a folder is empty, file names do not parse, or there are more than four
+            cameras.
     """
-    train, test = _read_raw(place) if place.layout.variant == "raw" else _read_derived(place)
+    train, test = _read_raw(dataset) if dataset.layout.variant == "raw" else _read_derived(dataset)
     return RawDomain(
-        name=place.name,
+        name=dataset.name,
         train=train,
         test=test,
-        folder=place.folder,
-        variant=place.layout.variant,
-        facts={"split_rule": SPLIT_RULE} if place.layout.variant == "raw" else {},
+        folder=dataset.folder,
+        variant=dataset.layout.variant,
+        facts={"split_rule": SPLIT_RULE} if dataset.layout.variant == "raw" else {},
     )
 
 
-def _read_derived(place: Place) -> tuple[tuple[Record, ...], Split]:
+def _read_derived(dataset: LocatedDataset) -> tuple[tuple[Record, ...], Split]:
     train, query, gallery = (
         tuple(
-            _record(place, image.path, int(image.match[1]), int(image.match[2]))
+            _record(dataset, image.path, int(image.match[1]), int(image.match[2]))
             for image in named_images(
-                place, place.folder / part, _FILE_NAME, "0002_c1s2_079984_01.jpg"
+                dataset, dataset.folder / part, _FILE_NAME, "0002_c1s2_079984_01.jpg"
             )
             if int(image.match[1]) != _JUNK
         )
@@ -101,27 +101,27 @@ def _read_derived(place: Place) -> tuple[tuple[Record, ...], Split]:
     return train, Split(query, gallery)
 
 
-def _record(place: Place, path: Path, person_id: int, camera: int) -> Record:
-    """A record of camera 1 to 4; other data sets have the same folders and more cameras."""
+def _record(dataset: LocatedDataset, path: Path, person_id: int, camera: int) -> Record:
+    """Creates a record; rejects cameras above 4, which other data sets in this layout have."""
     if not 1 <= camera <= _NUM_CAMERAS:
         raise ValueError(
-            f"{place.title}: expected cameras 1 to {_NUM_CAMERAS}, got {camera} in {path}: another "
-            "data set in the same layout? Set benchmark.root to the folder of all data sets, or "
-            f"set benchmark.roots.{place.name}."
+            f"{dataset.title}: expected cameras 1 to {_NUM_CAMERAS}, got {camera} in {path}; is "
+            "this another data set in the same layout? Set benchmark.root to the folder of all "
+            f"data sets, or set benchmark.roots.{dataset.name}."
         )
     return Record(str(path), person_id, camera - 1)
 
 
-def _read_raw(place: Place) -> tuple[tuple[Record, ...], Split]:
-    """Records of scene 2, split by `SPLIT_RULE`; sorted by person, camera and frame."""
+def _read_raw(dataset: LocatedDataset) -> tuple[tuple[Record, ...], Split]:
+    """Reads scene 2 and splits it by `SPLIT_RULE`; sorted by person, camera and frame."""
     people: dict[int, dict[int, list[Record]]] = {}
     for camera, camera_folder in _numbered_folders(
-        place, place.folder / _SCENE, _CAMERA_NAME, "view1"
+        dataset, dataset.folder / _SCENE, _CAMERA_NAME, "view1"
     ):
-        for person_id, folder in _numbered_folders(place, camera_folder, _PERSON_NAME, "181"):
-            frames = named_images(place, folder, _FRAME_NAME, "10213.jpg")
+        for person_id, folder in _numbered_folders(dataset, camera_folder, _PERSON_NAME, "181"):
+            frames = named_images(dataset, folder, _FRAME_NAME, "10213.jpg")
             people.setdefault(person_id, {})[camera] = [
-                _record(place, frame.path, person_id, camera) for frame in _spaced(frames)
+                _record(dataset, frame.path, person_id, camera) for frame in _select_frames(frames)
             ]
     ids = sorted(people)
     num_train = len(ids) // 2
@@ -134,33 +134,33 @@ def _read_raw(place: Place) -> tuple[tuple[Record, ...], Split]:
     query: list[Record] = []
     gallery: list[Record] = []
     for person_id in ids[num_train:]:
-        own_query, own_gallery = _split_person(people[person_id])
-        query += own_query
-        gallery += own_gallery
+        person_query, person_gallery = _split_person(people[person_id])
+        query += person_query
+        gallery += person_gallery
     return tuple(train), Split(tuple(query), tuple(gallery))
 
 
 def _numbered_folders(
-    place: Place, folder: Path, pattern: re.Pattern[str], example: str
+    dataset: LocatedDataset, folder: Path, pattern: re.Pattern[str], example: str
 ) -> list[tuple[int, Path]]:
-    """The subfolders whose whole name matches, by the number in it."""
+    """Lists the subfolders with the number in their name, sorted by it."""
     with os.scandir(folder) as entries:
         names = sorted(
             entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")
         )
-    foreign = [name for name in names if not pattern.fullmatch(name)]
-    if foreign or not names:
+    unexpected = [name for name in names if not pattern.fullmatch(name)]
+    if unexpected or not names:
         raise ValueError(
-            f"{place.title}: {folder}: expected folders named like {example}; found "
-            f"{foreign[0] if foreign else 'nothing'}. Unpack the release anew, or take away what "
-            "is not part of it."
+            f"{dataset.title}: {folder}: expected folders named like {example}; found "
+            f"{unexpected[0] if unexpected else 'nothing'}. Unpack the release again, or remove "
+            "folders that are not part of it."
         )
     return sorted((int(pattern.findall(name)[0]), folder / name) for name in names)
 
 
-def _spaced(frames: Sequence[NamedImage]) -> list[NamedImage]:
-    """At most four frames, evenly spaced in the order of their numbers, both ends included."""
-    # By number: 10.jpg is later than 9.jpg, though its name comes before.
+def _select_frames(frames: Sequence[NamedImage]) -> list[NamedImage]:
+    """Selects at most four frames, evenly spaced by number, including first and last."""
+    # Numeric order: 10.jpg follows 9.jpg.
     ordered = sorted(frames, key=lambda frame: (int(frame.match[1]), frame.path.name))
     last = len(ordered) - 1
     if last < _MAX_IMAGES:
@@ -169,12 +169,12 @@ def _spaced(frames: Sequence[NamedImage]) -> list[NamedImage]:
 
 
 def _split_person(images: dict[int, list[Record]]) -> tuple[list[Record], list[Record]]:
-    """Queries and gallery of one person's images by camera.
+    """Splits the images of one person, given by camera, into queries and gallery.
 
-    What remains of a camera after its first image is in the gallery for certain, so a first image
-    is a query only where another camera has such a rest: then every query has a match.
+    The first image of a camera is a query only if another camera has at least two images. The
+    second of these is always in the gallery, so every query has a match.
     """
-    with_rest = {camera for camera, records in images.items() if len(records) > 1}
-    query = [records[0] for camera, records in images.items() if with_rest - {camera}]
+    multiple = {camera for camera, records in images.items() if len(records) > 1}
+    query = [records[0] for camera, records in images.items() if multiple - {camera}]
     gallery = [record for records in images.values() for record in records if record not in query]
     return query, gallery

@@ -1,8 +1,8 @@
-"""Market-1501, and the layout that other data sets took over from it.
+"""Market-1501, and its layout, which other data sets also use.
 
-`bounding_box_train/`, `query/` and `bounding_box_test/` hold files like
+`bounding_box_train/`, `query/` and `bounding_box_test/` contain files like
 `0002_c1s1_000451_03.jpg`: person 2, camera 1. In the gallery, person -1 is junk (skipped) and
-person 0 a distractor (kept: it is no query's match).
+person 0 a distractor (kept; matches no query).
 Zheng et al., "Scalable Person Re-identification: A Benchmark", ICCV 2015.
 """
 
@@ -11,7 +11,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tasks.dataset_files import Counts, DatasetFacts, Layout, Place, ReadOptions, named_images
+from tasks.dataset_files import (
+    Counts,
+    DatasetFacts,
+    Layout,
+    LocatedDataset,
+    ReadOptions,
+    named_images,
+)
 from tasks.schema import RawDomain, Record, Split
 
 FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
@@ -43,38 +50,38 @@ _FILE_NAME = re.compile(r"(-?\d+)_c(\d+)(?:s\d+)?_.*\.(?:jpe?g|png)", re.IGNOREC
 _JUNK, _DISTRACTOR = -1, 0
 
 
-def read(place: Place, options: ReadOptions) -> RawDomain:
-    """Reads Market-1501; person ids are its own, camera ids count from 0.
+def read(dataset: LocatedDataset, options: ReadOptions) -> RawDomain:
+    """Reads Market-1501; original person ids, camera ids start at 0.
 
     Raises:
         ValueError: a folder is empty or none of its file names parses.
     """
-    return read_market_layout(place)
+    return read_market_layout(dataset)
 
 
-def read_market_layout(place: Place) -> RawDomain:
-    """Reads any data set in the layout and file naming of Market-1501, sorted by file name.
+def read_market_layout(dataset: LocatedDataset) -> RawDomain:
+    """Reads a data set with the layout and file names of Market-1501, sorted by file name.
 
     Raises:
         ValueError: a folder is empty or none of its file names parses.
     """
-    train, query, gallery = (_read_folder(place, place.folder / part) for part in FOLDERS)
+    train, query, gallery = (_read_folder(dataset, dataset.folder / part) for part in FOLDERS)
     return RawDomain(
-        name=place.name,
+        name=dataset.name,
         train=tuple(record for record in train if record.person_id != _DISTRACTOR),
         test=Split(
             query=tuple(record for record in query if record.person_id != _DISTRACTOR),
             gallery=gallery,
         ),
-        folder=place.folder,
-        variant=place.layout.variant,
+        folder=dataset.folder,
+        variant=dataset.layout.variant,
     )
 
 
-def _read_folder(place: Place, folder: Path) -> tuple[Record, ...]:
-    """Records of the images in a folder by file name, junk left out."""
+def _read_folder(dataset: LocatedDataset, folder: Path) -> tuple[Record, ...]:
+    """Reads the images of a folder, sorted by file name, without junk."""
     return tuple(
         Record(str(image.path), int(image.match[1]), camera_id=int(image.match[2]) - 1)
-        for image in named_images(place, folder, _FILE_NAME, EXAMPLE)
+        for image in named_images(dataset, folder, _FILE_NAME, EXAMPLE)
         if int(image.match[1]) != _JUNK
     )

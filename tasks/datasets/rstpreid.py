@@ -1,13 +1,13 @@
-"""RSTPReid: five images of each person from MSMT17's cameras, each with two captions.
+"""RSTPReid: five images of each person from MSMT17, each with two captions.
 
-`imgs/` holds images like `0000_c14_0031.jpg`, `data_captions.json` what is known of them.
+`imgs/` contains images like `0000_c14_0031.jpg`, `data_captions.json` their annotations.
 Zhu et al., "DSSL: Deep Surroundings-person Separation Learning for Text-based Person Retrieval",
 ACM Multimedia 2021.
 """
 
 from __future__ import annotations
 
-from tasks.dataset_files import Counts, DatasetFacts, Layout, Place, ReadOptions
+from tasks.dataset_files import Counts, DatasetFacts, Layout, LocatedDataset, ReadOptions
 from tasks.datasets._captions import IMAGES, captioned_domain, read_entries
 from tasks.schema import RawDomain
 
@@ -31,11 +31,11 @@ FACTS = DatasetFacts(
 )
 
 
-def read(place: Place, options: ReadOptions) -> RawDomain:
-    """Reads RSTPReid; person ids are its own, every caption of a test image is a query.
+def read(dataset: LocatedDataset, options: ReadOptions) -> RawDomain:
+    """Reads RSTPReid; original person ids, every caption of a test image is a query.
 
     Raises:
         FileNotFoundError: a listed image does not exist.
-        ValueError: the list is damaged or contradicts itself; says where.
+        ValueError: the list is damaged or inconsistent; names the entry.
     """
-    return captioned_domain(place, read_entries(place, path_key="img_path"))
+    return captioned_domain(dataset, read_entries(dataset, path_key="img_path"))

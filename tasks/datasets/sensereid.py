@@ -1,7 +1,7 @@
-"""SenseReID: queries in `test_probe/`, gallery in `test_gallery/`; nothing to train on.
+"""SenseReID: queries in `test_probe/`, gallery in `test_gallery/`; no training images.
 
-`00001_0.jpg` is person 1 by camera 0: the names count cameras from 0, so they are kept as they are.
-Most people of the gallery have no query.
+`00001_0.jpg` is person 1, camera 0; camera ids in file names start at 0 and are used unchanged.
+Most people in the gallery have no query.
 Zhao et al., "Spindle Net: Person Re-identification with Human Body Region Guided Feature
 Decomposition and Fusion", CVPR 2017.
 """
@@ -10,7 +10,14 @@ from __future__ import annotations
 
 import re
 
-from tasks.dataset_files import Counts, DatasetFacts, Layout, Place, ReadOptions, named_images
+from tasks.dataset_files import (
+    Counts,
+    DatasetFacts,
+    Layout,
+    LocatedDataset,
+    ReadOptions,
+    named_images,
+)
 from tasks.schema import RawDomain, Record, Split
 
 _QUERY, _GALLERY = "test_probe", "test_gallery"
@@ -36,24 +43,24 @@ EXAMPLE = "00001_0.jpg"
 _FILE_NAME = re.compile(r"(\d+)_(\d+)\.(?:jpe?g|png)", re.IGNORECASE)
 
 
-def read(place: Place, options: ReadOptions) -> RawDomain:
-    """Reads SenseReID; person and camera ids are its own.
+def read(dataset: LocatedDataset, options: ReadOptions) -> RawDomain:
+    """Reads SenseReID; original person and camera ids.
 
     Raises:
         ValueError: a folder is empty or none of its file names parses.
     """
-    query, gallery = (_read_folder(place, part) for part in (_QUERY, _GALLERY))
+    query, gallery = (_read_folder(dataset, part) for part in (_QUERY, _GALLERY))
     return RawDomain(
-        name=place.name,
+        name=dataset.name,
         train=(),
         test=Split(query, gallery),
-        folder=place.folder,
-        variant=place.layout.variant,
+        folder=dataset.folder,
+        variant=dataset.layout.variant,
     )
 
 
-def _read_folder(place: Place, part: str) -> tuple[Record, ...]:
+def _read_folder(dataset: LocatedDataset, part: str) -> tuple[Record, ...]:
     return tuple(
         Record(str(image.path), int(image.match[1]), camera_id=int(image.match[2]))
-        for image in named_images(place, place.folder / part, _FILE_NAME, EXAMPLE)
+        for image in named_images(dataset, dataset.folder / part, _FILE_NAME, EXAMPLE)
     )

@@ -1,4 +1,4 @@
-"""The synthetic benchmark: drawn once into a cache folder, then read like any data set on disk."""
+"""Synthetic benchmark: generated once into a cache folder, then read like other data sets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from tasks.dataset_files import Layout, Place, read_json
+from tasks.dataset_files import Layout, LocatedDataset, read_json
 from tasks.datasets import market1501
 from tasks.protocol.identities import text_split
 from tasks.schema import FrozenConfig, RawDomain, Record
@@ -36,44 +36,40 @@ _PEOPLE_PER_JOB = 16
 
 
 class SyntheticConfig(FrozenConfig):
-    """Sizes of the synthetic benchmark; every field is part of the cache folder's name."""
+    """Settings of the synthetic benchmark; all of them determine the name of the cache folder."""
 
-    seed: int = Field(default=0, ge=0, description="seed of people, cameras, pictures and captions")
-    num_seen_domains: int = Field(
-        default=5, ge=1, le=5, description="domains of the lifelong order"
-    )
-    num_unseen_domains: int = Field(
-        default=3, ge=0, le=3, description="domains that are only tested"
-    )
+    seed: int = Field(default=0, ge=0, description="seed of people, cameras, images and captions")
+    num_seen_domains: int = Field(default=5, ge=1, le=5, description="number of seen domains")
+    num_unseen_domains: int = Field(default=3, ge=0, le=3, description="number of unseen domains")
     num_train_identities: int = Field(
-        default=64, ge=2, le=1000, description="people in a seen domain's training folder"
+        default=64, ge=2, le=1000, description="training identities of each seen domain"
     )
     num_unseen_validation_identities: int = Field(
-        default=16, ge=1, le=1000, description="people in an unseen domain's training folder"
+        default=16, ge=1, le=1000, description="validation identities of each unseen domain"
     )
     num_test_identities: int = Field(
-        default=32, ge=2, le=1000, description="test people of each domain"
+        default=32, ge=2, le=1000, description="test identities of each domain"
     )
-    num_cameras: int = Field(default=4, ge=2, le=9, description="cameras of each domain")
+    num_cameras: int = Field(default=4, ge=2, le=9, description="number of cameras of each domain")
     images_per_camera: int = Field(
         default=2, ge=2, le=9, description="images of each person by each camera"
     )
     height: int = Field(default=64, ge=16, le=512, description="image height in pixels")
     width: int = Field(default=32, ge=8, le=512, description="image width in pixels")
     supersampling: int = Field(
-        default=3, ge=1, le=8, description="drawn this many times finer per side"
+        default=3, ge=1, le=8, description="supersampling factor per side, for anti-aliasing"
     )
     jpeg_quality: int = Field(default=92, ge=30, le=100, description="quality of the JPEG files")
 
     @property
     def domain_names(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Names of the seen and of the unseen domains."""
-        seen, unseen = domains_of(self)
+        seen, unseen = select_domains(self)
         return tuple(each.name for each in seen), tuple(each.name for each in unseen)
 
 
 def read(root: Path, config: SyntheticConfig) -> tuple[list[RawDomain], list[RawDomain]]:
-    """The seen and the unseen domains, drawn under `root` first if they are not there yet."""
+    """Reads the seen and unseen domains; generates them under `root` first if necessary."""
     folder = prepare(config, root)
     seen, unseen = ([_read(folder, name) for name in names] for names in config.domain_names)
     return seen, unseen
@@ -81,53 +77,54 @@ def read(root: Path, config: SyntheticConfig) -> tuple[list[RawDomain], list[Raw
 
 def _read(folder: Path, name: str) -> RawDomain:
     facts = replace(market1501.FACTS, title=f"synthetic domain {name}")
-    place = Place(name, facts, folder / name, Layout("drawn", market1501.FOLDERS))
-    raw = market1501.read_market_layout(place)
+    dataset = LocatedDataset(name, facts, folder / name, Layout("drawn", market1501.FOLDERS))
+    raw = market1501.read_market_layout(dataset)
     return replace(raw, description_file=folder / name / f"{name}_description.txt")
 
 
-def searched_by_text(raw: RawDomain) -> RawDomain:
-    """A drawn domain under the text-to-image protocol, on the same pictures.
+def as_text_to_image(raw: RawDomain) -> RawDomain:
+    """Converts a synthetic domain to the text-to-image protocol with the same images.
 
-    Every picture has its two free captions. Each caption of a test picture is a query, all test
-    pictures are the gallery. The annotators' own identity and clothing sentences in that file are
-    not taken: they share mistakes with the captions (`tasks.synthetic.styled_texts` has a
-        machine's).
+    Every image has two free captions. Each caption of a test image is a query, all test images
+    are the gallery. The identity and clothing sentences in the caption file are not used, because
+    they share mistakes with the captions; see `tasks.synthetic.styled_texts` for independent ones.
     """
     file = raw.folder / f"{raw.name}_captions.json"
-    place = Place(raw.name, market1501.FACTS, raw.folder, Layout("drawn", market1501.FOLDERS))
+    dataset = LocatedDataset(
+        raw.name, market1501.FACTS, raw.folder, Layout("drawn", market1501.FOLDERS)
+    )
     captions = {
         str(raw.folder / entry["file_path"]): tuple(entry["captions"])
-        for entry in read_json(place, file)
+        for entry in read_json(dataset, file)
     }
 
-    def captioned(records: Iterable[Record]) -> list[Record]:
+    def with_captions(records: Iterable[Record]) -> list[Record]:
         return [replace(record, captions=captions[record.image_path]) for record in records]
 
     return replace(
         raw,
-        train=tuple(captioned(raw.train)),
-        test=text_split(captioned((*raw.test.query, *raw.test.gallery))),
+        train=tuple(with_captions(raw.train)),
+        test=text_split(with_captions((*raw.test.query, *raw.test.gallery))),
     )
 
 
 def cache_folder(config: SyntheticConfig, root: Path) -> Path:
-    """Where `prepare` draws: the name is a hash of the generator's version and all fields."""
+    """Returns the folder that `prepare` creates, named by a hash of settings and version."""
     content = {"generator_version": GENERATOR_VERSION, **config.model_dump()}
     key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
     return root / f"synthetic-{key}"
 
 
 def prepare(config: SyntheticConfig, root: Path) -> Path:
-    """Draws the benchmark under `root` unless it is there, and returns its folder.
+    """Generates the benchmark under `root` unless it exists, and returns its folder.
 
-    For each domain: a folder in Market-1501 layout, `<domain>_description.txt` (part sentences),
-    `<domain>_captions.json` (free captions, CUHK-PEDES style) and `<domain>_attributes.json` (the
-    truth). The folder appears under its name only when it is complete, so that several processes
-    may prepare at once and an interrupted one leaves nothing that counts.
+    Each domain has a folder in Market-1501 layout, `<domain>_description.txt` (part sentences),
+    `<domain>_captions.json` (free captions, CUHK-PEDES format) and `<domain>_attributes.json`
+    (ground truth). The folder gets its final name when it is complete. Several processes may call
+    this concurrently, and an interrupted call leaves no folder that is mistaken for a complete one.
 
     Raises:
-        OSError: `root` cannot be written.
+        OSError: `root` is not writable.
     """
     folder = cache_folder(config, root)
     if folder.is_dir():
@@ -137,11 +134,11 @@ def prepare(config: SyntheticConfig, root: Path) -> Path:
         temporary.mkdir(parents=True)
     except OSError as error:
         raise type(error)(
-            f"cannot draw the synthetic benchmark under {root} ({error.strerror}). "
-            "Set benchmark.root to a folder that can be written."
+            f"cannot generate the synthetic benchmark under {root} ({error.strerror}). "
+            "Set benchmark.root to a writable folder."
         ) from error
     try:
-        _draw(config, temporary)
+        _generate(config, temporary)
         _publish(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -152,21 +149,21 @@ def _publish(temporary: Path, folder: Path) -> None:
     try:
         os.rename(temporary, folder)
     except OSError:
-        # Another process was quicker; it drew the same pictures.
+        # Another process generated the same images first.
         if not folder.is_dir():
             raise
 
 
-def domains_of(
+def select_domains(
     config: SyntheticConfig,
 ) -> tuple[tuple[SyntheticDomain, ...], tuple[SyntheticDomain, ...]]:
-    """The seen and the unseen places."""
+    """Returns the seen and unseen domains of the configured numbers."""
     seen = training_domains()[: config.num_seen_domains]
     return seen, unseen_domains()[: config.num_unseen_domains]
 
 
 def shoot_of(config: SyntheticConfig) -> Shoot:
-    """What is photographed in every domain."""
+    """Returns the image settings shared by all domains."""
     return Shoot(
         seed=config.seed,
         num_cameras=config.num_cameras,
@@ -176,8 +173,8 @@ def shoot_of(config: SyntheticConfig) -> Shoot:
     )
 
 
-def _draw(config: SyntheticConfig, folder: Path) -> None:
-    seen, unseen = domains_of(config)
+def _generate(config: SyntheticConfig, folder: Path) -> None:
+    seen, unseen = select_domains(config)
     train_sizes = [config.num_train_identities] * len(seen)
     train_sizes += [config.num_unseen_validation_identities] * len(unseen)
     people = [
@@ -190,7 +187,7 @@ def _draw(config: SyntheticConfig, folder: Path) -> None:
             (folder / domain.name / part).mkdir(parents=True)
     num_images = sum(len(ids) for _, ids in people) * config.num_cameras * config.images_per_camera
     logging.getLogger(__name__).info(
-        "drawing %d images of the synthetic benchmark, once", num_images
+        "generating %d images of the synthetic benchmark (once)", num_images
     )
     jobs = [
         (folder / domain.name, domain, shoot, ids[start : start + _PEOPLE_PER_JOB])
@@ -199,29 +196,29 @@ def _draw(config: SyntheticConfig, folder: Path) -> None:
     ]
     written = map_in_processes(write_people, jobs, useful_processes(num_images))
     for domain, ids in people:
-        own = [
+        entries = [
             entry
-            for job, entries in zip(jobs, written, strict=True)
+            for job, job_entries in zip(jobs, written, strict=True)
             if job[1] is domain
-            for entry in entries
+            for entry in job_entries
         ]
-        _describe(folder / domain.name, domain, config.seed, ids, own)
+        _write_annotations(folder / domain.name, domain, config.seed, ids, entries)
 
 
 def _person_ids(num_train: int, num_test: int) -> list[int]:
     return [*range(1, num_train + 1), *range(FIRST_TEST_ID, FIRST_TEST_ID + num_test)]
 
 
-def _describe(
+def _write_annotations(
     folder: Path,
     domain: SyntheticDomain,
     seed: int,
     person_ids: list[int],
-    written: list[Captioned],
+    entries: list[Captioned],
 ) -> None:
-    parts = {Path(path).name: captions.parts for path, _, captions in written}
+    parts = {Path(path).name: captions.parts for path, _, captions in entries}
     (folder / f"{domain.name}_description.txt").write_text(
         format_descriptions(parts), encoding="utf-8", newline="\n"
     )
-    write_captions_file(folder / f"{domain.name}_captions.json", written)
+    write_captions_file(folder / f"{domain.name}_captions.json", entries)
     write_attributes_file(folder / f"{domain.name}_attributes.json", seed, domain, person_ids)

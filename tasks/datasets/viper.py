@@ -1,8 +1,8 @@
 """VIPeR: 632 people, one image by each of two cameras.
 
-`cam_a/` and `cam_b/` hold files like `001_45.bmp`: pair 1, seen from 45 degrees. The pairs'
-numbers have gaps, so a person's id is the index of the pair in sorted order, from 0. Half of the
-people train; ten random draws, each split both ways.
+`cam_a/` and `cam_b/` contain files like `001_45.bmp`: pair 1, viewpoint 45 degrees. Pair numbers
+have gaps, so the person id is the index of the pair in sorted order, from 0. Half of the people are
+for training. Ten random draws, each with queries by either camera, give 20 splits.
 Gray, Brennan, Tao, "Evaluating Appearance Models for Recognition, Reacquisition, and Tracking",
 PETS 2007.
 """
@@ -11,7 +11,14 @@ from __future__ import annotations
 
 import re
 
-from tasks.dataset_files import Counts, DatasetFacts, Layout, Place, ReadOptions, named_images
+from tasks.dataset_files import (
+    Counts,
+    DatasetFacts,
+    Layout,
+    LocatedDataset,
+    ReadOptions,
+    named_images,
+)
 from tasks.protocol.splits import camera_plan, choose_split
 from tasks.schema import RawDomain, Record
 
@@ -37,34 +44,37 @@ FACTS = DatasetFacts(
 _FILE_NAME = re.compile(r"(\d+)_\d+\.(?:bmp|png|jpe?g)", re.IGNORECASE)
 
 
-def read(place: Place, options: ReadOptions) -> RawDomain:
-    """Reads one of VIPeR's splits; the even ones query by camera 0, the odd ones by camera 1.
+def read(dataset: LocatedDataset, options: ReadOptions) -> RawDomain:
+    """Reads one split of VIPeR; queries are by camera 0 in even splits, camera 1 in odd ones.
 
     Raises:
-        FileNotFoundError, ValueError: what is wrong with a folder or a split file.
+        FileNotFoundError, ValueError: a folder or the split file is missing or invalid.
     """
     views = [
-        named_images(place, place.folder / camera, _FILE_NAME, "001_45.bmp") for camera in _CAMERAS
+        named_images(dataset, dataset.folder / camera, _FILE_NAME, "001_45.bmp")
+        for camera in _CAMERAS
     ]
-    _check_pairs(place, *([int(image.match[1]) for image in view] for view in views))
+    _check_pairs(dataset, *([int(image.match[1]) for image in view] for view in views))
     images = [
         Record(str(image.path), person_id, camera_id)
         for camera_id, view in enumerate(views)
         for person_id, image in enumerate(view)
     ]
-    return choose_split(place, options, camera_plan(images, query_cameras=(0, 1)))
+    return choose_split(dataset, options, camera_plan(images, query_cameras=(0, 1)))
 
 
-def _check_pairs(place: Place, first: list[int], second: list[int]) -> None:
-    """One missing image would make pairs of different people of all that come after it.
+def _check_pairs(dataset: LocatedDataset, first: list[int], second: list[int]) -> None:
+    """Checks that both folders contain the same pairs.
+
+    A missing image would shift the ids of all following pairs.
 
     Raises:
-        ValueError: the two folders hold other pairs.
+        ValueError: the folders contain different pairs.
     """
     if first != second:
-        odd = sorted(set(first) ^ set(second)) or ["a number that is there twice"]
+        different = sorted(set(first) ^ set(second)) or ["a repeated number"]
         raise ValueError(
-            f"{place.title}: expected one image of each pair in cam_a and in cam_b under "
-            f"{place.folder}; found {len(first)} and {len(second)}, at odds on {odd[0]}. Fetch the "
-            "missing images."
+            f"{dataset.title}: expected one image of each pair in cam_a and in cam_b under "
+            f"{dataset.folder}; found {len(first)} and {len(second)} images, which differ in "
+            f"{different[0]}. Download the missing images."
         )

@@ -1,9 +1,9 @@
 """RandAugment on a batch of uint8 images, grouped by operation.
 
 Cubuk et al., "RandAugment: Practical automated data augmentation with a reduced search space",
-2020, with the operations and the 31-step magnitude scale of torchvision's. Everything is exact:
-integer arithmetic, or float arithmetic element by element, so that an image's result cannot
-depend on the images it is computed with.
+2020, with the operations and the 31-step magnitude scale of torchvision. The computation is exact
+(integer, or element-wise float arithmetic), so the result of an image does not depend on the other
+images of the batch.
 """
 
 from __future__ import annotations
@@ -44,20 +44,20 @@ def randaugment(
     signs: npt.NDArray[np.integer],
     magnitude: int,
 ) -> Images:
-    """Applies R operations to each image, one after the other.
+    """Applies R operations to each image, one after another.
 
     Args:
-        images: [B, H, W, 3] uint8, left as they are.
-        operations: [B, R] positions in `OPERATIONS`.
-        signs: [B, R] +1 or -1: the direction of operations that have two.
-        magnitude: 0..30 on torchvision's scale; 10 shears by 0.1, shifts by 15% of the side,
-            rotates by 10 degrees, changes brightness, color, contrast and sharpness by 30%.
+        images: [B, H, W, 3] uint8; not modified.
+        operations: [B, R] indices into `OPERATIONS`.
+        signs: [B, R] +1 or -1, the direction of operations that have two directions.
+        magnitude: 0 to 30 on the scale of torchvision; 10 shears by 0.1, translates by 15% of the
+            side, rotates by 10 degrees, changes brightness, color, contrast and sharpness by 30%.
 
     Returns:
-        [B, H, W, 3] uint8; what a geometric operation uncovers is black.
+        [B, H, W, 3] uint8; geometric operations fill uncovered pixels with black.
     """
     groups = (
-        (_GEOMETRIC, _move),
+        (_GEOMETRIC, _transform),
         (_BY_TABLE, _recolour),
         (("color",), _saturate),
         (("sharpness",), _sharpen),
@@ -74,15 +74,15 @@ def randaugment(
     return result
 
 
-def _move(
+def _transform(
     images: Images,
     operations: npt.NDArray[np.integer],
     signs: npt.NDArray[np.integer],
     magnitude: int,
 ) -> Images:
-    """Shear, shift or rotate; nearest pixel, black outside."""
+    """Shears, translates or rotates; nearest pixel, black outside."""
     num_images, height, width, _ = images.shape
-    # A geometric operation's code is never 0, so its product with the sign is one of its own.
+    # Codes of geometric operations are never 0, so code times sign is unique.
     kinds, kind_of_image = np.unique(operations * signs, return_inverse=True)
     sources = np.stack(
         [
@@ -99,7 +99,7 @@ def _move(
 def _source_pixels(
     name: str, signed_magnitude: int, height: int, width: int
 ) -> npt.NDArray[np.int64]:
-    """[H * W] the pixel that each output pixel shows, row-major, -1 where there is none."""
+    """[H * W] source pixel of each output pixel, row-major, or -1 outside of the image."""
     strength = signed_magnitude / MAX_MAGNITUDE
     y, x = np.mgrid[:height, :width] + 0.5
     if name == "shear_x":
@@ -127,7 +127,7 @@ def _recolour(
     signs: npt.NDArray[np.integer],
     magnitude: int,
 ) -> Images:
-    """The operations that map each level of a channel to another level."""
+    """Applies the operations that map each level of a channel to another level."""
     cells = images + 256 * np.arange(3 * len(images)).reshape(-1, 1, 1, 3)
     tables = np.empty((len(images), 3, 256), dtype=np.uint8)
     for name in _BY_TABLE:
@@ -141,14 +141,14 @@ def _recolour(
 def _tables(
     name: str, images: Images, factors: npt.NDArray[np.float32], magnitude: int
 ) -> npt.NDArray[np.integer]:
-    """Level tables that broadcast to [n, 3, 256]; `factors` is [n, 1, 1]."""
+    """Returns lookup tables that broadcast to [n, 3, 256]; `factors` is [n, 1, 1]."""
     levels = np.arange(256)
     if name == "brightness":
-        return _blend(np.float32(0), levels, factors)
+        return _interpolate(np.float32(0), levels, factors)
     if name == "contrast":
         total = _gray(images).sum(axis=(1, 2), dtype=np.int64)
         mean = (total / (images.shape[1] * images.shape[2])).astype(np.float32)
-        return _blend(mean[:, None, None], levels, factors)
+        return _interpolate(mean[:, None, None], levels, factors)
     if name == "posterize":
         num_dropped_bits = round(4 * magnitude / MAX_MAGNITUDE)
         return levels >> num_dropped_bits << num_dropped_bits
@@ -162,7 +162,7 @@ def _tables(
 
 
 def _autocontrast_tables(images: Images) -> npt.NDArray[np.integer]:
-    """[n, 3, 256]: the channel's darkest level to 0, its brightest to 255."""
+    """[n, 3, 256] tables that map the darkest level of a channel to 0, the brightest to 255."""
     low = images.min(axis=(1, 2)).astype(np.int64)[..., None]
     high = images.max(axis=(1, 2)).astype(np.int64)[..., None]
     levels = np.arange(256)
@@ -172,7 +172,7 @@ def _autocontrast_tables(images: Images) -> npt.NDArray[np.integer]:
 
 
 def _equalize_tables(images: Images) -> npt.NDArray[np.integer]:
-    """[n, 3, 256]: levels to their share of the channel's histogram, as PIL rounds it."""
+    """[n, 3, 256] tables of histogram equalisation, rounded as in PIL."""
     cells = images + 256 * np.arange(3 * len(images)).reshape(-1, 1, 1, 3)
     counts = np.bincount(cells.ravel(), minlength=768 * len(images)).reshape(-1, 3, 256)
     brightest = images.max(axis=(1, 2)).astype(np.int64)[..., None]
@@ -185,48 +185,48 @@ def _equalize_tables(images: Images) -> npt.NDArray[np.integer]:
 
 def _saturate(
     images: Images,
-    operations: npt.NDArray[np.integer],  # noqa: ARG001 - one face for all groups
+    operations: npt.NDArray[np.integer],  # noqa: ARG001 - common signature
     signs: npt.NDArray[np.integer],
     magnitude: int,
 ) -> Images:
     factors = _factors(signs, magnitude)[..., None]
-    return _blend(_gray(images)[..., None], images, factors)
+    return _interpolate(_gray(images)[..., None], images, factors)
 
 
 def _sharpen(
     images: Images,
-    operations: npt.NDArray[np.integer],  # noqa: ARG001 - one face for all groups
+    operations: npt.NDArray[np.integer],  # noqa: ARG001 - common signature
     signs: npt.NDArray[np.integer],
     magnitude: int,
 ) -> Images:
-    """Away from, or towards, a 3 x 3 smoothing; the outermost pixels stay."""
+    """Interpolates with a 3 x 3 smoothing; border pixels stay unchanged."""
     wide = images.astype(np.int32)
     rows = wide[:, :-2] + wide[:, 1:-1] + wide[:, 2:]
     box = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]
     inner = images[:, 1:-1, 1:-1]
     smooth = (box + 4 * wide[:, 1:-1, 1:-1] + 6) // 13
     result = images.copy()
-    result[:, 1:-1, 1:-1] = _blend(smooth, inner, _factors(signs, magnitude)[..., None])
+    result[:, 1:-1, 1:-1] = _interpolate(smooth, inner, _factors(signs, magnitude)[..., None])
     return result
 
 
 def _factors(signs: npt.NDArray[np.integer], magnitude: int) -> npt.NDArray[np.float32]:
-    """[n, 1, 1] weight of the image against what it is blended with: 1 changes nothing."""
+    """[n, 1, 1] weight of the image in `_interpolate`; 1 leaves it unchanged."""
     return (1 + 0.9 * magnitude / MAX_MAGNITUDE * signs).astype(np.float32)[:, None, None]
 
 
-def _blend(
+def _interpolate(
     base: npt.NDArray[np.generic] | np.float32,
     images: npt.NDArray[np.generic],
     factors: npt.NDArray[np.float32],
 ) -> npt.NDArray[np.uint8]:
     base = np.asarray(base, dtype=np.float32)
-    blended = base + factors * (images.astype(np.float32) - base)
-    return np.rint(blended).clip(0, 255).astype(np.uint8)
+    interpolated = base + factors * (images.astype(np.float32) - base)
+    return np.rint(interpolated).clip(0, 255).astype(np.uint8)
 
 
 def _gray(images: Images) -> npt.NDArray[np.uint8]:
-    """[n, H, W] luma of ITU-R BT.601 in PIL's fixed-point form."""
+    """[n, H, W] luma of ITU-R BT.601 in the fixed-point arithmetic of PIL."""
     wide = images.astype(np.uint32)
     luma = 19595 * wide[..., 0] + 38470 * wide[..., 1] + 7471 * wide[..., 2]
     return ((luma + 32768) >> 16).astype(np.uint8)

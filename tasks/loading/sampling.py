@@ -1,7 +1,7 @@
-"""Identity-balanced batches as a plan: which images every iteration sees, before it happens.
+"""Plans of identity-balanced batches: the images of every iteration of an epoch.
 
-A plan is a pure function of the person ids and a seed, so every worker computes the same one and
-takes its slice, and a resumed run goes on with the very batch it was at.
+A plan is a pure function of the person ids and a seed. Every worker computes the same plan and uses
+its slice of each batch, and a resumed run continues with the next batch.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ _GOLDEN_GAMMA = 0x9E3779B97F4A7C15
 
 
 def derive_seed(*keys: int | str) -> int:
-    """A seed in 0..2**63 - 1 for a path of keys, the same on every machine and in every run.
+    """Derives a seed in [0, 2**63 - 1] from a sequence of keys, equal on every machine and run.
 
-    Different paths give unrelated seeds: 1 differs from "1", ("a", "bc") from ("ab", "c").
+    Different sequences give unrelated seeds: 1 differs from "1", ("a", "bc") from ("ab", "c").
 
     Raises:
         TypeError: a key is neither int nor str.
@@ -25,7 +25,7 @@ def derive_seed(*keys: int | str) -> int:
     digest = hashlib.blake2b(digest_size=8)
     for key in keys:
         if not isinstance(key, int | str) or isinstance(key, bool):
-            raise TypeError(f"a seed's keys are int or str, got {type(key).__name__} {key!r}")
+            raise TypeError(f"keys: expected int or str, got {type(key).__name__} {key!r}")
         text = str(key).encode()
         kind = "s" if isinstance(key, str) else "i"
         digest.update(f"{kind}{len(text)}:".encode() + text)
@@ -33,10 +33,10 @@ def derive_seed(*keys: int | str) -> int:
 
 
 def mix64(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Element-wise bijection of 64-bit words whose output looks random for any input pattern.
+    """Applies an element-wise bijection of 64-bit words whose output looks random.
 
     The finaliser of SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number
-    generators", 2014), with which `mix64(state + n * gamma)` is the generator's n-th draw.
+    generators", 2014): `mix64(state + n * gamma)` is the n-th output of the generator.
     """
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -44,20 +44,19 @@ def mix64(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 
 def counter_draws(states: npt.NDArray[np.uint64], num_draws: int) -> npt.NDArray[np.uint64]:
-    """The first `num_draws` outputs of SplitMix64 from each state: [...] -> [..., num_draws]."""
+    """First `num_draws` outputs of SplitMix64 for each state: [...] -> [..., num_draws]."""
     steps = np.arange(1, num_draws + 1, dtype=np.uint64) * np.uint64(_GOLDEN_GAMMA)
     return mix64(states[..., None] + steps)
 
 
 def image_seeds(seed: int, iteration: int, num_positions: int) -> npt.NDArray[np.uint64]:
-    """[B] one augmentation seed for each position of the global batch of an iteration.
+    """[B] augmentation seeds, one for each position of the global batch of an iteration.
 
-    The seed belongs to the position, so however the batch is split over workers, an image is
-    augmented alike.
+    Seeds belong to positions, so augmentation does not depend on how workers share the batch.
 
     Args:
-        seed: of the epoch: `derive_seed(run seed, domain, stage, epoch)`, say.
-        iteration: position of the batch in its epoch.
+        seed: seed of the epoch, for instance `derive_seed(run_seed, domain, stage, epoch)`.
+        iteration: index of the batch in the epoch.
         num_positions: B, the global batch size.
     """
     state = np.asarray(derive_seed(seed, iteration), dtype=np.uint64)
@@ -67,23 +66,25 @@ def image_seeds(seed: int, iteration: int, num_positions: int) -> npt.NDArray[np
 def num_iterations(
     person_ids: npt.NDArray[np.integer], persons_per_batch: int, images_per_person: int
 ) -> int:
-    """Batches of an epoch: max(1, floor(sum_i max(1, n_i // K) / P)), n_i images of person i.
+    """Number of batches per epoch: max(1, floor(sum_i max(1, n_i // K) / P)).
+
+    n_i is the number of images of person i.
 
     Args:
-        person_ids: [N] the person in each image.
+        person_ids: [N] person id of each image.
         persons_per_batch: P.
         images_per_person: K.
 
     Raises:
-        ValueError: no image, P or K below 1, or fewer persons than P.
+        ValueError: there are no images, P or K is below 1, or there are fewer persons than P.
     """
     counts = _image_counts(person_ids, persons_per_batch, images_per_person)
     groups = np.maximum(1, counts // images_per_person)
     return max(1, int(groups.sum()) // persons_per_batch)
 
 
-def underfilled_persons(person_ids: npt.NDArray[np.integer], images_per_person: int) -> int:
-    """Number of persons with fewer than K images, who are drawn with replacement."""
+def num_underfilled_persons(person_ids: npt.NDArray[np.integer], images_per_person: int) -> int:
+    """Number of persons with fewer than K images, which are sampled with replacement."""
     counts = np.unique(person_ids, return_counts=True)[1]
     return int((counts < images_per_person).sum())
 
@@ -94,27 +95,27 @@ def epoch_plan(
     images_per_person: int,
     seed: int,
 ) -> npt.NDArray[np.int64]:
-    """The images of every batch of one epoch: [iterations, P * K] positions in `person_ids`.
+    """Plans the batches of one epoch: [iterations, P * K] indices into `person_ids`.
 
-    Every batch holds P distinct persons with K images each, a person's images side by side.
-    A person's images are shuffled and cut into groups of K; the n_i mod K left over wait for
-    another epoch's shuffle. A person with fewer than K images gives one group: all of them, and
-    draws with replacement up to K.
+    Every batch has P distinct persons with K adjacent images each. The images of a person are
+    shuffled and divided into groups of K; the remaining n_i mod K images are skipped in this epoch.
+    A person with fewer than K images has one group: all images, filled up by sampling with
+    replacement.
 
-    Each group is used once where that is possible. What does not fill a last batch is left out,
-    from the persons with the most groups first, so nobody misses an epoch who need not. Where one
-    person has more groups than there are batches, the rest of theirs is left out and the persons
-    used least give further groups, from a new shuffle. Persons are drawn in proportion to the
-    groups they still have to give, so the big ones do not pile up at the end.
+    Each group is used once if possible. Groups that do not fill a last batch are skipped, from the
+    persons with the most groups first, so that no person is skipped unnecessarily. If a person has
+    more groups than there are batches, the surplus is skipped, and the persons used least provide
+    further groups from a new shuffle. Persons are sampled in proportion to their remaining groups,
+    so that persons with many images do not accumulate at the end.
 
     Args:
-        person_ids: [N] the person in each image.
+        person_ids: [N] person id of each image.
         persons_per_batch: P.
         images_per_person: K.
-        seed: the plan is a pure function of it and of the other arguments.
+        seed: the plan is a pure function of the arguments, including the seed.
 
     Raises:
-        ValueError: as `num_iterations`.
+        ValueError: see `num_iterations`.
     """
     counts = _image_counts(person_ids, persons_per_batch, images_per_person)
     iterations = num_iterations(person_ids, persons_per_batch, images_per_person)
@@ -137,37 +138,37 @@ def cycled_plan(
     seed: int,
     num_batches: int,
 ) -> npt.NDArray[np.int64]:
-    """As many batches as are asked for: [num_batches, P * K] positions in `person_ids`.
+    """Plans a given number of batches: [num_batches, P * K] indices into `person_ids`.
 
-    One `epoch_plan` after another, each of a seed of its own; the last is cut short. So nobody
-    comes again before everybody came who fits a plan's whole batches.
+    Concatenates `epoch_plan` with different seeds and truncates the last one, so persons repeat
+    only after a whole epoch.
 
     Args:
-        person_ids: [N] the person in each image.
+        person_ids: [N] person id of each image.
         persons_per_batch: P.
         images_per_person: K.
-        seed: the plan is a pure function of it and of the other arguments.
-        num_batches: batches to plan; a shorter plan is the beginning of a longer one.
+        seed: the plan is a pure function of the arguments, including the seed.
+        num_batches: number of batches; a shorter plan is a prefix of a longer one.
 
     Raises:
-        ValueError: as `num_iterations`.
+        ValueError: see `num_iterations`.
     """
-    per_round = num_iterations(person_ids, persons_per_batch, images_per_person)
-    rounds = [
-        epoch_plan(person_ids, persons_per_batch, images_per_person, derive_seed(seed, number))
-        for number in range(-(-num_batches // per_round))
+    num_per_epoch = num_iterations(person_ids, persons_per_batch, images_per_person)
+    epochs = [
+        epoch_plan(person_ids, persons_per_batch, images_per_person, derive_seed(seed, epoch))
+        for epoch in range(-(-num_batches // num_per_epoch))
     ]
     empty = np.empty((0, persons_per_batch * images_per_person), dtype=np.int64)
-    return np.concatenate([empty, *rounds])[:num_batches]
+    return np.concatenate([empty, *epochs])[:num_batches]
 
 
 def _image_counts(
     person_ids: npt.NDArray[np.integer], persons_per_batch: int, images_per_person: int
 ) -> npt.NDArray[np.int64]:
-    """Images of each person, in order of their ids."""
+    """Number of images of each person, in the order of person ids."""
     if person_ids.ndim != 1 or len(person_ids) == 0:
         raise ValueError(
-            f"expected the person ids of at least one image, got shape {person_ids.shape}"
+            f"person_ids: expected ids of at least one image, got shape {person_ids.shape}"
         )
     if persons_per_batch < 1 or images_per_person < 1:
         raise ValueError(
@@ -177,8 +178,8 @@ def _image_counts(
     counts = np.unique(person_ids, return_counts=True)[1]
     if len(counts) < persons_per_batch:
         raise ValueError(
-            f"data.persons_per_batch: a batch of {persons_per_batch} distinct persons was asked "
-            f"for, but the domain has {len(counts)}; set it to {len(counts)} or less"
+            f"data.persons_per_batch: expected at most {len(counts)}, the number of persons in "
+            f"the domain, got {persons_per_batch}; set it to {len(counts)} or less"
         )
     return counts
 
@@ -186,7 +187,7 @@ def _image_counts(
 def _quotas(
     groups: npt.NDArray[np.int64], iterations: int, persons_per_batch: int, rng: np.random.Generator
 ) -> npt.NDArray[np.int64]:
-    """In how many batches each person appears: at most one in each, iterations * P in all."""
+    """Number of batches of each person: at most one group per batch, iterations * P in total."""
     quotas = np.minimum(groups, iterations)
     missing = iterations * persons_per_batch - int(quotas.sum())
     for _ in range(-missing):
@@ -201,15 +202,15 @@ def _schedule(
 ) -> npt.NDArray[np.int64]:
     """[iterations, P] distinct persons for each batch, person i in exactly quotas[i] of them.
 
-    A person who has as many groups left as there are batches left has to be in each of them; as
-    no quota exceeds the number of batches, there are never more than P of these.
+    A person with as many remaining groups as remaining batches must be in each of them. No quota
+    exceeds the number of batches, so there are at most P such persons.
     """
     remaining = quotas.copy()
     schedule = np.empty((iterations, persons_per_batch), dtype=np.int64)
     for iteration in range(iterations):
         due = remaining == iterations - iteration
-        # The smallest of exponential times with these rates: a draw without replacement in
-        # proportion to what remains.
+        # The persons with the smallest exponential times are a sample without replacement in
+        # proportion to the remaining groups.
         times = rng.exponential(size=len(remaining)) / np.maximum(remaining, 1)
         times[due] = -1.0
         times[remaining == 0] = np.inf

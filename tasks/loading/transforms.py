@@ -1,7 +1,7 @@
-"""Weak, strong and test views of a batch of images, each image a pure function of its own seed.
+"""Weak, strong and test views of image batches, deterministic for a seed per image.
 
-All random numbers are drawn for the whole batch at once from one counter-based generator, so the
-geometry of a batch is a single gather and no global generator is read or written.
+Random numbers of the whole batch come from one counter-based generator. The geometry of a batch is
+a single gather operation, and no global generator is used.
 """
 
 from __future__ import annotations
@@ -35,67 +35,74 @@ Uniforms = npt.NDArray[np.float64]
 
 
 class TransformConfig(FrozenConfig):
-    """How training and test images are changed before the network sees them."""
+    """Augmentation and normalisation of images."""
 
     mean_std: Literal["clip", "imagenet", "half"] = Field(
         default="clip",
-        description="whose channel means and deviations normalise an image, or one half for all "
-        "(-1..1); unless given, a ResNet has imagenet and vit-bert half",
+        description="channel means and standard deviations for normalisation; half: 0.5 for all, "
+        "values in [-1, 1]; default for ResNet: imagenet, for vit-bert: half",
     )
     flip_probability: float = Field(
-        default=0.5, ge=0, le=1, description="weak, strong: mirror an image"
+        default=0.5, ge=0, le=1, description="weak, strong: probability of a horizontal flip"
     )
     pad_pixels: int = Field(
-        default=10, ge=0, description="weak, strong: border added before a crop to the former size"
+        default=10,
+        ge=0,
+        description="weak, strong: padding before a random crop to the original size",
     )
     erase_probabilities: tuple[float, ...] = Field(
         default=(0.5, 0.3),
-        description="weak: one random erasing after another, each with its probability",
+        description="weak: probabilities of consecutive random erasings",
     )
     erase_area: tuple[float, float] = Field(
         default=(0.02, 0.4),
-        description="weak: least and greatest share of the image that is erased",
+        description="weak: minimum and maximum erased fraction of the image",
     )
     erase_aspect: tuple[float, float] = Field(
         default=(0.3, 3.3),
-        description="weak: least and greatest height / width of the erased rectangle",
+        description="weak: minimum and maximum height / width of the erased rectangle",
     )
     randaugment_ops: int = Field(
-        default=2, ge=0, description="strong: RandAugment operations an image"
+        default=2, ge=0, description="strong: RandAugment operations per image"
     )
     randaugment_magnitude: int = Field(
-        default=10, ge=0, le=MAX_MAGNITUDE, description="strong: RandAugment magnitude, of 30"
+        default=10, ge=0, le=MAX_MAGNITUDE, description="strong: RandAugment magnitude, 0 to 30"
     )
 
     @field_validator("erase_probabilities")
     @classmethod
     def _are_probabilities(cls, values: tuple[float, ...]) -> tuple[float, ...]:
         if not all(0 <= value <= 1 for value in values):
-            raise ValueError(f"expected probabilities in 0..1, got {values}")
+            raise ValueError(f"expected probabilities in [0, 1], got {values}")
         return values
 
     @field_validator("erase_area", "erase_aspect")
     @classmethod
-    def _is_a_range(cls, values: tuple[float, float]) -> tuple[float, float]:
+    def _is_range(cls, values: tuple[float, float]) -> tuple[float, float]:
         if not 0 < values[0] <= values[1]:
-            raise ValueError(f"expected 0 < least <= greatest, got {values}")
+            raise ValueError(f"expected 0 < minimum <= maximum, got {values}")
         return values
 
     @field_validator("erase_area")
     @classmethod
-    def _is_a_share(cls, values: tuple[float, float]) -> tuple[float, float]:
+    def _is_fraction(cls, values: tuple[float, float]) -> tuple[float, float]:
         if values[1] > 1:
-            raise ValueError(f"expected shares of the image, at most 1, got {values}")
+            raise ValueError(f"expected fractions of the image, at most 1, got {values}")
         return values
 
 
 def normalise(images: Images | Tensor, config: TransformConfig) -> Tensor:
-    """uint8 [B, H, W, 3] in 0..255 -> float32 [B, 3, H, W], (image / 255 - mean) / std.
+    """Normalises images: (image / 255 - mean) / std.
 
-    A tensor stays on its device; the result shares no memory with the images.
+    Args:
+        images: [B, H, W, 3] uint8.
+        config: selects mean and standard deviation.
+
+    Returns:
+        [B, 3, H, W] float32 on the device of `images`; shares no memory with it.
 
     Raises:
-        ValueError: not uint8, or not [B, H, W, 3].
+        ValueError: `images` is not uint8 [B, H, W, 3].
     """
     _check_images(images)
     mean, std = _MEAN_STD[config.mean_std]
@@ -115,28 +122,28 @@ def augment(
 ) -> Tensor:
     """Augments and normalises a batch.
 
-    Views: "test", normalise only; "weak", mirror, black border and crop, normalise, random
-    erasing (filled with 0, the mean colour); "strong", mirror, reflected border and crop,
-    RandAugment, normalise.
+    View "test": normalise. View "weak": flip, zero padding and crop, normalise, random erasing
+    (filled with 0, the mean colour). View "strong": flip, reflection padding and crop, RandAugment,
+    normalise.
 
-    An image's row is a pure function of its pixels, the view, its seed and the configuration,
-    bit for bit, whatever else is in the batch; the views of one seed are unrelated.
+    The result of an image is a pure function of its pixels, view, seed and configuration, bit for
+    bit, independently of the rest of the batch. Views of the same seed are unrelated.
 
     Args:
-        images: [B, H, W, 3] uint8; left as it is.
+        images: [B, H, W, 3] uint8; not modified.
         view: one of `VIEWS`.
-        seeds: [B] integers, one for each image.
+        seeds: [B] integers, one per image.
         config: see `TransformConfig`.
 
     Returns:
-        float32 [B, 3, H, W].
+        [B, 3, H, W] float32.
 
     Raises:
-        ValueError: unknown view, images that are not uint8 [B, H, W, 3], seeds that are not [B].
+        ValueError: the view is unknown, images are not uint8 [B, H, W, 3], or seeds are not [B].
     """
     _check_images(images)
     if view not in VIEWS:
-        raise ValueError(f"unknown view {view!r}; expected one of {', '.join(VIEWS)}")
+        raise ValueError(f"view: expected one of {', '.join(VIEWS)}, got {view!r}")
     if seeds.shape != (len(images),) or not np.issubdtype(seeds.dtype, np.integer):
         raise ValueError(
             f"seeds: expected {len(images)} integers, one for each image, "
@@ -183,15 +190,15 @@ def _flip_and_crop(
     border: Literal["constant", "reflect"],
     config: TransformConfig,
 ) -> Images:
-    """Mirrors, adds the border and crops to the former size; `draws` is [B, 3]."""
+    """Flips, pads and crops to the original size; `draws` is [B, 3]."""
     num_images, height, width, _ = images.shape
     pad = config.pad_pixels
     padded = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode=border)
     offsets = (draws[:, 1:] * (2 * pad + 1)).astype(np.int64)
     rows = offsets[:, :1] + np.arange(height)
     columns = np.arange(width)
-    mirrored = draws[:, :1] < config.flip_probability
-    columns = offsets[:, 1:] + np.where(mirrored, columns[::-1], columns)
+    flipped = draws[:, :1] < config.flip_probability
+    columns = offsets[:, 1:] + np.where(flipped, columns[::-1], columns)
     rows += np.arange(num_images)[:, None] * padded.shape[1]
     pixels = rows[:, :, None] * padded.shape[2] + columns[:, None, :]
     return padded.reshape(-1, 3).take(pixels, axis=0)
@@ -200,14 +207,14 @@ def _flip_and_crop(
 def _erase(images: Tensor, draws: Uniforms, probability: float, config: TransformConfig) -> None:
     """Random erasing in place (Zhong et al., 2020); `draws` is [B, 3 + 2 * attempts].
 
-    Area uniform, aspect ratio log-uniform, and the first of ten rectangles that fits; where none
-    does, nothing is erased.
+    Area is uniform, aspect ratio log-uniform. The first of ten rectangles that fits is erased;
+    nothing is erased if none fits.
     """
     height, width = images.shape[2:]
-    least, greatest = config.erase_area
-    area = height * width * (least + (greatest - least) * draws[:, 3::2])
+    minimum, maximum = config.erase_area
+    area = height * width * (minimum + (maximum - minimum) * draws[:, 3::2])
     low, high = np.log(config.erase_aspect)
-    # Rounded, so that no difference in the last bit between versions of exp moves an edge.
+    # Round, so that last-bit differences between implementations of exp do not move an edge.
     aspect = np.exp(low + (high - low) * draws[:, 4::2])
     heights = np.rint(np.sqrt(area * aspect)).astype(np.int64)
     widths = np.rint(np.sqrt(area / aspect)).astype(np.int64)
@@ -226,10 +233,10 @@ def _check_images(images: Images | Tensor) -> None:
     is_uint8 = images.dtype == (torch.uint8 if isinstance(images, Tensor) else np.uint8)
     if not is_uint8 or images.ndim != 4 or images.shape[3] != 3:
         raise ValueError(
-            f"expected uint8 images [B, H, W, 3], got {list(images.shape)} of {images.dtype}"
+            f"images: expected uint8 [B, H, W, 3], got {list(images.shape)} of {images.dtype}"
         )
 
 
 def _writable(array: Images) -> Images:
-    """`array`, or a copy where torch cannot view it (read-only, negative strides)."""
+    """Returns `array`, or a copy if torch cannot view it (read-only, negative strides)."""
     return np.require(array, requirements=["C", "W"])

@@ -1,4 +1,4 @@
-"""Who trains and who validates: the identity rule of a benchmark, and its held-out people."""
+"""Training and validation identities of a benchmark."""
 
 from __future__ import annotations
 
@@ -18,74 +18,87 @@ QueryKind = Literal["image", "text"]
 
 
 def rule_name(rule: IdentityRule) -> str:
-    """The rule in words, without a path of this machine."""
+    """Returns the rule as text for the lock; a file is given by its name without folders."""
     return rule.name if isinstance(rule, Path) else str(rule)
 
 
 def choose_identities(
     raw: RawDomain, rule: IdentityRule, num_validation: int
 ) -> tuple[list[int], list[int]]:
-    """Training and validation ids of a domain, both sorted; no seed is involved.
+    """Selects the training and validation ids of a domain, both sorted; deterministic.
 
-    Validation people are the largest ids that can make a query with a match, among those that the
-    rule leaves out, or among all if it leaves none out. A data set that has validation people of
-    its own gives none of its training people.
+    Validation identities are the largest ids that have a query with a match, among those that the
+    rule does not select, or among all for the rule "all". No training identities are held out if
+    the data set has its own validation split.
+
+    Args:
+        raw: domain as read.
+        rule: "all", a number of identities (the smallest ids), or a file or folder of lists.
+        num_validation: number of identities to hold out.
+
+    Returns:
+        Training ids and validation ids.
 
     Raises:
-        ValueError: the domain has fewer identities than the rule and the validation need.
+        ValueError: the domain has too few identities for the rule and the validation.
     """
     ids = sorted({record.person_id for record in raw.train})
     if not ids:
         raise ValueError(
-            f"{raw.name} has no training images; name it among benchmark.unseen, not to be learned"
+            f"{raw.name} has no training images; list it in benchmark.unseen to only test on it"
         )
     if raw.validation is not None:
         num_validation = 0
-    train_ids = _ruled_identities(ids, raw.name, rule)
-    taken = set() if rule == "all" else set(train_ids)
-    able = people_with_queries(raw.train, raw.test.query_by)
-    free = [person_id for person_id in able if person_id not in taken]
+    train_ids = _selected_identities(ids, raw.name, rule)
+    reserved = set() if rule == "all" else set(train_ids)
+    candidates = identities_with_queries(raw.train, raw.test.query_by)
+    free = [person_id for person_id in candidates if person_id not in reserved]
     if len(free) < num_validation:
         raise ValueError(
             f"{raw.name}: benchmark.num_validation_identities is {num_validation}, but "
             f"benchmark.identities={rule_name(rule)} leaves {len(free)} of {len(ids)} identities "
-            "that can be both queries and matches (seen by two cameras, where there are several). "
-            "Lower one of the two."
+            "with a query and a match (images by two cameras, unless the folder has one camera). "
+            "Reduce one of the two settings."
         )
     validation_ids = free[len(free) - num_validation :]
     train_ids = sorted(set(train_ids) - set(validation_ids))
     if not train_ids:
         raise ValueError(
             f"{raw.name}: benchmark.num_validation_identities={num_validation} leaves none of "
-            f"{len(ids)} identities to train on"
+            f"{len(ids)} identities for training; reduce it"
         )
     return train_ids, validation_ids
 
 
-def _ruled_identities(ids: list[int], name: str, rule: IdentityRule) -> list[int]:
+def _selected_identities(ids: list[int], name: str, rule: IdentityRule) -> list[int]:
     if rule == "all":
         return ids
     if isinstance(rule, int):
         if rule > len(ids):
             raise ValueError(
-                f"{name} has {len(ids)} training identities, but benchmark.identities is {rule}"
+                f"{name} has {len(ids)} training identities, but benchmark.identities is {rule}; "
+                f"set it to {len(ids)} or less"
             )
         return ids[:rule]
     listed = listed_identities(Path(rule), name)
     if unknown := sorted(set(listed) - set(ids)):
         raise ValueError(
-            f"{rule} lists identity {unknown[0]} and {len(unknown) - 1} more that {name}'s "
-            "training folder does not hold"
+            f"{rule} lists identity {unknown[0]} and {len(unknown) - 1} more that the training "
+            f"folder of {name} does not contain; remove them"
         )
     return listed
 
 
 def listed_identities(path: Path, name: str) -> list[int]:
-    """The sorted ids of a list with one per line: the file, or <name>.txt in the folder.
+    """Reads a list of person ids with one id per line and returns them sorted.
+
+    Args:
+        path: the list, or a folder with the list <name>.txt.
+        name: name of the domain.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a line holds something else, or there is none.
+        FileNotFoundError: the file does not exist.
+        ValueError: a line is not an id, or the list is empty.
     """
     source = path / f"{name}.txt" if path.is_dir() else path
     if not source.is_file():
@@ -105,20 +118,20 @@ def listed_identities(path: Path, name: str) -> list[int]:
     return sorted(listed)
 
 
-def people_with_queries(records: Iterable[Record], query_by: QueryKind = "image") -> list[int]:
-    """Sorted ids of the people that can be held out: each makes a query that has a match.
+def identities_with_queries(records: Iterable[Record], query_by: QueryKind = "image") -> list[int]:
+    """Returns the sorted ids that can be held out: each has a query with a match.
 
-    Two cameras must have seen them; where the whole folder is of one camera (CUHK-SYSU, i-LIDS),
-    two images do; where queries are texts, one image with a caption does.
+    An identity needs images by two cameras; two images if all records have the same camera
+    (CUHK-SYSU, i-LIDS); one image with a caption if queries are texts.
     """
     listed = list(records)
     if query_by == "text":
         return sorted({record.person_id for record in listed if record.captions})
     single = _is_single_camera(listed)
-    seen_as: defaultdict[int, set[object]] = defaultdict(set)
+    views: defaultdict[int, set[object]] = defaultdict(set)
     for record in listed:
-        seen_as[record.person_id].add(record.image_path if single else record.camera_id)
-    return sorted(person_id for person_id, views in seen_as.items() if len(views) > 1)
+        views[record.person_id].add(record.image_path if single else record.camera_id)
+    return sorted(person_id for person_id, distinct in views.items() if len(distinct) > 1)
 
 
 def _is_single_camera(records: Sequence[Record]) -> bool:
@@ -128,18 +141,23 @@ def _is_single_camera(records: Sequence[Record]) -> bool:
 def split_validation(
     records: Sequence[Record], person_ids: Iterable[int], query_by: QueryKind = "image"
 ) -> Split:
-    """Queries and gallery of the given people, all of `people_with_queries`.
+    """Splits the images of some identities into queries and gallery.
 
-    A query is the first image of a person by a camera, as in Market-1501, if another camera's
-    image remains in the gallery; a person for whom none remains gives one query. Where the whole
-    folder is of one camera, the gallery is said to be of the next one, as CUHK-SYSU's tests do:
-    else no query would keep a match. With `query_by` "text" each caption of each image is a query
-    and all images are the gallery.
+    With `query_by` "image", the first image of a person by each camera is a query, as in
+    Market-1501, if an image by another camera remains in the gallery; a person without such an
+    image has one query. If all records have the same camera, the gallery gets the next camera id,
+    as in the test split of CUHK-SYSU; otherwise the camera rule would remove every match. With
+    "text", each caption is a query and all images are the gallery.
+
+    Args:
+        records: training records of the domain.
+        person_ids: identities to hold out, a subset of `identities_with_queries`.
+        query_by: kind of the queries.
     """
-    wanted = set(person_ids)
+    selected = set(person_ids)
     images: defaultdict[int, list[Record]] = defaultdict(list)
     for record in sorted(records, key=lambda record: PurePath(record.image_path).name):
-        if record.person_id in wanted:
+        if record.person_id in selected:
             images[record.person_id].append(record)
     if query_by == "text":
         return text_split(record for person_id in sorted(images) for record in images[person_id])
@@ -147,18 +165,18 @@ def split_validation(
     query: list[Record] = []
     gallery: list[Record] = []
     for person_id in sorted(images):
-        own_query, own_gallery = _split_person(images[person_id])
-        query += own_query
-        gallery += own_gallery
+        person_query, person_gallery = _split_person(images[person_id])
+        query += person_query
+        gallery += person_gallery
     if single:
         gallery = [replace(record, camera_id=record.camera_id + 1) for record in gallery]
     return Split(tuple(query), tuple(gallery))
 
 
 def text_split(records: Iterable[Record]) -> Split:
-    """The text-to-image protocol on these images: every caption is a query, every image listed.
+    """Returns a text-to-image split: every caption is a query, all images are the gallery.
 
-    No camera rule holds, so the image a caption was written for is among its matches.
+    No camera rule applies, so the image of a caption is one of its matches.
     """
     gallery = tuple(records)
     query = tuple(

@@ -1,4 +1,4 @@
-"""The protocol lock: all that two results must share to be comparable, as plain JSON."""
+"""Protocol lock: JSON with everything that comparable results must share."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def protocol_lock(
     unseen: Sequence[tuple[RawDomain, Domain]],
     synthetic: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """Pins a loaded benchmark; holds no path of the machine it was made on.
+    """Creates the lock of a loaded benchmark; contains no machine-specific path.
 
     Args:
-        benchmark: its name.
-        identity_rule: how training identities were chosen, in words.
-        image_size: (height, width) in pixels at which images are decoded.
-        pinned: further plain values that two results must share.
-        seen: each domain of the lifelong order as its reader found it and as it is learned.
+        benchmark: name of the benchmark.
+        identity_rule: rule that selected the training identities, as text.
+        image_size: (height, width) of decoded images in pixels.
+        pinned: further JSON values that comparable results must share.
+        seen: each domain of the lifelong order, as read and as used for training.
         unseen: the same for the domains that are only tested.
-        synthetic: fields of the generator if the people are drawn, else None.
+        synthetic: generator settings for synthetic data, otherwise None.
     """
     return {
         "benchmark": benchmark,
@@ -49,26 +49,27 @@ def protocol_lock(
 
 
 def num_queries_without_match(split: Split) -> int:
-    """Queries without a match in their gallery; a ranking does not count them.
+    """Counts queries without a match in the gallery; evaluation excludes them.
 
-    Image queries need their person by another camera, text queries their person.
+    A match of an image query shows the same person by another camera; a match of a text query
+    shows the same person.
     """
     if split.query_by == "text":
-        found = {record.person_id for record in split.gallery}
-        return sum(1 for record in split.query if record.person_id not in found)
-    seen_by: dict[int, set[int]] = {}
+        gallery_ids = {record.person_id for record in split.gallery}
+        return sum(1 for record in split.query if record.person_id not in gallery_ids)
+    cameras: dict[int, set[int]] = {}
     for record in split.gallery:
-        seen_by.setdefault(record.person_id, set()).add(record.camera_id)
+        cameras.setdefault(record.person_id, set()).add(record.camera_id)
     return sum(
-        1 for record in split.query if not seen_by.get(record.person_id, set()) - {record.camera_id}
+        1 for record in split.query if not cameras.get(record.person_id, set()) - {record.camera_id}
     )
 
 
-def trained_test_people(lock: Mapping[str, Any], benchmark: Benchmark) -> dict[str, list[int]]:
-    """Test people of `benchmark` that a run under `lock` has trained on, by domain.
+def leaked_test_identities(lock: Mapping[str, Any], benchmark: Benchmark) -> dict[str, list[int]]:
+    """Returns test identities of `benchmark` that a run with `lock` was trained on, by domain.
 
-    They are found by data set and person id, so two releases of one data set that number their
-    people differently, and people that two data sets share, go unnoticed.
+    Identities are compared by data set and person id. Overlaps between two data sets, or between
+    releases with different numbering, are not detected.
     """
     leaked: dict[str, list[int]] = {}
     for domain in benchmark.domains:
@@ -80,9 +81,9 @@ def trained_test_people(lock: Mapping[str, Any], benchmark: Benchmark) -> dict[s
 
 
 def _lock_domain(raw: RawDomain, domain: Domain) -> dict[str, Any]:
-    # As the reader found them: contiguous ids and described parts are not the data set's own.
-    own = {record.image_path: record for record in raw.train}
-    train = [own[record.image_path] for record in domain.train]
+    # Hash the records as read: contiguous ids and attached descriptions depend on settings.
+    as_read = {record.image_path: record for record in raw.train}
+    train = [as_read[record.image_path] for record in domain.train]
     splits = {"validation": domain.validation, "test": domain.test}
     images: dict[str, Sequence[Record]] = {"train": train}
     for name, split in splits.items():
@@ -110,7 +111,7 @@ def _lock_domain(raw: RawDomain, domain: Domain) -> dict[str, Any]:
 
 
 def _lock_dual(raw: RawDomain) -> dict[str, Any]:
-    """Nothing where there are no dual texts: what they could change is as it was before them."""
+    """Returns {} without dual texts, so that locks from before dual texts stay equal."""
     if raw.dual_file is None:
         return {}
     return {"dual_sha256": hashlib.sha256(raw.dual_file.read_bytes()).hexdigest()}
@@ -130,7 +131,7 @@ def _lock_ids(person_ids: Iterable[int], *, listed: bool) -> dict[str, Any]:
 
 
 def _hash_records(raw: RawDomain, records: Iterable[Record]) -> str:
-    """Over path below the data set's folder, the data set's person id, camera and captions."""
+    """Hashes relative path, original person id, camera id and captions of each record."""
     return _hash_lines(
         sorted(
             "\t".join(

@@ -1,4 +1,4 @@
-"""What each value of a protocol lock touches, and the words for two locks that differ in it."""
+"""Descriptions of differing lock values and of what each difference affects."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from tasks.protocol.lock_values import (
     KeyPath,
     at,
     contrast,
+    exclusive_counts,
     listed,
     number,
     plain,
     same,
-    who_has_more,
 )
 
 Affects = Literal["test", "people", "training", "order", "validation", "conditions"]
-"""What a difference touches.
+"""What a difference affects.
 
-test: which images are ranked, or how: scores on them do not compare. people: who was learned.
-training: what else was learned from. order: which domains were learned, in which order.
-validation: what settings were chosen on. conditions: none of these.
+test: test images or ranking, so scores are not comparable. people: training identities.
+training: other training data. order: seen domains or their order. validation: validation data.
+conditions: none of these.
 """
 
 OTHER = "other"
-"""The topic of what no topic knows."""
+"""Topic of values without a topic of their own."""
 
-_WITNESSED_FACTS = frozenset(
+_HASHED_FACTS = frozenset(
     {
         *("split_index", "split_sha256", "split_source", "num_splits"),
         *("num_training_captions", "train_rule", "val_in_train", "style_method"),
     }
 )
-"""Facts that only change which images or texts there are: the hashes of these judge them."""
+"""Facts that affect only images or texts, whose hashes are compared separately."""
 
 _SIZES_BY_DOMAIN = frozenset(
     {
@@ -43,9 +43,9 @@ _SIZES_BY_DOMAIN = frozenset(
         *("num_train_identities", "num_unseen_validation_identities"),
     }
 )
-"""Fields of the drawn people that leave the test pictures as they are."""
+"""Generator settings that do not change the test images."""
 
-_FACT_WORDS = {
+_FACT_NAMES = {
     "num_splits": "number of splits",
     "split_sha256": "split content",
     "val_in_train": "validation list joins training:",
@@ -54,12 +54,12 @@ _FACT_WORDS = {
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What the words of a topic are made from.
+    """Input of a phrase: the compared parts of the locks.
 
     Attributes:
-        parts: the whole lock, or its part about the domain, by label.
-        differing: paths below it that differ.
-        path: where the value of a topic of one value is.
+        parts: the whole lock or its part about one domain, by label.
+        differing: paths in `parts` that differ.
+        path: path of the value, for topics with a single value.
     """
 
     parts: Mapping[str, Any]
@@ -67,11 +67,11 @@ class View:
     path: KeyPath
 
     def values(self, *path: str) -> dict[str, Any]:
-        """What each lock holds at a path, subtrees included."""
+        """Returns the value or subtree at a path of each lock."""
         return {label: at(part, path) for label, part in self.parts.items()}
 
     def differs(self, *path: str) -> bool:
-        """Whether a value at or below a path differs."""
+        """Returns whether a value at or below a path differs."""
         return any(each[: len(path)] == path for each in self.differing)
 
 
@@ -79,12 +79,12 @@ Phrase = Callable[[View], tuple[Affects, str]]
 
 
 def _simple(affects: Affects, words: str) -> Phrase:
-    """Words for one value: "benchmark lreid-1 in A, custom in B"."""
+    """Phrase for a single value: "benchmark lreid-1 in A, custom in B"."""
     return lambda view: (affects, contrast(view.values(*view.path), before=f"{words} "))
 
 
 def _other(view: View) -> tuple[Affects, str]:
-    """Its path, and what each lock has there. What it touches is unknown, so: the tests."""
+    """Phrase with path and values; affects "test" because the effect is unknown."""
     return "test", contrast(view.values(*view.path), f"{'.'.join(view.path)}: ", show=None)
 
 
@@ -120,36 +120,36 @@ def _reranking(view: View) -> tuple[Affects, str]:
 def _synthetic(view: View) -> tuple[Affects, str]:
     def show(value: Any) -> str:
         if isinstance(value, Mapping):
-            return "drawn"
+            return "synthetic"
         return "photographs" if value is None else plain(value)
 
     settings = view.values("synthetic")
     if not all(isinstance(each, Mapping) for each in settings.values()):
-        return "test", contrast(settings, "people: ", show=show)
+        return "test", contrast(settings, "data: ", show=show)
     fields = sorted({path[1] for path in view.differing})
-    said = "; ".join(contrast(view.values("synthetic", each), f"{each} ") for each in fields)
+    text = "; ".join(contrast(view.values("synthetic", each), f"{each} ") for each in fields)
     affects = "conditions" if set(fields) <= _SIZES_BY_DOMAIN else "test"
-    return affects, f"drawn people: {said}"
+    return affects, f"synthetic data: {text}"
 
 
 def _fact(view: View) -> tuple[Affects, str]:
     name = view.path[0]
-    words = _FACT_WORDS.get(name, name.replace("_", " "))
-    affects = "conditions" if name in _WITNESSED_FACTS else "test"
+    words = _FACT_NAMES.get(name, name.replace("_", " "))
+    affects = "conditions" if name in _HASHED_FACTS else "test"
     return affects, contrast(view.values("facts", name), f"{words} ")
 
 
 def _train(view: View) -> tuple[Affects, str]:
-    said = _people(view, "train", "training")
-    affects = "people" if said else "training"
+    texts = _people(view, "train", "training")
+    affects = "people" if texts else "training"
     if view.differs("num_images", "train"):
-        said.append(_count(view, ("num_images", "train"), "training images"))
-    words = "other training images, or the same under another person, camera or caption"
-    return affects, "; ".join(said or [words])
+        texts.append(_count(view, ("num_images", "train"), "training images"))
+    default = "different training images, or different ids, cameras or captions of the same images"
+    return affects, "; ".join(texts or [default])
 
 
 def _dual(view: View) -> tuple[Affects, str]:
-    """Texts of the same drawn people, written anew in styles, leave what is ranked as it is."""
+    """Phrase for the file of dual texts; styled texts of synthetic data do not affect the test."""
     methods = view.values("facts", "style_method").values()
     affects = "test" if MISSING in methods else "training"
     words = "file of identity and clothing descriptions "
@@ -157,7 +157,7 @@ def _dual(view: View) -> tuple[Affects, str]:
 
 
 def _split(kind: Literal["test", "validation"]) -> Phrase:
-    """Words for queries and gallery of the test or of the validation split."""
+    """Phrase for queries and gallery of the test or validation split."""
     counts: Mapping[KeyPath, str] = {
         ("num_images", f"{kind}_query"): f"{kind} queries",
         ("num_images", f"{kind}_gallery"): f"{kind} gallery images",
@@ -167,23 +167,25 @@ def _split(kind: Literal["test", "validation"]) -> Phrase:
     def phrase(view: View) -> tuple[Affects, str]:
         parts = ("query", "gallery")
         lists = [part for part in parts if view.differs("records_sha256", f"{kind}_{part}")]
-        said = [f"{kind} {' and '.join(lists)} lists differ"] if lists else []
-        said += _people(view, kind, kind)
-        said += [_count(view, path, words) for path, words in counts.items() if view.differs(*path)]
-        return kind, "; ".join(said)
+        texts = [f"{kind} {' and '.join(lists)} lists differ"] if lists else []
+        texts += _people(view, kind, kind)
+        texts += [
+            _count(view, path, words) for path, words in counts.items() if view.differs(*path)
+        ]
+        return kind, "; ".join(texts)
 
     return phrase
 
 
 def _people(view: View, kind: str, words: str) -> list[str]:
-    """How many people, and how many of them only some locks have; [] if they are the same."""
+    """Describes differing identities with counts and set differences; [] if they are equal."""
     if not view.differs("identities", kind):
         return []
-    more = who_has_more(view.values("identities", kind, "ids")) or "the lists differ"
+    more = exclusive_counts(view.values("identities", kind, "ids")) or "the lists differ"
     counts = view.values("identities", kind, "count")
     if same(counts.values()):
         each = number(next(iter(counts.values())))
-        return [f"{each} {words} identities each, but other ones ({more})"]
+        return [f"{each} {words} identities each, but different ones ({more})"]
     return [f"{_count(view, ('identities', kind, 'count'), f'{words} identities')} ({more})"]
 
 
@@ -204,7 +206,7 @@ BENCHMARK_PHRASES: Mapping[str, Phrase] = {
     "synthetic": _synthetic,
     OTHER: _other,
 }
-"""Words by the outermost key of a lock, in the order in which they are said."""
+"""Phrases by top-level key of a lock, in display order."""
 
 DOMAIN_PHRASES: Mapping[str, Phrase] = {
     "variant": _simple("test", "variant"),
@@ -217,7 +219,7 @@ DOMAIN_PHRASES: Mapping[str, Phrase] = {
     "validation": _split("validation"),
     OTHER: _other,
 }
-"""Words by the topics of a domain, in the order in which they are said."""
+"""Phrases by topic of a domain, in display order."""
 
 DOMAIN_TOPICS: Mapping[KeyPath, str] = {
     ("variant",): "variant",
@@ -240,4 +242,4 @@ DOMAIN_TOPICS: Mapping[KeyPath, str] = {
         )
     },
 }
-"""Topic of a path below a domain, by how the path begins; facts have a topic each."""
+"""Topics of paths in a domain, by path prefix; each fact is a separate topic."""

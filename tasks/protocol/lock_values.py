@@ -1,4 +1,4 @@
-"""Values of protocol locks, compared as JSON and shown in a few words."""
+"""Comparison and short display of the JSON values in protocol locks."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, Literal
 
 KeyPath = tuple[str, ...]
-"""Keys that lead to a value, from the outermost."""
+"""Keys from the root of a lock to a value."""
 
-_LONGEST, _MOST_SHOWN = 100, 12
+_MAX_CHARACTERS, _MAX_ITEMS = 100, 12
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
@@ -21,11 +21,11 @@ class _Missing(enum.Enum):
 
 
 MISSING: Final = _Missing.MISSING
-"""What `at` finds where there is nothing."""
+"""Result of `at` for a path without a value."""
 
 
 def flat(value: Any) -> dict[KeyPath, Any]:
-    """Every leaf by its path; lists and empty mappings are leaves."""
+    """Returns all leaves by path; lists and empty mappings are leaves."""
     return dict(_leaves(value, ()))
 
 
@@ -38,7 +38,7 @@ def _leaves(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, Any]]:
 
 
 def at(value: Any, path: KeyPath) -> Any:
-    """What is at a path, `MISSING` if nothing is."""
+    """Returns the value at a path, or `MISSING`."""
     for key in path:
         if not isinstance(value, Mapping) or key not in value:
             return MISSING
@@ -47,16 +47,16 @@ def at(value: Any, path: KeyPath) -> Any:
 
 
 def same(values: Iterable[Any]) -> bool:
-    """Whether all values are written alike in JSON (so 1, 1.0 and true are three)."""
-    return len({_written(value) for value in values}) <= 1
+    """Returns whether all values have the same JSON text (1, 1.0 and true differ)."""
+    return len({_json(value) for value in values}) <= 1
 
 
-def _written(value: Any) -> str:
+def _json(value: Any) -> str:
     return "" if value is MISSING else json.dumps(value, sort_keys=True)
 
 
 def plain(value: Any) -> str:
-    """A value as a person would say it; long ones are cut, hashes to eight digits."""
+    """Formats a value for reading; shortens long values, and hashes to eight digits."""
     if value is MISSING:
         return MISSING.value
     if value is None:
@@ -69,28 +69,28 @@ def plain(value: Any) -> str:
         return value if value and not re.search(r"[\s,;]", value) else _cut(f'"{value}"')
     if isinstance(value, list):
         shown = listed(map(plain, value)) or "none"
-        return shown if len(value) <= _MOST_SHOWN else f"{len(value)} values"
-    return _cut(_written(value))
+        return shown if len(value) <= _MAX_ITEMS else f"{len(value)} values"
+    return _cut(_json(value))
 
 
 def number(value: Any) -> str:
-    """A count with its thousands set apart; anything else plainly."""
+    """Formats a count with thousands separators and any other value with `plain`."""
     is_count = isinstance(value, int) and not isinstance(value, bool)
     return f"{value:,}" if is_count else plain(value)
 
 
 def _exact(value: Any) -> str:
-    """The value's JSON, so that no two values look alike; long ones end in a hash."""
+    """Formats a value as JSON, so that different values look different; hashes long values."""
     if value is MISSING:
         return MISSING.value
-    text = _written(value)
-    if len(text) <= _LONGEST:
+    text = _json(value)
+    if len(text) <= _MAX_CHARACTERS:
         return text
-    return f"{text[: _LONGEST // 2]}... ({hashlib.sha256(text.encode()).hexdigest()[:8]})"
+    return f"{text[: _MAX_CHARACTERS // 2]}... ({hashlib.sha256(text.encode()).hexdigest()[:8]})"
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+    return text if len(text) <= _MAX_CHARACTERS else f"{text[: _MAX_CHARACTERS - 3]}..."
 
 
 def listed(words: Iterable[str]) -> str:
@@ -111,14 +111,16 @@ def contrast(
     between: Literal[", ", "; "] = ", ",
     show: Callable[[Any], str] | None = plain,
 ) -> str:
-    """Who has what: "500 training images in A and C, 751 in B, not recorded in D".
+    """Lists the different values with the labels of the locks that have them.
+
+    Example: "500 training images in A and C, 751 in B, not recorded in D".
 
     Args:
-        values: by label.
-        before: stands before the first value.
-        after: stands after the first value.
-        between: separates the values.
-        show: how a value is shown; None, or two different values that look alike: their JSON.
+        values: values by label.
+        before: text before the first value.
+        after: text after the first value.
+        between: separator of the values.
+        show: formats a value. JSON is used if it is None or formats different values alike.
     """
     groups = _groups(values)
     shown = [
@@ -126,26 +128,26 @@ def contrast(
     ]
     if show is None or len(set(shown)) < len(shown):
         shown = [_exact(value) for value, _ in groups]
-    said = [f"{text} in {joined(labels)}" for text, (_, labels) in zip(shown, groups, strict=True)]
+    texts = [f"{text} in {joined(labels)}" for text, (_, labels) in zip(shown, groups, strict=True)]
     if groups[0][0] is not MISSING:
-        said[0] = f"{shown[0]}{after} in {joined(groups[0][1])}"
-    return before + between.join(said)
+        texts[0] = f"{shown[0]}{after} in {joined(groups[0][1])}"
+    return before + between.join(texts)
 
 
 def _groups(values: Mapping[str, Any]) -> list[tuple[Any, list[str]]]:
-    """Different values with the labels that have them; labels that have none come last."""
+    """Groups labels by value; labels without a value are last."""
     groups: dict[str, tuple[Any, list[str]]] = {}
     for label, value in values.items():
-        groups.setdefault(_written(value), (value, []))[1].append(label)
+        groups.setdefault(_json(value), (value, []))[1].append(label)
     return sorted(groups.values(), key=lambda each: each[0] is MISSING)
 
 
-def who_has_more(ids: Mapping[str, Any]) -> str:
-    """ "12 only in A, 3 only in B" of two different lists; "" where that cannot be said."""
+def exclusive_counts(ids: Mapping[str, Any]) -> str:
+    """Formats the set differences of two lists ("12 only in A, 3 only in B"), or returns ""."""
     groups = _groups(ids)
     if len(groups) != 2 or not all(isinstance(value, list) for value, _ in groups):
         return ""
-    sets = [{_written(each) for each in value} for value, _ in groups]
+    sets = [{_json(each) for each in value} for value, _ in groups]
     only = [
         (len(sets[side] - sets[1 - side]), joined(groups[side][1])) for side in range(len(groups))
     ]

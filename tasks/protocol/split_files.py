@@ -1,11 +1,11 @@
-"""Split files: the field's JSON of random splits, read from anyone and written for anyone.
+"""Split files: the common JSON format of random splits.
 
-A file is a list with one {"train": ..., "query": ..., "gallery": ...} for each split, each part a
-list of [path, person, camera]. Ours have paths below the data set's folder. Other people's files
-are read as they are: with paths of their machine in front, with bare paths as entries (i-LIDS),
-with people instead of images under "train" and "test" (PRID 2011), with further values and keys.
-As files number people anew in each split, person and camera are those of the images themselves;
-the listed numbers must only tell the same people apart.
+A file is a list with one {"train": ..., "query": ..., "gallery": ...} for each split; each part is
+a list of [path, person, camera]. Written files have paths relative to the data set's folder. Files
+from other projects may have absolute paths of another machine, bare paths as entries (i-LIDS),
+people instead of images under "train" and "test" (PRID 2011), and further values and keys.
+Such files renumber people in each split, so person and camera ids are taken from the images; the
+listed ids must only distinguish the same people.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath, PureWindowsPath
 from typing import Any
 
-from tasks.dataset_files import Place, read_json
+from tasks.dataset_files import LocatedDataset, read_json
 from tasks.schema import Record
 
 PARTS = ("train", "query", "gallery")
@@ -27,30 +27,36 @@ PARTS = ("train", "query", "gallery")
 
 @dataclass(frozen=True, slots=True)
 class TrainTest:
-    """One split of a data set's images; person and camera ids are the data set's own."""
+    """One split of the images of a data set, with original person and camera ids."""
 
     train: tuple[Record, ...]
     query: tuple[Record, ...]
     gallery: tuple[Record, ...]
 
     def parts(self) -> dict[str, tuple[Record, ...]]:
-        """The three lists by their names in split files."""
+        """Returns the three lists by their names in split files."""
         return {"train": self.train, "query": self.query, "gallery": self.gallery}
 
 
-def read_split_file(place: Place, file: Path, index: int) -> tuple[Mapping[str, Any], int]:
-    """Split `index` of a file as it is written there, and how many the file has.
+def read_split_file(
+    dataset: LocatedDataset, file: Path, index: int
+) -> tuple[Mapping[str, Any], int]:
+    """Reads split `index` of a file without interpreting its entries.
+
+    Returns:
+        The split and the number of splits in the file.
 
     Raises:
-        FileNotFoundError, ValueError: no such file; not a list of splits; not so many of them.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is not a list of splits, or has too few of them.
     """
-    splits = read_json(place, file)
+    splits = read_json(dataset, file)
     if not isinstance(splits, list) or not splits:
         raise ValueError(
             f"{file}: expected a list of splits, each with {', '.join(PARTS)}; got "
             + ("an empty list" if splits == [] else type(splits).__name__)
         )
-    check_index(place, index, len(splits), str(file))
+    check_index(dataset, index, len(splits), str(file))
     split = splits[index]
     if not isinstance(split, dict):
         raise ValueError(
@@ -60,24 +66,24 @@ def read_split_file(place: Place, file: Path, index: int) -> tuple[Mapping[str, 
     return split, len(splits)
 
 
-def check_index(place: Place, index: int, num_splits: int, where: str) -> None:
-    """Makes sure that there is a split of this index.
+def check_index(dataset: LocatedDataset, index: int, num_splits: int, where: str) -> None:
+    """Checks that a split with this index exists.
 
     Raises:
-        ValueError: there are fewer.
+        ValueError: there are fewer splits.
     """
     if index >= num_splits:
         raise ValueError(
-            f"{place.title}: benchmark.split_index is {index}, but {where} has {num_splits} "
+            f"{dataset.title}: benchmark.split_index is {index}, but {where} has {num_splits} "
             f"splits; set it to 0 to {num_splits - 1}"
         )
 
 
 def listed_people(split: Mapping[str, Any], where: str) -> tuple[list[int], list[int]] | None:
-    """Training and test people of a split that lists people, or None if it lists images.
+    """Returns training and test ids of a split that lists people, or None if it lists images.
 
     Raises:
-        ValueError: some people are in both lists.
+        ValueError: people are in both lists.
     """
     if set(split) < {"train", "test"} or "query" in split:
         return None
@@ -90,26 +96,26 @@ def listed_people(split: Mapping[str, Any], where: str) -> tuple[list[int], list
 
 
 def listed_images(
-    place: Place, images: Sequence[Record], split: Mapping[str, Any], where: str
+    dataset: LocatedDataset, images: Sequence[Record], split: Mapping[str, Any], where: str
 ) -> TrainTest:
-    """The split that is listed, with the person and camera ids of `images`.
+    """Returns a split that lists images, with the person and camera ids of `images`.
 
     Args:
-        place: the data set.
-        images: every image of the data set that a split may name.
+        dataset: the data set.
+        images: all images that a split may contain.
         split: lists of entries by part.
         where: file and split, for messages.
 
     Raises:
-        FileNotFoundError: an image is listed that is not there.
-        ValueError: a part is missing or an entry malformed, an image is listed twice, listed people
-            are others than the images', or people are in training and test.
+        FileNotFoundError: a listed image does not exist.
+        ValueError: a part is missing, an entry is malformed, an image is listed twice, listed
+            people differ from those of the images, or people are in training and test.
     """
     lists = {part: _entries(split, part, where) for part in PARTS}
-    found = _find_images(place, images, lists, where)
+    matched = _match_images(dataset, images, lists, where)
     for parts in (("train",), ("query", "gallery")):
-        _check_people([pair for part in parts for pair in found[part]], where)
-    train, query, gallery = (tuple(record for record, _ in found[part]) for part in PARTS)
+        _check_people([pair for part in parts for pair in matched[part]], where)
+    train, query, gallery = (tuple(record for record, _ in matched[part]) for part in PARTS)
     _check_disjoint(
         (record.person_id for record in train),
         (record.person_id for record in (*query, *gallery)),
@@ -123,7 +129,7 @@ def _is_int(value: object) -> bool:
 
 
 def _entries(split: Mapping[str, Any], part: str, where: str) -> list[tuple[str, int | None]]:
-    """Paths of a part, with the person that is listed for each if one is."""
+    """Returns the paths of a part, each with its listed person or None."""
     listed = split.get(part)
     if not isinstance(listed, list) or not listed:
         keys = ", ".join(sorted(map(str, split))) or "nothing"
@@ -149,67 +155,69 @@ def _shown(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _find_images(
-    place: Place,
+def _match_images(
+    dataset: LocatedDataset,
     images: Sequence[Record],
     lists: Mapping[str, Sequence[tuple[str, int | None]]],
     where: str,
 ) -> dict[str, list[tuple[Record, int | None]]]:
     by_name: defaultdict[str, list[tuple[tuple[str, ...], Record]]] = defaultdict(list)
     for record in images:
-        own = PurePath(record.image_path).relative_to(place.folder).parts
-        by_name[own[-1]].append((own, record))
-    found: dict[str, list[tuple[Record, int | None]]] = {}
+        steps = PurePath(record.image_path).relative_to(dataset.folder).parts
+        by_name[steps[-1]].append((steps, record))
+    matched: dict[str, list[tuple[Record, int | None]]] = {}
     missing: list[str] = []
     for part, entries in lists.items():
         seen: set[str] = set()
-        found[part] = []
+        matched[part] = []
         for path, person in entries:
-            record = _find_image(by_name, path, where)
+            record = _match_image(by_name, path, where)
             if record is None:
                 missing.append(path)
             elif record.image_path in seen:
                 raise ValueError(f"{where}: {part!r} lists {path} twice; remove one of the two")
             else:
                 seen.add(record.image_path)
-                found[part].append((record, person))
+                matched[part].append((record, person))
     if missing:
         raise FileNotFoundError(
-            f"{place.title}: {where} lists {missing[0]}"
+            f"{dataset.title}: {where} lists {missing[0]}"
             + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
-            + f", which {place.folder} does not hold. Fetch the missing images, or the split file "
-            "that belongs to these images."
+            + f", which {dataset.folder} does not contain. Download the missing images, or the "
+            "split file that matches these images."
         )
-    return found
+    return matched
 
 
-def _find_image(
+def _match_image(
     by_name: Mapping[str, Sequence[tuple[tuple[str, ...], Record]]], path: str, where: str
 ) -> Record | None:
-    """The image whose path below the data set's folder ends the listed path, or the reverse.
+    """Returns the image whose relative path is a suffix of the listed path, or the reverse.
 
-    So `/their/data/viper/VIPeR/cam_a/000_45.bmp` is `cam_a/000_45.bmp`, and a bare name will do
-    where no other folder has that name. Windows' separators are understood too.
+    `/other/data/viper/VIPeR/cam_a/000_45.bmp` matches `cam_a/000_45.bmp`. A bare name matches if
+    it occurs in one folder only. Windows separators are accepted.
     """
     pure = PureWindowsPath(path)
     listed = tuple(step for step in pure.parts if step != pure.anchor)
     if not listed:
         return None
-    fitting = [
-        (own, record)
-        for own, record in by_name.get(listed[-1], ())
-        if own[-len(listed) :] == listed[-len(own) :]
+    matches = [
+        (steps, record)
+        for steps, record in by_name.get(listed[-1], ())
+        if steps[-len(listed) :] == listed[-len(steps) :]
     ]
-    if len(fitting) > 1:
-        some = " and ".join("/".join(own) for own, _ in fitting[:2])
-        raise ValueError(f"{where}: {path} may be {some}; list the images with their folders")
-    return fitting[0][1] if fitting else None
+    if len(matches) > 1:
+        examples = " and ".join("/".join(steps) for steps, _ in matches[:2])
+        raise ValueError(
+            f"{where}: {path} is ambiguous: {examples}; list the images with their folders"
+        )
+    return matches[0][1] if matches else None
 
 
 def _check_people(pairs: Iterable[tuple[Record, int | None]], where: str) -> None:
-    """Makes sure that listed people and the images' people are the same, whatever their numbers."""
+    """Checks that listed ids and the images' ids correspond one to one."""
     by_listed: dict[int, Record] = {}
-    by_own: dict[int, int] = {}
+    listed_ids: dict[int, int] = {}
     for record, person in pairs:
         if person is None:
             continue
@@ -217,14 +225,14 @@ def _check_people(pairs: Iterable[tuple[Record, int | None]], where: str) -> Non
         if first.person_id != record.person_id:
             names = " and ".join(Path(each.image_path).name for each in (first, record))
             raise ValueError(
-                f"{where} lists person {person} for {names}, who are two people: the file belongs "
-                "to other images. Fetch the one that belongs to these."
+                f"{where} lists person {person} for {names}, which show two people: the file "
+                "belongs to other images. Download the file that matches these images."
             )
-        if by_own.setdefault(record.person_id, person) != person:
+        if listed_ids.setdefault(record.person_id, person) != person:
             raise ValueError(
                 f"{where} lists {Path(record.image_path).name} as person {person}, but another "
-                f"image of that person as {by_own[record.person_id]}: the file belongs to other "
-                "images. Fetch the one that belongs to these."
+                f"image of that person as {listed_ids[record.person_id]}: the file belongs to "
+                "other images. Download the file that matches these images."
             )
 
 
@@ -233,40 +241,41 @@ def _check_disjoint(train: Iterable[int], test: Iterable[int], where: str) -> No
         raise ValueError(
             f"{where}: person {both[0]}"
             + (f" and {len(both) - 1} more are" if len(both) > 1 else " is")
-            + " in training and test. Results would be worthless; fetch or make another split file."
+            + " in training and test, which invalidates results; use another split file."
         )
 
 
 def split_as_json(split: TrainTest, folder: Path) -> dict[str, list[list[str | int]]]:
-    """A split as it is written to a split file, with paths below the data set's folder."""
+    """Returns a split in the format of split files, with paths relative to `folder`."""
     return {
         part: [
-            [_path_below(record, folder), record.person_id, record.camera_id] for record in records
+            [_relative_path(record, folder), record.person_id, record.camera_id]
+            for record in records
         ]
         for part, records in split.parts().items()
     }
 
 
 def split_sha256(split: TrainTest, folder: Path) -> str:
-    """A hash of who and what is in which part; where it was listed and in which order is not."""
+    """Hashes the content of a split, independently of the order and source of the lists."""
     lines = sorted(
-        f"{part}\t{_path_below(record, folder)}\t{record.person_id}\t{record.camera_id}"
+        f"{part}\t{_relative_path(record, folder)}\t{record.person_id}\t{record.camera_id}"
         for part, records in split.parts().items()
         for record in records
     )
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _path_below(record: Record, folder: Path) -> str:
-    # Not by pathlib: twenty splits name 80,000 images, which took it seconds.
+def _relative_path(record: Record, folder: Path) -> str:
+    # pathlib takes seconds for the 80,000 paths of twenty splits.
     return record.image_path.removeprefix(f"{folder}{os.sep}").replace(os.sep, "/")
 
 
 def write_json(file: Path, content: object) -> None:
-    """Writes JSON so that nobody ever sees half of it; makes the folder.
+    """Writes a JSON file atomically; creates its folder.
 
     Raises:
-        OSError: the folder cannot be written.
+        OSError: the folder is not writable.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f".{file.name}.{os.getpid()}")

@@ -1,8 +1,8 @@
-"""Random splits of a data set's people: drawn from a fixed seed, or read from a split file.
+"""Random train/test splits: generated from a fixed seed or read from a split file.
 
-The small data sets of the literature are split at random, and every laboratory has splits of its
-own. Ours are a function of the people and `SEED` alone; a file of other splits takes their place.
-The content hash of the chosen split enters the protocol lock either way.
+The literature splits small data sets at random, without common splits. The generated splits depend
+only on the person ids and `SEED`; a split file replaces them. In both cases the content hash of the
+chosen split enters the protocol lock.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tasks.dataset_files import Place, ReadOptions, read_json
+from tasks.dataset_files import LocatedDataset, ReadOptions, read_json
 from tasks.protocol.split_files import (
     TrainTest,
     check_index,
@@ -34,7 +34,7 @@ NUM_DRAWS = 10
 
 @dataclass(frozen=True, slots=True)
 class Division:
-    """Who trains and who is tested in one draw."""
+    """Training and test ids of one random draw."""
 
     draw: int
     train: frozenset[int]
@@ -43,14 +43,14 @@ class Division:
 
 @dataclass(frozen=True, slots=True)
 class SplitPlan:
-    """What can be split, and how.
+    """How a data set is split.
 
     Attributes:
-        images: every image that a split may name.
-        people: ids of those who train in some splits and are tested in others.
-        arrangements: the splits that each division makes, such as camera 0 against 1, and 1
-            against 0; none where a split file must list images.
-        gallery_camera: camera of all gallery images, where the file names do not say it.
+        images: all images that a split may contain.
+        people: sorted ids that are divided into training and test.
+        arrangements: functions from a division to a split, for instance camera 0 against 1 and 1
+            against 0; empty if a split file must list images.
+        gallery_camera: camera id for all gallery images if file names contain no camera.
     """
 
     images: tuple[Record, ...]
@@ -62,12 +62,12 @@ class SplitPlan:
 def camera_plan(
     images: Sequence[Record], query_cameras: Sequence[int], distractors: Sequence[Record] = ()
 ) -> SplitPlan:
-    """Some people train; of the others, one camera's images are searched among the others'.
+    """Plans splits in which queries are test images by one camera and the gallery has the rest.
 
     Args:
-        images: of the people who are divided.
-        query_cameras: one split of each division for each of these cameras.
-        distractors: images of further people, in the gallery of every split.
+        images: images of the people to divide.
+        query_cameras: cameras of the queries; each gives one split per division.
+        distractors: images of further people, added to every gallery.
     """
     return SplitPlan(
         images=(*images, *distractors),
@@ -81,20 +81,19 @@ def camera_plan(
 def across_cameras(
     images: Sequence[Record], distractors: Sequence[Record], query_camera: int, division: Division
 ) -> TrainTest:
-    """Tested people's images by `query_camera` against those by other cameras and distractors."""
-    tested = [record for record in images if record.person_id in division.test]
+    """Splits test images into queries by `query_camera` and a gallery of other cameras."""
+    test = [record for record in images if record.person_id in division.test]
     return TrainTest(
         train=tuple(record for record in images if record.person_id in division.train),
-        query=tuple(record for record in tested if record.camera_id == query_camera),
-        gallery=(*(each for each in tested if each.camera_id != query_camera), *distractors),
+        query=tuple(record for record in test if record.camera_id == query_camera),
+        gallery=(*(each for each in test if each.camera_id != query_camera), *distractors),
     )
 
 
 def hash_order(name: str, draw: int, items: Iterable[str]) -> list[str]:
-    """The items in the order of the SHA-256 of data set, `SEED`, draw and item.
+    """Sorts items by the SHA-256 of data set name, `SEED`, draw and item.
 
-    It depends on nothing else: not on the order in which items come, nor on a version of Python or
-    of a library.
+    The result does not depend on the order of `items` or on versions of Python and libraries.
     """
 
     def digest(item: str) -> bytes:
@@ -104,9 +103,9 @@ def hash_order(name: str, draw: int, items: Iterable[str]) -> list[str]:
 
 
 def draw_splits(name: str, plan: SplitPlan) -> list[TrainTest]:
-    """`NUM_DRAWS` draws, each with half of the people (rounded down) in training.
+    """Generates the splits of `NUM_DRAWS` draws; half of the people (rounded down) train.
 
-    The splits of one draw follow one another, in the order of the arrangements.
+    The splits of a draw are consecutive, in the order of the arrangements.
     """
     splits: list[TrainTest] = []
     for draw in range(NUM_DRAWS):
@@ -117,79 +116,90 @@ def draw_splits(name: str, plan: SplitPlan) -> list[TrainTest]:
     return splits
 
 
-def choose_split(place: Place, options: ReadOptions, plan: SplitPlan) -> RawDomain:
-    """The split that the options name: of the user's split file, else of those drawn.
+def choose_split(dataset: LocatedDataset, options: ReadOptions, plan: SplitPlan) -> RawDomain:
+    """Returns the split selected by the options: from the user's split file, else generated.
 
-    Drawn splits are written to <derived>/splits/<name>.json, for others to use. Where that file is
-    there already, it must hold the splits that are drawn now.
+    Generated splits are written to <derived>/splits/<name>.json for reuse. If the file exists, it
+    must contain the same splits.
 
     Raises:
-        FileNotFoundError, ValueError: what is wrong with a file or an index, and what to do.
+        FileNotFoundError: the split file or an image in it does not exist.
+        ValueError: a file or the split index is invalid.
     """
-    if place.name in options.split_files:
-        file = own_split_file(place, options)
-        return split_from_file(place, plan, file, index=options.split_index, source="file")
-    splits = [_finish(plan, split) for split in draw_splits(place.name, plan)]
-    check_index(place, options.split_index, len(splits), "the data set")
-    _keep(place, splits, options)
+    if dataset.name in options.split_files:
+        file = user_split_file(dataset, options)
+        return split_from_file(dataset, plan, file, index=options.split_index, source="file")
+    splits = [_set_gallery_camera(plan, split) for split in draw_splits(dataset.name, plan)]
+    check_index(dataset, options.split_index, len(splits), "the data set")
+    _save(dataset, splits, options)
     return split_domain(
-        place,
+        dataset,
         splits[options.split_index],
         split_facts(f"generated seed {SEED}", options.split_index, len(splits)),
     )
 
 
-def own_split_file(place: Place, options: ReadOptions) -> Path:
-    """The split file that the user names for this data set.
+def user_split_file(dataset: LocatedDataset, options: ReadOptions) -> Path:
+    """Returns the path of the user's split file for a data set.
 
     Raises:
-        FileNotFoundError: there is none at that path.
+        FileNotFoundError: the file does not exist.
     """
-    file = Path(options.split_files[place.name]).expanduser()
+    file = Path(options.split_files[dataset.name]).expanduser()
     if not file.is_file():
         raise FileNotFoundError(
-            f"{place.title}: the split file {file} does not exist. Set "
-            f"benchmark.split_files.{place.name} to a JSON file of splits, or leave it out."
+            f"{dataset.title}: the split file {file} does not exist. Set "
+            f"benchmark.split_files.{dataset.name} to a JSON file of splits, or remove it."
         )
     return file
 
 
 def split_from_file(
-    place: Place, plan: SplitPlan, file: Path, *, index: int, source: str
+    dataset: LocatedDataset, plan: SplitPlan, file: Path, *, index: int, source: str
 ) -> RawDomain:
-    """Split `index` of a split file; `source` enters the protocol lock.
+    """Reads split `index` of a split file.
+
+    Args:
+        dataset: the data set.
+        plan: images and people that the split may contain.
+        file: the split file.
+        index: index of the split.
+        source: description of the file, enters the protocol lock.
 
     Raises:
-        FileNotFoundError, ValueError: what is wrong with the file, and what to do.
+        FileNotFoundError: the file or a listed image does not exist.
+        ValueError: the file or the index is invalid.
     """
-    listed, num_splits = read_split_file(place, file, index)
+    listed, num_splits = read_split_file(dataset, file, index)
     where = f"{file}, split {index}"
     people = listed_people(listed, where) if plan.arrangements else None
     if people is None:
-        split = listed_images(place, plan.images, listed, where)
+        split = listed_images(dataset, plan.images, listed, where)
     else:
         split = _split_of_people(plan, people, index, where)
-    return split_domain(place, _finish(plan, split), split_facts(source, index, num_splits))
+    return split_domain(
+        dataset, _set_gallery_camera(plan, split), split_facts(source, index, num_splits)
+    )
 
 
 def split_facts(source: str, index: int, num_splits: int) -> dict[str, Any]:
-    """What the protocol lock says of where a split comes from."""
+    """Returns the lock values that describe the origin of a split."""
     return {"split_source": source, "split_index": index, "num_splits": num_splits}
 
 
-def split_domain(place: Place, split: TrainTest, facts: Mapping[str, Any]) -> RawDomain:
-    """The data set as a split makes it, sorted by path; its content hash joins the facts."""
+def split_domain(dataset: LocatedDataset, split: TrainTest, facts: Mapping[str, Any]) -> RawDomain:
+    """Builds the domain of a split, sorted by path; adds the content hash to the facts."""
     train, query, gallery = (
         tuple(sorted(records, key=lambda record: record.image_path))
         for records in split.parts().values()
     )
     return RawDomain(
-        name=place.name,
+        name=dataset.name,
         train=train,
         test=Split(query, gallery),
-        folder=place.folder,
-        variant=place.layout.variant,
-        facts={**facts, "split_sha256": split_sha256(split, place.folder)},
+        folder=dataset.folder,
+        variant=dataset.layout.variant,
+        facts={**facts, "split_sha256": split_sha256(split, dataset.folder)},
     )
 
 
@@ -201,14 +211,14 @@ def _split_of_people(
         raise ValueError(
             f"{where} lists person {unknown[0]}"
             + (f" and {len(unknown) - 1} more" if len(unknown) > 1 else "")
-            + f", but the people who can be split are {plan.people[0]} to {plan.people[-1]}. "
-            "Fetch the split file that belongs to these images."
+            + f", but this data set has people {plan.people[0]} to {plan.people[-1]}. "
+            "Download the split file that matches these images."
         )
-    draw, way = divmod(index, len(plan.arrangements))
-    return plan.arrangements[way](Division(draw, frozenset(train), frozenset(test)))
+    draw, arrangement = divmod(index, len(plan.arrangements))
+    return plan.arrangements[arrangement](Division(draw, frozenset(train), frozenset(test)))
 
 
-def _finish(plan: SplitPlan, split: TrainTest) -> TrainTest:
+def _set_gallery_camera(plan: SplitPlan, split: TrainTest) -> TrainTest:
     if plan.gallery_camera is None:
         return split
     camera_id = plan.gallery_camera
@@ -216,39 +226,39 @@ def _finish(plan: SplitPlan, split: TrainTest) -> TrainTest:
     return replace(split, gallery=gallery)
 
 
-def _keep(place: Place, splits: Sequence[TrainTest], options: ReadOptions) -> None:
-    """Writes drawn splits once, or makes sure that the file of an earlier time says the same.
+def _save(dataset: LocatedDataset, splits: Sequence[TrainTest], options: ReadOptions) -> None:
+    """Writes generated splits, or checks that the existing file contains the same splits.
 
     Raises:
-        ValueError: it says something else, or is damaged.
+        ValueError: the file contains other splits or is damaged.
     """
-    file = Path(options.derived).expanduser() / "splits" / f"{place.name}.json"
-    content = [split_as_json(split, place.folder) for split in splits]
+    file = Path(options.derived).expanduser() / "splits" / f"{dataset.name}.json"
+    content = [split_as_json(split, dataset.folder) for split in splits]
     if file.is_file():
-        _check_kept(place, file, content)
+        _check_saved(dataset, file, content)
         return
     log = logging.getLogger(__name__)
     try:
         write_json(file, content)
     except OSError as error:
         log.warning(
-            "%s: cannot write the generated splits to %s (%s); they are used all the same",
-            place.title, file, error.strerror or error,
+            "%s: cannot write the generated splits to %s (%s); continuing without the file",
+            dataset.title, file, error.strerror or error,
         )  # fmt: skip
     else:
-        log.info("%s: wrote %d generated splits to %s", place.title, len(splits), file)
+        log.info("%s: wrote %d generated splits to %s", dataset.title, len(splits), file)
 
 
-def _check_kept(place: Place, file: Path, content: object) -> None:
+def _check_saved(dataset: LocatedDataset, file: Path, content: object) -> None:
     try:
-        kept = read_json(place, file)
+        saved = read_json(dataset, file)
     except ValueError as error:
         raise ValueError(
-            f"{error} It held generated splits: delete it, and it is made again."
-        ) from (error)
-    if kept != content:
+            f"{error} The file contained generated splits: delete it to generate it again."
+        ) from error
+    if saved != content:
         raise ValueError(
-            f"{place.title}: {file} holds other splits than seed {SEED} gives for the images in "
-            f"{place.folder}: it was made from other images, or edited. Delete it to have it made "
-            f"again, or set benchmark.split_files.{place.name}={file} to use it as it is."
+            f"{dataset.title}: {file} contains other splits than seed {SEED} gives for the images "
+            f"in {dataset.folder}: it was generated from other images or edited. Delete it to "
+            f"generate it again, or set benchmark.split_files.{dataset.name}={file} to use it."
         )

@@ -234,7 +234,7 @@ def test_an_unwritable_storage_folder(refused: Refused, tmp_path: Path) -> None:
 def test_an_unwritable_data_folder(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     errors = refused(f"benchmark.root={tmp_path / 'file'}")
-    assert re.search(r"cannot draw the synthetic benchmark .* Set benchmark\.root", errors)
+    assert re.search(r"cannot generate the synthetic benchmark .* Set benchmark\.root", errors)
 
 
 def test_a_cluster_that_does_not_answer(

@@ -99,7 +99,7 @@ def test_identity_file_and_folder(root: Path, tmp_path: Path) -> None:
     [
         ("1\nx2\n", r"line 2: expected a person id, got 'x2'"),
         ("\n", "lists no identity"),
-        ("1\n99\n", r"lists identity 99 and 0 more that plaza's training folder"),
+        ("1\n99\n", r"lists identity 99 and 0 more that the training folder of plaza"),
     ],
 )
 def test_wrong_identity_file(root: Path, tmp_path: Path, text: str, message: str) -> None:
@@ -114,7 +114,7 @@ def test_too_few_identities(root: Path) -> None:
         load(root, identities=500)
     with pytest.raises(ValueError, match=r"is 2, but benchmark\.identities=6 leaves 1 of 7"):
         load(root, identities=6)
-    with pytest.raises(ValueError, match="leaves none of 7 identities to train on"):
+    with pytest.raises(ValueError, match="leaves none of 7 identities for training"):
         load(root, num_validation_identities=7)
 
 
@@ -136,9 +136,7 @@ def test_order_permutes_and_restricts(root: Path) -> None:
     assert [domain.name for domain in benchmark.seen] == ["station"]
     assert benchmark.lock["order"] == ["station"]
     assert [d.name for d in load(root, order=("station", "plaza")).seen] == ["station", "plaza"]
-    with pytest.raises(
-        ValidationError, match=r"'harbour', which 'synthetic' does not have: plaza, stat"
-    ):
+    with pytest.raises(ValidationError, match=r"order: expected .*plaza, station.* got 'harbour'"):
         tiny(root, order=("harbour",))
     with pytest.raises(ValidationError, match="twice"):
         tiny(root, order=("plaza", "plaza"))

@@ -106,7 +106,7 @@ def check_run(run: str, storage_root: str) -> None:
             f"disentangle compares the identity and the clothing feature of learner bdam; {run} is "
             f"of learner {config.learner.name}, which has none. Give a run of bdam."
         )
-    if not config.benchmark.is_drawn:
+    if not config.benchmark.is_synthetic:
         raise ValueError(
             "disentangle needs people whose every attribute is known and who can be re-dressed; "
             f"{run} learned benchmark.name={config.benchmark.name}. Give a run on synthetic-t2i."

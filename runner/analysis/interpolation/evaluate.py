@@ -30,7 +30,7 @@ from runner.experiment import read_benchmark
 from runner.results.run_folder import RunStorage, find_run, git_revision, write_atomically
 from runner.tracking.event_log import EventSpool, read_events
 from runner.training.evaluation import Embedder, evaluate_domains
-from tasks.protocol.lock import trained_test_people
+from tasks.protocol.lock import leaked_test_identities
 from tasks.protocol.lock_differences import lock_differences
 from tasks.schema import Benchmark
 
@@ -270,7 +270,7 @@ def check_training_data(run: TrainedRun, benchmark: Benchmark) -> None:
                 f"the data are not those that {run.storage.folder.name} learned from "
                 f"({difference.sentence}); restore them, or leave the override out"
             )
-    for domain, people in trained_test_people(run.lock, benchmark).items():
+    for domain, people in leaked_test_identities(run.lock, benchmark).items():
         raise ValueError(
             f"{run.storage.folder.name} was trained on {len(people)} of the test people of "
             f"{domain} (the first is {people[0]}): a score on them would say nothing"

@@ -138,9 +138,9 @@ def test_what_is_left_out_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFi
     messages = sorted(record.getMessage() for record in caplog.records)
     file = tmp_path / "reid_raw.json"
     assert messages == [
-        f"CUHK-PEDES: left out 1 second persons of an image that {file} lists",
-        f"CUHK-PEDES: left out 1 training images without a caption that {file} lists",
-        f"CUHK-PEDES: left out 4 empty captions that {file} lists",
+        f"CUHK-PEDES: excluded 1 second persons of an image in {file}",
+        f"CUHK-PEDES: excluded 1 training images without a caption in {file}",
+        f"CUHK-PEDES: excluded 4 empty captions in {file}",
     ]
 
 

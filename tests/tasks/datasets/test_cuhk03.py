@@ -131,17 +131,17 @@ def test_an_interrupted_extraction_leaves_nothing(
 def test_a_faster_process_is_no_error(
     raw_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = find_dataset("cuhk03", raw_root, ReadOptions())
+    dataset = find_dataset("cuhk03", raw_root, ReadOptions())
     target = tmp_path / "target"
     raw_images = _cuhk03_raw._raw_images
 
     def overtaken(*args: object):
-        yield from raw_images(place, "labeled")
+        yield from raw_images(dataset, "labeled")
         monkeypatch.undo()
-        _cuhk03_raw.extract_images(place, "labeled", target)
+        _cuhk03_raw.extract_images(dataset, "labeled", target)
 
     monkeypatch.setattr(_cuhk03_raw, "_raw_images", overtaken)
-    _cuhk03_raw.extract_images(place, "labeled", target)
+    _cuhk03_raw.extract_images(dataset, "labeled", target)
     assert sorted(os.listdir(target)) == ["images_labeled", "source.json"]
     assert len(os.listdir(target / "images_labeled")) == len(cuhk03.names("labeled"))
 
@@ -150,7 +150,9 @@ def test_images_of_another_raw_file_are_refused(raw_root: Path) -> None:
     read(raw_root)
     with h5py.File(raw_root / "CUHK03" / "cuhk03_release" / "cuhk-03.mat", "a") as mat:
         mat["more"] = np.zeros(1000)
-    with pytest.raises(ValueError, match=r"cuhk03 was made from another cuhk-03\.mat .*Delete"):
+    with pytest.raises(
+        ValueError, match=r"cuhk03 was extracted from another cuhk-03\.mat .*Delete"
+    ):
         read(raw_root)
 
 
@@ -165,7 +167,7 @@ def test_boxes_that_were_not_extracted(extracted_root: Path, tmp_path: Path) -> 
     (folder / "splits_new_detected.json").unlink()
     with pytest.raises(
         FileNotFoundError,
-        match=r"expected splits_new_detected\.json .*cuhk03_boxes=detected .*Fetch it, or cuhk03_r",
+        match=r"expected splits_new_detected\.json .*cuhk03_boxes=detected .*Download it, or",
     ):
         read(extracted_root, cuhk03_boxes="detected")
     build_raw(folder)
@@ -179,7 +181,7 @@ def test_a_split_file_of_the_user(raw_root: Path, extracted_root: Path) -> None:
     raw = read(raw_root, split_files={"cuhk03": str(folder / "splits_new_labeled.json")})
     assert listed(raw.train) == listed(read(extracted_root).train)
     assert raw.facts["split_source"] == "file"
-    with pytest.raises(FileNotFoundError, match=r"images_detected/.* which .* does not hold"):
+    with pytest.raises(FileNotFoundError, match=r"images_detected/.* which .* does not contain"):
         read(raw_root, split_files={"cuhk03": str(folder / "splits_new_detected.json")})
     people = folder / "people.json"
     people.write_text(json.dumps([{"train": [1001], "test": [1002]}]))

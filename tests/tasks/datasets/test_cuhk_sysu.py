@@ -119,15 +119,15 @@ def test_a_failed_extraction_leaves_nothing_behind(tmp_path: Path) -> None:
 
 def test_of_two_at_once_the_first_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     miniature.build_raw(tmp_path / "data")
-    extract = cuhk_sysu._planned_crops
+    extract = cuhk_sysu._read_crops
     by_the_other: list[RawDomain] = []
 
-    def other_first(place):
-        monkeypatch.setattr(cuhk_sysu, "_planned_crops", extract)
+    def other_first(dataset):
+        monkeypatch.setattr(cuhk_sysu, "_read_crops", extract)
         by_the_other.append(read(tmp_path))
-        return extract(place)
+        return extract(dataset)
 
-    monkeypatch.setattr(cuhk_sysu, "_planned_crops", other_first)
+    monkeypatch.setattr(cuhk_sysu, "_read_crops", other_first)
     assert read(tmp_path) == by_the_other[0]
     assert names(tmp_path / "derived") == ["cuhk_sysu"]
 

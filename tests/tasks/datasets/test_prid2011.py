@@ -46,7 +46,7 @@ def test_a_split_file_that_lists_people(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("train", "says"),
     [
-        ([2, 201, 600], r"split 0 lists person 201 and 1 more, but .* are 1 to 200"),
+        ([2, 201, 600], r"split 0 lists person 201 and 1 more, but .* has people 1 to 200"),
         ([2, 3, 1], r"split 0: person 1 and 1 more are in training and test"),
         ([], r"split 0: expected a list of images under 'train'"),
     ],

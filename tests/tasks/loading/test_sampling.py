@@ -13,7 +13,7 @@ from tasks.loading.sampling import (
     epoch_plan,
     image_seeds,
     num_iterations,
-    underfilled_persons,
+    num_underfilled_persons,
 )
 
 
@@ -102,14 +102,19 @@ def test_a_person_with_few_images_has_all_of_them_and_repeats():
     assert [3, 3, 3, 3] in images
     assert [4, 5, 6, 7] in images
     assert any(set(group) == {0, 1, 2} for group in images)
-    assert underfilled_persons(person_ids, 4) == 2
-    assert underfilled_persons(person_ids, 1) == 0
+    assert num_underfilled_persons(person_ids, 4) == 2
+    assert num_underfilled_persons(person_ids, 1) == 0
 
 
 @pytest.mark.parametrize(
     ("person_ids", "P", "K", "message"),
     [
-        (np.array([1, 1, 2]), 3, 4, r"data\.persons_per_batch: a batch of 3 .* has 2; set it to 2"),
+        (
+            np.array([1, 1, 2]),
+            3,
+            4,
+            r"data\.persons_per_batch: expected at most 2, .* got 3; set it to 2",
+        ),
         (np.array([1, 2]), 0, 4, "expected at least 1, got 0 and 4"),
         (np.array([1, 2]), 2, 0, "expected at least 1, got 2 and 0"),
         (np.array([], dtype=np.int64), 2, 4, "at least one image"),
@@ -147,7 +152,7 @@ def test_derived_seeds_tell_types_and_boundaries_apart():
 
 @pytest.mark.parametrize("key", [1.0, True, None, np.int64(1)])
 def test_a_seed_of_another_type_is_refused(key):
-    with pytest.raises(TypeError, match="keys are int or str, got"):
+    with pytest.raises(TypeError, match="keys: expected int or str, got"):
         derive_seed("a", key)
 
 

@@ -254,10 +254,10 @@ def test_strong_draws_every_operation():
 @pytest.mark.parametrize(
     ("images", "view", "seeds", "message"),
     [
-        (pictures(2), "week", random_seeds(2), "unknown view 'week'; expected one of test, weak"),
+        (pictures(2), "week", random_seeds(2), "view: expected one of test, weak.* got 'week'"),
         (pictures(2), "weak", random_seeds(3), r"seeds: expected 2 integers.*got \[3\]"),
         (pictures(2), "weak", np.zeros(2), "seeds: .* of float64"),
-        (pictures(2) / 255, "weak", random_seeds(2), "expected uint8 images .* of float64"),
+        (pictures(2) / 255, "weak", random_seeds(2), "images: expected uint8 .* of float64"),
         (pictures(2)[0], "test", random_seeds(2), r"\[B, H, W, 3\], got \[32, 16, 3\]"),
         (pictures(2).transpose(0, 3, 1, 2), "test", random_seeds(2), r"got \[2, 3, 32, 16\]"),
     ],
@@ -270,10 +270,10 @@ def test_bad_input_is_refused(images, view, seeds, message):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("erase_probabilities", (0.5, 1.5), "probabilities in 0..1"),
-        ("erase_area", (0.4, 0.02), "0 < least <= greatest"),
-        ("erase_area", (0.5, 2.0), "shares of the image"),
-        ("erase_aspect", (0.0, 2.0), "0 < least <= greatest"),
+        ("erase_probabilities", (0.5, 1.5), r"probabilities in \[0, 1\], got \(0\.5, 1\.5\)"),
+        ("erase_area", (0.4, 0.02), "0 < minimum <= maximum"),
+        ("erase_area", (0.5, 2.0), "fractions of the image"),
+        ("erase_aspect", (0.0, 2.0), "0 < minimum <= maximum"),
         ("randaugment_magnitude", 31, "less than or equal to 30"),
         ("pad_pixels", -1, "greater than or equal to 0"),
         ("mean_std", "cifar", "'clip', 'imagenet' or 'half'"),

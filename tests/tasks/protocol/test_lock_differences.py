@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.protocol.lock_differences import is_tested_alike, lock_differences
+from tasks.protocol.lock_differences import is_test_comparable, lock_differences
 from tasks.protocol.lock_values import flat
 
 Lock = dict[str, Any]
@@ -98,7 +98,8 @@ MARKET, MSMT17, VIPER = of("market1501"), of("msmt17"), of("viper")
         ),
         (
             lambda lock: MARKET(lock)["identities"].update(train=people(range(3, 503))),
-            "market1501: 500 training identities each, but other ones (2 only in A, 2 only in B)",
+            "market1501: 500 training identities each, but different ones "
+            "(2 only in A, 2 only in B)",
             "people",
         ),
         (
@@ -108,8 +109,8 @@ MARKET, MSMT17, VIPER = of("market1501"), of("msmt17"), of("viper")
         ),
         (
             lambda lock: MARKET(lock)["records_sha256"].update(train="f" * 64),
-            "market1501: other training images, or the same under another person, camera or "
-            "caption",
+            "market1501: different training images, or different ids, cameras or captions of the "
+            "same images",
             "training",
         ),
         (
@@ -189,7 +190,7 @@ MARKET, MSMT17, VIPER = of("market1501"), of("msmt17"), of("viper")
         ),
         (
             lambda lock: lock.update(synthetic={"seed": 0}),
-            "people: photographs in A, drawn in B",
+            "data: photographs in A, synthetic in B",
             "test",
         ),
         (
@@ -242,7 +243,7 @@ def test_fields_of_drawn_people():
     other = drawn()
     other["synthetic"] |= {"seed": 1, "num_train_identities": 32}
     (seed,) = lock_differences({"A": drawn(), "B": other})
-    assert seed.text == "drawn people: num_train_identities 64 in A, 32 in B; seed 0 in A, 1 in B"
+    assert seed.text == "synthetic data: num_train_identities 64 in A, 32 in B; seed 0 in A, 1 in B"
     assert seed.affects == "test"
     other["synthetic"]["seed"] = 0
     assert [each.affects for each in lock_differences({"A": drawn(), "B": other})] == ["conditions"]
@@ -292,11 +293,11 @@ def test_what_makes_scores_on_a_domain_incomparable():
     MARKET(other)["identities"]["train"] = people(range(9))
     found = lock_differences({"A": photographs(), "B": other})
     affected = [
-        name for name in ("market1501", "msmt17", "viper") if not is_tested_alike(found, name)
+        name for name in ("market1501", "msmt17", "viper") if not is_test_comparable(found, name)
     ]
     assert affected == ["viper"]
     found = lock_differences({"A": photographs(), "B": photographs() | {"camera_rule": ""}})
-    assert not any(is_tested_alike(found, name) for name in ("market1501", "msmt17", "viper"))
+    assert not any(is_test_comparable(found, name) for name in ("market1501", "msmt17", "viper"))
 
 
 PLAIN = st.none() | st.booleans() | st.integers(-2, 1200) | st.floats(allow_nan=False) | st.text()

@@ -153,7 +153,7 @@ def test_a_damaged_kept_file_is_refused(root: Path) -> None:
     read(root)
     file = root.parent / "derived" / "splits" / "viper.json"
     file.write_text(file.read_text()[:100])
-    with pytest.raises(ValueError, match=r"expected JSON.*delete it, and it is made again"):
+    with pytest.raises(ValueError, match=r"expected JSON.*delete it to generate it again"):
         read(root)
 
 
@@ -220,7 +220,9 @@ def test_the_last_folder_tells_equal_names_apart(root: Path) -> None:
         entry[0] = Path(entry[0]).name
     for entry in splits[0]["train"]:
         entry[0] = Path(entry[0]).name
-    with pytest.raises(ValueError, match=r"000_45\.bmp may be cam_a/.* and cam_b/.*their folders"):
+    with pytest.raises(
+        ValueError, match=r"000_45\.bmp is ambiguous: cam_a/.* and cam_b/.*their folders"
+    ):
         given_splits(root, splits)
 
 

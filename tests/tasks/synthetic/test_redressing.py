@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.datasets.synthetic import SyntheticConfig, domains_of, prepare, shoot_of
+from tasks.datasets.synthetic import SyntheticConfig, prepare, select_domains, shoot_of
 from tasks.synthetic.domains import training_domains, unseen_domains
 from tasks.synthetic.people import Person
 from tasks.synthetic.redressing import KEPT, person_in, photograph, redress
@@ -89,7 +89,7 @@ def test_a_wardrobe_without_a_choice_gives_the_clothes_it_has() -> None:
 
 def test_pictures_in_memory_are_the_files_on_disk(tmp_path: Path) -> None:
     folder = prepare(CONFIG, tmp_path)
-    (domain,), _ = domains_of(CONFIG)
+    (domain,), _ = select_domains(CONFIG)
     ids = range(FIRST_TEST_ID, FIRST_TEST_ID + CONFIG.num_test_identities)
     pictures = photograph(domain, shoot_of(CONFIG), list(ids), 0)
     files = sorted((folder / domain.name).glob("*/1*.jpg"), key=lambda path: path.name)

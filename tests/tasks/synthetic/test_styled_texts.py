@@ -12,7 +12,7 @@ import pytest
 
 import tasks.synthetic.styled_texts
 from tasks.benchmarks import BenchmarkConfig, load_benchmark
-from tasks.protocol.lock_differences import is_tested_alike, lock_differences
+from tasks.protocol.lock_differences import is_test_comparable, lock_differences
 from tasks.schema import Benchmark
 from tasks.synthetic.domains import training_domains
 from tasks.synthetic.studio import person_of
@@ -108,9 +108,9 @@ def test_locks_say_it_and_tests_compare(root: Path) -> None:
     locks = {name: load(root, style=name).lock for name in ("none", "dbscan")}
     differences = lock_differences(locks)
     assert "style method none in none, dbscan in dbscan" in {each.text for each in differences}
-    assert is_tested_alike(differences, "plaza")
+    assert is_test_comparable(differences, "plaza")
     mixed = lock_differences({"drawn": load(root).lock, "dbscan": locks["dbscan"]})
-    assert not is_tested_alike(mixed, "plaza")
+    assert not is_test_comparable(mixed, "plaza")
 
 
 def test_no_test_caption_and_no_later_domain_is_read(root: Path) -> None:

@@ -107,7 +107,7 @@ def test_second_call_draws_nothing(drawn: Path, monkeypatch: pytest.MonkeyPatch)
     def refuse(*_: object) -> None:
         raise AssertionError("drew again")
 
-    monkeypatch.setattr(synthetic, "_draw", refuse)
+    monkeypatch.setattr(synthetic, "_generate", refuse)
     assert prepare(TINY, drawn.parent) == drawn
     with pytest.raises(AssertionError, match="drew again"):
         prepare(TINY.model_copy(update={"seed": 1}), drawn.parent)
@@ -118,7 +118,7 @@ def test_interrupted_draw_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mon
         (folder / "half").write_text("")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(synthetic, "_draw", die)
+    monkeypatch.setattr(synthetic, "_generate", die)
     with pytest.raises(KeyboardInterrupt):
         prepare(TINY, tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -147,7 +147,7 @@ def test_every_field_names_another_folder(tmp_path: Path) -> None:
 
 def test_unwritable_root(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match=r"cannot draw .* Set benchmark\.root"):
+    with pytest.raises(OSError, match=r"cannot generate .* Set benchmark\.root"):
         prepare(TINY, tmp_path / "file" / "data")
 
 

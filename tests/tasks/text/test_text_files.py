@@ -5,7 +5,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.dataset_files import Place, read_lines
+from tasks.dataset_files import LocatedDataset, read_lines
 from tasks.reading import dataset_facts
 from tasks.text.text_files import utf8_lines
 
@@ -24,5 +24,5 @@ def test_readers_read_the_same_lines(tmp_path: Path) -> None:
     path = tmp_path / "list.txt"
     path.write_bytes("\ufeffa 1\r\n\r\nb 2".encode())
     facts = dataset_facts("market1501")
-    place = Place("market1501", facts, tmp_path, facts.layouts[0])
+    place = LocatedDataset("market1501", facts, tmp_path, facts.layouts[0])
     assert read_lines(place, path) == ["a 1", "", "b 2"]

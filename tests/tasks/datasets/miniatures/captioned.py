@@ -10,7 +10,7 @@ from typing import Any
 from tests.tasks.datasets.miniatures.painting import Fault, paint
 
 Entry = dict[str, Any]
-_PUBLISHED = "as it is published"
+_PUBLISHED = "ownload the original file"
 
 
 def entry(split: str, person_id: int, path: str, *captions: str, key: str = "file_path") -> Entry:
@@ -64,14 +64,16 @@ def _file_faults(file: str) -> dict[str, Fault]:
         "no list": Fault(
             without_list, ("expected .*json under", "found imgs/", r"benchmark\.root")
         ),
-        "cut off": Fault(cut_off, (rf"{name}: expected JSON, but line 1", "cut off; fetch it")),
+        "cut off": Fault(
+            cut_off, (rf"{name}: expected JSON, but line 1", "incomplete; download it")
+        ),
         "not UTF-8": Fault(
             replaced(b'[{"split":\n"caf\xe9"}]'), (rf"{name}, line 2: expected UTF-8", "0xe9")
         ),
         "no list in it": Fault(
             replaced(b'{"train": []}'), ("expected a list of entries, got dict", _PUBLISHED)
         ),
-        "nothing listed": Fault(replaced(b"[]"), ("no image of the split 'train'; fetch",)),
+        "nothing listed": Fault(replaced(b"[]"), ("no image of the split 'train'; download",)),
         "missing image": Fault(without_last_image, (rf"{name} lists .*, which does not exist",)),
     }
 
@@ -115,7 +117,7 @@ def _entry_faults(file: str, key: str) -> dict[str, Fault]:
         "path no text": first_with(key, 7, "the path of an image below imgs/, got 7"),
         "no test": fault(
             lambda entries: [each.update(split="train") for each in entries],
-            rf"{name} lists no image of the split 'test'; fetch the list of the whole",
+            rf"{name} lists no image of the split 'test'; download the complete",
         ),
         "image in two splits": fault(
             lambda entries: entries.append({**entries[0], "split": "test"}),

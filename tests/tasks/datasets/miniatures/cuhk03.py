@@ -177,26 +177,26 @@ def _other_raw_file(root: Path) -> None:
 
 
 RAW_FAULTS = {
-    "truncated raw file": Fault(_truncate(MAT, 0.5), ("damaged or cut off; fetch it again",)),
-    "another raw file": Fault(_other_raw_file, ("not the data set's MATLAB file", "labeled")),
+    "truncated raw file": Fault(_truncate(MAT, 0.5), ("damaged or incomplete; download it again",)),
+    "another raw file": Fault(_other_raw_file, ("not the MATLAB file of version 7.3", "labeled")),
     "no protocol": Fault(
         lambda root: (root / RAW / "cuhk03_new_protocol_config_labeled.mat").unlink(),
         ("expected cuhk03_new_protocol_config_labeled.mat", r"set benchmark\.cuhk03_protocol"),
     ),
     "truncated protocol": Fault(
         _truncate(f"{RAW}/cuhk03_new_protocol_config_labeled.mat", 0.5),
-        ("no readable MATLAB file", "fetch it again"),
+        ("expected a MATLAB file of version 5", "download it again"),
     ),
     "a missing image": Fault(
         _damage_protocol(filelist=np.array([["1_001_1_02.png"]] * 50, dtype=object)),
-        ("lists images_labeled/1_001_1_02.png and .* more, which .* does not hold",),
+        ("lists images_labeled/1_001_1_02.png and .* more, which .* does not contain",),
     ),
     "foreign names in the protocol": Fault(
         _damage_protocol(filelist=np.array([["cam1.png"]] * 50, dtype=object)),
         ("names like 1_001_1_01.png in filelist .* got 'cam1.png'",),
     ),
-    "positions from 0": Fault(
-        _damage_protocol(query_idx=np.array([[0.0]])), ("positions from 1 to 33 in query_idx",)
+    "indices from 0": Fault(
+        _damage_protocol(query_idx=np.array([[0.0]])), ("indices from 1 to 33 in query_idx",)
     ),
 }
 
@@ -211,7 +211,7 @@ MINIATURES = {
             **split_file_faults(f"{FOLDER}/splits_new_labeled.json"),
             "no splits": Fault(
                 lambda root: (root / FOLDER / "splits_new_labeled.json").unlink(),
-                ("expected splits_new_labeled.json under .*Fetch it, or cuhk03_release",),
+                ("expected splits_new_labeled.json under .*Download it, or cuhk03_release",),
             ),
             "foreign names": Fault(_foreign_names, ("none of the 33 files", "like 1_001_2_06")),
             "empty folder": Fault(_empty, ("images_labeled is empty; expected images like",)),

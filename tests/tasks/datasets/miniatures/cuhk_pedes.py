@@ -50,7 +50,7 @@ MINIATURES = {
             ),
             "person trains and validates": Fault(
                 _with_ids({"val": 1}),
-                (r"has person 1 in train and in val\. Expected each person in one split; fetch",),
+                (r"has person 1 in train and in val\. Expected each person in one split",),
             ),
             "person trains and is tested": Fault(
                 _with_ids({"test": 2}), (r"has person 2 in train and in test\. Expected",)

@@ -179,7 +179,7 @@ MINIATURES = {
             ),
             "nobody has four images": Fault(
                 _few_images,
-                ("none of the 3 identities in .*train has 4 images", "Fetch .* again"),
+                ("none of the 3 identities in .*train has the 4 images", "Download .* again"),
             ),
         },
     ),
@@ -191,11 +191,12 @@ MINIATURES = {
         variant="extracted from raw",
         faults={
             "cut off training list": Fault(
-                partial(_cut_off, "Train"), ("Train.mat: expected a MATLAB file", "fetch it again")
+                partial(_cut_off, "Train"),
+                ("Train.mat: expected a MATLAB file", "download it again"),
             ),
             "cut off test list": Fault(
                 partial(_cut_off, "TestG50"),
-                ("TestG50.mat: expected a MATLAB file", "fetch it again"),
+                ("TestG50.mat: expected a MATLAB file", "download it again"),
             ),
             "another list": Fault(
                 lambda root: savemat(
@@ -211,15 +212,15 @@ MINIATURES = {
                 _no_scenes, (r"Train.mat lists .*SSM/s2\.jpg, which does not exist, and 2 more",)
             ),
             "broken scene": Fault(
-                _broken_scene, (r"s12\.jpg: expected an image", "fetch it again")
+                _broken_scene, (r"s12\.jpg: expected an image", "download it again")
             ),
             "empty box": Fault(
                 partial(_train_with, name="p3", row=("s1.jpg", [5, 5, 0, 20], 0)),
-                (r"s1\.jpg: the box of person 3, .*\(5, 5, 0, 20\).* holds nothing",),
+                (r"s1\.jpg: the box of person 3, .*\(5, 5, 0, 20\).* is outside of",),
             ),
             "box outside": Fault(
                 partial(_train_with, name="p3", row=("s1.jpg", [900, 5, 9, 20], 0)),
-                (r"s1\.jpg: the box of person 3, .*\(900, 5, 9, 20\).* holds nothing of the 68 x",),
+                (r"s1\.jpg: the box of person 3, .*\(900, 5, 9, 20\).* is outside of the 68 x",),
             ),
             "no box": Fault(
                 partial(_train_with, name="p41", row=("s1.jpg", [], 0)),

@@ -66,10 +66,12 @@ MINIATURES = {
         gallery=(6, 4, 1),
         variant="underground_reid",
         faults={
-            "truncated partitions": Fault(_truncate, ("no readable MATLAB file", "fetch it again")),
+            "truncated partitions": Fault(
+                _truncate, ("expected a MATLAB file of version 5", "download it again")
+            ),
             "not a MATLAB file": Fault(
                 lambda root: (root / MAT).write_text("no MATLAB") and None,
-                ("no readable MATLAB file", "fetch it again"),
+                ("expected a MATLAB file of version 5", "download it again"),
             ),
             "no partitions": Fault(
                 lambda root: (root / MAT).unlink(),
@@ -77,19 +79,19 @@ MINIATURES = {
             ),
             "other variables": Fault(
                 lambda root: savemat(root / MAT, {"x": np.zeros(3)}),
-                ("expected trainIdxAll in .*; it has x", "Fetch the data set's own file"),
+                ("expected trainIdxAll in .*; it has x", "Download the original file"),
             ),
             "people without images": Fault(
-                _without_a_person, ("split 1 names 2, of whom 1 have one", "Fetch the data set's")
+                _without_a_person, ("split 1 lists 2, of whom 1 have one", "original file")
             ),
             "a person twice": Fault(
-                lambda root: write_partitions(root / MAT, [[1, 1]]), ("split 0 names 2, of whom 1",)
+                lambda root: write_partitions(root / MAT, [[1, 1]]), ("split 0 lists 2, of whom 1",)
             ),
             "everybody trains": Fault(
-                lambda root: write_partitions(root / MAT, [list(PEOPLE)]), ("split 0 names 5",)
+                lambda root: write_partitions(root / MAT, [list(PEOPLE)]), ("split 0 lists 5",)
             ),
             "half a pair": Fault(
-                _without_a_gallery_image, ("person 250 is in one of them", "Fetch the missing")
+                _without_a_gallery_image, ("person 250 is in one of them", "Download the missing")
             ),
             "foreign names": Fault(_foreign_names, ("none of the 5 files", "named like 0001_1_")),
             "empty folder": Fault(_empty, ("gallery is empty; expected images like",)),

@@ -37,7 +37,7 @@ MINIATURES = {
         gallery=(3, 3, 1),
         variant="Persons",
         faults={
-            "one image": Fault(_one_left, ("at least two images", "person 50 has one", "Fetch")),
+            "one image": Fault(_one_left, ("at least two images", "person 50 has one", "Download")),
             "foreign names": Fault(_foreign_names, ("none of the 20 files", "like 0001002")),
             "empty folder": Fault(_empty, ("Persons is empty; expected images like",)),
         },

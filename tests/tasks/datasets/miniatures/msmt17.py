@@ -65,11 +65,11 @@ MINIATURES = {
         faults={
             "cut off after the image": Fault(
                 partial(_change, "train", lambda content: content[:-3]),
-                ("list_train.txt, line 13: ", _LINE_EXPECTED, "fetch it again"),
+                ("list_train.txt, line 13: ", _LINE_EXPECTED, "download it again"),
             ),
             "cut off inside the image": Fault(
                 partial(_change, "gallery", lambda content: content[:-20]),
-                ("list_gallery.txt, line 8: ", _LINE_EXPECTED, "fetch it again"),
+                ("list_gallery.txt, line 8: ", _LINE_EXPECTED, "download it again"),
             ),
             "id is no number": Fault(
                 partial(_change, "query", lambda content: content.replace(b"jpg 1", b"jpg p1", 1)),
@@ -89,15 +89,15 @@ MINIATURES = {
             ),
             "empty list": Fault(
                 partial(_change, "gallery", lambda content: b"\n"),
-                ("list_gallery.txt lists no image", _LINE_EXPECTED, "fetch it again"),
+                ("list_gallery.txt lists no image", _LINE_EXPECTED, "download it again"),
             ),
             "image listed twice": Fault(
                 partial(_change, "gallery", _last_line_again),
-                ("list_gallery.txt lists .*0002_003_07_.* twice", "fetch the list again"),
+                ("list_gallery.txt lists .*0002_003_07_.* twice", "download the list again"),
             ),
             "ids of another numbering": Fault(
                 partial(_change, "train", lambda content: content.replace(b"jpg 3", b"jpg 10003")),
-                ("list_train.txt names person 10003", "below 10000"),
+                ("list_train.txt, line .*below 10000, got 10003",),
             ),
             "missing images": Fault(
                 _missing_images,

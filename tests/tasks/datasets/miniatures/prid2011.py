@@ -34,7 +34,11 @@ MINIATURES = {
         faults={
             "one view": Fault(
                 lambda root: (root / FOLDER / "cam_b" / "person_0199.png").unlink(),
-                ("should be in both", "person 199 is in one", "Fetch the missing images"),
+                (
+                    "in both single_shot/cam_a and",
+                    "person 199 is in one",
+                    "Download the missing images",
+                ),
             ),
             "foreign names": Fault(_foreign_names, ("none of the 7 files", "like person_0001")),
             "empty folder": Fault(_empty, ("cam_b is empty; expected images like",)),

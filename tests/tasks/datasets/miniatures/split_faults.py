@@ -35,7 +35,7 @@ def split_file_faults(file: str) -> dict[str, Fault]:
     return {
         "split file: truncated": Fault(
             change_bytes(file, lambda content: content[: len(content) // 2]),
-            ("expected JSON, but line 1", "damaged or cut off; fetch it again"),
+            ("expected JSON, but line 1", "damaged or incomplete; download it again"),
         ),
         "split file: not UTF-8": Fault(
             change_bytes(file, lambda content: content.replace(b'"query"', b'"qu\xe9ry"')),
@@ -61,7 +61,10 @@ def split_file_faults(file: str) -> dict[str, Fault]:
         ),
         "split file: missing images": Fault(
             change_split(file, _name_nobody),
-            ("split 0 lists .*nobody.png and 1 more, which .* does not hold", "Fetch the missing"),
+            (
+                "split 0 lists .*nobody.png and 1 more, which .* does not contain",
+                "Download the missing",
+            ),
         ),
         "split file: people in training and test": Fault(
             change_split(file, _query_by_training),

@@ -42,7 +42,7 @@ MINIATURES = {
         faults={
             "half a pair": Fault(
                 _remove("cam_b/001_90.bmp"),
-                ("found 5 and 4, at odds on 1", "Fetch the missing images"),
+                ("found 5 and 4 images, which differ in 1", "Download the missing images"),
             ),
             "foreign names": Fault(_foreign_names, ("none of the 5 files", "named like 001_45")),
             "empty folder": Fault(_empty, ("cam_b is empty; expected images like",)),
