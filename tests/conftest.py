@@ -1,4 +1,4 @@
-"""Fixtures that the whole suite shares."""
+"""Fixtures shared by the whole test suite."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 import hypothesis
 import pytest
 
-# Before anything imports torch or numpy: on the suite's tiny arrays a second thread only waits, and
-# on a busy machine it makes each operation ten times as slow.
+# Set before torch or numpy are imported. More threads do not speed up the tiny arrays of the tests,
+# and on a busy machine they make each operation ten times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# An example may take as long as a busy machine makes it take.
+# No deadline per example, because the machine may be busy.
 hypothesis.settings.register_profile("suite", deadline=None)
 hypothesis.settings.load_profile("suite")
 
@@ -24,10 +24,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """What `pytest -n 2 --dist loadfile` gives to one process: a file, or all files that use Ray.
+    """Groups tests by file for `--dist loadfile`, with all files that use Ray in one group.
 
-    So a session still starts one Ray, and what a module's fixture makes is made once. A mark per
-    test (`--dist loadgroup`) would say the same, but pytest 9.2 does not hear it:
+    A session then starts Ray once, and module fixtures are created once. Marks per test
+    (`--dist loadgroup`) would be equivalent, but are ignored by pytest 9.2:
     pytest-dev/pytest-xdist#1386.
     """
     if config.getoption("dist") != "loadfile":
@@ -49,7 +49,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
-    """The suite's one local Ray: 4 logical CPUs, 300 MB of object store."""
+    """Starts the local Ray of the test session: 4 logical CPUs, 300 MB of object store."""
     import ray
     import ray.data
 

@@ -51,7 +51,7 @@ def ids(records: tuple[Record, ...]) -> set[int]:
     return {record.person_id for record in records}
 
 
-def test_all_holds_out_the_largest_ids(root: Path) -> None:
+def test_rule_all_holds_out_largest_ids(root: Path) -> None:
     benchmark = load(root)
     assert [domain.name for domain in benchmark.domains] == ["plaza", "station", "mall"]
     for domain in benchmark.seen:
@@ -63,7 +63,7 @@ def test_all_holds_out_the_largest_ids(root: Path) -> None:
     assert lock["validation"]["ids"] == [6, 7]
 
 
-def test_unseen_domains_have_validation_but_no_training(root: Path) -> None:
+def test_unseen_domains_have_validation_but_no_training_images(root: Path) -> None:
     (mall,) = load(root).unseen
     assert mall.train == ()
     assert ids(mall.validation.query) == {2, 3}
@@ -71,7 +71,7 @@ def test_unseen_domains_have_validation_but_no_training(root: Path) -> None:
     assert ids(mall.validation.query) == {1, 2, 3}
 
 
-def test_number_keeps_the_smallest_and_validates_on_the_rest(root: Path) -> None:
+def test_numeric_rule_trains_on_smallest_ids(root: Path) -> None:
     benchmark = load(root, identities=3, num_validation_identities=3)
     lock = benchmark.lock["domains"]["station"]["identities"]
     assert lock["train"]["ids"] == [1, 2, 3]
@@ -102,7 +102,7 @@ def test_identity_file_and_folder(root: Path, tmp_path: Path) -> None:
         ("1\n99\n", r"lists identity 99 and 0 more that the training folder of plaza"),
     ],
 )
-def test_wrong_identity_file(root: Path, tmp_path: Path, text: str, message: str) -> None:
+def test_invalid_identity_file(root: Path, tmp_path: Path, text: str, message: str) -> None:
     listed = tmp_path / "ids.txt"
     listed.write_text(text)
     with pytest.raises(ValueError, match=message):
@@ -131,7 +131,7 @@ def test_descriptions_are_attached_to_training_only(root: Path) -> None:
     assert not any(record.parts for record in plaza.validation.query + plaza.test.gallery)
 
 
-def test_order_permutes_and_restricts(root: Path) -> None:
+def test_order_selects_and_sorts_seen_domains(root: Path) -> None:
     benchmark = load(root, order=("station",))
     assert [domain.name for domain in benchmark.seen] == ["station"]
     assert benchmark.lock["order"] == ["station"]
@@ -178,14 +178,14 @@ def market(root: Path) -> Path:
     return root
 
 
-def test_market_alone(tmp_path: Path) -> None:
+def test_single_data_set_as_benchmark(tmp_path: Path) -> None:
     config = BenchmarkConfig(name="market1501", root=str(market(tmp_path)), identities=3,
                              num_validation_identities=2)  # fmt: skip
     benchmark = load_benchmark(config, image_height=256, image_width=128)
     (domain,) = benchmark.seen
     assert benchmark.unseen == ()
     assert domain.num_persons == 3
-    # Person 6 was seen by one camera only: of no use for validation.
+    # Person 6 has images by one camera only, so it cannot be used for validation.
     assert ids(domain.validation.query) == {4, 5}
     assert all(record.parts == () for record in domain.train)
     lock = benchmark.lock
@@ -194,7 +194,7 @@ def test_market_alone(tmp_path: Path) -> None:
     assert (lock["generator_version"], lock["synthetic"]) == (None, None)
 
 
-def test_missing_market_is_found_before_work(tmp_path: Path) -> None:
+def test_check_benchmark_reports_missing_data_set(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="expected bounding_box_train"):
         check_benchmark(BenchmarkConfig(name="market1501", root=str(tmp_path)))
 

@@ -1,4 +1,4 @@
-"""CUHK-PEDES, ICFG-PEDES and RSTPReid: what their lists may hold."""
+"""CUHK-PEDES, ICFG-PEDES and RSTPReid: contents of their lists."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def below_images(raw: RawDomain, records: tuple[Record, ...]) -> list[str]:
     return [Path(each.image_path).relative_to(raw.folder / "imgs").as_posix() for each in records]
 
 
-def test_records_by_path_and_queries_by_caption(tmp_path: Path) -> None:
+def test_records_are_sorted_by_path_and_captions_are_queries(tmp_path: Path) -> None:
     raw = read_cuhk(tmp_path, cuhk_pedes.ENTRIES)
     assert below_images(raw, raw.train) == [
         "CUHK01/0001003.png",
@@ -55,7 +55,7 @@ def test_records_by_path_and_queries_by_caption(tmp_path: Path) -> None:
     assert raw.facts == {"num_training_captions": 11}
 
 
-def test_the_data_sets_own_validation_people(tmp_path: Path) -> None:
+def test_validation_split_of_the_data_set_is_used(tmp_path: Path) -> None:
     raw = read_cuhk(tmp_path, cuhk_pedes.ENTRIES)
     assert raw.validation is not None
     assert raw.validation.query_by == "text"
@@ -67,7 +67,7 @@ def test_the_data_sets_own_validation_people(tmp_path: Path) -> None:
     assert domain.validation == raw.validation
 
 
-def test_without_a_validation_split_people_are_held_out(tmp_path: Path) -> None:
+def test_identities_are_held_out_without_validation_split(tmp_path: Path) -> None:
     icfg_pedes.MINIATURES["icfg_pedes"].build(tmp_path)
     assert read_dataset("icfg_pedes", tmp_path, ReadOptions()).validation is None
     config = BenchmarkConfig(name="icfg_pedes", root=str(tmp_path), num_validation_identities=1)
@@ -77,7 +77,7 @@ def test_without_a_validation_split_people_are_held_out(tmp_path: Path) -> None:
     assert domain.validation.query_by == "text"
 
 
-def test_the_lifelong_order_of_all_three(tmp_path: Path) -> None:
+def test_lifelong_order_of_all_three_data_sets(tmp_path: Path) -> None:
     for miniatures in (cuhk_pedes, icfg_pedes, rstpreid):
         next(iter(miniatures.MINIATURES.values())).build(tmp_path)
     config = BenchmarkConfig(name="t2i-1", root=str(tmp_path), num_validation_identities=1)
@@ -88,7 +88,7 @@ def test_the_lifelong_order_of_all_three(tmp_path: Path) -> None:
     assert {lock["query_by"] for lock in locks} == {"text"}
 
 
-def test_one_text_is_one_caption_and_ids_may_be_digits(tmp_path: Path) -> None:
+def test_single_caption_and_numeric_string_id_are_accepted(tmp_path: Path) -> None:
     listed: list[dict[str, Any]] = [
         {"split": "train", "id": "007", "file_path": "./a//1.jpg", "captions": " A  man. "},
         {"split": "test", "id": 8, "file_path": "a/2.jpg", "captions": ["A boy."]},
@@ -99,14 +99,14 @@ def test_one_text_is_one_caption_and_ids_may_be_digits(tmp_path: Path) -> None:
     assert raw.train == (Record(str(tmp_path / "imgs" / "a" / "1.jpg"), 7, 0, ("A man.",)),)
 
 
-def test_a_byte_order_mark_is_no_json(tmp_path: Path) -> None:
+def test_byte_order_mark_is_ignored(tmp_path: Path) -> None:
     build(tmp_path, "reid_raw.json", cuhk_pedes.ENTRIES)
     listed = (tmp_path / "reid_raw.json").read_bytes()
     (tmp_path / "reid_raw.json").write_bytes(b"\xef\xbb\xbf" + listed)
     assert len(read_dataset("cuhk_pedes", tmp_path, ReadOptions()).train) == 5
 
 
-def test_an_image_listed_again_gets_the_further_captions(tmp_path: Path) -> None:
+def test_captions_of_repeated_images_are_merged(tmp_path: Path) -> None:
     raw = read_cuhk(
         tmp_path,
         [
@@ -116,10 +116,12 @@ def test_an_image_listed_again_gets_the_further_captions(tmp_path: Path) -> None
         ],
     )
     assert [record.captions for record in raw.train] == [("One.", "Two.", "Three.")]
-    assert len(raw.test.query) == 2, "a caption said twice of an image in one entry is two queries"
+    assert len(raw.test.query) == 2, "a caption repeated within an entry gives two queries"
 
 
-def test_what_is_left_out_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_excluded_entries_are_counted_in_warnings(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.WARNING):
         raw = read_cuhk(
             tmp_path,
@@ -144,7 +146,7 @@ def test_what_is_left_out_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFi
     ]
 
 
-def test_a_caption_of_10000_characters_is_named(tmp_path: Path) -> None:
+def test_overlong_caption_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"entry 2: expected a text about one person.*9,999"):
         read_cuhk(
             tmp_path,
@@ -169,13 +171,13 @@ def test_captions_without_latin_letters_are_kept_and_counted(
     assert "no Latin letter" in message
 
 
-def test_a_clean_list_warns_of_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_valid_list_gives_no_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         read_cuhk(tmp_path, cuhk_pedes.ENTRIES)
     assert caplog.records == []
 
 
-def test_the_folders_of_msmt17_are_no_splits(tmp_path: Path) -> None:
+def test_msmt17_folders_do_not_define_splits(tmp_path: Path) -> None:
     icfg_pedes.MINIATURES["icfg_pedes"].build(tmp_path)
     raw = read_dataset("icfg_pedes", tmp_path, ReadOptions())
     assert [record.person_id for record in raw.train] == [0, 0, 1, 2]
@@ -183,7 +185,7 @@ def test_the_folders_of_msmt17_are_no_splits(tmp_path: Path) -> None:
     assert raw.facts == {"num_training_captions": 4, "added_to_test_ids": 0}
 
 
-def test_test_people_numbered_from_0_again_get_ids_of_their_own(tmp_path: Path) -> None:
+def test_test_ids_starting_at_0_become_distinct(tmp_path: Path) -> None:
     for name, first_test_id in (("unique", 3), ("again", 0)):
         build(tmp_path / name, "ICFG-PEDES.json", icfg_pedes.entries(first_test_id))
     unique = read_dataset("icfg_pedes", tmp_path / "unique", ReadOptions())
@@ -196,7 +198,7 @@ def ids(split: Split) -> list[int]:
     return [record.person_id for record in split.gallery]
 
 
-def test_a_person_in_both_splits_is_not_made_two(tmp_path: Path) -> None:
+def test_person_in_both_splits_is_rejected(tmp_path: Path) -> None:
     entries = [
         *icfg_pedes.entries(3),
         entry("test", 0, "test/0627/0627_012_04_0303noon_2_0.jpg", "A."),

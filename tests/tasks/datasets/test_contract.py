@@ -1,4 +1,4 @@
-"""What holds for every reader; a new one needs a miniature under miniatures/<name>.py."""
+"""Contract of all readers; a new reader needs a miniature in miniatures/<name>.py."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.tasks.datasets.miniatures.painting import Fault, Miniature
 
 
 def miniatures_of(name: str) -> dict[str, Miniature]:
-    """All miniatures of a data set, the plain one under the data set's name first."""
+    """Returns all miniatures of a data set; the first has the name of the data set."""
     return importlib.import_module(f"tests.tasks.datasets.miniatures.{name}").MINIATURES
 
 
@@ -69,7 +69,7 @@ def tree(root: Path) -> dict[str, tuple[int, int]]:
 
 
 @pytest.mark.parametrize(("name", "variant"), VARIANTS)
-def test_reads_what_is_there(name: str, variant: str, tmp_path: Path) -> None:
+def test_counts_and_variant(name: str, variant: str, tmp_path: Path) -> None:
     miniature = miniatures_of(name)[variant]
     raw = read_miniature(name, variant, tmp_path)
     assert raw.name == name
@@ -80,7 +80,9 @@ def test_reads_what_is_there(name: str, variant: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "variant"), VARIANTS)
-def test_people_of_training_and_tests_are_others(name: str, variant: str, tmp_path: Path) -> None:
+def test_training_validation_and_test_people_are_disjoint(
+    name: str, variant: str, tmp_path: Path
+) -> None:
     raw = read_miniature(name, variant, tmp_path)
     trained = {record.person_id for record in raw.train}
     tested = {record.person_id for record in (*raw.test.query, *raw.test.gallery)}
@@ -93,7 +95,7 @@ def test_people_of_training_and_tests_are_others(name: str, variant: str, tmp_pa
 
 
 @pytest.mark.parametrize(("name", "variant"), VARIANTS)
-def test_every_image_opens_and_lies_in_the_folder(name: str, variant: str, tmp_path: Path) -> None:
+def test_every_image_is_readable_and_in_the_folder(name: str, variant: str, tmp_path: Path) -> None:
     raw = read_miniature(name, variant, tmp_path)
     for record in images(raw):
         assert Path(record.image_path).is_relative_to(raw.folder)
@@ -114,7 +116,7 @@ def test_every_query_has_a_match(name: str, variant: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(("name", "variant"), VARIANTS)
-def test_nothing_is_written_into_the_data(name: str, variant: str, tmp_path: Path) -> None:
+def test_reading_does_not_change_the_data_folder(name: str, variant: str, tmp_path: Path) -> None:
     root = tmp_path / "data"
     root.mkdir()
     miniatures_of(name)[variant].build(root)
@@ -132,7 +134,7 @@ def test_order_does_not_depend_on_the_file_system(
     draw = random.Random(3)
 
     class Shuffled:
-        """What os.scandir gives, in another order."""
+        """Entries of os.scandir in random order."""
 
         def __init__(self, path: str = ".") -> None:
             with scandir(path) as entries:
@@ -180,7 +182,7 @@ def test_only_base_names_are_parsed(name: str, variant: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("name", "variant"), VARIANTS)
-def test_hidden_files_are_no_images(name: str, variant: str, tmp_path: Path) -> None:
+def test_hidden_files_are_ignored(name: str, variant: str, tmp_path: Path) -> None:
     first = read_miniature(name, variant, tmp_path)
     for folder in {Path(record.image_path).parent for record in images(first)}:
         some = next(file for file in sorted(folder.iterdir()) if not file.name.startswith("."))
@@ -191,7 +193,7 @@ def test_hidden_files_are_no_images(name: str, variant: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", dataset_names())
-def test_an_empty_or_wrong_root_is_said(name: str, tmp_path: Path) -> None:
+def test_empty_or_missing_root_is_reported(name: str, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     title = re.escape(dataset_facts(name).title)
     options = ReadOptions(accept_withdrawn=True)
@@ -202,7 +204,7 @@ def test_an_empty_or_wrong_root_is_said(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", dataset_names())
-def test_a_deeper_folder_is_found_and_named(name: str, tmp_path: Path) -> None:
+def test_deeper_folder_is_suggested(name: str, tmp_path: Path) -> None:
     deeper = tmp_path / "data" / "downloads"
     deeper.mkdir(parents=True)
     miniature = next(iter(miniatures_of(name).values()))
@@ -216,7 +218,7 @@ def test_a_deeper_folder_is_found_and_named(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "variant", "fault"), FAULTS)
-def test_faults_are_said(name: str, variant: str, fault: str, tmp_path: Path) -> None:
+def test_faults_are_reported(name: str, variant: str, fault: str, tmp_path: Path) -> None:
     miniature = miniatures_of(name)[variant]
     root = tmp_path / "data"
     root.mkdir()
@@ -225,12 +227,12 @@ def test_faults_are_said(name: str, variant: str, fault: str, tmp_path: Path) ->
     case.damage(root)
     with pytest.raises((ValueError, FileNotFoundError)) as caught:
         read_dataset(name, root, options_of(miniature, tmp_path / "derived"))
-    for pattern in case.says:
+    for pattern in case.messages:
         assert re.search(pattern, str(caught.value)), str(caught.value)
 
 
 @pytest.mark.parametrize("name", dataset_names())
-def test_a_withdrawn_data_set_must_be_accepted(name: str, tmp_path: Path) -> None:
+def test_withdrawn_data_set_must_be_accepted(name: str, tmp_path: Path) -> None:
     if not dataset_facts(name).withdrawn:
         return
     next(iter(miniatures_of(name).values())).build(tmp_path)
@@ -239,7 +241,7 @@ def test_a_withdrawn_data_set_must_be_accepted(name: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(("name", "variant"), VARIANTS)
-def test_a_benchmark_of_this_data_set_alone(name: str, variant: str, tmp_path: Path) -> None:
+def test_data_set_as_benchmark(name: str, variant: str, tmp_path: Path) -> None:
     raw = read_miniature(name, variant, tmp_path)
     miniature = miniatures_of(name)[variant]
     fields = {

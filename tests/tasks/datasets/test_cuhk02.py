@@ -9,7 +9,7 @@ from tasks.reading import dataset_facts, read_dataset
 from tests.tasks.datasets.miniatures.cuhk02 import build
 
 
-def test_numbers_of_a_pair_are_other_people_in_the_next(tmp_path: Path) -> None:
+def test_equal_numbers_in_different_pairs_are_different_people(tmp_path: Path) -> None:
     build(tmp_path)
     raw = read_dataset("cuhk02", tmp_path, ReadOptions())
     cameras_of: dict[int, set[int]] = {}
@@ -27,7 +27,7 @@ def test_numbers_of_a_pair_are_other_people_in_the_next(tmp_path: Path) -> None:
     }
 
 
-def test_the_fifth_pair_is_tested(tmp_path: Path) -> None:
+def test_fifth_pair_is_the_test_split(tmp_path: Path) -> None:
     build(tmp_path)
     test = read_dataset("cuhk02", tmp_path, ReadOptions()).test
     assert {(each.person_id, each.camera_id) for each in test.query} == {
@@ -38,7 +38,7 @@ def test_the_fifth_pair_is_tested(tmp_path: Path) -> None:
     assert all("/P5/cam2/" in record.image_path for record in test.gallery)
 
 
-def test_ids_do_not_move_when_people_are_missing(tmp_path: Path) -> None:
+def test_ids_do_not_depend_on_missing_people(tmp_path: Path) -> None:
     build(tmp_path)
     before = read_dataset("cuhk02", tmp_path, ReadOptions()).test
     for file in (tmp_path / "CUHK02" / "P1").glob("cam*/003_*"):

@@ -45,7 +45,7 @@ def extracted_root(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("boxes", ["labeled", "detected"])
-def test_images_come_out_upright_and_byte_for_byte(raw_root: Path, boxes: str) -> None:
+def test_extracted_pixels_equal_the_raw_pixels(raw_root: Path, boxes: str) -> None:
     raw = read(raw_root, cuhk03_boxes=boxes)
     records = (*raw.train, *raw.test.query, *raw.test.gallery)
     assert sorted(Path(record.image_path).stem for record in records) == cuhk03.names(boxes)
@@ -58,7 +58,7 @@ def test_images_come_out_upright_and_byte_for_byte(raw_root: Path, boxes: str) -
 
 
 @pytest.mark.parametrize(("boxes", "protocol", "index"), VARIANTS)
-def test_raw_and_extracted_are_one_data_set(
+def test_raw_and_extracted_give_the_same_splits(
     raw_root: Path, extracted_root: Path, boxes: str, protocol: str, index: int
 ) -> None:
     options = {"cuhk03_boxes": boxes, "cuhk03_protocol": protocol, "split_index": index}
@@ -82,7 +82,7 @@ def test_raw_and_extracted_are_one_data_set(
         ]
 
 
-def test_people_keep_their_ids_whatever_a_file_numbers_them(extracted_root: Path) -> None:
+def test_person_ids_do_not_depend_on_numbers_in_split_files(extracted_root: Path) -> None:
     file = extracted_root / "CUHK03_lifelong" / "splits_new_labeled.json"
     (split,) = json.loads(file.read_text())
     assert {entry[1] for entry in split["train"]} & {entry[1] for entry in split["query"]}
@@ -91,13 +91,13 @@ def test_people_keep_their_ids_whatever_a_file_numbers_them(extracted_root: Path
     assert sorted({record.person_id for record in raw.test.query}) == [1004, 3001, 3002]
 
 
-def test_the_new_protocol_has_one_split_the_classic_one_several(extracted_root: Path) -> None:
+def test_new_protocol_has_one_split_and_classic_protocol_several(extracted_root: Path) -> None:
     assert read(extracted_root, split_index=19).facts["split_index"] == 0
     with pytest.raises(ValueError, match=r"split_index is 3, but .*set it to 0 to 2"):
         read(extracted_root, cuhk03_protocol="classic", split_index=3)
 
 
-def test_extraction_is_done_once_and_can_be_read_by_itself(raw_root: Path) -> None:
+def test_extraction_is_done_once_and_readable_without_raw_files(raw_root: Path) -> None:
     first = read(raw_root)
     folder = raw_root.parent / "derived" / "cuhk03"
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
@@ -108,7 +108,7 @@ def test_extraction_is_done_once_and_can_be_read_by_itself(raw_root: Path) -> No
     assert again.facts == first.facts
 
 
-def test_an_interrupted_extraction_leaves_nothing(
+def test_interrupted_extraction_leaves_no_images(
     raw_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save, num_saved = Image.Image.save, 0
@@ -128,7 +128,7 @@ def test_an_interrupted_extraction_leaves_nothing(
     assert len(read(raw_root).train) == 18
 
 
-def test_a_faster_process_is_no_error(
+def test_concurrent_extraction_succeeds(
     raw_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = find_dataset("cuhk03", raw_root, ReadOptions())
@@ -146,7 +146,7 @@ def test_a_faster_process_is_no_error(
     assert len(os.listdir(target / "images_labeled")) == len(cuhk03.names("labeled"))
 
 
-def test_images_of_another_raw_file_are_refused(raw_root: Path) -> None:
+def test_images_of_another_raw_file_are_rejected(raw_root: Path) -> None:
     read(raw_root)
     with h5py.File(raw_root / "CUHK03" / "cuhk03_release" / "cuhk-03.mat", "a") as mat:
         mat["more"] = np.zeros(1000)
@@ -156,13 +156,13 @@ def test_images_of_another_raw_file_are_refused(raw_root: Path) -> None:
         read(raw_root)
 
 
-def test_a_folder_that_cannot_be_written_is_said(raw_root: Path, tmp_path: Path) -> None:
+def test_unwritable_folder_is_reported(raw_root: Path, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file, not a folder")
     with pytest.raises(OSError, match=r"cannot extract images into .*Set benchmark\.derived"):
         read(raw_root, derived=str(tmp_path / "taken"))
 
 
-def test_boxes_that_were_not_extracted(extracted_root: Path, tmp_path: Path) -> None:
+def test_missing_boxes_are_reported_or_extracted(extracted_root: Path, tmp_path: Path) -> None:
     folder = extracted_root / "CUHK03_lifelong"
     (folder / "splits_new_detected.json").unlink()
     with pytest.raises(
@@ -175,7 +175,7 @@ def test_boxes_that_were_not_extracted(extracted_root: Path, tmp_path: Path) -> 
     assert read(extracted_root, cuhk03_boxes="labeled").variant == "extracted"
 
 
-def test_a_split_file_of_the_user(raw_root: Path, extracted_root: Path) -> None:
+def test_user_split_file(raw_root: Path, extracted_root: Path) -> None:
     folder = extracted_root / "CUHK03_lifelong"
     (raw_root / "CUHK03" / "cuhk03_new_protocol_config_labeled.mat").unlink()
     raw = read(raw_root, split_files={"cuhk03": str(folder / "splits_new_labeled.json")})

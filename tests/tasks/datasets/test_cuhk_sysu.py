@@ -12,7 +12,7 @@ from tasks.datasets import cuhk_sysu
 from tasks.reading import dataset_facts, read_dataset
 from tasks.schema import RawDomain
 from tests.tasks.datasets.miniatures import cuhk_sysu as miniature
-from tests.tasks.datasets.miniatures.painting import WIDTH, picture
+from tests.tasks.datasets.miniatures.painting import WIDTH, person_image
 
 
 def read(tmp_path: Path) -> RawDomain:
@@ -28,7 +28,7 @@ def tree(folder: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
-def test_every_part_has_a_camera_of_its_own(tmp_path: Path) -> None:
+def test_every_part_has_its_own_camera_id(tmp_path: Path) -> None:
     miniature.build_extracted(tmp_path / "data")
     raw = read(tmp_path)
     assert {record.camera_id for record in raw.train} == {0}
@@ -36,7 +36,7 @@ def test_every_part_has_a_camera_of_its_own(tmp_path: Path) -> None:
     assert {record.camera_id for record in raw.test.query} == {2}
 
 
-def test_people_with_few_images_do_not_train(tmp_path: Path) -> None:
+def test_people_with_few_images_are_excluded_from_training(tmp_path: Path) -> None:
     miniature.build_extracted(tmp_path / "data")
     raw = read(tmp_path)
     assert sorted({record.person_id for record in raw.train}) == [3, 41]
@@ -51,14 +51,14 @@ def test_finds_the_usual_roots(tmp_path: Path, below: str, inner: str) -> None:
     assert read(tmp_path).folder == folder
 
 
-def test_what_was_extracted_goes_before_the_raw_form(tmp_path: Path) -> None:
+def test_extracted_images_are_preferred_to_raw_release(tmp_path: Path) -> None:
     miniature.build_extracted(tmp_path / "data")
     miniature.build_raw(tmp_path / "data")
     assert read(tmp_path).variant == "extracted"
     assert not (tmp_path / "derived").exists()
 
 
-def test_extracts_under_the_names_of_the_literature(tmp_path: Path) -> None:
+def test_extracted_file_names(tmp_path: Path) -> None:
     miniature.build_raw(tmp_path / "data")
     raw = read(tmp_path)
     assert raw.folder == tmp_path / "derived" / "cuhk_sysu"
@@ -76,7 +76,7 @@ def test_extracts_under_the_names_of_the_literature(tmp_path: Path) -> None:
     ]
 
 
-def test_crops_show_the_person(tmp_path: Path) -> None:
+def test_crops_contain_the_person(tmp_path: Path) -> None:
     miniature.build_raw(tmp_path / "data")
     raw = read(tmp_path)
     by_name = {Path(each.image_path).name: each for each in (*raw.train, *raw.test.gallery)}
@@ -86,8 +86,8 @@ def test_crops_show_the_person(tmp_path: Path) -> None:
     ):
         crop = np.asarray(Image.open(by_name[name].image_path), dtype=float)
         assert crop.shape == (32, 16, 3)
-        assert np.abs(crop - picture(person, number)).mean() < 12
-        assert np.abs(crop - picture(person + 1, number)).mean() > 24
+        assert np.abs(crop - person_image(person, number)).mean() < 12
+        assert np.abs(crop - person_image(person + 1, number)).mean() > 24
 
 
 def test_extracts_once(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_extracts_once(tmp_path: Path) -> None:
     }
 
 
-def test_a_failed_extraction_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_failed_extraction_leaves_no_files(tmp_path: Path) -> None:
     miniature.build_raw(tmp_path / "data")
     scene = tmp_path / "data" / "CUHK-SYSU" / "Image" / "SSM" / "s13.jpg"
     whole = scene.read_bytes()
@@ -117,7 +117,9 @@ def test_a_failed_extraction_leaves_nothing_behind(tmp_path: Path) -> None:
     assert read(tmp_path).variant == "extracted from raw"
 
 
-def test_of_two_at_once_the_first_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_extractions_give_the_first_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     miniature.build_raw(tmp_path / "data")
     extract = cuhk_sysu._read_crops
     by_the_other: list[RawDomain] = []
@@ -132,7 +134,7 @@ def test_of_two_at_once_the_first_wins(tmp_path: Path, monkeypatch: pytest.Monke
     assert names(tmp_path / "derived") == ["cuhk_sysu"]
 
 
-def test_the_crops_of_another_annotation_are_refused(tmp_path: Path) -> None:
+def test_crops_of_another_annotation_are_rejected(tmp_path: Path) -> None:
     miniature.build_raw(tmp_path / "data")
     read(tmp_path)
     people = miniature.train_annotation()
@@ -143,7 +145,7 @@ def test_the_crops_of_another_annotation_are_refused(tmp_path: Path) -> None:
     assert sorted({record.person_id for record in read(tmp_path).train}) == [4, 41]
 
 
-def test_lost_crops_are_noticed(tmp_path: Path) -> None:
+def test_missing_crops_are_reported(tmp_path: Path) -> None:
     miniature.build_raw(tmp_path / "data")
     raw = read(tmp_path)
     Path(raw.test.gallery[0].image_path).unlink()
@@ -151,7 +153,7 @@ def test_lost_crops_are_noticed(tmp_path: Path) -> None:
         read(tmp_path)
 
 
-def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+def test_unwritable_folder_is_reported(tmp_path: Path) -> None:
     miniature.build_raw(tmp_path / "data")
     (tmp_path / "derived").write_text("a file")
     with pytest.raises(OSError, match=r"cannot extract .* Set benchmark\.derived"):
@@ -159,7 +161,7 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("derived", ["data/CUHK-SYSU", "data/CUHK-SYSU/Image/made"])
-def test_nothing_is_extracted_into_the_data(tmp_path: Path, derived: str) -> None:
+def test_extraction_into_the_data_folder_is_rejected(tmp_path: Path, derived: str) -> None:
     miniature.build_raw(tmp_path / "data")
     before = tree(tmp_path / "data")
     options = ReadOptions(derived=str(tmp_path / derived))
@@ -168,7 +170,7 @@ def test_nothing_is_extracted_into_the_data(tmp_path: Path, derived: str) -> Non
     assert tree(tmp_path / "data") == before
 
 
-def test_boxes_are_cut_off_at_the_edge(tmp_path: Path) -> None:
+def test_boxes_are_clipped_to_the_image(tmp_path: Path) -> None:
     miniature.build_raw(tmp_path / "data")
     people = miniature.train_annotation()
     # In bytes, 20 + 240 would be 4.
@@ -183,7 +185,7 @@ def test_boxes_are_cut_off_at_the_edge(tmp_path: Path) -> None:
     assert Image.open(second.image_path).size == (WIDTH, 7)
 
 
-def test_one_person_and_one_search_are_lists_too(tmp_path: Path) -> None:
+def test_single_person_and_single_search(tmp_path: Path) -> None:
     miniature.build_raw(tmp_path / "data")
     (name, query, gallery), *_ = miniature.test_annotation()
     miniature.write_train(tmp_path / "data", {"p3": miniature.train_annotation()["p3"]})

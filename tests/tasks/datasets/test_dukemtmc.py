@@ -25,7 +25,7 @@ def test_finds_the_usual_roots(tmp_path: Path, below: str) -> None:
     assert raw.folder == tmp_path / below
 
 
-def test_withdrawal_is_said(tmp_path: Path) -> None:
+def test_withdrawal_is_reported(tmp_path: Path) -> None:
     build(tmp_path)
     with pytest.raises(ValueError, match=r"DukeMTMC-reID was withdrawn by its authors in 2019\."):
         read_dataset("dukemtmc", tmp_path, ReadOptions())

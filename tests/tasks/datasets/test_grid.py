@@ -22,7 +22,7 @@ def persons(records: tuple[Record, ...]) -> list[int]:
 
 
 @pytest.mark.parametrize("index", [0, 1, 2])
-def test_the_partitions_say_who_trains(tmp_path: Path, index: int) -> None:
+def test_partitions_define_training_people(tmp_path: Path, index: int) -> None:
     build(tmp_path / "GRID")
     raw = read(tmp_path, split_index=index)
     tested = sorted(set(PEOPLE) - set(TRAIN[index]))
@@ -49,20 +49,20 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_simpler_partitions_are_understood(tmp_path: Path, form: str) -> None:
+def test_simpler_partition_formats(tmp_path: Path, form: str) -> None:
     build(tmp_path / "grid")
     wanted = [read(tmp_path, split_index=index) for index in range(3)]
     savemat(tmp_path / "grid" / "features_and_partitions.mat", {"trainIdxAll": FORMS[form]})
     assert [read(tmp_path, split_index=index) for index in range(3)] == wanted
 
 
-def test_an_index_out_of_range_is_said(tmp_path: Path) -> None:
+def test_index_out_of_range_is_reported(tmp_path: Path) -> None:
     build(tmp_path / "grid")
     with pytest.raises(ValueError, match=r"split_index is 3, but features.*set it to 0 to 2"):
         read(tmp_path, split_index=3)
 
 
-def test_a_split_file_takes_precedence(tmp_path: Path) -> None:
+def test_split_file_takes_precedence(tmp_path: Path) -> None:
     build(tmp_path / "grid" / "underground_reid")
     paths = {
         part: sorted((tmp_path / "grid" / "underground_reid" / part).iterdir())

@@ -8,7 +8,7 @@ from tasks.reading import read_dataset
 from tests.tasks.datasets.miniatures.ilids import NUM_IMAGES, build
 
 
-def test_two_images_of_each_tested_person(tmp_path: Path) -> None:
+def test_two_images_of_each_test_person(tmp_path: Path) -> None:
     build(tmp_path / "ilids" / "i-LIDS_Pedestrian" / "Persons")
     drawn: set[tuple[str, ...]] = set()
     for split_index in range(10):
@@ -26,7 +26,7 @@ def test_two_images_of_each_tested_person(tmp_path: Path) -> None:
     assert len(drawn) == 10
 
 
-def test_a_split_file_that_lists_names(tmp_path: Path) -> None:
+def test_split_file_with_bare_names(tmp_path: Path) -> None:
     build(tmp_path / "i-LIDS_Pedestrian" / "Persons")
     split = {
         "train": ["0001001.jpg", "0001002.jpg", "0050004.jpg"],

@@ -81,7 +81,7 @@ def test_other_files_are_ignored_with_a_count(
     assert "ignored 2 files" in caplog.text
 
 
-def test_missing_folder_says_what_is_there(tmp_path: Path) -> None:
+def test_missing_folder_lists_existing_files(tmp_path: Path) -> None:
     (tmp_path / "market" / GALLERY).mkdir(parents=True)
     with pytest.raises(FileNotFoundError) as error:
         read(tmp_path / "market")
@@ -98,7 +98,7 @@ def test_empty_folder(tmp_path: Path) -> None:
         read(tmp_path)
 
 
-def test_no_name_parses(tmp_path: Path) -> None:
+def test_folder_without_matching_names(tmp_path: Path) -> None:
     make(tmp_path, bounding_box_train=["b.jpg", "a.png"])
     with pytest.raises(ValueError, match=r"none of the 2 files in .* the first is a\.png"):
         read(tmp_path)

@@ -9,7 +9,7 @@ from tasks.reading import dataset_facts, read_dataset
 from tests.tasks.datasets.miniatures.msmt17 import build, image
 
 
-def test_training_ids_stay_and_test_ids_move(tmp_path: Path) -> None:
+def test_only_test_ids_get_an_offset(tmp_path: Path) -> None:
     build(tmp_path)
     raw = read_dataset("msmt17", tmp_path, ReadOptions())
     assert sorted({record.person_id for record in raw.train}) == [0, 1, 2, 3]
@@ -17,7 +17,7 @@ def test_training_ids_stay_and_test_ids_move(tmp_path: Path) -> None:
     assert sorted({record.person_id for record in raw.test.gallery}) == [10_000, 10_001, 10_002]
 
 
-def test_cameras_are_the_third_field(tmp_path: Path) -> None:
+def test_camera_is_third_field_of_file_name(tmp_path: Path) -> None:
     build(tmp_path)
     raw = read_dataset("msmt17", tmp_path, ReadOptions())
     assert {record.camera_id for record in raw.train} == {0, 4, 14}
@@ -25,7 +25,7 @@ def test_cameras_are_the_third_field(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("version", "train"), [("V1", "train"), ("V2", "mask_train_v2")])
-def test_each_version_has_its_folders(tmp_path: Path, version: str, train: str) -> None:
+def test_folders_of_each_version(tmp_path: Path, version: str, train: str) -> None:
     build(tmp_path, version)
     raw = read_dataset("msmt17", tmp_path, ReadOptions())
     assert raw.variant == version
@@ -33,7 +33,7 @@ def test_each_version_has_its_folders(tmp_path: Path, version: str, train: str) 
     assert first.image_path == str(tmp_path / f"MSMT17_{version}" / train / image(0, 0, 1))
 
 
-def test_of_two_versions_the_setting_chooses(tmp_path: Path) -> None:
+def test_setting_selects_the_version(tmp_path: Path) -> None:
     build(tmp_path, "V1")
     build(tmp_path, "V2")
     assert read_dataset("msmt17", tmp_path, ReadOptions()).variant == "V2"
@@ -41,7 +41,7 @@ def test_of_two_versions_the_setting_chooses(tmp_path: Path) -> None:
     assert read_dataset("msmt17", tmp_path, chosen).variant == "V1"
 
 
-def test_validation_images_join_only_if_asked(tmp_path: Path) -> None:
+def test_validation_images_are_added_only_if_configured(tmp_path: Path) -> None:
     build(tmp_path)
     without = read_dataset("msmt17", tmp_path, ReadOptions())
     joined = read_dataset("msmt17", tmp_path, ReadOptions(msmt17_val_in_train=True))
@@ -52,7 +52,7 @@ def test_validation_images_join_only_if_asked(tmp_path: Path) -> None:
     assert without.test == joined.test
 
 
-def test_the_order_of_lines_does_not_count(tmp_path: Path) -> None:
+def test_order_of_lines_is_irrelevant(tmp_path: Path) -> None:
     build(tmp_path)
     before = read_dataset("msmt17", tmp_path, ReadOptions())
     for name in ("train", "query", "gallery"):

@@ -26,7 +26,7 @@ def persons(records: tuple[Record, ...]) -> list[int]:
     return sorted({record.person_id for record in records})
 
 
-def test_people_whom_one_camera_saw(tmp_path: Path) -> None:
+def test_people_of_camera_b_only_are_distractors(tmp_path: Path) -> None:
     raw = read(tmp_path)
     assert persons(raw.test.gallery) == [*persons(raw.test.query), 201, 600, 749]
     assert {record.camera_id for record in raw.test.query} == {0}
@@ -35,7 +35,7 @@ def test_people_whom_one_camera_saw(tmp_path: Path) -> None:
     assert not [each for each in used if each.camera_id == 0 and each.person_id > 200]
 
 
-def test_a_split_file_that_lists_people(tmp_path: Path) -> None:
+def test_split_file_with_people(tmp_path: Path) -> None:
     raw = read(tmp_path, [{"train": [2, 200], "test": [1, 3, 199]}])
     assert persons(raw.train) == [2, 200]
     assert persons(raw.test.query) == [1, 3, 199]
@@ -44,13 +44,13 @@ def test_a_split_file_that_lists_people(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("train", "says"),
+    ("train", "message"),
     [
         ([2, 201, 600], r"split 0 lists person 201 and 1 more, but .* has people 1 to 200"),
         ([2, 3, 1], r"split 0: person 1 and 1 more are in training and test"),
         ([], r"split 0: expected a list of images under 'train'"),
     ],
 )
-def test_faulty_lists_of_people(tmp_path: Path, train: list[int], says: str) -> None:
-    with pytest.raises(ValueError, match=says):
+def test_invalid_lists_of_people(tmp_path: Path, train: list[int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         read(tmp_path, [{"train": train, "test": [1, 3, 199]}])

@@ -9,7 +9,7 @@ from tasks.reading import dataset_facts, read_dataset
 from tests.tasks.datasets.miniatures.sensereid import build
 
 
-def test_cameras_are_as_named(tmp_path: Path) -> None:
+def test_camera_ids_are_those_of_file_names(tmp_path: Path) -> None:
     build(tmp_path)
     raw = read_dataset("sensereid", tmp_path, ReadOptions())
     assert raw.train == ()

@@ -14,7 +14,7 @@ def read(root: Path, split_index: int) -> RawDomain:
     return read_dataset("viper", root / "data", options)
 
 
-def test_a_person_is_the_index_of_a_pair(tmp_path: Path) -> None:
+def test_person_id_is_index_of_pair(tmp_path: Path) -> None:
     raw = read(tmp_path, 0)
     for record in (*raw.train, *raw.test.query, *raw.test.gallery):
         camera = ("cam_a", "cam_b")[record.camera_id]
@@ -22,7 +22,7 @@ def test_a_person_is_the_index_of_a_pair(tmp_path: Path) -> None:
         assert Path(record.image_path).parts[-2:] == (camera, name)
 
 
-def test_odd_splits_query_by_the_other_camera(tmp_path: Path) -> None:
+def test_odd_splits_swap_cameras(tmp_path: Path) -> None:
     even, odd = read(tmp_path, 4), read(tmp_path, 5)
     assert {record.camera_id for record in even.test.query} == {0}
     assert (even.train, even.test.query, even.test.gallery) == (

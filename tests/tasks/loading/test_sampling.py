@@ -1,4 +1,4 @@
-"""Laws of the identity-balanced epoch plan and of the seeds everything is drawn from."""
+"""Properties of the identity-balanced epoch plan and of derived seeds."""
 
 from collections import Counter
 
@@ -48,7 +48,7 @@ def test_every_batch_has_P_persons_with_K_images_each(inputs, seed):
 
 @settings(deadline=None, max_examples=80)
 @given(inputs=plan_inputs(), seed=st.integers(0, 2**63 - 1))
-def test_groups_are_used_once_where_that_is_possible(inputs, seed):
+def test_groups_are_used_once_if_possible(inputs, seed):
     person_ids, P, K = inputs
     plan = epoch_plan(person_ids, P, K, seed)
     iterations = len(plan)
@@ -81,20 +81,20 @@ def test_a_plan_is_a_pure_function_of_its_seed():
     assert not np.array_equal(first, epoch_plan(person_ids, 8, 4, 2))
 
 
-def test_left_over_images_come_up_in_other_epochs():
+def test_skipped_images_are_used_in_other_epochs():
     person_ids = np.repeat(np.arange(4), 7)
     seen = {int(i) for seed in range(20) for i in epoch_plan(person_ids, 2, 4, seed).ravel()}
     assert seen == set(range(28))
 
 
-def test_company_in_a_batch_is_mixed():
+def test_batches_combine_different_persons():
     person_ids = np.repeat(np.arange(12), 16)
     plan = epoch_plan(person_ids, 4, 4, 0)
     batches = {frozenset(person_ids[batch].tolist()) for batch in plan}
     assert len(batches) > 0.8 * len(plan)
 
 
-def test_a_person_with_few_images_has_all_of_them_and_repeats():
+def test_persons_with_few_images_repeat_images():
     person_ids = np.array([0, 0, 0, 1, 2, 2, 2, 2])
     plan = epoch_plan(person_ids, 3, 4, 5)
     images = np.sort(plan.reshape(-1, 4), axis=1).tolist()
@@ -121,7 +121,7 @@ def test_a_person_with_few_images_has_all_of_them_and_repeats():
         (np.zeros((2, 2), dtype=np.int64), 1, 1, r"got shape \(2, 2\)"),
     ],
 )
-def test_bad_arguments_are_refused(person_ids, P, K, message):
+def test_invalid_arguments_are_rejected(person_ids, P, K, message):
     with pytest.raises(ValueError, match=message):
         num_iterations(person_ids, P, K)
     with pytest.raises(ValueError, match=message):
@@ -139,19 +139,19 @@ def test_derived_seeds_are_stable():
     left=st.lists(st.integers() | st.text(max_size=4), max_size=4),
     right=st.lists(st.integers() | st.text(max_size=4), max_size=4),
 )
-def test_derived_seeds_tell_paths_apart(left, right):
+def test_derived_seeds_differ_by_keys(left, right):
     seeds = derive_seed(*left), derive_seed(*right)
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert (seeds[0] == seeds[1]) == (left == right)
 
 
-def test_derived_seeds_tell_types_and_boundaries_apart():
+def test_derived_seeds_differ_by_type_and_boundary_of_keys():
     paths = [(1,), ("1",), ("a", "bc"), ("ab", "c"), ("abc",), (), ("",), (-1,), (1, 1), (11,)]
     assert len({derive_seed(*path) for path in paths}) == len(paths)
 
 
 @pytest.mark.parametrize("key", [1.0, True, None, np.int64(1)])
-def test_a_seed_of_another_type_is_refused(key):
+def test_key_of_another_type_is_rejected(key):
     with pytest.raises(TypeError, match="keys: expected int or str, got"):
         derive_seed("a", key)
 
@@ -164,7 +164,7 @@ def test_image_seeds_belong_to_positions():
     assert len({*seeds.tolist(), *others.tolist()}) == 3 * 64
 
 
-def test_counter_draws_are_those_of_splitmix64():
+def test_counter_draws_equal_splitmix64():
     # Reference outputs of SplitMix64 from state 1234567.
     expected = [6457827717110365317, 3203168211198807973, 9817491932198370423]
     draws = counter_draws(np.array([1234567], dtype=np.uint64), 3)

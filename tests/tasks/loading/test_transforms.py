@@ -1,4 +1,4 @@
-"""Augmentation: a pure function of pixels, view, seed and configuration, and the right one."""
+"""Augmentation: a deterministic function of pixels, view, seed and configuration."""
 
 import random
 
@@ -18,8 +18,8 @@ CONFIG = TransformConfig(pad_pixels=4)
 PLAIN = TransformConfig(flip_probability=0, pad_pixels=0, erase_probabilities=(), randaugment_ops=0)
 
 
-def pictures(count, height=32, width=16, seed=0):
-    """Smooth gradients with noise on them, so that geometry and colour both show."""
+def random_images(count, height=32, width=16, seed=0):
+    """Smooth gradients with noise, sensitive to changes of geometry and colour."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width]
     slopes = rng.uniform(-3, 3, (2, count, 1, 1, 3))
@@ -34,8 +34,8 @@ def random_seeds(count, seed=0):
 @pytest.mark.parametrize("view", VIEWS)
 @settings(deadline=None, max_examples=12)
 @given(seed=st.integers(0, 2**32), cut=st.integers(1, 39))
-def test_a_row_does_not_depend_on_its_batch(view, seed, cut):
-    images, seeds = pictures(40, seed=seed), random_seeds(40, seed)
+def test_result_of_an_image_does_not_depend_on_its_batch(view, seed, cut):
+    images, seeds = random_images(40, seed=seed), random_seeds(40, seed)
     whole = augment(images, view, seeds, CONFIG)
     order = np.random.default_rng(seed).permutation(40)
     assert torch.equal(augment(images[order], view, seeds[order], CONFIG), whole[order])
@@ -46,8 +46,8 @@ def test_a_row_does_not_depend_on_its_batch(view, seed, cut):
 
 
 @pytest.mark.parametrize("view", VIEWS)
-def test_shape_type_and_untouched_input(view):
-    images = pictures(6)
+def test_shape_dtype_and_unmodified_input(view):
+    images = random_images(6)
     before = images.copy()
     images.flags.writeable = False
     result = augment(images, view, random_seeds(6), CONFIG)
@@ -58,8 +58,8 @@ def test_shape_type_and_untouched_input(view):
     assert augment(images[:0], view, random_seeds(0), CONFIG).shape == (0, 3, 32, 16)
 
 
-def test_no_global_generator_is_read_or_written():
-    images, seeds = pictures(8), random_seeds(8)
+def test_no_global_generator_is_used():
+    images, seeds = random_images(8), random_seeds(8)
     expected = [augment(images, view, seeds, CONFIG) for view in VIEWS]
 
     def draw():
@@ -87,7 +87,7 @@ def test_no_global_generator_is_read_or_written():
     ],
 )
 def test_normalise(mean_std, mean, std):
-    images = pictures(3)
+    images = random_images(3)
     config = TransformConfig(mean_std=mean_std)
     result = normalise(images, config)
     expected = ((images / 255 - mean) / std).transpose(0, 3, 1, 2)
@@ -98,26 +98,26 @@ def test_normalise(mean_std, mean, std):
 
 
 @pytest.mark.parametrize("view", ["weak", "strong"])
-def test_with_everything_off_a_view_only_normalises(view):
-    images = pictures(5)
+def test_view_without_augmentation_is_normalised_only(view):
+    images = random_images(5)
     result = augment(images, view, random_seeds(5), PLAIN)
     assert torch.equal(result, normalise(images, PLAIN))
 
 
 @pytest.mark.parametrize(("view", "mode"), [("weak", "constant"), ("strong", "reflect")])
-def test_flip_and_crop_give_every_window_about_equally_often(view, mode):
+def test_flip_and_crop_windows_are_uniform(view, mode):
     pad, count = 2, 3000
     config = PLAIN.model_copy(update={"flip_probability": 0.25, "pad_pixels": pad})
-    image = pictures(1, 6, 7)[0]
+    image = random_images(1, 6, 7)[0]
     padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)), mode=mode)
     windows = {}
-    for mirrored in (False, True):
+    for flipped in (False, True):
         for top in range(5):
             for left in range(5):
                 window = padded[top : top + 6, left : left + 7]
-                window = window[:, ::-1] if mirrored else window
+                window = window[:, ::-1] if flipped else window
                 key = normalise(window[None], config).numpy().tobytes()
-                windows[key] = (mirrored, top, left)
+                windows[key] = (flipped, top, left)
     result = augment(np.stack([image] * count), view, random_seeds(count), config).numpy()
     found = np.array([windows[row.tobytes()] for row in result])
     assert 0.22 < found[:, 0].mean() < 0.28
@@ -125,7 +125,7 @@ def test_flip_and_crop_give_every_window_about_equally_often(view, mode):
         assert np.all(np.bincount(found[:, offset], minlength=5) > 0.17 * count)
 
 
-def test_erasing_fills_rectangles_of_the_asked_size_with_the_mean():
+def test_erasing_fills_rectangles_of_configured_size_with_mean():
     config = PLAIN.model_copy(update={"erase_probabilities": (0.5,)})
     images = np.full((2000, 64, 32, 3), 255, np.uint8)
     erased = (augment(images, "weak", random_seeds(2000), config) == 0).all(dim=1).numpy()
@@ -134,14 +134,14 @@ def test_erasing_fills_rectangles_of_the_asked_size_with_the_mean():
     rows, columns = erased.any(axis=2).sum(axis=1), erased.any(axis=1).sum(axis=1)
     np.testing.assert_array_equal(erased.sum(axis=(1, 2)), rows * columns)
     shares = (rows * columns / (64 * 32))[touched]
-    # A whole number of pixels a side: the drawn area is met up to rounding.
+    # Sides are rounded to whole pixels, so the area is approximate.
     assert shares.min() > 0.015
     assert shares.max() < 0.42
     assert (rows[touched] / columns[touched]).min() > 0.25
     assert (rows[touched] / columns[touched]).max() < 4
 
 
-def test_two_erasings_are_drawn_apart():
+def test_two_erasings_are_independent():
     images = np.full((4000, 32, 16, 3), 255, np.uint8)
     config = PLAIN.model_copy(update={"erase_probabilities": (0.5, 0.3)})
     touched = (augment(images, "weak", random_seeds(4000), config) == 0).flatten(1).any(dim=1)
@@ -150,15 +150,15 @@ def test_two_erasings_are_drawn_apart():
 
 def test_views_of_one_seed_are_unrelated():
     config = PLAIN.model_copy(update={"flip_probability": 0.5})
-    images = np.repeat(pictures(1), 2000, axis=0)
+    images = np.repeat(random_images(1), 2000, axis=0)
     weak, strong = (augment(images, v, random_seeds(2000), config) for v in ("weak", "strong"))
     agree = (weak == strong).flatten(1).all(dim=1).float().mean()
     assert 0.45 < float(agree) < 0.55
 
 
-def test_consecutive_seeds_are_as_good_as_random_ones():
+def test_consecutive_seeds_are_uncorrelated():
     config = PLAIN.model_copy(update={"flip_probability": 0.5})
-    images = np.repeat(pictures(1), 2000, axis=0)
+    images = np.repeat(random_images(1), 2000, axis=0)
     weak = augment(images, "weak", np.arange(2000), config)
     flipped = (weak != normalise(images, config)).flatten(1).any(dim=1).float()
     assert 0.45 < float(flipped.mean()) < 0.55
@@ -166,7 +166,7 @@ def test_consecutive_seeds_are_as_good_as_random_ones():
 
 
 def reference(name, image, sign, magnitude):
-    """torchvision's or PIL's form of one operation on [3, H, W] uint8."""
+    """Applies one operation of torchvision or PIL to [3, H, W] uint8."""
     strength = magnitude / 30
     factor = 1 + 0.9 * strength * sign
     height, width = image.shape[1:]
@@ -183,10 +183,10 @@ def reference(name, image, sign, magnitude):
         return functional.affine(image, 0.0, shifts, 1.0, [0.0, 0.0], InterpolationMode.NEAREST)
     if name == "rotate":
         return functional.rotate(image, 30 * strength * sign, InterpolationMode.NEAREST)
-    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+    pil_image = Image.fromarray(image.permute(1, 2, 0).numpy())
     by_pil = {"autocontrast": ImageOps.autocontrast, "equalize": ImageOps.equalize}
     if name in by_pil:
-        return torch.from_numpy(np.array(by_pil[name](picture))).permute(2, 0, 1)
+        return torch.from_numpy(np.array(by_pil[name](pil_image))).permute(2, 0, 1)
     return {
         "identity": lambda: image,
         "brightness": lambda: functional.adjust_brightness(image, factor),
@@ -202,26 +202,26 @@ def reference(name, image, sign, magnitude):
 @pytest.mark.parametrize("sign", [-1, 1])
 @pytest.mark.parametrize("magnitude", [0, 10, 30])
 def test_operations_agree_with_torchvision(name, sign, magnitude):
-    images = pictures(8, 48, 24)
+    images = random_images(8, 48, 24)
     code = np.full((8, 1), OPERATIONS.index(name))
-    ours = randaugment(images, code, np.full((8, 1), sign), magnitude).transpose(0, 3, 1, 2)
-    theirs = np.stack(
+    result = randaugment(images, code, np.full((8, 1), sign), magnitude).transpose(0, 3, 1, 2)
+    expected = np.stack(
         [
             reference(name, torch.from_numpy(image).permute(2, 0, 1), sign, magnitude).numpy()
             for image in images
         ]
     )
-    difference = np.abs(ours.astype(int) - theirs.astype(int))
+    difference = np.abs(result.astype(int) - expected.astype(int))
     if name in OPERATIONS[1:6]:
-        # A source coordinate on the border of two pixels may round to either.
+        # A source coordinate on the border of two pixels may be rounded either way.
         assert (difference.max(axis=1) == 0).mean() > 0.98
     else:
-        # Theirs cuts fractions off where ours rounds.
+        # The references truncate, this implementation rounds.
         assert difference.max() <= 2
         assert difference.mean() < 1.2
 
 
-def test_flat_and_extreme_images_survive_every_operation():
+def test_constant_images():
     levels = np.array([0, 1, 127, 255], dtype=np.uint8)
     images = np.repeat(levels, 3 * 8 * 4).reshape(4, 8, 4, 3)
     for code in range(len(OPERATIONS)):
@@ -233,8 +233,8 @@ def test_flat_and_extreme_images_survive_every_operation():
         np.testing.assert_array_equal(randaugment(images, code, np.ones((4, 1), int), 10), images)
 
 
-def test_operations_are_applied_in_turn():
-    images = pictures(3)
+def test_operations_are_applied_in_order():
+    images = random_images(3)
     solarize, shear = OPERATIONS.index("solarize"), OPERATIONS.index("shear_x")
     one = np.ones((3, 1), int)
     expected = randaugment(randaugment(images, solarize * one, one, 20), shear * one, one, 20)
@@ -242,27 +242,32 @@ def test_operations_are_applied_in_turn():
     np.testing.assert_array_equal(randaugment(images, both, np.ones((3, 2), int), 20), expected)
 
 
-def test_strong_draws_every_operation():
+def test_strong_samples_every_operation():
     config = PLAIN.model_copy(update={"randaugment_ops": 1})
-    images = np.repeat(pictures(1), 1500, axis=0)
+    images = np.repeat(random_images(1), 1500, axis=0)
     result = augment(images, "strong", random_seeds(1500), config)
-    # Nine operations with a direction make two pictures each, five make one (posterize at this
-    # magnitude included).
+    # Nine operations with a direction give two images each, five give one (including posterize at
+    # this magnitude).
     assert len({row.numpy().tobytes() for row in result}) == 9 * 2 + 5
 
 
 @pytest.mark.parametrize(
     ("images", "view", "seeds", "message"),
     [
-        (pictures(2), "week", random_seeds(2), "view: expected one of test, weak.* got 'week'"),
-        (pictures(2), "weak", random_seeds(3), r"seeds: expected 2 integers.*got \[3\]"),
-        (pictures(2), "weak", np.zeros(2), "seeds: .* of float64"),
-        (pictures(2) / 255, "weak", random_seeds(2), "images: expected uint8 .* of float64"),
-        (pictures(2)[0], "test", random_seeds(2), r"\[B, H, W, 3\], got \[32, 16, 3\]"),
-        (pictures(2).transpose(0, 3, 1, 2), "test", random_seeds(2), r"got \[2, 3, 32, 16\]"),
+        (
+            random_images(2),
+            "week",
+            random_seeds(2),
+            "view: expected one of test, weak.* got 'week'",
+        ),
+        (random_images(2), "weak", random_seeds(3), r"seeds: expected 2 integers.*got \[3\]"),
+        (random_images(2), "weak", np.zeros(2), "seeds: .* of float64"),
+        (random_images(2) / 255, "weak", random_seeds(2), "images: expected uint8 .* of float64"),
+        (random_images(2)[0], "test", random_seeds(2), r"\[B, H, W, 3\], got \[32, 16, 3\]"),
+        (random_images(2).transpose(0, 3, 1, 2), "test", random_seeds(2), r"got \[2, 3, 32, 16\]"),
     ],
 )
-def test_bad_input_is_refused(images, view, seeds, message):
+def test_invalid_input_is_rejected(images, view, seeds, message):
     with pytest.raises(ValueError, match=message):
         augment(images, view, seeds, CONFIG)
 
@@ -279,6 +284,6 @@ def test_bad_input_is_refused(images, view, seeds, message):
         ("mean_std", "cifar", "'clip', 'imagenet' or 'half'"),
     ],
 )
-def test_bad_configuration_is_refused(field, value, message):
+def test_invalid_configuration_is_rejected(field, value, message):
     with pytest.raises(ValueError, match=message):
         TransformConfig(**{field: value})

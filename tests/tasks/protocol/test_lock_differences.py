@@ -1,4 +1,4 @@
-"""Locks that differ are told apart in words, and none of their values differs silently."""
+"""Sentences about differences between locks; every differing value is reported."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ Lock = dict[str, Any]
 
 
 def people(ids: range | list[int], *, are_listed: bool = True) -> Lock:
-    found = {"count": len(ids), "sha256": f"{hash(tuple(ids)) % 16**8:064x}"}
-    return found | {"ids": list(ids)} if are_listed else found
+    identities = {"count": len(ids), "sha256": f"{hash(tuple(ids)) % 16**8:064x}"}
+    return identities | {"ids": list(ids)} if are_listed else identities
 
 
 def domain(num_train: int, **facts: Any) -> Lock:
@@ -41,8 +41,8 @@ def domain(num_train: int, **facts: Any) -> Lock:
     }
 
 
-def photographs(num_train: int = 500) -> Lock:
-    """A lock like those of tasks.protocol.lock, of photographs; a new one at every call."""
+def photo_lock(num_train: int = 500) -> Lock:
+    """Returns a new lock in the format of tasks.protocol.lock, of a benchmark of photographs."""
     return {
         "benchmark": "lreid-1",
         "order": ["market1501", "msmt17"],
@@ -62,8 +62,8 @@ def photographs(num_train: int = 500) -> Lock:
     }
 
 
-def drawn(num_train: int = 500) -> Lock:
-    lock = photographs(num_train)
+def synthetic_lock(num_train: int = 500) -> Lock:
+    lock = photo_lock(num_train)
     fields = {"seed": 0, "num_train_identities": 64, "height": 64}
     reranking = {"enabled": True, "k1": 20, "weight": 0.3}
     return lock | {"generator_version": 3, "synthetic": fields, "reranking": reranking}
@@ -74,11 +74,11 @@ def sentences(**locks: Lock) -> list[str]:
 
 
 def changed(change: Callable[[Lock], Any]) -> tuple[list[str], list[str]]:
-    """Sentences and what they affect, of the plain lock against the one with a change."""
-    other = photographs()
+    """Returns sentences and affected aspects of a lock compared with a changed copy."""
+    other = photo_lock()
     change(other)
-    found = lock_differences({"A": photographs(), "B": other})
-    return [each.sentence for each in found], [each.affects for each in found]
+    differences = lock_differences({"A": photo_lock(), "B": other})
+    return [each.sentence for each in differences], [each.affects for each in differences]
 
 
 def of(name: str) -> Callable[[Lock], Lock]:
@@ -221,16 +221,16 @@ MARKET, MSMT17, VIPER = of("market1501"), of("msmt17"), of("viper")
         (lambda lock: lock["domains"].pop("viper"), "viper: described in A, not in B", "test"),
     ],
 )
-def test_a_difference_in_words(change, sentence, affects):
+def test_sentence_of_one_difference(change, sentence, affects):
     assert changed(change) == ([sentence], [affects])
 
 
-def test_several_differences_go_from_the_whole_to_the_domains():
-    other = photographs() | {"benchmark": "custom", "identity_rule": "all"}
+def test_benchmark_differences_precede_domain_differences():
+    other = photo_lock() | {"benchmark": "custom", "identity_rule": "all"}
     VIPER(other)["facts"]["split_index"] = 3
     VIPER(other)["records_sha256"] |= {"test_query": "a" * 64, "test_gallery": "b" * 64}
     MSMT17(other)["identities"]["train"] = people(range(1, 1042))
-    assert sentences(here=photographs(), there=other) == [
+    assert sentences(here=photo_lock(), there=other) == [
         "benchmark lreid-1 in here, custom in there",
         "rule for training identities: 500 in here, all in there",
         "msmt17: 500 training identities in here, 1,041 in there (541 only in there)",
@@ -239,18 +239,20 @@ def test_several_differences_go_from_the_whole_to_the_domains():
     ]
 
 
-def test_fields_of_drawn_people():
-    other = drawn()
+def test_generator_settings():
+    other = synthetic_lock()
     other["synthetic"] |= {"seed": 1, "num_train_identities": 32}
-    (seed,) = lock_differences({"A": drawn(), "B": other})
+    (seed,) = lock_differences({"A": synthetic_lock(), "B": other})
     assert seed.text == "synthetic data: num_train_identities 64 in A, 32 in B; seed 0 in A, 1 in B"
     assert seed.affects == "test"
     other["synthetic"]["seed"] = 0
-    assert [each.affects for each in lock_differences({"A": drawn(), "B": other})] == ["conditions"]
+    assert [each.affects for each in lock_differences({"A": synthetic_lock(), "B": other})] == [
+        "conditions"
+    ]
 
 
 def test_more_than_two_locks():
-    locks = {name: photographs() for name in "ABCD"}
+    locks = {name: photo_lock() for name in "ABCD"}
     MARKET(locks["B"])["identities"]["train"] = people(range(1, 752))
     MARKET(locks["D"])["identities"]["train"] = people(range(1, 752))
     locks["C"]["reranking"] = {"k1": 20}
@@ -262,8 +264,8 @@ def test_more_than_two_locks():
     ]
 
 
-def test_a_domain_that_only_some_have_is_compared_among_those():
-    locks = {name: photographs() for name in "ABC"}
+def test_missing_domains_are_not_compared():
+    locks = {name: photo_lock() for name in "ABC"}
     locks["A"]["unseen"] = []
     del locks["A"]["domains"]["viper"]
     VIPER(locks["C"])["variant"] = "V2"
@@ -273,31 +275,35 @@ def test_a_domain_that_only_some_have_is_compared_among_those():
     ]
 
 
-def test_values_that_look_alike_are_written_out():
-    one, other = photographs(), photographs()
+def test_similar_values_are_written_in_full():
+    one, other = photo_lock(), photo_lock()
     VIPER(one)["description_sha256"] = "ab12cd34" + "0" * 56
     VIPER(other)["description_sha256"] = "ab12cd34" + "1" * 56
-    (said,) = sentences(A=one, B=other)
-    assert "0" * 56 in said
-    assert "1" * 56 in said
-    one, other = photographs() | {"notes": "x" * 500}, photographs() | {"notes": "x" * 499}
-    (said,) = sentences(A=one, B=other)
-    first, second = re.findall(r"\((\w{8})\) in [AB]", said)
+    (sentence,) = sentences(A=one, B=other)
+    assert "0" * 56 in sentence
+    assert "1" * 56 in sentence
+    one, other = photo_lock() | {"notes": "x" * 500}, photo_lock() | {"notes": "x" * 499}
+    (sentence,) = sentences(A=one, B=other)
+    first, second = re.findall(r"\((\w{8})\) in [AB]", sentence)
     assert first != second
-    assert len(said) < 200
+    assert len(sentence) < 200
 
 
-def test_what_makes_scores_on_a_domain_incomparable():
-    other = photographs()
+def test_is_test_comparable():
+    other = photo_lock()
     VIPER(other)["records_sha256"]["test_query"] = "a" * 64
     MARKET(other)["identities"]["train"] = people(range(9))
-    found = lock_differences({"A": photographs(), "B": other})
+    differences = lock_differences({"A": photo_lock(), "B": other})
     affected = [
-        name for name in ("market1501", "msmt17", "viper") if not is_test_comparable(found, name)
+        name
+        for name in ("market1501", "msmt17", "viper")
+        if not is_test_comparable(differences, name)
     ]
     assert affected == ["viper"]
-    found = lock_differences({"A": photographs(), "B": photographs() | {"camera_rule": ""}})
-    assert not any(is_test_comparable(found, name) for name in ("market1501", "msmt17", "viper"))
+    differences = lock_differences({"A": photo_lock(), "B": photo_lock() | {"camera_rule": ""}})
+    assert not any(
+        is_test_comparable(differences, name) for name in ("market1501", "msmt17", "viper")
+    )
 
 
 PLAIN = st.none() | st.booleans() | st.integers(-2, 1200) | st.floats(allow_nan=False) | st.text()
@@ -333,54 +339,54 @@ def branches(value: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     return [path] + [each for key in value for each in branches(value[key], (*path, key))]
 
 
-def written(lock: Lock) -> str:
+def as_json(lock: Lock) -> str:
     return json.dumps(lock, sort_keys=True)
 
 
-LOCKS = [photographs(3), drawn(3)]
+LOCKS = [photo_lock(3), synthetic_lock(3)]
 LEAVES = [(lock, path) for lock in LOCKS for path in flat(lock)]
 NODES = [(lock, path) for lock in LOCKS for path in (*flat(lock), *branches(lock)) if path]
 BRANCHES = [(lock, path) for lock in LOCKS for path in branches(lock)]
 
 
-def check_said(lock: Lock, other: Lock) -> None:
-    """There is a sentence for a difference, and none where there is no difference."""
+def check_reported(lock: Lock, other: Lock) -> None:
+    """Checks that locks have differences if and only if they are unequal."""
     for pair in ({"A": lock, "B": other}, {"A": other, "B": lock}):
-        found = lock_differences(pair)
-        assert bool(found) == (written(lock) != written(other))
-        assert all(each.text and each.paths for each in found)
-        assert len({each.sentence for each in found}) == len(found)
-        assert lock_differences({**pair, "C": pair["A"]}) != [] or not found
+        differences = lock_differences(pair)
+        assert bool(differences) == (as_json(lock) != as_json(other))
+        assert all(each.text and each.paths for each in differences)
+        assert len({each.sentence for each in differences}) == len(differences)
+        assert lock_differences({**pair, "C": pair["A"]}) != [] or not differences
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.sampled_from(LEAVES), JSON)
-def test_no_changed_value_is_silent(leaf, value):
+def test_every_changed_value_is_reported(leaf, value):
     lock, path = leaf
-    check_said(lock, replaced(lock, path, value))
+    check_reported(lock, replaced(lock, path, value))
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.sampled_from(BRANCHES), st.text(), JSON.filter(lambda value: value != {}))
-def test_no_added_value_is_silent(branch, key, value):
+def test_every_added_value_is_reported(branch, key, value):
     lock, path = branch
-    check_said(lock, replaced(lock, (*path, key), value))
+    check_reported(lock, replaced(lock, (*path, key), value))
 
 
-def test_no_removed_value_is_silent():
+def test_every_removed_value_is_reported():
     for lock, path in NODES:
-        check_said(lock, removed(lock, path))
+        check_reported(lock, removed(lock, path))
 
 
 @given(st.sampled_from(LEAVES), st.sampled_from(LEAVES), PLAIN, PLAIN)
-def test_two_changes_are_said_like_one(first, second, one, other):
+def test_two_changes_are_reported(first, second, one, other):
     lock = first[0]
     both = replaced(lock, first[1], one)
     if second[0] is lock:
         both = replaced(both, second[1], other)
-    check_said(lock, both)
+    check_reported(lock, both)
 
 
-def test_the_order_of_keys_is_no_difference():
-    lock = drawn()
-    assert sentences(A=lock, B=json.loads(written(lock))) == []
+def test_order_of_keys_is_irrelevant():
+    lock = synthetic_lock()
+    assert sentences(A=lock, B=json.loads(as_json(lock))) == []

@@ -61,7 +61,7 @@ def pairs(num_people: int, images_each: int = 1) -> list[Record]:
 
 
 @given(st.sets(st.integers(0, 10**6), max_size=30), st.randoms(use_true_random=False))
-def test_hash_order_depends_on_the_items_alone(ids: set[int], shuffle: random.Random) -> None:
+def test_hash_order_does_not_depend_on_input_order(ids: set[int], shuffle: random.Random) -> None:
     items = [str(item) for item in ids]
     first = hash_order("viper", 3, items)
     shuffle.shuffle(items)
@@ -69,7 +69,7 @@ def test_hash_order_depends_on_the_items_alone(ids: set[int], shuffle: random.Ra
     assert sorted(first) == sorted(items)
 
 
-def test_hash_order_by_hand() -> None:
+def test_hash_order_equals_sha256_order() -> None:
     digests = {
         person: hashlib.sha256(f"viper\t{SEED}\t4\t{person}".encode()).hexdigest()
         for person in ("1", "2", "30")
@@ -77,8 +77,8 @@ def test_hash_order_by_hand() -> None:
     assert hash_order("viper", 4, ["30", "1", "2"]) == sorted(digests, key=digests.__getitem__)
 
 
-def test_draws_never_change() -> None:
-    # Published results name this seed: whoever changes the draw must give it another name.
+def test_generated_splits_are_stable() -> None:
+    # Published results refer to this seed: a changed draw needs another name.
     splits = draw_splits("viper", camera_plan(pairs(632), (0, 1)))
     trained = ",".join(str(person) for split in splits for person in persons(split.train))
     assert hashlib.sha256(trained.encode()).hexdigest() == (
@@ -87,7 +87,7 @@ def test_draws_never_change() -> None:
 
 
 @pytest.mark.parametrize(("num_people", "num_train"), [(971, 485), (632, 316), (119, 59)])
-def test_half_of_the_people_train(num_people: int, num_train: int) -> None:
+def test_half_of_the_people_are_for_training(num_people: int, num_train: int) -> None:
     images = pairs(num_people, images_each=2)
     splits = draw_splits("cuhk01", camera_plan(images, (0, 1)))
     assert len(splits) == 2 * NUM_DRAWS
@@ -104,7 +104,7 @@ def test_half_of_the_people_train(num_people: int, num_train: int) -> None:
     assert draw_splits("viper", camera_plan(images, (0, 1))) != splits
 
 
-def test_distractors_are_in_every_gallery_and_nowhere_else() -> None:
+def test_distractors_are_only_in_galleries() -> None:
     distractors = [Record("1/900", 900, 1), Record("1/901", 901, 1)]
     plan = camera_plan(pairs(6), (0,), distractors)
     assert plan.people == (0, 1, 2, 3, 4, 5)
@@ -113,7 +113,7 @@ def test_distractors_are_in_every_gallery_and_nowhere_else() -> None:
         assert len(split.train) == 6
 
 
-def test_generated_splits_are_written_once_with_paths_below_the_folder(root: Path) -> None:
+def test_generated_splits_are_written_once_with_relative_paths(root: Path) -> None:
     raw = read(root, split_index=3)
     file = root.parent / "derived" / "splits" / "viper.json"
     splits = json.loads(file.read_text())
@@ -131,7 +131,7 @@ def test_generated_splits_are_written_once_with_paths_below_the_folder(root: Pat
     assert file.stat().st_mtime_ns == before
 
 
-def test_without_a_writable_folder_splits_are_used_all_the_same(
+def test_unwritable_folder_gives_a_warning_only(
     root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = read(root)
@@ -141,7 +141,7 @@ def test_without_a_writable_folder_splits_are_used_all_the_same(
     assert "cannot write the generated splits to" in caplog.text
 
 
-def test_a_kept_file_of_other_images_is_refused(root: Path) -> None:
+def test_saved_splits_of_other_images_are_rejected(root: Path) -> None:
     read(root)
     for camera in ("cam_a", "cam_b"):
         next(iter(sorted((root / "VIPeR" / camera).glob("246*")))).unlink()
@@ -149,7 +149,7 @@ def test_a_kept_file_of_other_images_is_refused(root: Path) -> None:
         read(root)
 
 
-def test_a_damaged_kept_file_is_refused(root: Path) -> None:
+def test_damaged_saved_splits_are_rejected(root: Path) -> None:
     read(root)
     file = root.parent / "derived" / "splits" / "viper.json"
     file.write_text(file.read_text()[:100])
@@ -157,40 +157,40 @@ def test_a_damaged_kept_file_is_refused(root: Path) -> None:
         read(root)
 
 
-@pytest.mark.parametrize("own", [False, True])
-def test_an_index_out_of_range_is_said(root: Path, own: bool) -> None:
+@pytest.mark.parametrize("from_file", [False, True])
+def test_index_out_of_range_is_reported(root: Path, from_file: bool) -> None:
     (root / "splits.json").write_text(json.dumps(generated(root)))
-    files = {"viper": str(root / "splits.json")} if own else {}
+    files = {"viper": str(root / "splits.json")} if from_file else {}
     with pytest.raises(ValueError, match=r"VIPeR: benchmark\.split_index is 20.*set it to 0 to 19"):
         read(root, split_files=files, split_index=20)
 
 
-def test_a_split_file_takes_precedence(root: Path) -> None:
-    drawn, wanted = read(root, split_index=2), read(root, split_index=7)
-    assert drawn.train != wanted.train
+def test_split_file_takes_precedence(root: Path) -> None:
+    other, expected = read(root, split_index=2), read(root, split_index=7)
+    assert other.train != expected.train
     given = given_splits(root, [generated(root)[7]])
-    assert (given.train, given.test) == (wanted.train, wanted.test)
+    assert (given.train, given.test) == (expected.train, expected.test)
     assert given.facts == {
         "split_source": "file",
         "split_index": 0,
         "num_splits": 1,
-        "split_sha256": wanted.facts["split_sha256"],
+        "split_sha256": expected.facts["split_sha256"],
     }
 
 
-def test_the_order_of_a_list_does_not_matter(root: Path) -> None:
+def test_order_of_lists_is_irrelevant(root: Path) -> None:
     splits = generated(root)
-    wanted = read(root)
+    expected = read(root)
     for part in splits[0].values():
         part.reverse()
     given = given_splits(root, splits)
-    assert (given.train, given.test) == (wanted.train, wanted.test)
-    assert given.facts["split_sha256"] == wanted.facts["split_sha256"]
+    assert (given.train, given.test) == (expected.train, expected.test)
+    assert given.facts["split_sha256"] == expected.facts["split_sha256"]
 
 
 @pytest.mark.parametrize("before", ["/home/jo/data/viper/VIPeR/", "C:\\data\\VIPeR\\", "./", "../"])
-def test_files_of_others_number_people_anew_below_their_own_paths(root: Path, before: str) -> None:
-    wanted = read(root)
+def test_split_files_with_other_paths_and_person_numbers(root: Path, before: str) -> None:
+    expected = read(root)
     splits = generated(root)
     for split in splits:
         anew = {person: number for number, person in enumerate(persons_of(split["train"]))}
@@ -206,15 +206,15 @@ def test_files_of_others_number_people_anew_below_their_own_paths(root: Path, be
                 ]
         split["num_train_pids"] = len(anew)
     given = given_splits(root, splits)
-    assert (given.train, given.test) == (wanted.train, wanted.test)
-    assert given.facts["split_sha256"] == wanted.facts["split_sha256"]
+    assert (given.train, given.test) == (expected.train, expected.test)
+    assert given.facts["split_sha256"] == expected.facts["split_sha256"]
 
 
 def persons_of(entries: list[list[Any]]) -> list[int]:
     return sorted({entry[1] for entry in entries})
 
 
-def test_the_last_folder_tells_equal_names_apart(root: Path) -> None:
+def test_ambiguous_names_are_rejected(root: Path) -> None:
     splits = generated(root)
     for entry in splits[0]["query"]:
         entry[0] = Path(entry[0]).name
@@ -227,22 +227,22 @@ def test_the_last_folder_tells_equal_names_apart(root: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_faulty_split_file_is_said(root: Path, fault: str) -> None:
+def test_faults_of_split_files_are_reported(root: Path, fault: str) -> None:
     (root / "splits.json").write_text(json.dumps(generated(root)))
     case: Fault = FAULTS[fault]
     case.damage(root)
     with pytest.raises((ValueError, FileNotFoundError)) as caught:
         read(root, split_files={"viper": str(root / "splits.json")})
-    for pattern in case.says:
+    for pattern in case.messages:
         assert re.search(pattern, str(caught.value)), str(caught.value)
 
 
-def test_a_split_file_that_is_not_there_is_said(root: Path) -> None:
+def test_missing_split_file_is_reported(root: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"does not exist. Set benchmark\.split_files\.vi"):
         read(root, split_files={"viper": str(root / "nowhere.json")})
 
 
-def test_the_hash_is_over_who_is_where(tmp_path: Path) -> None:
+def test_split_hash_depends_on_content(tmp_path: Path) -> None:
     def record(name: str, person: int, camera: int = 0) -> Record:
         return Record(str(tmp_path / name), person, camera)
 

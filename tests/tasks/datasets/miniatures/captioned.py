@@ -10,11 +10,11 @@ from typing import Any
 from tests.tasks.datasets.miniatures.painting import Fault, paint
 
 Entry = dict[str, Any]
-_PUBLISHED = "ownload the original file"
+_DOWNLOAD = "ownload the original file"
 
 
 def entry(split: str, person_id: int, path: str, *captions: str, key: str = "file_path") -> Entry:
-    """One entry as the data sets have it, with a key that no reader needs beside."""
+    """Entry of a data set, including a key that readers ignore."""
     return {
         "split": split,
         "captions": list(captions),
@@ -25,18 +25,18 @@ def entry(split: str, person_id: int, path: str, *captions: str, key: str = "fil
 
 
 def build(folder: Path, file_name: str, entries: Sequence[Entry], key: str = "file_path") -> None:
-    """Writes the list and paints its images."""
+    """Writes the list and its images."""
     for number, each in enumerate(entries):
         paint(folder / "imgs" / each[key], each["id"], number)
     (folder / file_name).write_text(json.dumps(entries), encoding="utf-8")
 
 
 def list_faults(file: str, key: str = "file_path") -> dict[str, Fault]:
-    """What can be wrong with a list or its images.
+    """Faults of a list or its images.
 
     Args:
-        file: the list's path below the root.
-        key: the entries' key for the image.
+        file: path of the list below the root.
+        key: key of the image path in an entry.
     """
     return {**_file_faults(file), **_entry_faults(file, key)}
 
@@ -71,7 +71,7 @@ def _file_faults(file: str) -> dict[str, Fault]:
             replaced(b'[{"split":\n"caf\xe9"}]'), (rf"{name}, line 2: expected UTF-8", "0xe9")
         ),
         "no list in it": Fault(
-            replaced(b'{"train": []}'), ("expected a list of entries, got dict", _PUBLISHED)
+            replaced(b'{"train": []}'), ("expected a list of entries, got dict", _DOWNLOAD)
         ),
         "nothing listed": Fault(replaced(b"[]"), ("no image of the split 'train'; download",)),
         "missing image": Fault(without_last_image, (rf"{name} lists .*, which does not exist",)),
@@ -81,22 +81,22 @@ def _file_faults(file: str) -> dict[str, Fault]:
 def _entry_faults(file: str, key: str) -> dict[str, Fault]:
     name = Path(file).name.replace(".", r"\.")
 
-    def fault(change: Callable[[list[Any]], object], *says: str) -> Fault:
+    def fault(change: Callable[[list[Any]], object], *messages: str) -> Fault:
         def damage(root: Path) -> None:
             entries = json.loads((root / file).read_text(encoding="utf-8"))
             change(entries)
             (root / file).write_text(json.dumps(entries), encoding="utf-8")
 
-        return Fault(damage, says)
+        return Fault(damage, messages)
 
     def lacking(missing: str) -> Fault:
         kept = ", ".join(sorted({"split", "id", key, "captions", "processed_tokens"} - {missing}))
         message = rf"{name}, entry 1: expected the key '{missing}'; it has {kept}\."
-        return fault(lambda entries: entries[0].pop(missing), message, _PUBLISHED)
+        return fault(lambda entries: entries[0].pop(missing), message, _DOWNLOAD)
 
     def first_with(changed: str, value: object, message: str) -> Fault:
-        says = rf"{name}, entry 1: expected {message}"
-        return fault(lambda entries: entries[0].update({changed: value}), says)
+        messages = rf"{name}, entry 1: expected {message}"
+        return fault(lambda entries: entries[0].update({changed: value}), messages)
 
     return {
         **{f"no {missing}": lacking(missing) for missing in ("split", "id", key, "captions")},
@@ -122,6 +122,6 @@ def _entry_faults(file: str, key: str) -> dict[str, Fault]:
         "image in two splits": fault(
             lambda entries: entries.append({**entries[0], "split": "test"}),
             "entry 1 has .* in train, entry .* in test",
-            _PUBLISHED,
+            _DOWNLOAD,
         ),
     }

@@ -8,21 +8,21 @@ import h5py
 import numpy as np
 from scipy.io import savemat
 
-from tests.tasks.datasets.miniatures.painting import Fault, Miniature, paint, picture
+from tests.tasks.datasets.miniatures.painting import Fault, Miniature, paint, person_image
 from tests.tasks.datasets.miniatures.split_faults import split_file_faults
 
 FOLDER, RAW = "CUHK03_lifelong", "cuhk03"
 MAT = f"{RAW}/cuhk03_release/cuhk-03.mat"
 NUM_PEOPLE = (4, 1, 2)
-"""By camera pair; the last pair's people are tested by the new protocol, with 1_004."""
+"""Number of people by camera pair; the new protocol tests those of the last pair and 1_004."""
 TESTED = ((1, 4), (3, 1), (3, 2))
 MISSING = {"labeled": ("1_002_2_10", "2_001_1_01"), "detected": ("1_001_1_05", "3_002_2_08")}
 NUMBERS = (1, 5, 6, 8, 10)
-"""Which of a person's ten cells hold an image."""
+"""Cells of a person, of ten, that contain an image."""
 
 
 def names(boxes: str) -> list[str]:
-    """The images that are there, sorted."""
+    """Sorted names of the existing images."""
     return [
         name
         for pair, num_people in enumerate(NUM_PEOPLE, start=1)
@@ -34,9 +34,9 @@ def names(boxes: str) -> list[str]:
 
 
 def pixels(name: str, boxes: str) -> np.ndarray:
-    """The picture of an image: its own size, and neither side like the other."""
+    """Pixels of an image, with individual height and different width and height."""
     pair, person, _, number = map(int, name.split("_"))
-    image = picture(10 * pair + person, number)[: 20 + number].copy()
+    image = person_image(10 * pair + person, number)[: 20 + number].copy()
     image[:3, :2] = (255, 0, 7 if boxes == "labeled" else 77)
     return image
 
@@ -70,17 +70,17 @@ CLASSIC = [TESTED, ((1, 2), (2, 1)), ((1, 1), (1, 3))]
 
 
 def build_extracted(folder: Path) -> None:
-    """As other people's readers leave it: absolute paths of theirs, numbers anew for each list."""
+    """Extracted form of other projects: foreign absolute paths, people renumbered in each list."""
     for boxes in ("labeled", "detected"):
         for name in names(boxes):
             pair, person = people_of(name)
             paint(folder / f"images_{boxes}" / f"{name}.png", 10 * pair + person)
         for protocol, splits in (("new", [new_split(boxes)]), ("classic", classic_splits(boxes))):
-            listed = [_as_others_list(split, boxes) for split in splits]
+            listed = [_foreign_split(split, boxes) for split in splits]
             (folder / f"splits_{protocol}_{boxes}.json").write_text(json.dumps(listed))
 
 
-def _as_others_list(split: dict[str, list[str]], boxes: str) -> dict[str, Any]:
+def _foreign_split(split: dict[str, list[str]], boxes: str) -> dict[str, Any]:
     listed: dict[str, Any] = {"num_train_pids": len({name[:5] for name in split["train"]})}
     for part, images in split.items():
         of = split["train"] if part == "train" else split["query"] + split["gallery"]
@@ -93,7 +93,7 @@ def _as_others_list(split: dict[str, list[str]], boxes: str) -> dict[str, Any]:
 
 
 def build_raw(folder: Path) -> None:
-    """The MATLAB files, as MATLAB stores them: in HDF5 with dimensions reversed, and version 5."""
+    """MATLAB files: HDF5 with reversed dimensions, and version 5."""
     (folder / "cuhk03_release").mkdir(parents=True)
     with h5py.File(folder / "cuhk03_release" / "cuhk-03.mat", "w") as mat:
         for boxes in ("labeled", "detected"):
@@ -113,13 +113,13 @@ def build_raw(folder: Path) -> None:
 
 def _person_cells(mat: h5py.File, boxes: str, pair: int, num_people: int) -> np.ndarray:
     """References [10, people]: MATLAB's people x 10."""
-    there = set(names(boxes))
+    existing = set(names(boxes))
     cells: list[list[h5py.Reference]] = []
     for number in range(1, 11):
         row: list[h5py.Reference] = []
         for person in range(1, num_people + 1):
             name = f"{pair}_{person:03d}_{1 if number <= 5 else 2}_{number:02d}"
-            content = pixels(name, boxes).T if name in there else np.zeros(2, dtype=np.uint64)
+            content = pixels(name, boxes).T if name in existing else np.zeros(2, dtype=np.uint64)
             row.append(_cell(mat, (boxes, name), content))
         cells.append(row)
     return _references(cells)

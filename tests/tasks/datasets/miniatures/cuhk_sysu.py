@@ -9,7 +9,14 @@ import numpy as np
 from PIL import Image
 from scipy.io import savemat
 
-from tests.tasks.datasets.miniatures.painting import HEIGHT, WIDTH, Fault, Miniature, paint, picture
+from tests.tasks.datasets.miniatures.painting import (
+    HEIGHT,
+    WIDTH,
+    Fault,
+    Miniature,
+    paint,
+    person_image,
+)
 
 EXTRACTED = "CUHK-SYSU/cuhksysu4reid"
 RAW = "CUHK-SYSU"
@@ -17,11 +24,11 @@ TRAIN_IMAGES = {3: 4, 41: 5, 700: 3}  # person 700 has too few to train
 TEST_PEOPLE = (8, 5012)
 
 Appearance = tuple[str, Sequence[int] | np.ndarray, int]
-"""Name of the scene, box, whether it is a hard one."""
+"""Name of the scene, box, whether the person is hard to see."""
 
 
 def build_extracted(root: Path, below: str = EXTRACTED) -> None:
-    """Train 3 and 41, with 700 left out; test 8 and 5012, two images of each in the gallery."""
+    """Train 3, 41 and 700 (excluded); test 8 and 5012, two gallery images each."""
     index = 0
     for person, num_images in TRAIN_IMAGES.items():
         for number in range(num_images):
@@ -54,16 +61,16 @@ def appearances(rows: Sequence[Appearance]) -> np.ndarray:
 
 
 def box_of(column: int) -> list[int]:
-    """Where the picture number `column` of a scene is: x, y, width, height."""
+    """Box (x, y, width, height) of the person in a column of a scene."""
     return [2 + column * (WIDTH + 4), 3, WIDTH, HEIGHT]
 
 
 def paint_scene(path: Path, people: Sequence[int], number: int) -> None:
-    """Pictures of people side by side on white."""
+    """Writes a scene with people side by side on white."""
     scene = np.full((HEIGHT + 8, 8 + len(people) * (WIDTH + 4), 3), 255, dtype=np.uint8)
     for column, person in enumerate(people):
         x, y, width, height = box_of(column)
-        scene[y : y + height, x : x + width] = picture(person, number)
+        scene[y : y + height, x : x + width] = person_image(person, number)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(scene).save(path, quality=95)
 
@@ -103,7 +110,7 @@ def train_annotation() -> dict[str, list[Appearance]]:
 
 
 def test_annotation() -> list[tuple[str, Appearance, list[Appearance]]]:
-    """Galleries hold the person's two other scenes, then scenes without that person."""
+    """Galleries have two other scenes of the person, then scenes without the person."""
     empty: list[Appearance] = [(f"s{scene}.jpg", [], 0) for scene in (1, 2, 3)]
     searches: list[tuple[str, Appearance, list[Appearance]]] = []
     for column, person in enumerate(TEST_PEOPLE):

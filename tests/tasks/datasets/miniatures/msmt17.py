@@ -11,13 +11,13 @@ USUAL = {"V1": "MSMT17_V1", "V2": "MSMT17_V2"}
 
 
 def image(person: int, number: int, camera: int) -> str:
-    """An image's path as the lists say it."""
+    """Path of an image in the lists."""
     name = f"{person:04d}_{number:03d}_{camera:02d}_0303morning_{camera * 15:04d}_{number}.jpg"
     return f"{person:04d}/{name}"
 
 
 def build(root: Path, version: str = "V1", below: str | None = None) -> None:
-    """Train 0 to 3 and, as others, test 0 to 2; three images in list_val.txt."""
+    """Train 0 to 3, test 0 to 2 (other people); three images in list_val.txt."""
     folder = root / (below or USUAL[version])
     train, test = FOLDERS[version]
     lists: dict[str, list[str]] = {"train": [], "val": [], "query": [], "gallery": []}

@@ -1,4 +1,4 @@
-"""What a miniature data set is made of: pictures of drawn people, and how it can break."""
+"""Building blocks of miniature data sets: synthetic images and faults."""
 
 from __future__ import annotations
 
@@ -14,47 +14,47 @@ HEIGHT, WIDTH = 32, 16
 
 
 @functools.cache
-def _pictures() -> np.ndarray:
+def _images() -> np.ndarray:
     from tasks.synthetic.pool import draw_pool
 
     pool = draw_pool(1, 12, 2, seed=5, height=HEIGHT, width=WIDTH, num_processes=1)
     return pool.images
 
 
-def picture(person: int, number: int = 0) -> np.ndarray:
-    """A drawn person, uint8 [32, 16, 3]; people repeat after 12, their pictures after 2."""
-    return _pictures()[(person % 12) * 2 + number % 2]
+def person_image(person: int, number: int = 0) -> np.ndarray:
+    """Synthetic image of a person, uint8 [32, 16, 3]; 12 different people, 2 images each."""
+    return _images()[(person % 12) * 2 + number % 2]
 
 
 def paint(path: Path, person: int, number: int = 0) -> None:
-    """Writes a picture of the person in the format of the path's suffix, folders included."""
+    """Writes an image of the person in the format of the suffix; creates folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture(person, number)).save(path)
+    Image.fromarray(person_image(person, number)).save(path)
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A way to break a miniature, and what the reader must then say.
+    """Damage to a miniature and the expected error message.
 
     Attributes:
-        damage: breaks the tree below the root that it is given.
-        says: regular expressions that must all be found in the error's message.
+        damage: damages the files below the given root.
+        messages: regular expressions that must all match the error message.
     """
 
     damage: Callable[[Path], None]
-    says: tuple[str, ...]
+    messages: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Miniature:
-    """A data set with its real layout and naming, a few people large.
+    """Data set with real layout and file names, and only a few people.
 
     Attributes:
-        build: makes it below the root that it is given, in one of the usual folders.
-        train, query, gallery: (images, identities, cameras) that must be read.
-        variant: the layout that the reader must report.
-        options: fields of ReadOptions that differ from the default.
-        faults: by a name for the test's id.
+        build: creates the data set below the given root, in one of its usual folders.
+        train, query, gallery: expected numbers of (images, identities, cameras).
+        variant: expected variant.
+        options: fields of ReadOptions that differ from the defaults.
+        faults: faults by test id.
     """
 
     build: Callable[[Path], None]

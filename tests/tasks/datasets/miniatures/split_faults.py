@@ -1,4 +1,4 @@
-"""How split files break, for every data set that reads them."""
+"""Faults of split files, for every data set with split files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.tasks.datasets.miniatures.painting import Fault
 
 
 def change_split(file: str, change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
-    """A damage that changes the first split of the file, a path below the root."""
+    """Returns a damage function that changes the first split of a file below the root."""
 
     def damage(root: Path) -> None:
         splits = json.loads((root / file).read_text())
@@ -22,7 +22,7 @@ def change_split(file: str, change: Callable[[dict[str, Any]], object]) -> Calla
 
 
 def change_bytes(file: str, change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
-    """A damage that changes what the file, a path below the root, holds."""
+    """Returns a damage function that changes the bytes of a file below the root."""
 
     def damage(root: Path) -> None:
         (root / file).write_bytes(change((root / file).read_bytes()))
@@ -31,7 +31,7 @@ def change_bytes(file: str, change: Callable[[bytes], bytes]) -> Callable[[Path]
 
 
 def split_file_faults(file: str) -> dict[str, Fault]:
-    """Every way in which a split file, at this path below the root, can be wrong."""
+    """Returns all faults of a split file at a path below the root."""
     return {
         "split file: truncated": Fault(
             change_bytes(file, lambda content: content[: len(content) // 2]),
