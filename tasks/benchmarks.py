@@ -152,12 +152,12 @@ class BenchmarkConfig(ReadOptions):
 
 
 def benchmark_names() -> list[str]:
-    """Returns all valid values of benchmark.name."""
+    """Return all valid values of benchmark.name."""
     return [_SYNTHETIC, _SYNTHETIC_TEXT, *ORDERS, *dataset_names(), _CUSTOM]
 
 
 def known_domains(config: BenchmarkConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Returns the valid domain names of `order` and of `unseen`."""
+    """Return the valid domain names of `order` and of `unseen`."""
     if config.is_synthetic:
         return config.synthetic.domain_names
     everything = tuple(dataset_names())
@@ -165,7 +165,7 @@ def known_domains(config: BenchmarkConfig) -> tuple[tuple[str, ...], tuple[str, 
 
 
 def seen_and_unseen(config: BenchmarkConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Returns the names of the seen domains in training order, and of the unseen domains."""
+    """Return the names of the seen domains in training order, and of the unseen domains."""
     if config.is_synthetic:
         seen, unseen = config.synthetic.domain_names
     else:
@@ -174,7 +174,7 @@ def seen_and_unseen(config: BenchmarkConfig) -> tuple[tuple[str, ...], tuple[str
 
 
 def check_benchmark(config: BenchmarkConfig) -> None:
-    """Checks that all files are on disk; reads no image.
+    """Check that all files are on disk; read no image.
 
     Raises:
         FileNotFoundError: a data set or an identity list is missing.
@@ -188,7 +188,7 @@ def check_benchmark(config: BenchmarkConfig) -> None:
 
 
 def _find(config: BenchmarkConfig) -> dict[str, LocatedDataset]:
-    """Finds all data sets; one error reports all that are missing."""
+    """Find all data sets; one error reports all that are missing."""
     seen, unseen = seen_and_unseen(config)
     for name in (*seen, *unseen):
         check_allowed(name, config)
@@ -218,7 +218,7 @@ def load_benchmark(
     pinned: Mapping[str, Any] = MappingProxyType({}),
     learn: bool = True,
 ) -> Benchmark:
-    """Reads the domains, holds out validation identities and creates the protocol lock.
+    """Read the domains, hold out validation identities and create the protocol lock.
 
     Training ids become contiguous in the order of the original ids. Training records of a domain
     with a description file get part sentences and a caption. All records of a domain with a file
@@ -300,7 +300,7 @@ def _seen_domain(raw: RawDomain, config: BenchmarkConfig) -> Domain:
 
 
 def _unseen_domain(raw: RawDomain, config: BenchmarkConfig) -> Domain:
-    """Holds out up to the configured number of identities; no training needs the others."""
+    """Hold out up to the configured number of identities; no training needs the others."""
     kind = raw.test.query_by
     largest = identities_with_queries(raw.train, kind)[::-1] if raw.train else []
     validation_ids = largest[: config.num_validation_identities]

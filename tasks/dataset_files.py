@@ -126,7 +126,7 @@ class NotExtractedError(Exception):
 
 
 def check_may_extract(dataset: LocatedDataset) -> None:
-    """Checks that extraction is allowed; readers call it before they write any file.
+    """Check that extraction is allowed; readers call it before they write any file.
 
     Raises:
         NotExtractedError: `dataset.may_extract` is False.
@@ -148,7 +148,7 @@ class NamedImage:
 def named_images(
     dataset: LocatedDataset, folder: Path, pattern: re.Pattern[str], example: str
 ) -> list[NamedImage]:
-    """Lists the files of a folder whose base names match a pattern, sorted by name.
+    """List the files of a folder whose base names match a pattern, sorted by name.
 
     Other files are ignored and counted in a warning. Hidden files and Windows' Thumbs.db are
     ignored silently.
@@ -191,7 +191,7 @@ def named_images(
 
 
 def read_lines(dataset: LocatedDataset, file: Path) -> list[str]:
-    """Reads the lines of a UTF-8 text file with `utf8_lines`.
+    """Read the lines of a UTF-8 text file with `utf8_lines`.
 
     Raises:
         FileNotFoundError: the file does not exist.
@@ -203,7 +203,7 @@ def read_lines(dataset: LocatedDataset, file: Path) -> list[str]:
 
 
 def read_json(dataset: LocatedDataset, file: Path) -> Any:
-    """Reads a UTF-8 JSON file.
+    """Read a UTF-8 JSON file.
 
     Raises:
         FileNotFoundError: the file does not exist.
@@ -220,7 +220,7 @@ def read_json(dataset: LocatedDataset, file: Path) -> Any:
 
 
 def check_images(dataset: LocatedDataset, records: Iterable[Record], listed_in: Path) -> None:
-    """Checks that all images of a list exist; reads each folder once.
+    """Check that all images of a list exist; read each folder once.
 
     Raises:
         FileNotFoundError: images are missing; names the first and counts the others.

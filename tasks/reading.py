@@ -24,13 +24,13 @@ _NUM_LEVELS = 3
 
 
 def dataset_names() -> list[str]:
-    """Returns the names of all data sets on disk that have a reader (all but `synthetic`)."""
+    """Return the names of all data sets on disk that have a reader (all but `synthetic`)."""
     names = (module.name for module in pkgutil.iter_modules(tasks.datasets.__path__))
     return sorted(name for name in names if name != _SYNTHETIC and not name.startswith("_"))
 
 
 def dataset_facts(name: str) -> DatasetFacts:
-    """Returns `FACTS` of the reader of a data set.
+    """Return `FACTS` of the reader of a data set.
 
     Raises:
         ValueError: no reader has this name.
@@ -39,7 +39,7 @@ def dataset_facts(name: str) -> DatasetFacts:
 
 
 def read_dataset(name: str, root: Path, options: ReadOptions) -> RawDomain:
-    """Finds a data set under `root` (or in its folder in `options.roots`) and reads it.
+    """Find a data set under `root` (or in its folder in `options.roots`) and read it.
 
     Raises:
         FileNotFoundError: the data set or one of its files is missing.
@@ -50,7 +50,7 @@ def read_dataset(name: str, root: Path, options: ReadOptions) -> RawDomain:
 
 
 def read_located(dataset: LocatedDataset, root: Path, options: ReadOptions) -> RawDomain:
-    """Reads a data set found by `find_dataset`; does not check whether it is withdrawn.
+    """Read a data set found by `find_dataset`; do not check whether it is withdrawn.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -64,7 +64,7 @@ def read_located(dataset: LocatedDataset, root: Path, options: ReadOptions) -> R
 
 
 def check_allowed(name: str, options: ReadOptions) -> None:
-    """Checks that a withdrawn data set was accepted explicitly.
+    """Check that a withdrawn data set was accepted explicitly.
 
     Raises:
         ValueError: the data set is withdrawn and `accept_withdrawn` is False.
@@ -78,7 +78,7 @@ def check_allowed(name: str, options: ReadOptions) -> None:
 
 
 def find_dataset(name: str, root: Path, options: ReadOptions) -> LocatedDataset:
-    """Finds the folder of a data set: `root` or one of its usual names below `root`.
+    """Find the folder of a data set: `root` or one of its usual names below `root`.
 
     Raises:
         FileNotFoundError: the root does not exist or no layout is complete; names what is missing,
@@ -132,7 +132,7 @@ def _missing_message(
 
 
 def find_deeper(facts: DatasetFacts, root: Path, exclude: Collection[Path] = ()) -> Path | None:
-    """Returns the first folder up to three levels below `root` that holds the data set, or None.
+    """Return the first folder up to three levels below `root` that holds the data set, or None.
 
     Args:
         facts: data set to search for.
@@ -161,7 +161,7 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def _listing(folder: Path) -> str:
-    """Lists the first entries of a folder, for an error message."""
+    """List the first entries of a folder, for an error message."""
     if not folder.is_dir():
         return "no such folder"
     names = sorted(

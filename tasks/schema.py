@@ -116,7 +116,7 @@ class Domain:
         return np.array([record.person_id for record in self.train], dtype=np.int64)
 
     def without(self, indices: Collection[int]) -> Domain:
-        """Returns the domain without the training records at `indices`, ids contiguous again."""
+        """Return the domain without the training records at `indices`, ids contiguous again."""
         if not indices:
             return self
         removed = set(indices)
@@ -156,7 +156,7 @@ class Benchmark:
         return self.seen if self.trained is None else self.trained
 
     def for_course(self, course: Course) -> Benchmark:
-        """Returns the benchmark with the training steps of a method with this course."""
+        """Return the benchmark with the training steps of a method with this course."""
         match course:
             case "sequential":
                 return replace(self, trained=None)
@@ -167,7 +167,7 @@ class Benchmark:
 
 
 def _join(domains: Sequence[Domain]) -> Domain:
-    """Merges the training records of all domains; person and camera ids stay distinct."""
+    """Merge the training records of all domains; person and camera ids stay distinct."""
     train: list[Record] = []
     num_persons = num_cameras = 0
     for domain in domains:

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Groups tests by file for `--dist loadfile`, with all files that use Ray in one group.
+    """Group tests by file for `--dist loadfile`, with all files that use Ray in one group.
 
     A session then starts Ray once, and module fixtures are created once. Marks per test
     (`--dist loadgroup`) would be equivalent, but are ignored by pytest 9.2:
@@ -49,7 +49,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
-    """Starts the local Ray of the test session: 4 logical CPUs, 300 MB of object store."""
+    """Start the local Ray of the test session: 4 logical CPUs, 300 MB of object store."""
     import ray
     import ray.data
 

@@ -47,12 +47,12 @@ class Entry:
 
 
 def list_file(dataset: LocatedDataset) -> Path:
-    """Returns the JSON file: the first required file of the layout."""
+    """Return the JSON file: the first required file of the layout."""
     return dataset.folder / dataset.layout.needs[0]
 
 
 def read_entries(dataset: LocatedDataset, path_key: str = "file_path") -> list[Entry]:
-    """Reads the entries of the JSON file in order.
+    """Read the entries of the JSON file in order.
 
     Args:
         dataset: the data set.
@@ -114,7 +114,7 @@ def _path(value: Any, where: str) -> str:
 
 
 def _captions(value: Any, where: str) -> tuple[str, ...]:
-    """Reads a list of texts or a single text; normalises whitespace."""
+    """Read a list of texts or a single text; normalise whitespace."""
     listed = [value] if isinstance(value, str) else value
     if not isinstance(listed, list) or not all(
         isinstance(caption, str) for caption in cast("list[Any]", listed)
@@ -124,7 +124,7 @@ def _captions(value: Any, where: str) -> tuple[str, ...]:
 
 
 def captioned_domain(dataset: LocatedDataset, entries: Iterable[Entry]) -> RawDomain:
-    """Builds the domain of the entries, with records sorted by image path.
+    """Build the domain of the entries, with records sorted by image path.
 
     Captions of repeated entries of an image are merged. Empty captions, training images without
     captions, and entries that assign an image to a second person of the same split are excluded
@@ -178,7 +178,7 @@ def captioned_domain(dataset: LocatedDataset, entries: Iterable[Entry]) -> RawDo
 
 
 def _merge(entries: Iterable[Entry], file: Path) -> tuple[dict[str, Entry], Counter[str]]:
-    """Merges entries of the same image; returns them by path, and counts of excluded entries."""
+    """Merge entries of the same image; return them by path, and counts of excluded entries."""
     images: dict[str, Entry] = {}
     num_excluded: Counter[str] = Counter()
     for entry in entries:
@@ -200,7 +200,7 @@ def _merge(entries: Iterable[Entry], file: Path) -> tuple[dict[str, Entry], Coun
 
 
 def people_by_split(entries: Iterable[Entry]) -> Mapping[str, set[int]]:
-    """Returns the person ids of every split."""
+    """Return the person ids of every split."""
     people: defaultdict[str, set[int]] = defaultdict(set)
     for entry in entries:
         people[entry.split].add(entry.person_id)

@@ -38,12 +38,12 @@ Entries = dict[str, list[list[str | int]]]
 
 
 def person_of(pair: int, person: int) -> int:
-    """Returns the id of a person of a camera pair: 1 and 843 give 1843."""
+    """Return the id of a person of a camera pair: 1 and 843 give 1843."""
     return 1000 * pair + person
 
 
 def extract_images(dataset: LocatedDataset, boxes: str, target: Path) -> None:
-    """Extracts the raw file to `target`/images_<boxes> unless this was done before.
+    """Extract the raw file to `target`/images_<boxes> unless this was done before.
 
     The folder is created atomically, so an interrupted extraction leaves no incomplete data set.
 
@@ -70,7 +70,7 @@ def extract_images(dataset: LocatedDataset, boxes: str, target: Path) -> None:
 
 
 def write_splits(dataset: LocatedDataset, boxes: str, protocol: str, target: Path) -> None:
-    """Writes `target`/splits_<protocol>_<boxes>.json unless it exists.
+    """Write `target`/splits_<protocol>_<boxes>.json unless it exists.
 
     Raises:
         FileNotFoundError: the file of the new protocol is missing.
@@ -92,7 +92,7 @@ def write_splits(dataset: LocatedDataset, boxes: str, protocol: str, target: Pat
 
 
 def _check_source(dataset: LocatedDataset, file: Path, target: Path) -> None:
-    """Records the source file of `target`, or checks that its size is the recorded one."""
+    """Record the source file of `target`, or check that its size is the recorded one."""
     sources_file = target / "source.json"
     size = file.stat().st_size
     sources: dict[str, int] = read_json(dataset, sources_file) if sources_file.is_file() else {}
@@ -123,7 +123,7 @@ def _rename(partial: Path, images: Path) -> None:
 
 
 def _raw_images(dataset: LocatedDataset, boxes: str) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields file name and pixels, uint8 [height, width, 3], of every image."""
+    """Yield file name and pixels, uint8 [height, width, 3], of every image."""
     with _open(dataset) as mat:
         for pair, people in enumerate(_cells(mat, boxes), start=1):
             if people.ndim != 2 or people.shape[0] != _IMAGES_PER_PERSON:
@@ -144,7 +144,7 @@ def _image_name(pair: int, person: int, number: int) -> str:
 
 
 def _transpose(dataset: LocatedDataset, pixels: h5py.Dataset) -> np.ndarray:
-    """Converts an image from [3, width, height], as in HDF5, to [height, width, 3]."""
+    """Convert an image from [3, width, height], as in HDF5, to [height, width, 3]."""
     if pixels.shape[0] != 3 or pixels.dtype != np.uint8:
         raise ValueError(
             f"{dataset.title}: expected images of 3 x width x height bytes in "
@@ -154,7 +154,7 @@ def _transpose(dataset: LocatedDataset, pixels: h5py.Dataset) -> np.ndarray:
 
 
 def _test_people(dataset: LocatedDataset) -> list[set[tuple[int, int]]]:
-    """Returns camera pair and person of the test people of each classic split."""
+    """Return camera pair and person of the test people of each classic split."""
     with _open(dataset) as mat:
         return [
             {(int(pair), int(person)) for pair, person in people.T}
@@ -163,7 +163,7 @@ def _test_people(dataset: LocatedDataset) -> list[set[tuple[int, int]]]:
 
 
 def _cells(mat: h5py.File, name: str) -> list[np.ndarray]:
-    """Reads the arrays in a MATLAB cell array; their dimensions are reversed."""
+    """Read the arrays in a MATLAB cell array; their dimensions are reversed."""
     return [_dataset(mat, reference)[()] for reference in np.ravel(_dataset(mat, name)[()])]
 
 
@@ -188,7 +188,7 @@ def _open(dataset: LocatedDataset) -> Iterator[h5py.File]:
 
 
 def _protocol_file(dataset: LocatedDataset, boxes: str) -> Path:
-    """Finds the file of the new protocol, beside the folder of the raw file or in it."""
+    """Find the file of the new protocol, beside the folder of the raw file or in it."""
     name = f"cuhk03_new_protocol_config_{boxes}.mat"
     for folder in (dataset.folder, (dataset.folder / RAW_FILE).parent):
         if (folder / name).is_file():
@@ -201,7 +201,7 @@ def _protocol_file(dataset: LocatedDataset, boxes: str) -> Path:
 
 
 def _classic_split(names: Iterable[str], boxes: str, test_people: set[tuple[int, int]]) -> Entries:
-    """Uses images of test people as both queries and gallery, all others for training."""
+    """Use images of test people as both queries and gallery, all others for training."""
     train: list[list[str | int]] = []
     test: list[list[str | int]] = []
     for name in names:

@@ -10,7 +10,7 @@ from tasks.dataset_files import LocatedDataset
 
 
 def read_mat(dataset: LocatedDataset, file: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Reads variables of a MATLAB file; scipy returns arrays with at least two dimensions.
+    """Read variables of a MATLAB file; scipy returns arrays with at least two dimensions.
 
     Raises:
         FileNotFoundError: the file does not exist.

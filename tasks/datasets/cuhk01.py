@@ -42,7 +42,7 @@ _FILE_NAME = re.compile(r"(\d{4})00([1-4])\.(?:png|jpe?g)", re.IGNORECASE)
 
 
 def read(dataset: LocatedDataset, options: ReadOptions) -> RawDomain:
-    """Reads one split of CUHK01; queries are by camera 0 in even splits, camera 1 in odd ones.
+    """Read one split of CUHK01; queries are by camera 0 in even splits, camera 1 in odd ones.
 
     Raises:
         FileNotFoundError, ValueError: the folder or the split file is missing or invalid.

@@ -47,7 +47,7 @@ _FILE_NAME = re.compile(r"(\d{1,6})_.*\.(?:png|jpe?g)", re.IGNORECASE)
 
 
 def read(dataset: LocatedDataset, options: ReadOptions) -> RawDomain:
-    """Reads CUHK02; person ids are number + 1,000,000 x pair, camera ids 0 to 9.
+    """Read CUHK02; person ids are number + 1,000,000 x pair, camera ids 0 to 9.
 
     Raises:
         ValueError: a folder is empty or none of its file names parses.

@@ -60,7 +60,7 @@ FACTS = DatasetFacts(
 
 
 def read(dataset: LocatedDataset, options: ReadOptions) -> RawDomain:
-    """Reads CUHK03 with the boxes and protocol of the options; the views are cameras 0 and 1.
+    """Read CUHK03 with the boxes and protocol of the options; the views are cameras 0 and 1.
 
     The new protocol has one split. The classic protocol has 20, selected by `options.split_index`;
     all images of its test people are both queries and gallery.
@@ -95,7 +95,7 @@ def read(dataset: LocatedDataset, options: ReadOptions) -> RawDomain:
 
 
 def _extracted(dataset: LocatedDataset, options: ReadOptions, split_file: str) -> LocatedDataset:
-    """Returns the data set with images and split files; extracts them from raw files if needed."""
+    """Return the data set with images and split files; extract them from raw files if needed."""
     boxes = options.cuhk03_boxes
     has_user_splits = dataset.name in options.split_files
     needs = [f"images_{boxes}"] if has_user_splits else [f"images_{boxes}", split_file]

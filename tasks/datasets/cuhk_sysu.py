@@ -93,7 +93,7 @@ _SOURCE = "source.json"
 
 
 def read(dataset: LocatedDataset, options: ReadOptions) -> RawDomain:
-    """Reads CUHK-SYSU with original person ids; extracts the raw release first.
+    """Read CUHK-SYSU with original person ids; extract the raw release first.
 
     Raises:
         FileNotFoundError: a scene in the annotation does not exist.
@@ -144,7 +144,7 @@ class _Crop:
 
 
 def _extract_once(dataset: LocatedDataset, target: Path) -> dict[str, Any]:
-    """Extracts to `target`, or checks that it matches the annotation; returns the lock facts."""
+    """Extract to `target`, or check that it matches the annotation; return the lock facts."""
     if target.resolve().is_relative_to(dataset.folder.resolve()):
         raise ValueError(
             f"{dataset.title}: expected benchmark.derived outside of the data folder "
@@ -180,7 +180,7 @@ def _check_extracted(dataset: LocatedDataset, target: Path, facts: Mapping[str, 
 
 
 def _extract(dataset: LocatedDataset, target: Path, facts: Mapping[str, Any]) -> None:
-    """Writes all crops to a hidden folder beside `target`, then renames it atomically."""
+    """Write all crops to a hidden folder beside `target`, then rename it atomically."""
     log = logging.getLogger(__name__)
     crops = _read_crops(dataset)
     by_scene: dict[str, list[_Crop]] = {}
@@ -224,7 +224,7 @@ def _make_folders(dataset: LocatedDataset, folder: Path) -> None:
 
 
 def _crop_scene(scenes: Path, folder: Path, crops: Sequence[_Crop]) -> None:
-    """Writes the crops of one scene."""
+    """Write the crops of one scene."""
     path = scenes / crops[0].scene
     try:
         with Image.open(path) as opened:
@@ -245,7 +245,7 @@ def _crop_scene(scenes: Path, folder: Path, crops: Sequence[_Crop]) -> None:
 
 
 def _read_crops(dataset: LocatedDataset) -> list[_Crop]:
-    """Reads the crops of both annotation files, numbered in file order."""
+    """Read the crops of both annotation files, numbered in file order."""
     crops: list[_Crop] = []
     for file, appearances in (
         (dataset.folder / _TRAIN_MAT, _train_appearances),
@@ -284,7 +284,7 @@ def _number_crops(file: Path, appearances: Iterator[tuple[str, int, Any]]) -> li
 
 
 def _train_appearances(file: Path) -> Iterator[tuple[str, int, Any]]:
-    """Yields folder, person id and appearance from `Train`: people with all their scenes."""
+    """Yield folder, person id and appearance from `Train`: people with all their scenes."""
     for person in _entries(_load(file, "Train")):
         person_id = _person_id(file, person)
         for appearance in _entries(_field(file, person, "scene")):
@@ -292,7 +292,7 @@ def _train_appearances(file: Path) -> Iterator[tuple[str, int, Any]]:
 
 
 def _test_appearances(file: Path) -> Iterator[tuple[str, int, Any]]:
-    """Yields the same from `TestG50`: searches with one query and 50 gallery scenes each."""
+    """Yield the same from `TestG50`: searches with one query and 50 gallery scenes each."""
     for search in _entries(_load(file, "TestG50")):
         query = _field(file, search, "Query")
         person_id = _person_id(file, query)
@@ -303,7 +303,7 @@ def _test_appearances(file: Path) -> Iterator[tuple[str, int, Any]]:
 
 
 def _load(file: Path, name: str) -> Any:
-    """Reads a variable of a MATLAB file; structures become dicts, structure arrays lists."""
+    """Read a variable of a MATLAB file; structures become dicts, structure arrays lists."""
     from scipy.io import loadmat  # slow import (1 s), needed only here
 
     try:
@@ -317,7 +317,7 @@ def _load(file: Path, name: str) -> Any:
 
 
 def _entries(value: Any) -> list[Any]:
-    """Returns the elements of a structure array; the parser unwraps arrays of one element."""
+    """Return the elements of a structure array; the parser unwraps arrays of one element."""
     return list(value) if isinstance(value, (list, np.ndarray)) else [value]
 
 

@@ -48,7 +48,7 @@ _FILE_NAME = re.compile(r"\d+_c[1-8]_f\d+.*\.(?:jpe?g|png)", re.IGNORECASE)
 
 
 def read(dataset: LocatedDataset, options: ReadOptions) -> RawDomain:
-    """Reads DukeMTMC-reID; original person ids, camera ids start at 0.
+    """Read DukeMTMC-reID; original person ids, camera ids start at 0.
 
     Raises:
         ValueError: a folder is empty, or its file names are those of another data set.

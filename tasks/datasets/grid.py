@@ -58,7 +58,7 @@ _UNMATCHED = 0
 
 
 def read(dataset: LocatedDataset, options: ReadOptions) -> RawDomain:
-    """Reads one split of GRID; probe images have camera 0, gallery images camera 1.
+    """Read one split of GRID; probe images have camera 0, gallery images camera 1.
 
     Raises:
         FileNotFoundError, ValueError: a folder, the partitions or the split file is missing or
@@ -94,7 +94,7 @@ def _check_pairs(dataset: LocatedDataset, pairs: Collection[Record]) -> None:
 
 
 def _training_people(dataset: LocatedDataset, people: Collection[int]) -> list[frozenset[int]]:
-    """Reads the training people of each split from the partitions of the data set."""
+    """Read the training people of each split from the partitions of the data set."""
     file = dataset.folder / _PARTITIONS
     partitions: list[frozenset[int]] = []
     for number, listed in enumerate(_rows(read_mat(dataset, file, (_TRAINING,))[_TRAINING])):
@@ -111,7 +111,7 @@ def _training_people(dataset: LocatedDataset, people: Collection[int]) -> list[f
 
 
 def _rows(value: np.ndarray) -> list[list[int]]:
-    """Returns the people of each split, from a matrix with one row per split or a cell array.
+    """Return the people of each split, from a matrix with one row per split or a cell array.
 
     The published file has a 1 x 10 cell array of structures, whose third field lists the people.
     """

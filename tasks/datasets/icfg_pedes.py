@@ -47,7 +47,7 @@ FACTS = DatasetFacts(
 
 
 def read(dataset: LocatedDataset, options: ReadOptions) -> RawDomain:
-    """Reads ICFG-PEDES; the caption of each test image is a query.
+    """Read ICFG-PEDES; the caption of each test image is a query.
 
     Raises:
         FileNotFoundError: a listed image does not exist.
@@ -66,7 +66,7 @@ def read(dataset: LocatedDataset, options: ReadOptions) -> RawDomain:
 
 
 def _test_id_offset(entries: Sequence[Entry]) -> int:
-    """Returns the offset that makes test ids distinct if training and test ids start at 0, else 0.
+    """Return the offset that makes test ids distinct if training and test ids start at 0, else 0.
 
     MSMT17 has one folder per person. A shared id with different folders in training and test
     denotes two people. A shared id with a common folder denotes one person in both splits; the

@@ -54,7 +54,7 @@ _CAMERA, _GALLERY_CAMERA = 0, 1
 
 
 def read(dataset: LocatedDataset, options: ReadOptions) -> RawDomain:
-    """Reads one split of i-LIDS.
+    """Read one split of i-LIDS.
 
     Raises:
         FileNotFoundError, ValueError: the folder or the split file is missing or invalid, or a
@@ -85,7 +85,7 @@ def read(dataset: LocatedDataset, options: ReadOptions) -> RawDomain:
 def _single_images(
     name: str, by_person: Mapping[int, Sequence[Record]], division: Division
 ) -> TrainTest:
-    """Returns all images of training people, one query and one gallery image of test people."""
+    """Return all images of training people, one query and one gallery image of test people."""
     query: list[Record] = []
     gallery: list[Record] = []
     for person in sorted(division.test):

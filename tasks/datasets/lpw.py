@@ -70,7 +70,7 @@ _PERSON_NAME = re.compile(r"(\d+)")
 
 
 def read(dataset: LocatedDataset, options: ReadOptions) -> RawDomain:
-    """Reads LPW_s2, or scene 2 of the release split by `SPLIT_RULE`; camera ids start at 0.
+    """Read LPW_s2, or scene 2 of the release split by `SPLIT_RULE`; camera ids start at 0.
 
     Raises:
         ValueError: a folder is empty, file names do not parse, or there are more than four
@@ -102,7 +102,7 @@ def _read_derived(dataset: LocatedDataset) -> tuple[tuple[Record, ...], Split]:
 
 
 def _record(dataset: LocatedDataset, path: Path, person_id: int, camera: int) -> Record:
-    """Creates a record; rejects cameras above 4, which other data sets in this layout have."""
+    """Create a record; reject cameras above 4, which other data sets in this layout have."""
     if not 1 <= camera <= _NUM_CAMERAS:
         raise ValueError(
             f"{dataset.title}: expected cameras 1 to {_NUM_CAMERAS}, got {camera} in {path}; is "
@@ -113,7 +113,7 @@ def _record(dataset: LocatedDataset, path: Path, person_id: int, camera: int) ->
 
 
 def _read_raw(dataset: LocatedDataset) -> tuple[tuple[Record, ...], Split]:
-    """Reads scene 2 and splits it by `SPLIT_RULE`; sorted by person, camera and frame."""
+    """Read scene 2 and split it by `SPLIT_RULE`; sorted by person, camera and frame."""
     people: dict[int, dict[int, list[Record]]] = {}
     for camera, camera_folder in _numbered_folders(
         dataset, dataset.folder / _SCENE, _CAMERA_NAME, "view1"
@@ -143,7 +143,7 @@ def _read_raw(dataset: LocatedDataset) -> tuple[tuple[Record, ...], Split]:
 def _numbered_folders(
     dataset: LocatedDataset, folder: Path, pattern: re.Pattern[str], example: str
 ) -> list[tuple[int, Path]]:
-    """Lists the subfolders with the number in their name, sorted by it."""
+    """List the subfolders with the number in their name, sorted by it."""
     with os.scandir(folder) as entries:
         names = sorted(
             entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")
@@ -159,7 +159,7 @@ def _numbered_folders(
 
 
 def _select_frames(frames: Sequence[NamedImage]) -> list[NamedImage]:
-    """Selects at most four frames, evenly spaced by number, including first and last."""
+    """Select at most four frames, evenly spaced by number, including first and last."""
     # Numeric order: 10.jpg follows 9.jpg.
     ordered = sorted(frames, key=lambda frame: (int(frame.match[1]), frame.path.name))
     last = len(ordered) - 1
@@ -169,7 +169,7 @@ def _select_frames(frames: Sequence[NamedImage]) -> list[NamedImage]:
 
 
 def _split_person(images: dict[int, list[Record]]) -> tuple[list[Record], list[Record]]:
-    """Splits the images of one person, given by camera, into queries and gallery.
+    """Split the images of one person, given by camera, into queries and gallery.
 
     The first image of a camera is a query only if another camera has at least two images. The
     second of these is always in the gallery, so every query has a match.

@@ -51,7 +51,7 @@ _JUNK, _DISTRACTOR = -1, 0
 
 
 def read(dataset: LocatedDataset, options: ReadOptions) -> RawDomain:
-    """Reads Market-1501; original person ids, camera ids start at 0.
+    """Read Market-1501; original person ids, camera ids start at 0.
 
     Raises:
         ValueError: a folder is empty or none of its file names parses.
@@ -60,7 +60,7 @@ def read(dataset: LocatedDataset, options: ReadOptions) -> RawDomain:
 
 
 def read_market_layout(dataset: LocatedDataset) -> RawDomain:
-    """Reads a data set with the layout and file names of Market-1501, sorted by file name.
+    """Read a data set with the layout and file names of Market-1501, sorted by file name.
 
     Raises:
         ValueError: a folder is empty or none of its file names parses.
@@ -79,7 +79,7 @@ def read_market_layout(dataset: LocatedDataset) -> RawDomain:
 
 
 def _read_folder(dataset: LocatedDataset, folder: Path) -> tuple[Record, ...]:
-    """Reads the images of a folder, sorted by file name, without junk."""
+    """Read the images of a folder, sorted by file name, without junk."""
     return tuple(
         Record(str(image.path), int(image.match[1]), camera_id=int(image.match[2]) - 1)
         for image in named_images(dataset, folder, _FILE_NAME, EXAMPLE)

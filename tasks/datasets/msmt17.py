@@ -70,7 +70,7 @@ _LINE = re.compile(r"((?:\w[^/\s]*/)*[^/_\s]+_[^/_\s]+_(\d+)_[^/\s]*\.\w+)\s+(\d
 
 
 def read(dataset: LocatedDataset, options: ReadOptions) -> RawDomain:
-    """Reads MSMT17; listed person ids, plus 10,000 for test people; camera ids start at 0.
+    """Read MSMT17; listed person ids, plus 10,000 for test people; camera ids start at 0.
 
     Raises:
         FileNotFoundError: a list or a listed image does not exist.
@@ -99,7 +99,7 @@ def read(dataset: LocatedDataset, options: ReadOptions) -> RawDomain:
 def _read_lists(
     dataset: LocatedDataset, names: list[str], images: Path, offset: int = 0
 ) -> tuple[Record, ...]:
-    """Reads lists and returns the records sorted by path; rejects repeated images."""
+    """Read lists and return the records sorted by path; reject repeated images."""
     records: dict[str, Record] = {}
     for name in names:
         for record in _read_list(dataset, dataset.folder / name, images, offset):

@@ -47,7 +47,7 @@ _LAST_SHARED = 200
 
 
 def read(dataset: LocatedDataset, options: ReadOptions) -> RawDomain:
-    """Reads one split of PRID 2011.
+    """Read one split of PRID 2011.
 
     Raises:
         FileNotFoundError, ValueError: a folder or the split file is missing or invalid, or a

@@ -32,7 +32,7 @@ FACTS = DatasetFacts(
 
 
 def read(dataset: LocatedDataset, options: ReadOptions) -> RawDomain:
-    """Reads RSTPReid; original person ids, every caption of a test image is a query.
+    """Read RSTPReid; original person ids, every caption of a test image is a query.
 
     Raises:
         FileNotFoundError: a listed image does not exist.

@@ -44,7 +44,7 @@ _FILE_NAME = re.compile(r"(\d+)_(\d+)\.(?:jpe?g|png)", re.IGNORECASE)
 
 
 def read(dataset: LocatedDataset, options: ReadOptions) -> RawDomain:
-    """Reads SenseReID; original person and camera ids.
+    """Read SenseReID; original person and camera ids.
 
     Raises:
         ValueError: a folder is empty or none of its file names parses.

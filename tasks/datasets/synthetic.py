@@ -69,7 +69,7 @@ class SyntheticConfig(FrozenConfig):
 
 
 def read(root: Path, config: SyntheticConfig) -> tuple[list[RawDomain], list[RawDomain]]:
-    """Reads the seen and unseen domains; generates them under `root` first if necessary."""
+    """Read the seen and unseen domains; generate them under `root` first if necessary."""
     folder = prepare(config, root)
     seen, unseen = ([_read(folder, name) for name in names] for names in config.domain_names)
     return seen, unseen
@@ -83,7 +83,7 @@ def _read(folder: Path, name: str) -> RawDomain:
 
 
 def as_text_to_image(raw: RawDomain) -> RawDomain:
-    """Converts a synthetic domain to the text-to-image protocol with the same images.
+    """Convert a synthetic domain to the text-to-image protocol with the same images.
 
     Every image has two free captions. Each caption of a test image is a query, all test images
     are the gallery. The identity and clothing sentences in the caption file are not used, because
@@ -109,14 +109,14 @@ def as_text_to_image(raw: RawDomain) -> RawDomain:
 
 
 def cache_folder(config: SyntheticConfig, root: Path) -> Path:
-    """Returns the folder that `prepare` creates, named by a hash of settings and version."""
+    """Return the folder that `prepare` creates, named by a hash of settings and version."""
     content = {"generator_version": GENERATOR_VERSION, **config.model_dump()}
     key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
     return root / f"synthetic-{key}"
 
 
 def prepare(config: SyntheticConfig, root: Path) -> Path:
-    """Generates the benchmark under `root` unless it exists, and returns its folder.
+    """Generate the benchmark under `root` unless it exists, and return its folder.
 
     Each domain has a folder in Market-1501 layout, `<domain>_description.txt` (part sentences),
     `<domain>_captions.json` (free captions, CUHK-PEDES format) and `<domain>_attributes.json`
@@ -157,13 +157,13 @@ def _publish(temporary: Path, folder: Path) -> None:
 def select_domains(
     config: SyntheticConfig,
 ) -> tuple[tuple[SyntheticDomain, ...], tuple[SyntheticDomain, ...]]:
-    """Returns the seen and unseen domains of the configured numbers."""
+    """Return the seen and unseen domains of the configured numbers."""
     seen = training_domains()[: config.num_seen_domains]
     return seen, unseen_domains()[: config.num_unseen_domains]
 
 
 def shoot_of(config: SyntheticConfig) -> Shoot:
-    """Returns the image settings shared by all domains."""
+    """Return the image settings shared by all domains."""
     return Shoot(
         seed=config.seed,
         num_cameras=config.num_cameras,

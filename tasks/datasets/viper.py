@@ -45,7 +45,7 @@ _FILE_NAME = re.compile(r"(\d+)_\d+\.(?:bmp|png|jpe?g)", re.IGNORECASE)
 
 
 def read(dataset: LocatedDataset, options: ReadOptions) -> RawDomain:
-    """Reads one split of VIPeR; queries are by camera 0 in even splits, camera 1 in odd ones.
+    """Read one split of VIPeR; queries are by camera 0 in even splits, camera 1 in odd ones.
 
     Raises:
         FileNotFoundError, ValueError: a folder or the split file is missing or invalid.
@@ -64,7 +64,7 @@ def read(dataset: LocatedDataset, options: ReadOptions) -> RawDomain:
 
 
 def _check_pairs(dataset: LocatedDataset, first: list[int], second: list[int]) -> None:
-    """Checks that both folders contain the same pairs.
+    """Check that both folders contain the same pairs.
 
     A missing image would shift the ids of all following pairs.
 

@@ -44,7 +44,7 @@ def randaugment(
     signs: npt.NDArray[np.integer],
     magnitude: int,
 ) -> Images:
-    """Applies R operations to each image, one after another.
+    """Apply R operations to each image, one after another.
 
     Args:
         images: [B, H, W, 3] uint8; not modified.
@@ -80,7 +80,7 @@ def _transform(
     signs: npt.NDArray[np.integer],
     magnitude: int,
 ) -> Images:
-    """Shears, translates or rotates; nearest pixel, black outside."""
+    """Shear, translate or rotate; nearest pixel, black outside."""
     num_images, height, width, _ = images.shape
     # Codes of geometric operations are never 0, so code times sign is unique.
     kinds, kind_of_image = np.unique(operations * signs, return_inverse=True)
@@ -127,7 +127,7 @@ def _recolour(
     signs: npt.NDArray[np.integer],
     magnitude: int,
 ) -> Images:
-    """Applies the operations that map each level of a channel to another level."""
+    """Apply the operations that map each level of a channel to another level."""
     cells = images + 256 * np.arange(3 * len(images)).reshape(-1, 1, 1, 3)
     tables = np.empty((len(images), 3, 256), dtype=np.uint8)
     for name in _BY_TABLE:
@@ -141,7 +141,7 @@ def _recolour(
 def _tables(
     name: str, images: Images, factors: npt.NDArray[np.float32], magnitude: int
 ) -> npt.NDArray[np.integer]:
-    """Returns lookup tables that broadcast to [n, 3, 256]; `factors` is [n, 1, 1]."""
+    """Return lookup tables that broadcast to [n, 3, 256]; `factors` is [n, 1, 1]."""
     levels = np.arange(256)
     if name == "brightness":
         return _interpolate(np.float32(0), levels, factors)
@@ -199,7 +199,7 @@ def _sharpen(
     signs: npt.NDArray[np.integer],
     magnitude: int,
 ) -> Images:
-    """Interpolates with a 3 x 3 smoothing; border pixels stay unchanged."""
+    """Interpolate with a 3 x 3 smoothing; border pixels stay unchanged."""
     wide = images.astype(np.int32)
     rows = wide[:, :-2] + wide[:, 1:-1] + wide[:, 2:]
     box = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]

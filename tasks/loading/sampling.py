@@ -15,7 +15,7 @@ _GOLDEN_GAMMA = 0x9E3779B97F4A7C15
 
 
 def derive_seed(*keys: int | str) -> int:
-    """Derives a seed in [0, 2**63 - 1] from a sequence of keys, equal on every machine and run.
+    """Derive a seed in [0, 2**63 - 1] from a sequence of keys, equal on every machine and run.
 
     Different sequences give unrelated seeds: 1 differs from "1", ("a", "bc") from ("ab", "c").
 
@@ -33,7 +33,7 @@ def derive_seed(*keys: int | str) -> int:
 
 
 def mix64(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Applies an element-wise bijection of 64-bit words whose output looks random.
+    """Apply an element-wise bijection of 64-bit words whose output looks random.
 
     The finaliser of SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number
     generators", 2014): `mix64(state + n * gamma)` is the n-th output of the generator.
@@ -95,7 +95,7 @@ def epoch_plan(
     images_per_person: int,
     seed: int,
 ) -> npt.NDArray[np.int64]:
-    """Plans the batches of one epoch: [iterations, P * K] indices into `person_ids`.
+    """Plan the batches of one epoch: [iterations, P * K] indices into `person_ids`.
 
     Every batch has P distinct persons with K adjacent images each. The images of a person are
     shuffled and divided into groups of K; the remaining n_i mod K images are skipped in this epoch.
@@ -138,7 +138,7 @@ def cycled_plan(
     seed: int,
     num_batches: int,
 ) -> npt.NDArray[np.int64]:
-    """Plans a given number of batches: [num_batches, P * K] indices into `person_ids`.
+    """Plan a given number of batches: [num_batches, P * K] indices into `person_ids`.
 
     Concatenates `epoch_plan` with different seeds and truncates the last one, so persons repeat
     only after a whole epoch.

@@ -92,7 +92,7 @@ class TransformConfig(FrozenConfig):
 
 
 def normalise(images: Images | Tensor, config: TransformConfig) -> Tensor:
-    """Normalises images: (image / 255 - mean) / std.
+    """Normalise images: (image / 255 - mean) / std.
 
     Args:
         images: [B, H, W, 3] uint8.
@@ -120,7 +120,7 @@ def augment(
     seeds: npt.NDArray[np.integer],
     config: TransformConfig,
 ) -> Tensor:
-    """Augments and normalises a batch.
+    """Augment and normalise a batch.
 
     View "test": normalise. View "weak": flip, zero padding and crop, normalise, random erasing
     (filled with 0, the mean colour). View "strong": flip, reflection padding and crop, RandAugment,
@@ -190,7 +190,7 @@ def _flip_and_crop(
     border: Literal["constant", "reflect"],
     config: TransformConfig,
 ) -> Images:
-    """Flips, pads and crops to the original size; `draws` is [B, 3]."""
+    """Flip, pad and crop to the original size; `draws` is [B, 3]."""
     num_images, height, width, _ = images.shape
     pad = config.pad_pixels
     padded = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode=border)
@@ -238,5 +238,5 @@ def _check_images(images: Images | Tensor) -> None:
 
 
 def _writable(array: Images) -> Images:
-    """Returns `array`, or a copy if torch cannot view it (read-only, negative strides)."""
+    """Return `array`, or a copy if torch cannot view it (read-only, negative strides)."""
     return np.require(array, requirements=["C", "W"])

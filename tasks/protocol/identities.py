@@ -18,14 +18,14 @@ QueryKind = Literal["image", "text"]
 
 
 def rule_name(rule: IdentityRule) -> str:
-    """Returns the rule as text for the lock; a file is given by its name without folders."""
+    """Return the rule as text for the lock; a file is given by its name without folders."""
     return rule.name if isinstance(rule, Path) else str(rule)
 
 
 def choose_identities(
     raw: RawDomain, rule: IdentityRule, num_validation: int
 ) -> tuple[list[int], list[int]]:
-    """Selects the training and validation ids of a domain, both sorted; deterministic.
+    """Select the training and validation ids of a domain, both sorted; deterministic.
 
     Validation identities are the largest ids that have a query with a match, among those that the
     rule does not select, or among all for the rule "all". No training identities are held out if
@@ -90,7 +90,7 @@ def _selected_identities(ids: list[int], name: str, rule: IdentityRule) -> list[
 
 
 def listed_identities(path: Path, name: str) -> list[int]:
-    """Reads a list of person ids with one id per line and returns them sorted.
+    """Read a list of person ids with one id per line and return them sorted.
 
     Args:
         path: the list, or a folder with the list <name>.txt.
@@ -119,7 +119,7 @@ def listed_identities(path: Path, name: str) -> list[int]:
 
 
 def identities_with_queries(records: Iterable[Record], query_by: QueryKind = "image") -> list[int]:
-    """Returns the sorted ids that can be held out: each has a query with a match.
+    """Return the sorted ids that can be held out: each has a query with a match.
 
     An identity needs images by two cameras; two images if all records have the same camera
     (CUHK-SYSU, i-LIDS); one image with a caption if queries are texts.
@@ -141,7 +141,7 @@ def _is_single_camera(records: Sequence[Record]) -> bool:
 def split_validation(
     records: Sequence[Record], person_ids: Iterable[int], query_by: QueryKind = "image"
 ) -> Split:
-    """Splits the images of some identities into queries and gallery.
+    """Split the images of some identities into queries and gallery.
 
     With `query_by` "image", the first image of a person by each camera is a query, as in
     Market-1501, if an image by another camera remains in the gallery; a person without such an
@@ -174,7 +174,7 @@ def split_validation(
 
 
 def text_split(records: Iterable[Record]) -> Split:
-    """Returns a text-to-image split: every caption is a query, all images are the gallery.
+    """Return a text-to-image split: every caption is a query, all images are the gallery.
 
     No camera rule applies, so the image of a caption is one of its matches.
     """

@@ -23,7 +23,7 @@ def protocol_lock(
     unseen: Sequence[tuple[RawDomain, Domain]],
     synthetic: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """Creates the lock of a loaded benchmark; contains no machine-specific path.
+    """Create the lock of a loaded benchmark; contains no machine-specific path.
 
     Args:
         benchmark: name of the benchmark.
@@ -49,7 +49,7 @@ def protocol_lock(
 
 
 def num_queries_without_match(split: Split) -> int:
-    """Counts queries without a match in the gallery; evaluation excludes them.
+    """Count queries without a match in the gallery; evaluation excludes them.
 
     A match of an image query shows the same person by another camera; a match of a text query
     shows the same person.
@@ -66,7 +66,7 @@ def num_queries_without_match(split: Split) -> int:
 
 
 def leaked_test_identities(lock: Mapping[str, Any], benchmark: Benchmark) -> dict[str, list[int]]:
-    """Returns test identities of `benchmark` that a run with `lock` was trained on, by domain.
+    """Return test identities of `benchmark` that a run with `lock` was trained on, by domain.
 
     Identities are compared by data set and person id. Overlaps between two data sets, or between
     releases with different numbering, are not detected.
@@ -111,7 +111,7 @@ def _lock_domain(raw: RawDomain, domain: Domain) -> dict[str, Any]:
 
 
 def _lock_dual(raw: RawDomain) -> dict[str, Any]:
-    """Returns {} without dual texts, so that locks from before dual texts stay equal."""
+    """Return {} without dual texts, so that locks from before dual texts stay equal."""
     if raw.dual_file is None:
         return {}
     return {"dual_sha256": hashlib.sha256(raw.dual_file.read_bytes()).hexdigest()}
@@ -131,7 +131,7 @@ def _lock_ids(person_ids: Iterable[int], *, listed: bool) -> dict[str, Any]:
 
 
 def _hash_records(raw: RawDomain, records: Iterable[Record]) -> str:
-    """Hashes relative path, original person id, camera id and captions of each record."""
+    """Hash relative path, original person id, camera id and captions of each record."""
     return _hash_lines(
         sorted(
             "\t".join(

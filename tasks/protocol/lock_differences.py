@@ -47,7 +47,7 @@ class Difference:
 
 
 def lock_differences(locks: Locks) -> list[Difference]:
-    """Returns all differences between locks: of the whole benchmark first, then by domain.
+    """Return all differences between locks: of the whole benchmark first, then by domain.
 
     The list is empty if and only if the locks are equal. A domain that only some locks have is
     compared among these.
@@ -65,7 +65,7 @@ def lock_differences(locks: Locks) -> list[Difference]:
 
 
 def is_test_comparable(differences: Iterable[Difference], domain: str) -> bool:
-    """Returns whether scores on a domain are comparable: same test images, same ranking."""
+    """Return whether scores on a domain are comparable: same test images, same ranking."""
     relevant = [each for each in differences if each.domain in (None, domain)]
     return all(each.affects != "test" for each in relevant)
 
@@ -107,21 +107,21 @@ def _difference(topic: _Topic, locks: Locks, paths: Sequence[KeyPath]) -> Differ
 
 
 def _all_paths(locks: Locks) -> list[KeyPath]:
-    """Returns all paths in the display order of their topics."""
+    """Return all paths in the display order of their topics."""
     names = [*BENCHMARK_PHRASES, *DOMAIN_PHRASES]
     paths = {path for lock in locks.values() for path in flat(lock)}
     return sorted(paths, key=lambda path: (names.index(_topic(path).name), path))
 
 
 def _compared(locks: Locks, path: KeyPath) -> list[str]:
-    """Returns the labels of the locks compared at a path: for a domain, those that have it."""
+    """Return the labels of the locks compared at a path: for a domain, those that have it."""
     if path[0] != "domains" or len(path) == 1:
         return list(locks)
     return [label for label, lock in locks.items() if at(lock, path[:2]) is not MISSING]
 
 
 def _undescribed_domains(locks: Locks) -> list[Difference]:
-    """Reports domains in only some locks, unless order and unseen domains already show it."""
+    """Report domains in only some locks, unless order and unseen domains already show it."""
     differences: list[Difference] = []
     for domain in sorted({name for lock in locks.values() for name in _described(lock)}):
         present = [label for label, lock in locks.items() if domain in _described(lock)]
@@ -139,7 +139,7 @@ def _described(lock: Mapping[str, Any]) -> list[str]:
 
 
 def _named(lock: Mapping[str, Any]) -> list[str]:
-    """Returns the domains in `order` and `unseen`."""
+    """Return the domains in `order` and `unseen`."""
     lists = [lock.get(name) for name in ("order", "unseen")]
     return [plain(name) for each in lists if isinstance(each, list) for name in each]
 

@@ -67,11 +67,11 @@ class View:
     path: KeyPath
 
     def values(self, *path: str) -> dict[str, Any]:
-        """Returns the value or subtree at a path of each lock."""
+        """Return the value or subtree at a path of each lock."""
         return {label: at(part, path) for label, part in self.parts.items()}
 
     def differs(self, *path: str) -> bool:
-        """Returns whether a value at or below a path differs."""
+        """Return whether a value at or below a path differs."""
         return any(each[: len(path)] == path for each in self.differing)
 
 
@@ -178,7 +178,7 @@ def _split(kind: Literal["test", "validation"]) -> Phrase:
 
 
 def _people(view: View, kind: str, words: str) -> list[str]:
-    """Describes differing identities with counts and set differences; [] if they are equal."""
+    """Describe differing identities with counts and set differences; [] if they are equal."""
     if not view.differs("identities", kind):
         return []
     more = exclusive_counts(view.values("identities", kind, "ids")) or "the lists differ"

@@ -25,7 +25,7 @@ MISSING: Final = _Missing.MISSING
 
 
 def flat(value: Any) -> dict[KeyPath, Any]:
-    """Returns all leaves by path; lists and empty mappings are leaves."""
+    """Return all leaves by path; lists and empty mappings are leaves."""
     return dict(_leaves(value, ()))
 
 
@@ -38,7 +38,7 @@ def _leaves(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, Any]]:
 
 
 def at(value: Any, path: KeyPath) -> Any:
-    """Returns the value at a path, or `MISSING`."""
+    """Return the value at a path, or `MISSING`."""
     for key in path:
         if not isinstance(value, Mapping) or key not in value:
             return MISSING
@@ -47,7 +47,7 @@ def at(value: Any, path: KeyPath) -> Any:
 
 
 def same(values: Iterable[Any]) -> bool:
-    """Returns whether all values have the same JSON text (1, 1.0 and true differ)."""
+    """Return whether all values have the same JSON text (1, 1.0 and true differ)."""
     return len({_json(value) for value in values}) <= 1
 
 
@@ -56,7 +56,7 @@ def _json(value: Any) -> str:
 
 
 def plain(value: Any) -> str:
-    """Formats a value for reading; shortens long values, and hashes to eight digits."""
+    """Format a value for reading; shorten long values, and hashes to eight digits."""
     if value is MISSING:
         return MISSING.value
     if value is None:
@@ -74,13 +74,13 @@ def plain(value: Any) -> str:
 
 
 def number(value: Any) -> str:
-    """Formats a count with thousands separators and any other value with `plain`."""
+    """Format a count with thousands separators and any other value with `plain`."""
     is_count = isinstance(value, int) and not isinstance(value, bool)
     return f"{value:,}" if is_count else plain(value)
 
 
 def _exact(value: Any) -> str:
-    """Formats a value as JSON, so that different values look different; hashes long values."""
+    """Format a value as JSON, so that different values look different; hash long values."""
     if value is MISSING:
         return MISSING.value
     text = _json(value)
@@ -111,7 +111,7 @@ def contrast(
     between: Literal[", ", "; "] = ", ",
     show: Callable[[Any], str] | None = plain,
 ) -> str:
-    """Lists the different values with the labels of the locks that have them.
+    """List the different values with the labels of the locks that have them.
 
     Example: "500 training images in A and C, 751 in B, not recorded in D".
 
@@ -135,7 +135,7 @@ def contrast(
 
 
 def _groups(values: Mapping[str, Any]) -> list[tuple[Any, list[str]]]:
-    """Groups labels by value; labels without a value are last."""
+    """Group labels by value; labels without a value are last."""
     groups: dict[str, tuple[Any, list[str]]] = {}
     for label, value in values.items():
         groups.setdefault(_json(value), (value, []))[1].append(label)
@@ -143,7 +143,7 @@ def _groups(values: Mapping[str, Any]) -> list[tuple[Any, list[str]]]:
 
 
 def exclusive_counts(ids: Mapping[str, Any]) -> str:
-    """Formats the set differences of two lists ("12 only in A, 3 only in B"), or returns ""."""
+    """Format the set differences of two lists ("12 only in A, 3 only in B"), or return ""."""
     groups = _groups(ids)
     if len(groups) != 2 or not all(isinstance(value, list) for value, _ in groups):
         return ""

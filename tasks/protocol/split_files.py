@@ -34,14 +34,14 @@ class TrainTest:
     gallery: tuple[Record, ...]
 
     def parts(self) -> dict[str, tuple[Record, ...]]:
-        """Returns the three lists by their names in split files."""
+        """Return the three lists by their names in split files."""
         return {"train": self.train, "query": self.query, "gallery": self.gallery}
 
 
 def read_split_file(
     dataset: LocatedDataset, file: Path, index: int
 ) -> tuple[Mapping[str, Any], int]:
-    """Reads split `index` of a file without interpreting its entries.
+    """Read split `index` of a file without interpreting its entries.
 
     Returns:
         The split and the number of splits in the file.
@@ -67,7 +67,7 @@ def read_split_file(
 
 
 def check_index(dataset: LocatedDataset, index: int, num_splits: int, where: str) -> None:
-    """Checks that a split with this index exists.
+    """Check that a split with this index exists.
 
     Raises:
         ValueError: there are fewer splits.
@@ -80,7 +80,7 @@ def check_index(dataset: LocatedDataset, index: int, num_splits: int, where: str
 
 
 def listed_people(split: Mapping[str, Any], where: str) -> tuple[list[int], list[int]] | None:
-    """Returns training and test ids of a split that lists people, or None if it lists images.
+    """Return training and test ids of a split that lists people, or None if it lists images.
 
     Raises:
         ValueError: people are in both lists.
@@ -98,7 +98,7 @@ def listed_people(split: Mapping[str, Any], where: str) -> tuple[list[int], list
 def listed_images(
     dataset: LocatedDataset, images: Sequence[Record], split: Mapping[str, Any], where: str
 ) -> TrainTest:
-    """Returns a split that lists images, with the person and camera ids of `images`.
+    """Return a split that lists images, with the person and camera ids of `images`.
 
     Args:
         dataset: the data set.
@@ -129,7 +129,7 @@ def _is_int(value: object) -> bool:
 
 
 def _entries(split: Mapping[str, Any], part: str, where: str) -> list[tuple[str, int | None]]:
-    """Returns the paths of a part, each with its listed person or None."""
+    """Return the paths of a part, each with its listed person or None."""
     listed = split.get(part)
     if not isinstance(listed, list) or not listed:
         keys = ", ".join(sorted(map(str, split))) or "nothing"
@@ -192,7 +192,7 @@ def _match_images(
 def _match_image(
     by_name: Mapping[str, Sequence[tuple[tuple[str, ...], Record]]], path: str, where: str
 ) -> Record | None:
-    """Returns the image whose relative path is a suffix of the listed path, or the reverse.
+    """Return the image whose relative path is a suffix of the listed path, or the reverse.
 
     `/other/data/viper/VIPeR/cam_a/000_45.bmp` matches `cam_a/000_45.bmp`. A bare name matches if
     it occurs in one folder only. Windows separators are accepted.
@@ -215,7 +215,7 @@ def _match_image(
 
 
 def _check_people(pairs: Iterable[tuple[Record, int | None]], where: str) -> None:
-    """Checks that listed ids and the images' ids correspond one to one."""
+    """Check that listed ids and the images' ids correspond one to one."""
     by_listed: dict[int, Record] = {}
     listed_ids: dict[int, int] = {}
     for record, person in pairs:
@@ -246,7 +246,7 @@ def _check_disjoint(train: Iterable[int], test: Iterable[int], where: str) -> No
 
 
 def split_as_json(split: TrainTest, folder: Path) -> dict[str, list[list[str | int]]]:
-    """Returns a split in the format of split files, with paths relative to `folder`."""
+    """Return a split in the format of split files, with paths relative to `folder`."""
     return {
         part: [
             [_relative_path(record, folder), record.person_id, record.camera_id]
@@ -257,7 +257,7 @@ def split_as_json(split: TrainTest, folder: Path) -> dict[str, list[list[str | i
 
 
 def split_sha256(split: TrainTest, folder: Path) -> str:
-    """Hashes the content of a split, independently of the order and source of the lists."""
+    """Hash the content of a split, independently of the order and source of the lists."""
     lines = sorted(
         f"{part}\t{_relative_path(record, folder)}\t{record.person_id}\t{record.camera_id}"
         for part, records in split.parts().items()
@@ -272,7 +272,7 @@ def _relative_path(record: Record, folder: Path) -> str:
 
 
 def write_json(file: Path, content: object) -> None:
-    """Writes a JSON file atomically; creates its folder.
+    """Write a JSON file atomically; create its folder.
 
     Raises:
         OSError: the folder is not writable.

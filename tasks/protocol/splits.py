@@ -62,7 +62,7 @@ class SplitPlan:
 def camera_plan(
     images: Sequence[Record], query_cameras: Sequence[int], distractors: Sequence[Record] = ()
 ) -> SplitPlan:
-    """Plans splits in which queries are test images by one camera and the gallery has the rest.
+    """Plan splits in which queries are test images by one camera and the gallery has the rest.
 
     Args:
         images: images of the people to divide.
@@ -81,7 +81,7 @@ def camera_plan(
 def across_cameras(
     images: Sequence[Record], distractors: Sequence[Record], query_camera: int, division: Division
 ) -> TrainTest:
-    """Splits test images into queries by `query_camera` and a gallery of other cameras."""
+    """Split test images into queries by `query_camera` and a gallery of other cameras."""
     test = [record for record in images if record.person_id in division.test]
     return TrainTest(
         train=tuple(record for record in images if record.person_id in division.train),
@@ -91,7 +91,7 @@ def across_cameras(
 
 
 def hash_order(name: str, draw: int, items: Iterable[str]) -> list[str]:
-    """Sorts items by the SHA-256 of data set name, `SEED`, draw and item.
+    """Sort items by the SHA-256 of data set name, `SEED`, draw and item.
 
     The result does not depend on the order of `items` or on versions of Python and libraries.
     """
@@ -103,7 +103,7 @@ def hash_order(name: str, draw: int, items: Iterable[str]) -> list[str]:
 
 
 def draw_splits(name: str, plan: SplitPlan) -> list[TrainTest]:
-    """Generates the splits of `NUM_DRAWS` draws; half of the people (rounded down) train.
+    """Generate the splits of `NUM_DRAWS` draws; half of the people (rounded down) train.
 
     The splits of a draw are consecutive, in the order of the arrangements.
     """
@@ -117,7 +117,7 @@ def draw_splits(name: str, plan: SplitPlan) -> list[TrainTest]:
 
 
 def choose_split(dataset: LocatedDataset, options: ReadOptions, plan: SplitPlan) -> RawDomain:
-    """Returns the split selected by the options: from the user's split file, else generated.
+    """Return the split selected by the options: from the user's split file, else generated.
 
     Generated splits are written to <derived>/splits/<name>.json for reuse. If the file exists, it
     must contain the same splits.
@@ -140,7 +140,7 @@ def choose_split(dataset: LocatedDataset, options: ReadOptions, plan: SplitPlan)
 
 
 def user_split_file(dataset: LocatedDataset, options: ReadOptions) -> Path:
-    """Returns the path of the user's split file for a data set.
+    """Return the path of the user's split file for a data set.
 
     Raises:
         FileNotFoundError: the file does not exist.
@@ -157,7 +157,7 @@ def user_split_file(dataset: LocatedDataset, options: ReadOptions) -> Path:
 def split_from_file(
     dataset: LocatedDataset, plan: SplitPlan, file: Path, *, index: int, source: str
 ) -> RawDomain:
-    """Reads split `index` of a split file.
+    """Read split `index` of a split file.
 
     Args:
         dataset: the data set.
@@ -183,12 +183,12 @@ def split_from_file(
 
 
 def split_facts(source: str, index: int, num_splits: int) -> dict[str, Any]:
-    """Returns the lock values that describe the origin of a split."""
+    """Return the lock values that describe the origin of a split."""
     return {"split_source": source, "split_index": index, "num_splits": num_splits}
 
 
 def split_domain(dataset: LocatedDataset, split: TrainTest, facts: Mapping[str, Any]) -> RawDomain:
-    """Builds the domain of a split, sorted by path; adds the content hash to the facts."""
+    """Build the domain of a split, sorted by path; add the content hash to the facts."""
     train, query, gallery = (
         tuple(sorted(records, key=lambda record: record.image_path))
         for records in split.parts().values()
@@ -227,7 +227,7 @@ def _set_gallery_camera(plan: SplitPlan, split: TrainTest) -> TrainTest:
 
 
 def _save(dataset: LocatedDataset, splits: Sequence[TrainTest], options: ReadOptions) -> None:
-    """Writes generated splits, or checks that the existing file contains the same splits.
+    """Write generated splits, or check that the existing file contains the same splits.
 
     Raises:
         ValueError: the file contains other splits or is damaged.

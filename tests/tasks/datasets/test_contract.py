@@ -22,7 +22,7 @@ from tests.tasks.datasets.miniatures.painting import Fault, Miniature
 
 
 def miniatures_of(name: str) -> dict[str, Miniature]:
-    """Returns all miniatures of a data set; the first has the name of the data set."""
+    """Return all miniatures of a data set; the first has the name of the data set."""
     return importlib.import_module(f"tests.tasks.datasets.miniatures.{name}").MINIATURES
 
 

@@ -166,7 +166,7 @@ def test_consecutive_seeds_are_uncorrelated():
 
 
 def reference(name, image, sign, magnitude):
-    """Applies one operation of torchvision or PIL to [3, H, W] uint8."""
+    """Apply one operation of torchvision or PIL to [3, H, W] uint8."""
     strength = magnitude / 30
     factor = 1 + 0.9 * strength * sign
     height, width = image.shape[1:]

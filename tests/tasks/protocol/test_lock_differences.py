@@ -42,7 +42,7 @@ def domain(num_train: int, **facts: Any) -> Lock:
 
 
 def photo_lock(num_train: int = 500) -> Lock:
-    """Returns a new lock in the format of tasks.protocol.lock, of a benchmark of photographs."""
+    """Return a new lock in the format of tasks.protocol.lock, of a benchmark of photographs."""
     return {
         "benchmark": "lreid-1",
         "order": ["market1501", "msmt17"],
@@ -74,7 +74,7 @@ def sentences(**locks: Lock) -> list[str]:
 
 
 def changed(change: Callable[[Lock], Any]) -> tuple[list[str], list[str]]:
-    """Returns sentences and affected aspects of a lock compared with a changed copy."""
+    """Return sentences and affected aspects of a lock compared with a changed copy."""
     other = photo_lock()
     change(other)
     differences = lock_differences({"A": photo_lock(), "B": other})
@@ -350,7 +350,7 @@ BRANCHES = [(lock, path) for lock in LOCKS for path in branches(lock)]
 
 
 def check_reported(lock: Lock, other: Lock) -> None:
-    """Checks that locks have differences if and only if they are unequal."""
+    """Check that locks have differences if and only if they are unequal."""
     for pair in ({"A": lock, "B": other}, {"A": other, "B": lock}):
         differences = lock_differences(pair)
         assert bool(differences) == (as_json(lock) != as_json(other))

@@ -25,7 +25,7 @@ def entry(split: str, person_id: int, path: str, *captions: str, key: str = "fil
 
 
 def build(folder: Path, file_name: str, entries: Sequence[Entry], key: str = "file_path") -> None:
-    """Writes the list and its images."""
+    """Write the list and its images."""
     for number, each in enumerate(entries):
         paint(folder / "imgs" / each[key], each["id"], number)
     (folder / file_name).write_text(json.dumps(entries), encoding="utf-8")

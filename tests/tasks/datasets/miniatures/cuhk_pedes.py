@@ -27,7 +27,7 @@ def _other_release(root: Path) -> None:
 
 
 def _with_ids(ids: dict[str, int]) -> Callable[[Path], None]:
-    """Gives all people of a split one id."""
+    """Give all people of a split one id."""
 
     def damage(root: Path) -> None:
         changed = [{**each, "id": ids.get(each["split"], each["id"])} for each in ENTRIES]

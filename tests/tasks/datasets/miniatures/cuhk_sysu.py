@@ -66,7 +66,7 @@ def box_of(column: int) -> list[int]:
 
 
 def paint_scene(path: Path, people: Sequence[int], number: int) -> None:
-    """Writes a scene with people side by side on white."""
+    """Write a scene with people side by side on white."""
     scene = np.full((HEIGHT + 8, 8 + len(people) * (WIDTH + 4), 3), 255, dtype=np.uint8)
     for column, person in enumerate(people):
         x, y, width, height = box_of(column)

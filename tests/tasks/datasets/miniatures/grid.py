@@ -23,7 +23,7 @@ def build(folder: Path) -> None:
 
 
 def write_partitions(file: Path, train: list[list[int]]) -> None:
-    """Writes a cell array of structures with people in the third field, like the original file."""
+    """Write a cell array of structures with people in the third field, like the original file."""
     cell = np.empty((1, len(train)), dtype=object)
     for number, people in enumerate(train):
         cell[0, number] = {

@@ -27,7 +27,7 @@ def person_image(person: int, number: int = 0) -> np.ndarray:
 
 
 def paint(path: Path, person: int, number: int = 0) -> None:
-    """Writes an image of the person in the format of the suffix; creates folders."""
+    """Write an image of the person in the format of the suffix; create folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(person_image(person, number)).save(path)
 

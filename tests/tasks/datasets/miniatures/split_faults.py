@@ -11,7 +11,7 @@ from tests.tasks.datasets.miniatures.painting import Fault
 
 
 def change_split(file: str, change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
-    """Returns a damage function that changes the first split of a file below the root."""
+    """Return a damage function that changes the first split of a file below the root."""
 
     def damage(root: Path) -> None:
         splits = json.loads((root / file).read_text())
@@ -22,7 +22,7 @@ def change_split(file: str, change: Callable[[dict[str, Any]], object]) -> Calla
 
 
 def change_bytes(file: str, change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
-    """Returns a damage function that changes the bytes of a file below the root."""
+    """Return a damage function that changes the bytes of a file below the root."""
 
     def damage(root: Path) -> None:
         (root / file).write_bytes(change((root / file).read_bytes()))
@@ -31,7 +31,7 @@ def change_bytes(file: str, change: Callable[[bytes], bytes]) -> Callable[[Path]
 
 
 def split_file_faults(file: str) -> dict[str, Fault]:
-    """Returns all faults of a split file at a path below the root."""
+    """Return all faults of a split file at a path below the root."""
     return {
         "split file: truncated": Fault(
             change_bytes(file, lambda content: content[: len(content) // 2]),
