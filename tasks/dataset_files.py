@@ -6,7 +6,10 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Mapping
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -217,6 +220,41 @@ def read_json(dataset: LocatedDataset, file: Path) -> Any:
             f"{file}: expected JSON, but line {error.lineno}, column {error.colno}: {error.msg}. "
             "The file is damaged or incomplete; download it again."
         ) from error
+
+
+def write_json(file: Path, content: object) -> None:
+    """Write a JSON file atomically; create its folder.
+
+    Raises:
+        OSError: the folder is not writable.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        partial.write_text(json.dumps(content), encoding="utf-8")
+        os.replace(partial, file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """Create the folder `target` atomically.
+
+    Yields a hidden path beside `target`, at which the caller creates the folder. It is renamed to
+    `target` at the end of the block, and deleted if the block fails. If another process creates
+    `target` in the meantime, that folder is kept.
+    """
+    temporary = target.with_name(f".{target.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        yield temporary
+        try:
+            temporary.rename(target)
+        except OSError:
+            if not target.is_dir():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def check_images(dataset: LocatedDataset, records: Iterable[Record], listed_in: Path) -> None:

@@ -15,8 +15,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import shutil
-import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,9 +23,14 @@ import h5py
 import numpy as np
 from PIL import Image
 
-from tasks.dataset_files import LocatedDataset, check_may_extract, read_json
+from tasks.dataset_files import (
+    LocatedDataset,
+    atomic_folder,
+    check_may_extract,
+    read_json,
+    write_json,
+)
 from tasks.datasets._matlab import read_mat
-from tasks.protocol.split_files import write_json
 
 RAW_FILE = "cuhk03_release/cuhk-03.mat"
 FILE_NAME = re.compile(r"([1-9])_(\d{3})_([12])_(\d{2})\.(?:png|jpe?g)", re.IGNORECASE)
@@ -59,14 +62,10 @@ def extract_images(dataset: LocatedDataset, boxes: str, target: Path) -> None:
     logging.getLogger(__name__).info(
         "%s: extracting %s images into %s (once)", dataset.title, boxes, images
     )
-    partial = target / f".images_{boxes}-{uuid.uuid4().hex[:8]}"
-    try:
-        partial.mkdir()
+    with atomic_folder(images) as folder:
+        folder.mkdir()
         for name, pixels in _raw_images(dataset, boxes):
-            Image.fromarray(pixels).save(partial / name)
-        _rename(partial, images)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+            Image.fromarray(pixels).save(folder / name)
 
 
 def write_splits(dataset: LocatedDataset, boxes: str, protocol: str, target: Path) -> None:
@@ -112,14 +111,6 @@ def _check_source(dataset: LocatedDataset, file: Path, target: Path) -> None:
             f"{dataset.title}: cannot extract images into {target} ({error.strerror or error}). "
             "Set benchmark.derived to a writable folder."
         ) from error
-
-
-def _rename(partial: Path, images: Path) -> None:
-    try:
-        partial.rename(images)
-    except OSError:
-        if not images.is_dir():  # otherwise another process extracted the same images first
-            raise
 
 
 def _raw_images(dataset: LocatedDataset, boxes: str) -> Iterator[tuple[str, np.ndarray]]:

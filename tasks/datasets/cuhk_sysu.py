@@ -22,8 +22,6 @@ import json
 import logging
 import os
 import re
-import shutil
-import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -42,6 +40,7 @@ from tasks.dataset_files import (
     Layout,
     LocatedDataset,
     ReadOptions,
+    atomic_folder,
     check_images,
     check_may_extract,
     named_images,
@@ -191,25 +190,16 @@ def _extract(dataset: LocatedDataset, target: Path, facts: Mapping[str, Any]) ->
         dataset.title, len(crops), len(by_scene), target,
     )  # fmt: skip
     num_images = Counter(crop.file.split("/")[0] for crop in crops)
-    making = target.with_name(f".{target.name}-{uuid.uuid4().hex[:8]}")
-    try:
-        _make_folders(dataset, making)
+    with atomic_folder(target) as folder:
+        _make_folders(dataset, folder)
         # Threads are sufficient: Pillow releases the GIL while it decodes and encodes.
         with ThreadPoolExecutor(os.cpu_count()) as threads:
-            crop_scene = partial(_crop_scene, dataset.folder / _SCENES, making)
+            crop_scene = partial(_crop_scene, dataset.folder / _SCENES, folder)
             for number, _ in enumerate(threads.map(crop_scene, by_scene.values()), start=1):
                 if number % 2_000 == 0:
                     log.info("%s: %d of %d scenes done", dataset.title, number, len(by_scene))
         source = {**facts, "num_images": dict(num_images)}
-        (making / _SOURCE).write_text(json.dumps(source, indent=2) + "\n", encoding="utf-8")
-        try:
-            making.rename(target)
-        except OSError:
-            # Another process finished first; its result is checked in the same way.
-            if not target.is_dir():
-                raise
-    finally:
-        shutil.rmtree(making, ignore_errors=True)
+        (folder / _SOURCE).write_text(json.dumps(source, indent=2) + "\n", encoding="utf-8")
 
 
 def _make_folders(dataset: LocatedDataset, folder: Path) -> None:

@@ -5,16 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import shutil
-import uuid
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from pydantic import Field
 
-from tasks.dataset_files import Layout, LocatedDataset, read_json
+from tasks.dataset_files import Layout, LocatedDataset, atomic_folder, read_json
 from tasks.datasets import market1501
 from tasks.protocol.identities import text_split
 from tasks.schema import FrozenConfig, RawDomain, Record
@@ -129,29 +126,16 @@ def prepare(config: SyntheticConfig, root: Path) -> Path:
     folder = cache_folder(config, root)
     if folder.is_dir():
         return folder
-    temporary = root / f".{folder.name}-{uuid.uuid4().hex[:8]}"
-    try:
-        temporary.mkdir(parents=True)
-    except OSError as error:
-        raise type(error)(
-            f"cannot generate the synthetic benchmark under {root} ({error.strerror}). "
-            "Set benchmark.root to a writable folder."
-        ) from error
-    try:
+    with atomic_folder(folder) as temporary:
+        try:
+            temporary.mkdir(parents=True)
+        except OSError as error:
+            raise type(error)(
+                f"cannot generate the synthetic benchmark under {root} ({error.strerror}). "
+                "Set benchmark.root to a writable folder."
+            ) from error
         _generate(config, temporary)
-        _publish(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return folder
-
-
-def _publish(temporary: Path, folder: Path) -> None:
-    try:
-        os.rename(temporary, folder)
-    except OSError:
-        # Another process generated the same images first.
-        if not folder.is_dir():
-            raise
 
 
 def select_domains(

@@ -269,18 +269,3 @@ def split_sha256(split: TrainTest, folder: Path) -> str:
 def _relative_path(record: Record, folder: Path) -> str:
     # pathlib takes seconds for the 80,000 paths of twenty splits.
     return record.image_path.removeprefix(f"{folder}{os.sep}").replace(os.sep, "/")
-
-
-def write_json(file: Path, content: object) -> None:
-    """Write a JSON file atomically; create its folder.
-
-    Raises:
-        OSError: the folder is not writable.
-    """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        partial.write_text(json.dumps(content), encoding="utf-8")
-        os.replace(partial, file)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tasks.dataset_files import LocatedDataset, ReadOptions, read_json
+from tasks.dataset_files import LocatedDataset, ReadOptions, read_json, write_json
 from tasks.protocol.split_files import (
     TrainTest,
     check_index,
@@ -24,7 +24,6 @@ from tasks.protocol.split_files import (
     read_split_file,
     split_as_json,
     split_sha256,
-    write_json,
 )
 from tasks.schema import RawDomain, Record, Split
 
