@@ -47,7 +47,7 @@ FACTS = DatasetFacts(
 
 
 def read(dataset: LocatedDataset, options: ReadOptions) -> RawDomain:
-    """Read ICFG-PEDES; the caption of each test image is a query.
+    """Read ICFG-PEDES; original person ids (or test ids + offset), test captions are queries.
 
     Raises:
         FileNotFoundError: a listed image does not exist.
