@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,8 @@ IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 Ids = Tensor | npt.NDArray[np.integer] | Sequence[int]
+RankingProtocol = Literal["standard", "single_gallery_shot"]
+"""How test queries are ranked: against the whole gallery, or against one image per person."""
 SimilarityRows = Callable[[int, int], Tensor]
 """From a range of queries to their [stop - start, G] similarities."""
 

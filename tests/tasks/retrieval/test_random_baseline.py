@@ -111,3 +111,10 @@ def test_random_features_score_at_chance_on_the_synthetic_people(drawn) -> None:
 
 def test_domains_without_queries_have_no_average() -> None:
     assert chance_average([]) == {"mAP": None, "R1": None}
+
+
+def test_single_gallery_shot_has_one_match_among_the_persons() -> None:
+    gallery = records([(1, 0), (1, 1), (1, 1), (2, 0), (2, 1), (3, 0)])
+    split = Split(records([(1, 0), (3, 0)]), gallery)
+    scores = chance_scores(split, "single_gallery_shot")
+    assert (scores.mAP, scores.R1) == pytest.approx(((1 + 1 / 2 + 1 / 3) / 3, 1 / 3))
