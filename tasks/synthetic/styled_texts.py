@@ -30,7 +30,7 @@ from tasks.synthetic.facts import facts_of
 from tasks.synthetic.people import Person
 from tasks.synthetic.studio import person_of
 from tasks.text.caption_styles import find_styles
-from tasks.text.paraphrase import PLAIN, retell
+from tasks.text.paraphrase import DEFAULT_TEMPLATE, fill_template
 from tasks.text.style_clustering import StyleOptions
 
 StyleMethod = Literal["none", "random", "kmeans", "gmm", "agglomerative", "hdbscan", "dbscan"]
@@ -136,7 +136,9 @@ def written_in_styles(
             read = perceive(person, rng)
             style = styles.sample(image)
             facts = facts_of({name: getattr(read, name) for name in _FACTS})
-            identity, clothing = retell(styles.styles[style].template or PLAIN, facts)
+            identity, clothing = fill_template(
+                styles.styles[style].template or DEFAULT_TEMPLATE, facts
+            )
             return {"identity": identity, "clothing": clothing, "style": str(style)}
 
         return tell
