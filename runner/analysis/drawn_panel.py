@@ -11,8 +11,8 @@ import numpy as np
 from runner.analysis.drawn_attributes import Ints
 from runner.streaming.image_decoding import decode_image
 from tasks.datasets.synthetic import SyntheticConfig, domains_of, shoot_of
+from tasks.synthetic.outfits import OutfitImages, person_in, render_outfit
 from tasks.synthetic.people import Person
-from tasks.synthetic.redressing import OutfitImages, person_in, render_outfit
 from tasks.synthetic.studio import map_in_processes, useful_processes
 from tasks.synthetic.writing import FIRST_TEST_ID
 

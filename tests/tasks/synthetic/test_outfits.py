@@ -14,8 +14,8 @@ from PIL import Image
 
 from tasks.datasets.synthetic import SyntheticConfig, domains_of, prepare, shoot_of
 from tasks.synthetic.domains import training_domains, unseen_domains
+from tasks.synthetic.outfits import KEPT, change_outfit, person_in, render_outfit
 from tasks.synthetic.people import Person
-from tasks.synthetic.redressing import KEPT, change_outfit, person_in, render_outfit
 from tasks.synthetic.studio import person_of
 from tasks.synthetic.writing import FIRST_TEST_ID
 
