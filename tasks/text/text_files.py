@@ -44,8 +44,8 @@ def normalise_text(text: str, where: str) -> str:
     words = " ".join(text.split())
     if len(words) > MAX_CHARACTERS:
         raise ValueError(
-            f"{where}: expected a text about one person of at most {MAX_CHARACTERS:,} characters, "
-            f"got {len(words):,}, starting with {words[:60]!r}; check separators"
+            f"{where}: expected a text about one person of at most {MAX_CHARACTERS:,} characters; "
+            f"got {len(words):,}, starting with {words[:60]!r}. Check that it is not a whole file."
         )
     return words
 
