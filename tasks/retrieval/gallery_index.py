@@ -363,8 +363,8 @@ def _gpu_copy(index: Faiss) -> Faiss | None:
     if not faiss.get_num_gpus():
         return None
     options = faiss.GpuClonerOptions()
-    # Lookup tables of codes do not fit into GPU memory in float32. A flat index stays in float32:
-    # float16 vectors would make its search inexact.
+    # float16 lookup tables, because those of all codes do not fit side by side in float32. A flat
+    # index stays in float32: float16 vectors would make its search inexact.
     options.useFloat16 = not isinstance(index, faiss.IndexFlat)
     try:
         return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index, options)

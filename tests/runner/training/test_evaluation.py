@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +16,7 @@ from runner.analysis.cross_evaluation import benchmark_to_test, score, settings_
 from runner.analysis.trained_run import embedding, load_run
 from runner.config.run_config import RunConfig
 from runner.experiment import RunResult, run_experiment
+from runner.lifelong import main
 from runner.training.evaluation import check_protocol, evaluate_domains
 from tasks.protocol.lock_differences import is_tested_alike, lock_differences
 from tasks.retrieval.random_baseline import chance_average
@@ -71,6 +74,24 @@ def test_lock_names_the_protocol_and_differs_in_words(single_shot: RunResult) ->
     assert difference.text == "evaluation protocol standard in A, single_gallery_shot in B"
     assert not is_tested_alike(differences, run.lock["order"][0])
     assert standard.results["scores"] != again.results["scores"]
+
+
+def test_compare_states_the_difference(
+    single_shot: RunResult,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    standard = tmp_path / "standard"
+    shutil.copytree(single_shot.folder, standard)
+    lock = json.loads((standard / "protocol.lock.json").read_text())
+    del lock["evaluation_protocol"]
+    (standard / "protocol.lock.json").write_text(json.dumps(lock))
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["compare", str(single_shot.folder), str(standard), "--no-published"]) == 0
+    words = " ".join(capsys.readouterr().out.split())
+    assert "evaluation protocol" in words
+    assert re.search(r"single_gallery_shot in .*standard in ", words)
 
 
 def test_text_queries_are_refused() -> None:
