@@ -52,8 +52,9 @@ copybutton_prompt_text = r"\$ |>>> "
 copybutton_prompt_is_regexp = True
 
 
-def escape_bars(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Escape the bars of norms and absolute values: reStructuredText reads |x| as a substitution."""
+def escape_bars(*arguments: Any) -> None:
+    """Escape the bars of norms, which reStructuredText would read as |substitutions|."""
+    lines: list[str] = arguments[-1]
     for index, line in enumerate(lines):
         parts = line.split("`")  # odd parts are code
         parts[::2] = [part.replace("|", r"\|") for part in parts[::2]]

@@ -19,7 +19,7 @@ from runner.tracking.console import EventView, follow
 from runner.tracking.event_log import EventSpool
 from runner.tracking.tracker import DrainReport, Tracker, resolve_uri
 from runner.training.checkpoints import CheckpointStore
-from runner.training.evaluation import check_queries, pinned_settings
+from runner.training.evaluation import check_protocol, check_queries, pinned_settings
 from runner.training.model_selection import check_selection, selection
 from tasks.benchmarks import BenchmarkConfig, load_benchmark
 from tasks.retrieval.metrics import ResultMatrix
@@ -102,7 +102,9 @@ def read_benchmark(config: RunConfig) -> Benchmark:
         pinned=pinned_settings(config.evaluation),
     )
     method = learner_module(config.learner.name).Method
-    check_queries(method, config.learner.name, {each.name: each.test for each in benchmark.domains})
+    splits = {each.name: each.test for each in benchmark.domains}
+    check_queries(method, config.learner.name, splits)
+    check_protocol(config.evaluation.protocol, splits)
     for domain in benchmark.domains:
         method.check_gallery(config.learner, domain)
     benchmark = benchmark.for_course(method.course)
@@ -162,7 +164,7 @@ def summarise(
         "chance": {
             f"{group}_{metric}": value
             for group, domains in (("seen", benchmark.seen), ("unseen", benchmark.unseen))
-            for metric, value in chance_average(domains).items()
+            for metric, value in chance_average(domains, config.evaluation.protocol).items()
         },
         "selection": selection(config.evaluation.every_epochs, seen[0], outcome["candidates"]),
         "num_iterations": outcome["iteration"],

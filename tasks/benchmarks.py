@@ -33,8 +33,8 @@ from tasks.schema import Benchmark, Domain, RawDomain
 from tasks.synthetic.styled_texts import (
     StyleConfig,
     StyleMethod,
-    read_by_machine,
-    written_in_styles,
+    with_machine_texts,
+    with_styled_texts,
 )
 from tasks.text.descriptions import attach, read_descriptions, with_dual_texts
 
@@ -263,9 +263,9 @@ def _read(config: BenchmarkConfig) -> tuple[list[RawDomain], list[RawDomain]]:
         if config.name == _SYNTHETIC_TEXT:
             by_name = {name: synthetic.as_text_to_image(raw) for name, raw in by_name.items()}
             if config.style is None:
-                by_name = read_by_machine(by_name, config.synthetic.seed)
+                by_name = with_machine_texts(by_name, config.synthetic.seed)
         if config.style is not None:
-            by_name = written_in_styles(
+            by_name = with_styled_texts(
                 by_name, config.synthetic.seed, seen[0], config.style, config.style_options
             )
     else:

@@ -14,7 +14,12 @@ from runner.analysis.trained_run import TrainedRun, embedding
 from runner.config.run_config import ConfigError, RunConfig, override_values
 from runner.experiment import located
 from runner.results.run_folder import git_revision, write_atomically
-from runner.training.evaluation import check_queries, evaluate_domains, pinned_settings
+from runner.training.evaluation import (
+    check_protocol,
+    check_queries,
+    evaluate_domains,
+    pinned_settings,
+)
 from tasks.benchmarks import BenchmarkConfig, load_benchmark
 from tasks.protocol.lock import leaked_test_identities
 from tasks.retrieval.metrics import METRICS
@@ -90,13 +95,14 @@ def score(run: TrainedRun, settings: RunConfig) -> Scored:
         )
     splits = {domain.name: domain.test for domain in benchmark.domains}
     check_queries(type(run.learner), run.config.learner.name, splits)
+    check_protocol(settings.evaluation.protocol, splits)
     for domain in benchmark.domains:
         type(run.learner).check_gallery(run.config.learner, domain)
     name = f"{benchmark.name}-{_hash(benchmark.lock, run.facts())}"
     folder = run.storage.folder / "evaluations" / name
     folder.mkdir(parents=True, exist_ok=True)
     with embedding(run, benchmark, folder / "quarantine.jsonl") as embedder:
-        row = evaluate_domains(embedder, benchmark, settings.evaluation)
+        row = evaluate_domains(embedder, benchmark, settings.evaluation, seed=settings.seed)
     scores = row.scores["test"]
     results = {
         **run.facts(),

@@ -11,8 +11,8 @@ import numpy as np
 from runner.analysis.drawn_attributes import Ints
 from runner.streaming.image_decoding import decode_image
 from tasks.datasets.synthetic import SyntheticConfig, select_domains, shoot_of
+from tasks.synthetic.outfits import OutfitImages, person_in, render_outfit
 from tasks.synthetic.people import Person
-from tasks.synthetic.redressing import Pictures, person_in, photograph
 from tasks.synthetic.studio import map_in_processes, useful_processes
 from tasks.synthetic.writing import FIRST_TEST_ID
 
@@ -76,7 +76,7 @@ def draw_panel(
     ]
     jobs = [(place, shoot, part, number) for number in (0, outfit) for part in parts]
     num_images = 2 * num_people * config.num_cameras * config.images_per_camera
-    drawn = map_in_processes(photograph, jobs, useful_processes(num_images))
+    drawn = map_in_processes(render_outfit, jobs, useful_processes(num_images))
     shoots = drawn[: len(parts)], drawn[len(parts) :]
     old, new = (
         Outfit(
@@ -96,7 +96,7 @@ def _both(config: SyntheticConfig):
     return seen + unseen
 
 
-def _joined(parts: Sequence[Pictures], name: str) -> Ints:
+def _joined(parts: Sequence[OutfitImages], name: str) -> Ints:
     return np.concatenate([getattr(part, name) for part in parts])
 
 

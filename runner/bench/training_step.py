@@ -23,7 +23,7 @@ from runner.training.optim import build_optimizer, set_learning_rate, set_traina
 from tasks.schema import Batch, Domain, Record, Split
 from tasks.synthetic.captions import write_captions
 from tasks.synthetic.domains import training_domains
-from tasks.synthetic.people import draw_person
+from tasks.synthetic.people import sample_person
 
 NUM_PERSONS, IMAGES_PER_PERSON = 4, 4
 TOLERANCE = 1e-3
@@ -97,7 +97,7 @@ def described_domain(index: int, images_per_person: int) -> Domain:
     rng = np.random.default_rng(index)
     records = list[Record]()
     for person_id in range(NUM_PERSONS):
-        person = draw_person(place.wardrobe, rng)
+        person = sample_person(place.wardrobe, rng)
         for number in range(images_per_person):
             parts = write_captions(person, rng).parts
             path = f"{place.name}/{person_id}-{number}.jpg"

@@ -81,9 +81,9 @@ def _asked(text: str) -> str:
     Raises:
         ValueError: it says nothing, or too much.
     """
-    from tasks.text.text_files import is_latin, one_text
+    from tasks.text.text_files import is_latin, normalise_text
 
-    words = one_text(text, "--text")
+    words = normalise_text(text, "--text")
     if not words:
         raise ValueError('--text: expected words, such as "a woman in a red coat"; got none')
     if not is_latin(words):

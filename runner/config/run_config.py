@@ -50,9 +50,9 @@ NOT_IN_HASH = frozenset(
 
 SWITCHED = (
     *("learner.gradnorm.enabled", "backbone.image_tower", "backbone.text_tower"),
-    *("evaluation.every_epochs", "benchmark.style"),
+    *("evaluation.every_epochs", "evaluation.protocol", "benchmark.style"),
 )
-"""While these are false, none or 0 they change no result; with what they enable, left out of it."""
+"""While these are false, none, 0 or "standard", they and what they enable are not in the hash."""
 
 
 class ConfigError(ValueError):
@@ -98,7 +98,11 @@ class RunConfig(FrozenConfig):
     def hash(self) -> str:
         """Eight hex digits over everything that may change the result."""
         values = flatten(self)
-        off = tuple(key.removesuffix("enabled") for key in SWITCHED if not values.get(key))
+        off = tuple(
+            key.removesuffix("enabled")
+            for key in SWITCHED
+            if not values.get(key) or values[key] == "standard"
+        )
         used = (key for key in values if in_hash(key) and not key.startswith(off))
         kept = {key: values[key] for key in used}
         return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:8]

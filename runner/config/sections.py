@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from tasks.loading.transforms import TransformConfig
+from tasks.retrieval.matching import RankingProtocol
 from tasks.retrieval.reranking import RerankingConfig
 from tasks.schema import FrozenConfig
 
@@ -148,6 +149,11 @@ Precision = Literal["float32", "bfloat16"]
 class EvaluationConfig(FrozenConfig):
     """How rankings are made, and how often."""
 
+    protocol: RankingProtocol = Field(
+        default="standard",
+        description="of image queries: standard ranks the whole gallery; single_gallery_shot "
+        "(CUHK03's first protocol) ranks one random image per person, averaged over 100 draws",
+    )
     reranking: RerankingConfig = Field(
         default_factory=lambda: RerankingConfig(),
         description="k-reciprocal re-ranking of image queries (text queries are never re-ranked)",
@@ -158,3 +164,13 @@ class EvaluationConfig(FrozenConfig):
         description="while one domain is learned: epochs of the last stage between the candidates "
         "of `selection` in results.json, chosen on validation people; 0 chooses nothing",
     )
+
+    @model_validator(mode="after")
+    def _single_shot_without_reranking(self) -> Self:
+        if self.protocol == "single_gallery_shot" and self.reranking.enabled:
+            raise ValueError(
+                "expected protocol=standard where reranking.enabled=true, got "
+                "protocol=single_gallery_shot; re-ranking needs the whole gallery: set "
+                "evaluation.reranking.enabled=false or evaluation.protocol=standard"
+            )
+        return self

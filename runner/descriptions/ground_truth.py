@@ -12,7 +12,7 @@ from runner.descriptions.images import HashedImage, ImageSet
 from runner.descriptions.prompts import BadAnswerError, Prompt
 from runner.descriptions.store import Row
 from tasks.synthetic.facts import coloured, facts_of, hair_of, height_and_build, upper_of
-from tasks.text.paraphrase import retell
+from tasks.text.paraphrase import fill_template
 from tasks.text.words import with_article
 
 _PERSON = re.compile(r"(\d+)_c\d")
@@ -61,7 +61,9 @@ def _stem(path: Path) -> str:
 def _answers(person: Mapping[str, Any], prompt: Prompt, image: HashedImage) -> dict[str, str]:
     if prompt.styling is not None:
         template = prompt.styling.template_of(image.sha256)
-        return dict(zip(("identity", "clothing"), retell(template, facts_of(person)), strict=True))
+        return dict(
+            zip(("identity", "clothing"), fill_template(template, facts_of(person)), strict=True)
+        )
     return _part_answers(person) if prompt.name == "parts" else _dual_answers(person)
 
 

@@ -23,7 +23,7 @@ from tasks.reading import dataset_names, read_dataset
 from tasks.schema import RawDomain
 from tasks.text.caption_styles import Embed, Styles, find_styles, tfidf
 from tasks.text.masking import SLOT
-from tasks.text.paraphrase import PLAIN
+from tasks.text.paraphrase import DEFAULT_TEMPLATE
 from tasks.text.style_clustering import Floats, StyleOptions, style_methods
 from tasks.text.text_files import utf8_lines
 
@@ -80,7 +80,7 @@ class Styling:
 
     def template_of(self, sha256: str) -> str:
         """A masked caption of that style, to be filled with facts (`tasks.text.paraphrase`)."""
-        return self.styles.styles[self.style_of(sha256)].template or PLAIN
+        return self.styles.styles[self.style_of(sha256)].template or DEFAULT_TEMPLATE
 
     def manner_of(self, sha256: str) -> str:
         """What a question adds to be answered in that style."""

@@ -34,7 +34,7 @@ from runner.training.precision import autocast
 from runner.training.worker import build_learner
 from tasks.synthetic.captions import write_captions
 from tasks.synthetic.domains import training_domains
-from tasks.synthetic.people import draw_person
+from tasks.synthetic.people import sample_person
 
 BATCH = 32
 
@@ -243,7 +243,7 @@ def descriptions(count: int) -> list[str]:
     """Identity descriptions of drawn people, the same at every call."""
     rng = np.random.default_rng(0)
     wardrobe = training_domains()[0].wardrobe
-    return [write_captions(draw_person(wardrobe, rng), rng).identity for _ in range(count)]
+    return [write_captions(sample_person(wardrobe, rng), rng).identity for _ in range(count)]
 
 
 def _bdam(config: RunConfig) -> Method:

@@ -19,18 +19,23 @@ from runner.streaming.image_stream import DomainStream
 from runner.training.collectives import WorkerGroup
 from runner.training.precision import autocast
 from tasks.loading.transforms import normalise
+from tasks.retrieval.matching import RankingProtocol
 from tasks.retrieval.ranking import RankingScores, evaluate_ranking
-from tasks.retrieval.reranking import RerankingConfig, evaluate_reranked
+from tasks.retrieval.reranking import evaluate_reranked
+from tasks.retrieval.single_shot import SingleShotScores, evaluate_single_shot
 from tasks.schema import Benchmark, Record, Split
 
 
 def pinned_settings(evaluation: EvaluationConfig) -> dict[str, Any]:
     """Settings of decoding and ranking that two comparable results share, for the protocol lock."""
     reranking = evaluation.reranking
-    return {
+    pinned: dict[str, Any] = {
         "image_decoder": IMAGE_DECODER,
         "reranking": reranking.model_dump() if reranking.enabled else None,
     }
+    if evaluation.protocol != "standard":  # earlier locks have no such key
+        pinned["evaluation_protocol"] = evaluation.protocol
+    return pinned
 
 
 @contextmanager
@@ -145,12 +150,32 @@ def check_queries(learner: type[Learner], name: str, splits: Mapping[str, Split]
             )
 
 
+def check_protocol(protocol: RankingProtocol, splits: Mapping[str, Split]) -> None:
+    """Refuses the single-gallery-shot protocol for text queries, for which it is not defined.
+
+    Args:
+        protocol: the configured `evaluation.protocol`.
+        splits: test split by domain.
+
+    Raises:
+        ValueError: names the first domain with text queries and the remedy.
+    """
+    for domain, split in splits.items():
+        if protocol == "single_gallery_shot" and split.query_by == "text":
+            raise ValueError(
+                f"evaluation.protocol: expected standard, because {domain} has text queries; got "
+                f"{protocol}; set evaluation.protocol=standard or choose a benchmark with image "
+                "queries"
+            )
+
+
 def evaluate_domains(
-    embedder: Embedder, benchmark: Benchmark, settings: EvaluationConfig
+    embedder: Embedder, benchmark: Benchmark, settings: EvaluationConfig, *, seed: int = 0
 ) -> EvaluationRow:
     """Embeds all splits of all domains, each worker its share, and ranks them exactly.
 
-    An unreadable image takes no part. Every worker returns the same row.
+    An unreadable image takes no part. Every worker returns the same row. `seed` determines the
+    random galleries of the single-gallery-shot protocol.
     """
     began = time.perf_counter()
     parts = [
@@ -169,7 +194,7 @@ def evaluate_domains(
         for kind, name, split in parts:
             stop = start + len(_images(split))
             ranked = _rank(
-                embedder, split, features[start:stop], present[start:stop], settings.reranking
+                embedder, split, features[start:stop], present[start:stop], settings, seed
             )
             scores[kind][name] = ranked.percent()
             valid[kind][name] = ranked.num_valid_queries
@@ -190,8 +215,9 @@ def _rank(
     split: Split,
     features: Tensor,
     present: Tensor,
-    reranking: RerankingConfig,
-) -> RankingScores:
+    settings: EvaluationConfig,
+    seed: int,
+) -> RankingScores | SingleShotScores:
     """Scores of a split from the embeddings of its `_images`."""
     device = embedder.device
     if split.query_by == "text":
@@ -211,8 +237,10 @@ def _rank(
         cameras[query],
         cameras[gallery],
     )
-    if reranking.enabled:
-        return evaluate_reranked(*given, settings=reranking)
+    if settings.protocol == "single_gallery_shot":
+        return evaluate_single_shot(*given, seed=seed)
+    if settings.reranking.enabled:
+        return evaluate_reranked(*given, settings=settings.reranking)
     return evaluate_ranking(*given)
 
 

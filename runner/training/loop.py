@@ -314,7 +314,7 @@ class LifelongLoop:
             embedder = Embedder(
                 self.learner, stream, group, self.device, config.data, config.precision
             )
-            row = evaluate_domains(embedder, benchmark, self.config.evaluation)
+            row = evaluate_domains(embedder, benchmark, config.evaluation, seed=config.seed)
         self.progress.count("evaluated_images", row.num_images)
         return row
 

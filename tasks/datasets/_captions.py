@@ -20,7 +20,7 @@ from typing import Any, cast
 from tasks.dataset_files import LocatedDataset, check_images, read_json
 from tasks.protocol.identities import text_split
 from tasks.schema import RawDomain, Record
-from tasks.text.text_files import is_latin, one_text
+from tasks.text.text_files import is_latin, normalise_text
 
 IMAGES = "imgs"
 TRAIN, VALIDATION, TEST = "train", "val", "test"
@@ -120,7 +120,7 @@ def _captions(value: Any, where: str) -> tuple[str, ...]:
         isinstance(caption, str) for caption in cast("list[Any]", listed)
     ):
         raise ValueError(f"{where}: expected a list of captions, got {value!r:.60}")
-    return tuple(one_text(caption, where) for caption in cast("list[str]", listed))
+    return tuple(normalise_text(caption, where) for caption in cast("list[str]", listed))
 
 
 def captioned_domain(dataset: LocatedDataset, entries: Iterable[Entry]) -> RawDomain:

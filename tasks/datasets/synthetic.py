@@ -22,7 +22,7 @@ from tasks.synthetic.studio import map_in_processes, useful_processes
 from tasks.synthetic.writing import (
     FIRST_TEST_ID,
     Captioned,
-    Shoot,
+    RenderSettings,
     write_attributes_file,
     write_captions_file,
     write_people,
@@ -146,9 +146,9 @@ def select_domains(
     return seen, unseen_domains()[: config.num_unseen_domains]
 
 
-def shoot_of(config: SyntheticConfig) -> Shoot:
-    """Return the image settings shared by all domains."""
-    return Shoot(
+def shoot_of(config: SyntheticConfig) -> RenderSettings:
+    """What is photographed in every domain."""
+    return RenderSettings(
         seed=config.seed,
         num_cameras=config.num_cameras,
         images_per_camera=config.images_per_camera,

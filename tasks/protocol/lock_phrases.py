@@ -117,6 +117,15 @@ def _reranking(view: View) -> tuple[Affects, str]:
     return "test", contrast(view.values("reranking"), "re-ranking ", show=show)
 
 
+def _evaluation_protocol(view: View) -> tuple[Affects, str]:
+    # Only locks of another protocol record it.
+    values = {
+        label: "standard" if value is MISSING else value
+        for label, value in view.values("evaluation_protocol").items()
+    }
+    return "test", contrast(values, "evaluation protocol ")
+
+
 def _synthetic(view: View) -> tuple[Affects, str]:
     def show(value: Any) -> str:
         if isinstance(value, Mapping):
@@ -202,6 +211,7 @@ BENCHMARK_PHRASES: Mapping[str, Phrase] = {
     "image_decoder": _simple("conditions", "image decoder"),
     "camera_rule": _simple("test", "camera rule"),
     "reranking": _reranking,
+    "evaluation_protocol": _evaluation_protocol,
     "generator_version": _simple("test", "generator version"),
     "synthetic": _synthetic,
     OTHER: _other,

@@ -1,4 +1,4 @@
-"""The folder of a gallery index: index.json, and the files of one version of it that it names."""
+"""Files of a saved gallery index: index.json, and the versioned files that it names."""
 
 from __future__ import annotations
 
@@ -19,48 +19,48 @@ VERSIONED = re.compile(r"[a-z]+-[0-9a-f]{12}\.(faiss|parquet|npy)|\.index\.json\
 
 @dataclass(frozen=True)
 class GalleryFiles:
-    """A saved index.
+    """A saved gallery index.
 
     Attributes:
-        folder: where it is.
-        description: what index.json says.
+        folder: folder of the index.
+        description: content of index.json.
     """
 
     folder: Path
     description: Mapping[str, Any]
 
     @staticmethod
-    def of(folder: Path) -> GalleryFiles:
-        """The index of a folder, described but not read.
+    def open(folder: Path) -> GalleryFiles:
+        """Reads the description of an index, but none of its data files.
 
         Raises:
-            FileNotFoundError: the folder is missing, or has no index.json.
-            ValueError: its index.json is of something else, or of another version.
+            FileNotFoundError: the folder is missing or has no index.json.
+            ValueError: index.json does not describe a gallery index of the supported version.
         """
         file = folder / DESCRIPTION_FILE
         if not file.is_file():
             raise FileNotFoundError(
-                f"expected a gallery index in {folder}, found no {DESCRIPTION_FILE} there; "
-                "build one, or give the folder of one"
+                f"{folder}: expected a gallery index, but there is no {DESCRIPTION_FILE}; "
+                "build an index, or choose the folder of an existing one"
             )
-        description = _description(file)
+        description = _read_description(file)
         if description is None:
             raise ValueError(
-                f"{file}: expected the description of a gallery index, found something else; "
-                "give the folder of a gallery index"
+                f"{file}: expected the description of a gallery index, got other content; "
+                "choose the folder of a gallery index"
             )
         if description.get("version") != VERSION:
             raise ValueError(
-                f"{file}: expected version {VERSION} of the gallery index, found "
-                f"{description.get('version')}; build it again, or update this package"
+                f"{file}: expected gallery index version {VERSION}, got "
+                f"{description.get('version')}; rebuild the index, or update this package"
             )
         return GalleryFiles(folder, description)
 
     def read(self, name: str, reader: Callable[[Path], T]) -> T:
-        """What `reader` makes of one of the files.
+        """Reads one of the files with `reader`.
 
         Raises:
-            ValueError: it makes nothing of it.
+            ValueError: the file is missing or damaged.
         """
         path = self.folder / self.description["files"][name]
         try:
@@ -68,25 +68,25 @@ class GalleryFiles:
         except (OSError, RuntimeError, ValueError, EOFError) as error:
             raise ValueError(
                 f"{path}: this file of the gallery index is missing or damaged ({error}); "
-                "build the index again"
+                "rebuild the index"
             ) from error
 
 
 def replace_files(
     folder: Path, description: Mapping[str, Any], writers: Mapping[str, Callable[[Path], None]]
 ) -> None:
-    """Writes an index, whole or not at all, in place of the one that may be there.
+    """Writes an index atomically, replacing an existing one.
 
-    The files get new names; index.json, which names them, is renamed into its place when they are
-    complete, and the old ones are removed last. One writer at a time.
+    The files get new names. When they are complete, index.json, which names them, is replaced by
+    a rename. The old files are removed last. Only one process may write at a time.
 
     Args:
-        folder: new, empty, or of a gallery index.
-        description: JSON values that `GalleryFiles.of` will give.
-        writers: by file name, how a file is written.
+        folder: a new or empty folder, or the folder of a gallery index.
+        description: JSON values stored in index.json.
+        writers: function that writes a file, by file name.
 
     Raises:
-        FileExistsError: the folder holds something else, or is a file.
+        FileExistsError: the folder contains other files, or is a file.
     """
     check_replaceable(folder)
     token = uuid.uuid4().hex[:12]
@@ -107,37 +107,37 @@ def replace_files(
 
 
 def check_replaceable(folder: Path) -> None:
-    """Makes sure that an index may be written to a folder: new, empty, or that of an index.
+    """Checks that a folder is new, empty, or the folder of a gallery index.
 
     Raises:
-        FileExistsError: something else is there.
+        FileExistsError: the folder contains other files, or is a file.
     """
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise FileExistsError(f"{folder}: expected a folder for the gallery index, found a file")
+        raise FileExistsError(f"{folder}: expected a folder for the gallery index, got a file")
     if (folder / DESCRIPTION_FILE).exists():
-        foreign = [] if _description(folder / DESCRIPTION_FILE) else [DESCRIPTION_FILE]
+        foreign = [] if _read_description(folder / DESCRIPTION_FILE) else [DESCRIPTION_FILE]
     else:
         names = sorted(path.name for path in folder.iterdir())
         foreign = [name for name in names if not VERSIONED.fullmatch(name)]
     if foreign:
         raise FileExistsError(
-            f"{folder}: expected a new or empty folder for the gallery index, or the folder of "
-            f"one, found {foreign[0]} of something else; choose another folder"
+            f"{folder}: expected a new or empty folder or the folder of a gallery index, but it "
+            f"contains another file, {foreign[0]}; choose another folder"
         )
 
 
-def _description(file: Path) -> dict[str, Any] | None:
-    """What an index.json says; None if it is not of a gallery index."""
+def _read_description(file: Path) -> dict[str, Any] | None:
+    """Content of an index.json; None if it does not describe a gallery index."""
     try:
-        found = json.loads(file.read_text())
+        content = json.loads(file.read_text())
     except ValueError:
         return None
-    return found if isinstance(found, dict) and found.get("format") == FORMAT else None
+    return content if isinstance(content, dict) and content.get("format") == FORMAT else None
 
 
-def _remove(folder: Path, chosen: Callable[[str], bool]) -> None:
+def _remove(folder: Path, is_removed: Callable[[str], bool]) -> None:
     for path in folder.iterdir():
-        if VERSIONED.fullmatch(path.name) and chosen(path.name):
+        if VERSIONED.fullmatch(path.name) and is_removed(path.name):
             path.unlink(missing_ok=True)

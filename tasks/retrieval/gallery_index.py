@@ -1,11 +1,11 @@
-"""Search of a gallery by its embeddings: exact in small galleries, IVF-PQ in large ones.
+"""Nearest-neighbour search in a gallery of embeddings: exact if small, IVF-PQ if large.
 
-Similarity is the inner product of L2-normalised features. Exact search is faiss's flat index. A
-large gallery has its vectors in lists around k-means centres (IVF) as product-quantised codes
-(PQ), and a query looks into an eighth of the lists. The best candidates by code are then compared
-again by the vectors themselves, so the similarities of a result are exact whatever its recall.
-The vectors for that stay out of faiss: a loaded index reads them from its file where they are
-needed, and holds the codes (width / 8 bytes an entry) in memory.
+Similarity is the inner product of L2-normalised features. Exact search uses faiss's flat index.
+In a large gallery, vectors are assigned to lists around k-means centres (IVF) and stored as
+product-quantised codes (PQ). A query probes an eighth of the lists. The best candidates by code
+are then re-scored with the original vectors, so the similarities of a result are exact whatever
+its recall. These vectors are not kept in faiss: a loaded index memory-maps them from their file
+and holds only the codes (width / 8 bytes per entry) in memory.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ import torch
 from torch import Tensor
 
 from tasks.retrieval.gallery_files import GalleryFiles, replace_files
-from tasks.retrieval.normalised_features import unit_rows
+from tasks.retrieval.normalised_features import normalise_rows
 
 log = logging.getLogger(__name__)
 
-MIN_TRAINED = 39 * 256
-"""Entries below which no codes are learned: faiss asks for 39 to each of 256 centres."""
-SAMPLED, SAMPLED_PER_LIST = 65_536, 64
-"""Entries that codes and lists are learned from, at most."""
+MIN_TRAINING_ENTRIES = 39 * 256
+"""Smallest gallery for which codes are trained: faiss requires 39 entries per centre of 256."""
+TRAINING_SAMPLE, TRAINING_SAMPLE_PER_LIST = 65_536, 64
+"""Maximum number of entries used to train codes and lists: the larger of the two."""
 MIN_CANDIDATES = 200
 CANDIDATES_PER_RESULT = 10
 BLOCK_VALUES = 2**24
-"""Vector values or results that are held at once."""
+"""Maximum number of vector values or results in memory at once."""
 MAX_ON_GPU = 2048
-"""Results and probed lists beyond which faiss has no GPU search."""
+"""Maximum number of results and probed lists of a GPU search in faiss."""
 
 Floats = npt.NDArray[np.float32]
 Positions = npt.NDArray[np.int64]
-Faiss = Any  # imported inside the functions: an extra of the package, and slow to import
+Faiss = Any  # imported inside functions: an optional dependency, and slow to import
 
 
 @dataclass(frozen=True, slots=True)
 class GalleryEntry:
-    """What is known of one gallery image; ids are the data set's own."""
+    """Metadata of one gallery image; ids are those of the data set."""
 
     image_path: str
     person_id: int
@@ -61,8 +61,8 @@ class SearchResult:
     """The k most similar entries of each query, best first, on the CPU.
 
     Attributes:
-        similarities: [Q, k] float32 cosines.
-        positions: [Q, k] long, places in the list of entries.
+        similarities: [Q, k] float32 cosine similarities.
+        positions: [Q, k] long, positions in the list of entries.
     """
 
     similarities: Tensor
@@ -71,13 +71,13 @@ class SearchResult:
 
 @dataclass(frozen=True)
 class IvfPq:
-    """How a large gallery is divided and coded.
+    """Parameters of an IVF-PQ index.
 
     Attributes:
-        num_lists: k-means centres.
-        num_probes: nearest lists that a query looks into.
-        num_subvectors: parts of a vector that have a code each.
-        num_bits: of such a code.
+        num_lists: number of k-means centres.
+        num_probes: number of nearest lists searched per query.
+        num_subvectors: number of subvectors, each with one code.
+        num_bits: bits per code.
     """
 
     num_lists: int
@@ -86,13 +86,14 @@ class IvfPq:
     num_bits: int
 
     @staticmethod
-    def of(num_entries: int, width: int, *, for_gpu: bool = False) -> IvfPq:
-        """The choice for a gallery.
+    def for_gallery(num_entries: int, width: int, *, for_gpu: bool = False) -> IvfPq:
+        """Default parameters for a gallery of N entries.
 
-        The power of two nearest to 2 sqrt(N) lists, an eighth of them probed. Without a GPU, codes
-        of 4 bits for 4 dimensions, which faiss scans with SIMD (several times as fast as 8-bit
-        codes of the same bytes, so that many lists can be probed); for a GPU, which has no such
-        codes, 8 bits for 8 dimensions. Dimensions are more where the width has no such divisor.
+        The number of lists is the power of two nearest to 2 sqrt(N); an eighth of them is probed.
+        On the CPU, a code has 4 bits for 4 dimensions: faiss scans such codes with SIMD, several
+        times faster than 8-bit codes of the same size, so more lists can be probed. The GPU does
+        not support them; there a code has 8 bits for 8 dimensions. If the width is not divisible,
+        a code covers the next larger number of dimensions that divides it.
         """
         num_lists = 2 ** round(math.log2(2 * math.sqrt(num_entries)))
         num_bits = 8 if for_gpu else 4
@@ -102,11 +103,11 @@ class IvfPq:
 
 
 class GalleryIndex:
-    """An index in memory; made by `build` and `load`.
+    """A gallery index in memory. Create it with `build` or `load`.
 
     Attributes:
-        facts: what the caller said of the embeddings (learner, run, ...).
-        codes: how the vectors are coded, or None where the search is exact.
+        facts: the caller's metadata about the embeddings (learner, run, ...).
+        codes: parameters of the IVF-PQ index, or None if the search is exact.
     """
 
     def __init__(
@@ -133,38 +134,38 @@ class GalleryIndex:
         seed: int = 0,
         facts: Mapping[str, Any] | None = None,
     ) -> GalleryIndex:
-        """An index of these embeddings; the same again from the same arguments and faiss.
+        """Builds an index; deterministic for the same arguments and faiss version.
 
-        Needs the vectors once more beside `features` in float32, twice for exact search.
+        Memory beyond `features`: one copy of the vectors in float32, two for exact search.
 
         Args:
-            features: [N, D] float, of any length: they are L2-normalised here.
-            entries: N, in the same order.
-            exact_below: galleries of fewer entries are searched exactly, and so are those of
-                fewer than 9,984, from which no codes can be learned.
-            seed: of the sample that lists and codes are learned from, and of k-means.
+            features: [N, D] float; L2-normalised here.
+            entries: [N] metadata, in the order of `features`.
+            exact_below: galleries with fewer entries are searched exactly, and so are those
+                with fewer than 9,984, too few to train codes.
+            seed: seed of the training sample of lists and codes, and of k-means.
             facts: JSON values that are saved with the index.
 
         Raises:
             ImportError: faiss is not installed.
-            ValueError: an empty gallery, entries that are not as many as features, or features
+            ValueError: an empty gallery, a different number of entries and features, or features
                 that are not finite.
         """
         if not len(features) or len(features) != len(entries):
             raise ValueError(
-                "expected at least one feature, and an entry for each, "
+                "expected at least one feature and one entry per feature, "
                 f"got {len(features)} features and {len(entries)} entries"
             )
         faiss = _faiss()
-        vectors = _vectors("gallery features", features)
+        vectors = _normalised("gallery features", features)
         num_entries, width = vectors.shape
         table = _table(entries)
-        if num_entries < max(exact_below, MIN_TRAINED):
+        if num_entries < max(exact_below, MIN_TRAINING_ENTRIES):
             index = faiss.IndexFlatIP(width)
             index.add(vectors)
             return GalleryIndex(index, table, dict(facts or {}))
-        codes = IvfPq.of(num_entries, width, for_gpu=faiss.get_num_gpus() > 0)
-        index = _trained(faiss, vectors, codes, seed)
+        codes = IvfPq.for_gallery(num_entries, width, for_gpu=faiss.get_num_gpus() > 0)
+        index = _train(faiss, vectors, codes, seed)
         index.add(vectors)
         return GalleryIndex(index, table, dict(facts or {}), codes, vectors)
 
@@ -173,7 +174,7 @@ class GalleryIndex:
 
     @property
     def width(self) -> int:
-        """Length D of a feature."""
+        """Number of dimensions D of a feature."""
         return self._index.d
 
     @property
@@ -187,25 +188,25 @@ class GalleryIndex:
         return GalleryEntry(**values)
 
     def search(self, features: Tensor, k: int) -> SearchResult:
-        """The k most similar entries of each query, or all of a gallery that has fewer.
+        """Returns the k most similar entries of each query, or all if the gallery has fewer.
 
-        Equal similarities come in the order of their position. A flat index misses none, so that
-        the result is that of sorting all similarities; the device may round those of equal
-        vectors differently in their last bit.
+        Ties are ordered by position. The result of a flat index equals sorting all similarities;
+        the device may round similarities of equal vectors differently in the last bit.
 
         Args:
-            features: [Q, D] float of any length, by the network that embedded the gallery.
-            k: results of a query.
+            features: [Q, D] float, from the network that embedded the gallery; L2-normalised
+                here.
+            k: number of results per query.
 
         Raises:
-            ValueError: another width, features that are not finite, or k below 1.
+            ValueError: a different width, features that are not finite, or k below 1.
         """
         if k < 1:
             raise ValueError(f"k: expected at least 1, got {k}")
-        queries = _vectors("query features", features)
+        queries = _normalised("query features", features)
         if queries.shape[1] != self.width:
             raise ValueError(
-                f"expected query features of width {self.width}, as those of this index "
+                f"query features: expected width {self.width}, that of this index "
                 f"({json.dumps(dict(self.facts), default=str)}), got {queries.shape[1]}; "
                 "embed queries with the network that embedded the gallery"
             )
@@ -217,17 +218,17 @@ class GalleryIndex:
     def _search_flat(self, queries: Floats, k: int) -> tuple[Floats, Positions]:
         similarities = np.empty((len(queries), k), np.float32)
         positions = np.empty((len(queries), k), np.int64)
-        # faiss takes any of the entries as similar as the last one it has room for. One entry that
-        # is less similar shows that they all had room.
+        # faiss returns an arbitrary subset of the entries tied with the last result. If one entry
+        # with a lower similarity is returned, all ties before it are included.
         todo, count = np.arange(len(queries)), min(k + 1, len(self))
         while len(todo):
             unfinished = [todo[:0]]
             for rows in _blocks(todo, count):
-                found = _ordered(*self._faiss_for(count).search(queries[rows], count))
-                whole = (found[0][:, -1] < found[0][:, k - 1]) | (count == len(self))
-                similarities[rows[whole]] = found[0][whole, :k]
-                positions[rows[whole]] = found[1][whole, :k]
-                unfinished.append(rows[~whole])
+                values, indices = _ordered(*self._faiss_for(count).search(queries[rows], count))
+                complete = (values[:, -1] < values[:, k - 1]) | (count == len(self))
+                similarities[rows[complete]] = values[complete, :k]
+                positions[rows[complete]] = indices[complete, :k]
+                unfinished.append(rows[~complete])
             todo, count = np.concatenate(unfinished), min(2 * count, len(self))
         return similarities, positions
 
@@ -240,12 +241,14 @@ class GalleryIndex:
         for rows in _blocks(np.arange(len(queries)), count * self.width):
             _, candidates = self._faiss_for(count).search(queries[rows], count)
             short = (candidates >= 0).sum(axis=1) < k
-            if short.any():  # the probed lists have fewer entries than are asked for
-                every = _faiss().SearchParametersIVF(nprobe=self.codes.num_lists)
-                _, candidates[short] = self._index.search(queries[rows[short]], count, params=every)
+            if short.any():  # the probed lists have fewer than k entries: search all lists
+                all_lists = _faiss().SearchParametersIVF(nprobe=self.codes.num_lists)
+                _, candidates[short] = self._index.search(
+                    queries[rows[short]], count, params=all_lists
+                )
             exact = np.einsum("qcd,qd->qc", self._vectors[candidates], queries[rows])
-            found = _ordered(np.where(candidates >= 0, exact, -np.inf), candidates)
-            similarities[rows], positions[rows] = found[0][:, :k], found[1][:, :k]
+            values, indices = _ordered(np.where(candidates >= 0, exact, -np.inf), candidates)
+            similarities[rows], positions[rows] = values[:, :k], indices[:, :k]
         return similarities, positions
 
     def _faiss_for(self, count: int) -> Faiss:
@@ -253,13 +256,13 @@ class GalleryIndex:
         return self._on_gpu if usable else self._index
 
     def save(self, folder: Path) -> None:
-        """Writes the index and its entries; an index that is there is replaced as a whole.
+        """Writes the index and its entries; replaces an existing index atomically.
 
-        The folder holds the old index or the new one, whenever the writer stops. One writer at
-        a time.
+        If the writer is interrupted, the folder holds the old index or the new one. Only one
+        process may write at a time.
 
         Raises:
-            FileExistsError: the folder holds something else.
+            FileExistsError: the folder contains other files.
         """
         faiss = _faiss()
         description = {
@@ -282,14 +285,14 @@ class GalleryIndex:
 
     @staticmethod
     def load(folder: Path) -> GalleryIndex:
-        """A saved index; vectors that only refine results stay in their file.
+        """Loads a saved index; vectors for re-scoring are memory-mapped.
 
         Raises:
-            FileNotFoundError: no index is there.
+            FileNotFoundError: the folder has no index.
             ImportError: faiss is not installed.
-            ValueError: the index is damaged, or of a version that is not known here.
+            ValueError: the index is damaged, or of an unsupported version.
         """
-        files = GalleryFiles.of(folder)
+        files = GalleryFiles.open(folder)
         faiss = _faiss()
         index = files.read("index.faiss", lambda path: faiss.read_index(str(path)))
         entries = files.read("entries.parquet", parquet.read_table)
@@ -302,8 +305,8 @@ class GalleryIndex:
         shapes |= {(index.ntotal, index.d) if vectors is None else vectors.shape}
         if shapes != {(num_entries, width)}:
             raise ValueError(
-                f"{folder}: the files of the gallery index do not belong together (expected "
-                f"{num_entries} entries of width {width}, found {sorted(shapes)}); build it again"
+                f"{folder}: the files of the gallery index do not match: expected "
+                f"{num_entries} entries of width {width}, got {sorted(shapes)}; rebuild the index"
             )
         return GalleryIndex(index, entries, files.description["facts"], codes, vectors)
 
@@ -313,14 +316,14 @@ def _faiss() -> Faiss:
         import faiss
     except ImportError as error:
         raise ImportError(
-            "the gallery index needs faiss, which is not installed; install this package with its "
-            "`cpu` or its `gpu` extra (or faiss-cpu alone)"
+            "the gallery index needs faiss, which is not installed; install this package with the "
+            "`cpu` or `gpu` extra (or only faiss-cpu)"
         ) from error
     return faiss
 
 
-def _vectors(name: str, features: Tensor) -> Floats:
-    return np.ascontiguousarray(unit_rows(name, features).float().cpu().numpy())
+def _normalised(name: str, features: Tensor) -> Floats:
+    return np.ascontiguousarray(normalise_rows(name, features).float().cpu().numpy())
 
 
 def _table(entries: Sequence[GalleryEntry]) -> pa.Table:
@@ -334,12 +337,11 @@ def _table(entries: Sequence[GalleryEntry]) -> pa.Table:
     )
 
 
-def _trained(faiss: Faiss, vectors: Floats, codes: IvfPq, seed: int) -> Faiss:
-    """An empty index whose lists and codes are learned from a seeded sample."""
+def _train(faiss: Faiss, vectors: Floats, codes: IvfPq, seed: int) -> Faiss:
+    """Returns an empty index whose lists and codes are trained on a random sample."""
     num_entries, width = vectors.shape
-    fast = codes.num_bits == 4
-    kind = faiss.IndexIVFPQFastScan if fast else faiss.IndexIVFPQ
-    index = kind(
+    index_class = faiss.IndexIVFPQFastScan if codes.num_bits == 4 else faiss.IndexIVFPQ
+    index = index_class(
         faiss.IndexFlatIP(width),
         width,
         codes.num_lists,
@@ -350,9 +352,9 @@ def _trained(faiss: Faiss, vectors: Floats, codes: IvfPq, seed: int) -> Faiss:
     index.nprobe = codes.num_probes
     index.cp.spherical = True
     index.cp.seed = index.pq.cp.seed = seed
-    num_sampled = min(num_entries, max(SAMPLED, SAMPLED_PER_LIST * codes.num_lists))
-    sampled = np.random.default_rng(seed).choice(num_entries, num_sampled, replace=False)
-    index.train(vectors[np.sort(sampled)])
+    num_sampled = min(num_entries, max(TRAINING_SAMPLE, TRAINING_SAMPLE_PER_LIST * codes.num_lists))
+    sample = np.random.default_rng(seed).choice(num_entries, num_sampled, replace=False)
+    index.train(vectors[np.sort(sample)])
     return index
 
 
@@ -361,13 +363,15 @@ def _gpu_copy(index: Faiss) -> Faiss | None:
     if not faiss.get_num_gpus():
         return None
     options = faiss.GpuClonerOptions()
-    # Of the look-up tables of codes, which else do not fit beside one another. Vectors of a flat
-    # index would lose their exactness.
+    # float16 lookup tables, because those of all codes do not fit side by side in float32. A flat
+    # index stays in float32: float16 vectors would make its search inexact.
     options.useFloat16 = not isinstance(index, faiss.IndexFlat)
     try:
         return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index, options)
     except RuntimeError as error:
-        log.warning("the gallery index is searched on the CPU: the GPU refused it (%s)", error)
+        log.warning(
+            "searching the gallery index on the CPU: copying it to the GPU failed: %s", error
+        )
         return None
 
 
@@ -377,7 +381,7 @@ def _blocks(rows: Positions, values_per_row: int) -> Iterator[Positions]:
 
 
 def _ordered(similarities: Floats, positions: Positions) -> tuple[Floats, Positions]:
-    """Each row best first, equal ones by position."""
+    """Sorts each row by decreasing similarity, ties by position."""
     order = np.lexsort((positions, -similarities))
     return (
         np.take_along_axis(similarities, order, axis=1),

@@ -1,7 +1,7 @@
-"""Similarities of queries to a gallery in blocks of rows, and which of them are matches.
+"""Query-gallery similarities in blocks of rows, with matches and the camera rule.
 
-What every evaluation of a retrieval stands on: the products of the features, the protocol (whose
-images are matches, what a camera takes out of the gallery) and the checks of all that comes in.
+Common basis of all retrieval metrics: inner products of features, the protocol (which gallery
+images are matches, which are removed by the camera rule) and validation of inputs.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +20,10 @@ IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 Ids = Tensor | npt.NDArray[np.integer] | Sequence[int]
+RankingProtocol = Literal["standard", "single_gallery_shot"]
+"""How test queries are ranked: against the whole gallery, or against one image per person."""
 SimilarityRows = Callable[[int, int], Tensor]
-"""From a range of queries to their [stop - start, G] similarities."""
+"""Function from a range (start, stop) of queries to their [stop - start, G] similarities."""
 
 
 def inner_products(
@@ -30,18 +33,18 @@ def inner_products(
     chunk: int,
     device: torch.device | str | None = None,
 ) -> SimilarityRows:
-    """Inner products of the features in blocks of at most `chunk` rows, all in one buffer.
+    """Inner products of the features in blocks of at most `chunk` rows, in one shared buffer.
 
-    In float32, or in float64 where one of the features is.
+    They are computed in float32, or in float64 if one of the features is float64.
 
     Args:
         query_features: [Q, D] float.
         gallery_features: [G, D] float, on the same device.
-        chunk: rows of the buffer.
+        chunk: number of rows of the buffer.
         device: where to compute; None for the device of the features.
 
     Raises:
-        ValueError: an empty set, shapes that do not fit, features that are not finite, or a chunk
+        ValueError: an empty set, mismatched shapes, features that are not finite, or a chunk
             below 1.
     """
     _check_features(query_features, gallery_features)
@@ -55,11 +58,11 @@ def inner_products(
     def products(start: int, stop: int) -> Tensor:
         block = buffer[: stop - start]
         if block.device.type == "cpu":
-            # Twice as fast as torch.mm on AMD: numpy comes with OpenBLAS, torch with MKL.
-            with np.errstate(over="ignore", invalid="ignore"):  # the reader checks what it reads
+            # Twice as fast as torch.mm on AMD CPUs: numpy uses OpenBLAS, torch uses MKL.
+            with np.errstate(over="ignore", invalid="ignore"):  # checked by the caller
                 np.matmul(query[start:stop].numpy(), gallery.numpy().T, out=block.numpy())
             return block
-        # A caller's autocast would round the products to bfloat16 and make ties of them.
+        # Under a caller's autocast, products would be rounded to bfloat16, which creates ties.
         with torch.no_grad(), torch.autocast(block.device.type, enabled=False):
             return torch.mm(query[start:stop], gallery.T, out=block)
 
@@ -68,13 +71,13 @@ def inner_products(
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """Similarities of some queries to the whole gallery, and where their matches are.
+    """Similarities of B queries to the whole gallery, and the positions of their matches.
 
     Attributes:
-        start: the first of the queries.
-        similarity: [B, G] float32 or float64; -inf at entries taken out by their camera.
+        start: index of the first query.
+        similarity: [B, G] float32 or float64; -inf at entries removed by the camera rule.
         rows: [M] row of each match, ascending.
-        columns: [M] gallery index of each match, ascending in a row.
+        columns: [M] gallery index of each match, ascending within a row.
     """
 
     start: int
@@ -84,20 +87,20 @@ class Block:
 
 
 class Matching:
-    """Which gallery entries are a query's matches, and which its camera takes out.
+    """Finds the matches of each query and the entries removed by the camera rule.
 
-    The gallery is grouped by person once, so that no query is compared with all of it.
+    The gallery is grouped by person once, so queries need not be compared with all entries.
 
     Args:
         query_ids: [Q] integer person ids.
         gallery_ids: [G] integer person ids.
         query_cameras: [Q] integer camera ids, or None.
         gallery_cameras: [G] integer camera ids, or None.
-        size: Q and G where they are known otherwise.
+        size: (Q, G) to check the ids against; None for the lengths of the ids.
 
     Raises:
         ValueError: no query, an empty gallery, ids or cameras that are not Q or G integers, or
-            cameras of one side alone.
+            cameras of only one side.
     """
 
     def __init__(
@@ -117,7 +120,9 @@ class Matching:
             )
         if (query_cameras is None) != (gallery_cameras is None):
             given = "query_cameras" if gallery_cameras is None else "gallery_cameras"
-            raise ValueError(f"expected cameras of both sides or of neither, got only {given}")
+            raise ValueError(
+                f"expected cameras of both query and gallery or of neither, got only {given}"
+            )
         persons = _as_ids("query_ids", query_ids, self.num_queries)
         self.gallery_ids = _as_ids("gallery_ids", gallery_ids, self.num_gallery)
         self._cameras: tuple[IntArray, IntArray] | None = None
@@ -132,10 +137,10 @@ class Matching:
         self._num_entries = np.searchsorted(grouped, persons, side="right") - self._first
 
     def blocks(self, similarity_rows: SimilarityRows, chunk: int) -> Iterator[Block]:
-        """The similarities, block after block, with the protocol applied.
+        """Yields the similarities in blocks of `chunk` queries, with the camera rule applied.
 
         Raises:
-            ValueError: similarities of another shape or not finite, or a chunk below 1.
+            ValueError: similarities of an unexpected shape or not finite, or a chunk below 1.
         """
         _check_chunk(chunk)
         for start in range(0, self.num_queries, chunk):
@@ -149,7 +154,7 @@ class Matching:
             yield Block(start, similarity, rows[~is_removed], columns[~is_removed])
 
     def _entries(self, start: int, stop: int) -> tuple[IntArray, IntArray, BoolArray]:
-        """Row and gallery index of each query's person; whether its camera takes that out."""
+        """Row, gallery index and removal by the camera rule of each entry of a query's person."""
         counts = self._num_entries[start:stop]
         rows = np.repeat(np.arange(stop - start), counts)
         offsets = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -173,21 +178,21 @@ def _check_features(query: Tensor, gallery: Tensor) -> None:
             )
     if query.shape[1] != gallery.shape[1] or query.device != gallery.device:
         raise ValueError(
-            "expected query and gallery features of one width on one device, got "
+            "expected query and gallery features of the same width and device, got "
             f"{list(query.shape)} on {query.device} and {list(gallery.shape)} on {gallery.device}"
         )
     for name, features in (("query_features", query), ("gallery_features", gallery)):
         if not _is_finite(features):
             finite = torch.isfinite(features).all(dim=1)
             raise ValueError(
-                f"{name}: expected finite numbers, got NaN or infinity in "
-                f"{int((~finite).sum())} of {len(features)} rows, the first is row "
+                f"{name}: expected finite values, got NaN or infinity in "
+                f"{int((~finite).sum())} of {len(features)} rows, first in row "
                 f"{int((~finite).nonzero()[0])}; the network has probably diverged"
             )
 
 
 def _is_finite(values: Tensor) -> bool:
-    # One pass and no copy; a NaN anywhere makes NaN of both.
+    # One pass without a copy; any NaN makes both results NaN.
     lowest, highest = values.detach().aminmax()
     return math.isfinite(lowest) and math.isfinite(highest)
 
@@ -204,11 +209,11 @@ def _check_similarity(similarity: Tensor, start: int, stop: int, num_gallery: in
             f"similarities of queries {start} to {stop - 1}: expected {expected} floats, "
             f"got {list(similarity.shape)} of {similarity.dtype}"
         )
-    # NaN is before nothing and after nothing: its rank would be wrong without a word.
+    # Comparisons with NaN are false, so its rank would be silently wrong.
     if not _is_finite(similarity):
         raise ValueError(
-            f"similarities of queries {start} to {stop - 1}: expected finite numbers, got NaN or "
-            "infinity; look for features that are not numbers or whose products are too large"
+            f"similarities of queries {start} to {stop - 1}: expected finite values, got NaN or "
+            "infinity; check for features that are not finite or whose products are too large"
         )
 
 
@@ -216,12 +221,12 @@ def _as_ids(name: str, ids: Ids, count: int) -> IntArray:
     tensor = torch.as_tensor(ids)
     if tensor.is_floating_point() or tensor.shape != (count,):
         raise ValueError(
-            f"{name}: expected {count} integers, one for each feature, "
+            f"{name}: expected {count} integers, one per feature, "
             f"got {list(tensor.shape)} of {tensor.dtype}"
         )
     return tensor.cpu().numpy().astype(np.int64)
 
 
 def to_device(indices: tuple[IntArray, ...], device: torch.device) -> tuple[Tensor, ...]:
-    """Index arrays as tensors that index a tensor of this device."""
+    """Converts index arrays to tensors on a device."""
     return tuple(torch.as_tensor(index, device=device) for index in indices)

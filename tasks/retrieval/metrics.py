@@ -1,4 +1,4 @@
-"""The result matrix of a lifelong run, and the averages the field reports from it."""
+"""Result matrix of a lifelong run and the summary metrics computed from it."""
 
 from __future__ import annotations
 
@@ -6,57 +6,57 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 METRICS = ("mAP", "R1", "R5", "R10", "mINP")
-"""What is recorded of every domain after every step, in percent."""
+"""Metrics recorded for every domain after every step, in percent."""
 
 
 class ResultMatrix:
     """R[i, j]: the score on domain j after step i, in percent, for each metric.
 
-    Step 0 is before any training; step i is after the i-th of the T seen domains was learned, so
-    there are T + 1 rows. Columns are the seen domains in lifelong order, then the unseen ones. A
-    value that is derived from a cell that was never recorded, or that does not exist (forgetting
-    with one domain), is None.
+    Step 0 is before training; step i is after learning the i-th of T seen domains, so there are
+    T + 1 rows. Columns are the seen domains in lifelong order, then the unseen ones. A summary
+    value is None if it depends on a missing cell or is undefined (forgetting with one domain).
     """
 
     def __init__(self, seen: tuple[str, ...], unseen: tuple[str, ...] = ()) -> None:
-        """Makes an empty matrix.
+        """Creates an empty matrix.
 
         Raises:
-            ValueError: no seen domain, or a domain is named twice.
+            ValueError: no seen domain, or a repeated domain.
         """
         domains = seen + unseen
         if not seen:
-            raise ValueError("a result matrix needs at least one seen domain")
+            raise ValueError("seen: expected at least one domain, got none")
         if len(set(domains)) < len(domains):
-            raise ValueError(f"expected every domain once, got {', '.join(domains)}")
+            raise ValueError(f"expected distinct domains, got {', '.join(domains)}")
         self.seen = seen
         self.unseen = unseen
         self._cells: dict[tuple[str, int, str], float] = {}
 
     @property
     def num_steps(self) -> int:
-        """T: the number of seen domains, and the last step."""
+        """T, the number of seen domains and index of the last step."""
         return len(self.seen)
 
     def record(self, step: int, domain: str, scores: Mapping[str, float]) -> None:
-        """Sets the scores (percent, by metric) on a domain after a step; earlier ones are replaced.
+        """Records the scores (percent, by metric) on a domain after a step.
 
-        NaN (an evaluation without a valid query) leaves the cell missing.
+        Earlier scores of these metrics are replaced. NaN (an evaluation without a valid query)
+        marks the cell as missing.
 
         Raises:
-            ValueError: unknown domain or metric, step outside 0..T, score outside 0..100.
+            ValueError: unknown domain or metric, step not in [0, T], score not in [0, 100].
         """
         self._check_step(step)
         if domain not in self.seen + self.unseen:
             raise ValueError(
-                f"unknown domain {domain!r}; this matrix has {', '.join(self.seen + self.unseen)}"
+                f"domain: expected one of {', '.join(self.seen + self.unseen)}; got {domain!r}"
             )
         for metric, score in scores.items():
             _check_metric(metric)
             if not (math.isnan(score) or 0 <= score <= 100):
                 raise ValueError(
                     f"{metric} on {domain} after step {step}: "
-                    f"expected percent in 0..100, got {score}"
+                    f"expected a percentage in [0, 100], got {score}"
                 )
         for metric, score in scores.items():
             self._cells.pop((metric, step, domain), None)
@@ -68,23 +68,23 @@ class ResultMatrix:
         return self._cells.get((metric, step, domain))
 
     def seen_average(self, metric: str, step: int | None = None) -> float | None:
-        """Mean over the domains learned by `step` (default: T) of their scores after it.
+        """Mean score after `step` (default: T) over the domains learned until then.
 
-        The literature's "anti-forgetting" or "seen average". None at step 0: nothing is learned.
+        Called "anti-forgetting" or "seen average" in the literature. None at step 0.
         """
         step = self._resolve_step(metric, step)
         return _mean(self.score(metric, step, domain) for domain in self.seen[:step])
 
     def unseen_average(self, metric: str, step: int | None = None) -> float | None:
-        """Mean over the unseen domains after `step` (default: T), "generalisation"."""
+        """Mean score after `step` (default: T) over the unseen domains ("generalisation")."""
         step = self._resolve_step(metric, step)
         return _mean(self.score(metric, step, domain) for domain in self.unseen)
 
     def forgetting(self, metric: str) -> float | None:
         """Mean over j < T of max over 1 <= i < T of R[i, j], minus R[T, j].
 
-        Row 0 is left out of the maximum: what was never learned cannot be forgotten. Negative if
-        old domains went on to improve.
+        Row 0 is excluded from the maximum, because nothing is learned before step 1. Negative if
+        earlier domains improve later.
         """
         _check_metric(metric)
         steps = range(1, self.num_steps)
@@ -97,7 +97,7 @@ class ResultMatrix:
         )
 
     def backward_transfer(self, metric: str) -> float | None:
-        """Mean over j < T of R[T, j] - R[j, j]: the change since each domain was learned."""
+        """Mean over j < T of R[T, j] - R[j, j]: change since each domain was learned."""
         _check_metric(metric)
         return _mean(
             _difference(
@@ -107,7 +107,7 @@ class ResultMatrix:
         )
 
     def forward_transfer(self, metric: str) -> float | None:
-        """Mean over j > 1 of R[j-1, j] - R[0, j]: the gain on a domain before it is learned."""
+        """Mean over j > 1 of R[j-1, j] - R[0, j]: gain on each domain before it is learned."""
         _check_metric(metric)
         return _mean(
             _difference(self.score(metric, step, domain), self.score(metric, 0, domain))
@@ -115,12 +115,12 @@ class ResultMatrix:
         )
 
     def average_incremental(self, metric: str) -> float | None:
-        """Mean over steps 1..T of the seen average after each."""
+        """Mean of the seen averages after steps 1..T."""
         _check_metric(metric)
         return _mean(self.seen_average(metric, step) for step in range(1, self.num_steps + 1))
 
     def summary(self) -> dict[str, float | None]:
-        """The numbers a results file and a sweep look at, in percent or percentage points."""
+        """Summary metrics of results.json and sweep objectives, in percent or percentage points."""
         return {
             "seen_mAP": self.seen_average("mAP"),
             "seen_R1": self.seen_average("R1"),
@@ -133,7 +133,7 @@ class ResultMatrix:
         }
 
     def without(self, unseen: Collection[str]) -> ResultMatrix:
-        """The matrix without these unseen domains, for averages over the others."""
+        """Copy of the matrix without the given unseen domains."""
         kept = tuple(domain for domain in self.unseen if domain not in unseen)
         matrix = ResultMatrix(self.seen, kept)
         matrix._cells = {
@@ -142,7 +142,7 @@ class ResultMatrix:
         return matrix
 
     def to_json(self) -> dict[str, list[list[float | None]]]:
-        """For each metric the rows of steps 0..T, columns seen then unseen; missing is None."""
+        """Rows of steps 0..T by metric, columns seen then unseen; missing cells are None."""
         return {
             metric: [
                 [self.score(metric, step, domain) for domain in self.seen + self.unseen]
@@ -158,10 +158,10 @@ class ResultMatrix:
         seen: tuple[str, ...],
         unseen: tuple[str, ...] = (),
     ) -> ResultMatrix:
-        """The matrix that `to_json` wrote; a metric it lacks is missing.
+        """Restores a matrix from `to_json`; cells of absent metrics are missing.
 
         Raises:
-            ValueError: the table's size does not fit the domains, or a cell is not valid.
+            ValueError: a table that does not have the size of the domains, or an invalid cell.
         """
         matrix = cls(seen, unseen)
         domains = seen + unseen
@@ -180,8 +180,8 @@ class ResultMatrix:
     def _check_step(self, step: int) -> None:
         if not 0 <= step <= self.num_steps:
             raise ValueError(
-                f"step {step} is out of range; with {self.num_steps} seen domains steps are "
-                f"0 (before training) to {self.num_steps}"
+                f"step: expected 0 (before training) to {self.num_steps} (number of seen domains), "
+                f"got {step}"
             )
 
     def _resolve_step(self, metric: str, step: int | None) -> int:
@@ -194,11 +194,11 @@ class ResultMatrix:
 
 def _check_metric(metric: str) -> None:
     if metric not in METRICS:
-        raise ValueError(f"unknown metric {metric!r}; expected one of {', '.join(METRICS)}")
+        raise ValueError(f"metric: expected one of {', '.join(METRICS)}; got {metric!r}")
 
 
 def _known(values: Iterable[float | None]) -> list[float] | None:
-    """The values, or None if there are none or one is missing."""
+    """The values, or None if there are none or any is missing."""
     known: list[float] = []
     for value in values:
         if value is None:

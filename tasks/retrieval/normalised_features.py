@@ -1,4 +1,4 @@
-"""Checked, L2-normalised embeddings: what re-ranking and the gallery index begin with."""
+"""Validation and L2 normalisation of embeddings, for re-ranking and the gallery index."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import torch
 from torch import Tensor
 
 
-def unit_rows(name: str, features: Tensor) -> Tensor:
-    """The features with every row scaled to length 1, in float32 at least; zero rows stay zero.
+def normalise_rows(name: str, features: Tensor) -> Tensor:
+    """L2-normalises each row, in float32 or the wider input type; zero rows stay zero.
 
     Args:
-        name: of the features, for the messages.
-        features: [N, D] float, N may be 0.
+        name: name of the features in error messages.
+        features: [N, D] float; N may be 0.
 
     Returns:
-        [N, D] on the same device, detached; never the storage of `features`.
+        [N, D] on the same device, detached, in new storage.
 
     Raises:
         ValueError: not a [N, D] float tensor, or not finite.
@@ -30,8 +30,8 @@ def unit_rows(name: str, features: Tensor) -> Tensor:
     finite = lengths.isfinite()
     if not bool(finite.all()):
         raise ValueError(
-            f"{name}: expected finite numbers, got NaN or infinity in {int((~finite).sum())} of "
-            f"{len(features)} rows, the first is row {int((~finite).nonzero()[0, 0])}; "
+            f"{name}: expected finite values, got NaN or infinity in {int((~finite).sum())} of "
+            f"{len(features)} rows, first in row {int((~finite).nonzero()[0, 0])}; "
             "the network has probably diverged"
         )
     return features / lengths.masked_fill(lengths == 0, 1.0)

@@ -1,4 +1,4 @@
-"""What a ranking drawn at random scores on average: the foot of every scale of scores."""
+"""Expected scores of a random ranking, the baseline of a retrieval evaluation."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tasks.retrieval.matching import RankingProtocol
 from tasks.schema import Domain, Split
 
 
@@ -23,16 +24,18 @@ class ChanceScores:
     R1: float
 
 
-def chance_scores(split: Split) -> ChanceScores:
-    """Exact expectation over all orders of each query's gallery, all equally likely.
+def chance_scores(split: Split, protocol: RankingProtocol = "standard") -> ChanceScores:
+    """Exact expectation over all permutations of each query's gallery, equally likely.
 
-    The protocol is that of `tasks.retrieval.ranking.evaluate_ranking`: with image queries, what
-    the query's camera took of its person is taken out of its gallery; a query without a match left
-    is not counted. With R matches among the M entries left, and H the M-th harmonic number,
+    The camera rule is that of `tasks.retrieval.ranking.evaluate_ranking`: with image queries, the
+    images of the query's person by the query's camera are removed from its gallery. Queries
+    without a remaining match are excluded. With R matches among the M remaining entries, and H
+    the M-th harmonic number,
 
         E[AP] = (H + (R - 1) / (M - 1) * (M - H)) / M        E[R1] = R / M
 
-    since a match at rank k has on average (k - 1)(R - 1) / (M - 1) others before it.
+    because (k - 1)(R - 1) / (M - 1) other matches are expected before a match at rank k. In a
+    single-shot gallery, M is the number of persons and R is 1.
     """
     by_person = Counter(record.person_id for record in split.gallery)
     by_camera = Counter((record.person_id, record.camera_id) for record in split.gallery)
@@ -42,10 +45,12 @@ def chance_scores(split: Split) -> ChanceScores:
     precisions: list[float] = []
     firsts: list[float] = []
     for query in split.query:
-        seen = by_camera[query.person_id, query.camera_id] if split.query_by == "image" else 0
-        num_left = len(split.gallery) - seen
-        num_matches = by_person[query.person_id] - seen
+        removed = by_camera[query.person_id, query.camera_id] if split.query_by == "image" else 0
+        num_left = len(split.gallery) - removed
+        num_matches = by_person[query.person_id] - removed
         if num_matches:
+            if protocol == "single_gallery_shot":
+                num_left, num_matches = len(by_person), 1
             others = (num_matches - 1) / max(num_left - 1, 1)
             first = harmonic[num_left]
             precisions.append((first + others * (num_left - first)) / num_left)
@@ -53,11 +58,13 @@ def chance_scores(split: Split) -> ChanceScores:
     return ChanceScores(_mean(precisions), _mean(firsts))
 
 
-def chance_average(domains: Sequence[Domain]) -> dict[str, float | None]:
-    """Chance on the test identities in percent, mean over domains; None where there is none."""
-    found = [chance_scores(domain.test) for domain in domains]
-    values = {"mAP": [each.mAP for each in found], "R1": [each.R1 for each in found]}
-    means = {name: _mean(scores) for name, scores in values.items()}
+def chance_average(
+    domains: Sequence[Domain], protocol: RankingProtocol = "standard"
+) -> dict[str, float | None]:
+    """Mean chance scores of the domains' test splits, in percent; None without a valid query."""
+    scores = [chance_scores(domain.test, protocol) for domain in domains]
+    values = {"mAP": [each.mAP for each in scores], "R1": [each.R1 for each in scores]}
+    means = {name: _mean(per_domain) for name, per_domain in values.items()}
     return {name: None if math.isnan(mean) else 100.0 * mean for name, mean in means.items()}
 
 

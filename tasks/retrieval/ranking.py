@@ -1,8 +1,7 @@
-"""Exact retrieval scores: every query ranked against the whole gallery, in bounded memory.
+"""Exact retrieval scores (mAP, mINP, CMC) against the whole gallery, in bounded memory.
 
-AP, INP and CMC need the rank of each match of a query and nothing else of its ranking. A query has
-few matches in a large gallery, so the gallery entries before each match are counted, and hardly a
-ranking is ever sorted.
+AP, INP and CMC depend only on the ranks of a query's matches. A query has few matches in a large
+gallery, so it is usually faster to count the gallery entries before each match than to sort.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ from tasks.retrieval.matching import (
 )
 
 MAX_RANK = 50
-"""Length of the cumulative matching curve."""
+"""Length of the cumulative matching characteristic (CMC)."""
 
 MAX_COUNTED_SHARE = 1 / 128
-"""Matches up to this share of the gallery are counted. Where there are more of them, it is faster
-to sort the row: measured for galleries of 1,000 to 82,161 images on two cores."""
+"""Largest share of matches in the gallery for which ranks are counted. With more matches, sorting
+the row is faster (measured for galleries of 1,000 to 82,161 images on two cores)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,10 +43,10 @@ class RankingScores:
         mAP: mean over valid queries of the average precision (mean of the precision at each
             match, no interpolation).
         mINP: mean over valid queries of the inverse negative penalty: number of matches divided
-            by the rank of the last one (Ye et al., "Deep Learning for Person Re-identification:
-            A Survey and Outlook", 2021).
+            by the rank of the last match (Ye et al., "Deep Learning for Person
+            Re-identification: A Survey and Outlook", 2021).
         cmc: [50] float64, cmc[k] is the share of valid queries with a match in the first k + 1
-            ranks; it stays at its last value where the gallery is shorter.
+            ranks; constant beyond the size of the gallery.
         num_valid_queries: queries with at least one match left in their gallery.
     """
 
@@ -72,7 +71,7 @@ class RankingScores:
         return float(self.cmc[9])
 
     def percent(self) -> dict[str, float]:
-        """The scores that a result matrix records, by metric name, in percent."""
+        """The scores recorded in a result matrix, by metric name, in percent."""
         fractions = {
             "mAP": self.mAP,
             "R1": self.R1,
@@ -96,16 +95,16 @@ def evaluate_ranking(
 ) -> RankingScores:
     """Ranks the gallery by similarity to each query and scores the rankings.
 
-    The similarity is the inner product of the features as they are given (float32 at least), so
-    L2-normalise them first for the cosine. Equal similarities are ranked by gallery index. With
-    cameras, entries of the query's person taken by the query's camera are taken out of its
-    gallery (Market-1501 protocol); without, nothing is (text-to-image protocol). A query without
-    a match left is not counted.
+    The similarity is the inner product of the features, in float32 or float64; for cosine
+    similarity, L2-normalise the features first. Ties are ranked by gallery index. With cameras,
+    images of the query's person by the query's camera are removed from its gallery (Market-1501
+    protocol); without cameras, none are (text-to-image protocol). Queries without a remaining
+    match are excluded.
 
-    Precisions are exact and accumulated in float64. Beyond the features it holds about 5 bytes for
-    each of `chunk` x G similarities, whatever Q is; 30 on a GPU, and where more than
-    `MAX_COUNTED_SHARE` of the gallery are matches. `chunk` and `device` change no score, except
-    that a similarity may be rounded differently in its last bit.
+    Precisions are exact and accumulated in float64. Memory beyond the features: about 5 bytes for
+    each of `chunk` x G similarities, independent of Q; 30 bytes on a GPU, or if more than
+    `MAX_COUNTED_SHARE` of the gallery are matches. `chunk` and `device` do not change scores,
+    except that the last bit of a similarity may be rounded differently.
 
     Args:
         query_features: [Q, D] float.
@@ -114,12 +113,12 @@ def evaluate_ranking(
         gallery_ids: [G] integer person ids; an id that no query has is a distractor.
         query_cameras: [Q] integer camera ids, or None.
         gallery_cameras: [G] integer camera ids, or None.
-        chunk: queries that are ranked together.
-        device: where to rank; None for the device of the features.
+        chunk: number of queries ranked together.
+        device: where to compute; None for the device of the features.
 
     Raises:
-        ValueError: an empty set, shapes that do not fit, features that are not finite or whose
-            products are not, cameras of one side alone, or a chunk below 1.
+        ValueError: an empty set, mismatched shapes, features or products that are not finite,
+            cameras of only one side, or a chunk below 1.
     """
     products = inner_products(query_features, gallery_features, chunk=chunk, device=device)
     size = len(query_features), len(gallery_features)
@@ -136,32 +135,32 @@ def rank_rows(
     *,
     chunk: int = 256,
 ) -> RankingScores:
-    """Scores the rankings that similarities given in blocks of rows make.
+    """Scores rankings by similarities that are given in blocks of rows.
 
-    `evaluate_ranking` for similarities that are no inner products; the same protocol and ties, on
-    the device of the blocks.
+    Equals `evaluate_ranking` for similarities other than inner products: same protocol and ties.
+    Computes on the device of the blocks.
 
     Args:
-        similarity_rows: similarity_rows(start, stop) gives the [stop - start, G] finite float
-            similarities of these queries to the whole gallery: the greater, the more alike. It is
-            called once for each block, in order. Its result is written into, and is not read after
-            the next call, so one buffer serves all calls.
+        similarity_rows: similarity_rows(start, stop) returns the [stop - start, G] finite float
+            similarities of these queries to the whole gallery; greater is more similar. It is
+            called once per block, in order. The result is modified in place and not read after
+            the next call, so one buffer can serve all calls.
         query_ids: [Q] integer person ids.
         gallery_ids: [G] integer person ids; an id that no query has is a distractor.
         query_cameras: [Q] integer camera ids, or None.
         gallery_cameras: [G] integer camera ids, or None.
-        chunk: queries asked for at once.
+        chunk: number of queries per block.
 
     Raises:
-        ValueError: an empty set, shapes that do not fit, similarities that are not finite, cameras
-            of one side alone, or a chunk below 1.
+        ValueError: an empty set, mismatched shapes, similarities that are not finite, cameras
+            of only one side, or a chunk below 1.
     """
     matching = Matching(query_ids, gallery_ids, query_cameras, gallery_cameras)
     return _scores(similarity_rows, matching, chunk)
 
 
 def match_ranks(block: Block) -> IntArray:
-    """[M] rank of each match of a block in its query's ranking, from 0."""
+    """[M] zero-based rank of each match of a block in its query's ranking."""
     similarity, rows, columns = block.similarity, block.rows, block.columns
     if similarity.device.type != "cpu":
         return ranks_by_sorting(similarity, rows, columns)
@@ -178,10 +177,10 @@ def match_ranks(block: Block) -> IntArray:
 
 
 def ranks_by_counting(similarity: Tensor, rows: IntArray, columns: IntArray) -> IntArray:
-    """Ranks from 0 of the entries (rows, columns) of [B, G] similarities, each in its row.
+    """Zero-based ranks of the entries (rows, columns) of [B, G] similarities within their rows.
 
-    Greater similarities come first, equal ones by their column. For similarities on the CPU and
-    rows with few such entries: each costs a pass over its row, which stays in the cache meanwhile.
+    Greater similarities come first, ties are ordered by column. Efficient for similarities on the
+    CPU and few entries per row: each entry costs one pass over its row, which stays in the cache.
     """
     ranks = np.empty_like(columns)
     counts = np.bincount(rows, minlength=len(similarity))
@@ -195,23 +194,23 @@ def ranks_by_counting(similarity: Tensor, rows: IntArray, columns: IntArray) -> 
 def _row_ranks(row: npt.NDArray[np.floating], columns: IntArray) -> IntArray:
     before = row >= row[columns].min()
     if np.count_nonzero(before) < len(row) // 4:
-        # What lies below the last match is before none: with trained features, nearly all.
+        # Entries below the last match precede none of them; with trained features, nearly all do.
         kept = np.flatnonzero(before)
         row, columns, before = row[kept], np.searchsorted(kept, columns), before[: len(kept)]
     ranks = np.empty_like(columns)
-    for number, column in enumerate(columns.tolist()):
+    for index, column in enumerate(columns.tolist()):
         np.greater_equal(row[:column], row[column], out=before[:column])
         np.greater(row[column:], row[column], out=before[column:])
-        ranks[number] = np.count_nonzero(before)
+        ranks[index] = np.count_nonzero(before)
     return ranks
 
 
 def ranks_by_sorting(similarity: Tensor, rows: IntArray, columns: IntArray) -> IntArray:
-    """What `ranks_by_counting` returns, on any device and for any number of entries.
+    """Computes the same ranks as `ranks_by_counting` by sorting rows, on any device.
 
-    Each costs nothing beyond the sorting of its row. Writes into `similarity`.
+    The cost does not depend on the number of entries. Modifies `similarity` in place.
     """
-    similarity += 0.0  # makes 0.0 of -0.0, which a sort by bits would tell apart
+    similarity += 0.0  # turns -0.0 into 0.0: a bitwise sort would not treat them as equal
     order = similarity.argsort(dim=1, descending=True, stable=True)
     places = torch.arange(order.shape[1], device=order.device).expand_as(order)
     ranks = torch.empty_like(order).scatter_(1, order, places)
@@ -239,7 +238,7 @@ def _scores(similarity_rows: SimilarityRows, matching: Matching, chunk: int) -> 
 
 
 def _query_scores(rows: IntArray, ranks: IntArray) -> FloatArray:
-    """[3, V]: average precision, inverse penalty and first place of each row with a match."""
+    """[3, V]: average precision, INP and rank (from 1) of the first match of each valid row."""
     places = ranks[np.lexsort((ranks, rows))] + 1
     starts = np.flatnonzero(np.diff(rows, prepend=-1))
     if not len(starts):

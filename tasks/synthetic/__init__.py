@@ -1,7 +1,7 @@
-"""People who never were: identities, domains, drawings and captions made from integers.
+"""Synthetic people: identities, domains, images and captions generated from integer seeds.
 
-Nothing in this package imports torch, so that the processes that draw start quickly.
+Nothing in this package imports torch, so that worker processes start quickly.
 """
 
 GENERATOR_VERSION = 2
-"""Part of every cache key and protocol lock: raise it with any change of a drawing or a caption."""
+"""Part of every cache key and protocol lock. Increment it if any image or caption changes."""

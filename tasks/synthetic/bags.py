@@ -1,4 +1,4 @@
-"""What a drawn person carries."""
+"""Drawing of bags and other carried items."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tasks.synthetic.scenery import shade
 
 
 def draw_backpack_behind(pen: Pen, person: Person, pose: Pose) -> None:
-    """The part of a backpack that the body hides from the front and carries from the side."""
+    """Draws the part of a backpack that is behind the body in front and side views."""
     if person.bag != "backpack":
         return
     colour = person.rgb["bag_colour"]
@@ -21,7 +21,7 @@ def draw_backpack_behind(pen: Pen, person: Person, pose: Pose) -> None:
 
 
 def draw_bag(pen: Pen, person: Person, pose: Pose) -> None:
-    """The bag and its straps as far as they are before the body."""
+    """Draws the bag and the straps in front of the body."""
     colour = person.rgb["bag_colour"]
     half = torso_half_width(person, pose)
     mirror = -1 if pose.facing == "back" else 1

@@ -1,7 +1,8 @@
-"""What annotators write about a picture: four part sentences, captions, identity and clothing.
+"""Synthetic annotations of an image: part sentences, captions, identity and clothing texts.
 
-The part sentences follow the file format of VLADR (head, upper body, lower body, feet). Annotators
-have styles and synonyms, and they err: a colour is misread 8% of the time, a type 5%.
+The four part sentences follow the file format of VLADR (head, upper body, lower body, feet).
+Synthetic annotators vary style and synonyms and make mistakes: 8% of colours and 5% of types are
+misread.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ _FRAME_WORDS = (
     "carries carrying pulls head body legs feet bag hair bald shaved ponytail tied short long "
     "beard skin height build tall average slim medium heavy clothes are , . : ;"
 )
-"""What the sentences say around the words for people and things."""
+"""Words of the sentence templates."""
 
 
 @dataclass(frozen=True, slots=True)
 class Captions:
-    """The sentences about one picture.
+    """The texts about one image.
 
     Attributes:
-        parts: one sentence each for head, upper body, lower body, and feet with what is carried.
+        parts: one sentence each for head, upper body, lower body, and feet with carried items.
         captions: two free captions of the whole person by two annotators.
-        identity: what a person keeps from day to day.
-        clothing: what the person wears.
+        identity: description of the permanent appearance.
+        clothing: description of the clothes.
     """
 
     parts: tuple[str, str, str, str]
@@ -45,7 +46,7 @@ class Captions:
 
 
 def write_captions(person: Person, rng: np.random.Generator) -> Captions:
-    """Sentences about one picture of the person; a pure function of the generator's state."""
+    """Writes the texts about one image of a person, determined by the state of `rng`."""
     first, second, third = (_Annotator(perceive(person, rng), rng) for _ in range(3))
     return Captions(
         parts=first.parts(),
@@ -56,45 +57,38 @@ def write_captions(person: Person, rng: np.random.Generator) -> Captions:
 
 
 def write_machine_texts(person: Person, rng: np.random.Generator) -> tuple[str, str]:
-    """An identity and a clothing sentence by a reader of its own, who knows no caption.
+    """Writes an identity and a clothing sentence, independently of the captions.
 
-    Those of `write_captions` share the readings, and so the mistakes, of two free captions: beside
-    a searched image they would tell which captions are its own.
+    The identity and clothing texts of `write_captions` share the mistakes of the two free
+    captions. Attached to a gallery image, they would reveal which captions belong to it.
     """
-    reader = _Annotator(perceive(person, rng), rng)
-    return reader.identity(), reader.clothing()
+    annotator = _Annotator(perceive(person, rng), rng)
+    return annotator.identity(), annotator.clothing()
 
 
 def vocabulary() -> tuple[str, ...]:
-    """Every word and sign that a sentence can contain, in lower case and in alphabetical order."""
-    named = [*COLOURS, *SKINS, *HAIRS, *_motifs(), *_motifs().values(), _FRAME_WORDS]
-    named += [noun for nouns in _nouns().values() for noun in nouns if noun != "none"]
-    replaced = _synonyms()
-    phrases = [phrase for word in named for phrase in replaced.get(word, (word,))]
-    phrases += [*replaced["man"], *replaced["woman"]]
+    """All lower-case words and punctuation marks of the texts, sorted."""
+    words = [*COLOURS, *SKINS, *HAIRS, *_motifs(), *_motifs().values(), _FRAME_WORDS]
+    words += [noun for nouns in _nouns().values() for noun in nouns if noun != "none"]
+    synonyms = _synonyms()
+    phrases = [phrase for word in words for phrase in synonyms.get(word, (word,))]
+    phrases += [*synonyms["man"], *synonyms["woman"]]
     return tuple(sorted(set(re.findall(r"\w+|[^\w\s]", " ".join(phrases)))))
 
 
 def perceive(person: Person, rng: np.random.Generator) -> Person:
-    """The person as somebody reads it from a picture, with mistakes."""
-    seen = replace(
+    """Replaces some attributes of a person by random mistakes of an annotator."""
+    colours, nouns = tuple(COLOURS), _nouns()
+    return replace(
         person,
         skin=_misread(person.skin, tuple(SKINS), COLOUR_NOISE, rng),
         hair_colour=_misread(person.hair_colour, tuple(HAIRS), COLOUR_NOISE, rng),
-    )
-    colours = tuple(COLOURS)
-    seen = replace(
-        seen,
         headwear_colour=_misread(person.headwear_colour, colours, COLOUR_NOISE, rng),
         upper_colour=_misread(person.upper_colour, colours, COLOUR_NOISE, rng),
         pattern_colour=_misread(person.pattern_colour, colours, COLOUR_NOISE, rng),
         lower_colour=_misread(person.lower_colour, colours, COLOUR_NOISE, rng),
         shoes_colour=_misread(person.shoes_colour, colours, COLOUR_NOISE, rng),
         bag_colour=_misread(person.bag_colour, colours, COLOUR_NOISE, rng),
-    )
-    nouns = _nouns()
-    return replace(
-        seen,
         hair=_misread(person.hair, ("bald", "short", "long", "tied"), TYPE_NOISE, rng),
         eyewear=_misread(person.eyewear, nouns["eyewear"], TYPE_NOISE, rng),
         headwear=_misread(person.headwear, nouns["headwear"], TYPE_NOISE, rng),
@@ -142,7 +136,7 @@ def _motifs() -> Mapping[str, str]:
 
 
 def _synonyms() -> Mapping[str, tuple[str, ...]]:
-    """Words an annotator may write for a word; the word itself is twice as likely as others."""
+    """Phrases an annotator may use for a word; repeated phrases are more likely."""
     return {
         "man": ("man", "man", "guy"),
         "woman": ("woman", "woman", "lady"),
@@ -184,17 +178,17 @@ def _synonyms() -> Mapping[str, tuple[str, ...]]:
 
 
 class _Annotator:
-    """One reading of one picture, put in words."""
+    """Texts of one annotator about one perceived person."""
 
-    def __init__(self, seen: Person, rng: np.random.Generator) -> None:
-        self._seen = seen
+    def __init__(self, person: Person, rng: np.random.Generator) -> None:
+        self._person = person
         self._rng = rng
         self._synonyms = _synonyms()
 
     def parts(self) -> tuple[str, str, str, str]:
         style = int(self._rng.integers(4))
-        he = {"man": "He", "woman": "She"}[self._seen.sex]
-        who = self._word(self._seen.sex)
+        he = {"man": "He", "woman": "She"}[self._person.sex]
+        who = self._word(self._person.sex)
         lead = (f"The {who}", f"The {who}", he, "The person")[style]
         article = "A " if style == 1 else f"{lead} has " if style != 3 else "Head: "
         head = f"{who} with {self._head()}" if style == 1 else self._head()
@@ -209,9 +203,9 @@ class _Annotator:
         )
 
     def caption(self) -> str:
-        who = self._word(self._seen.sex)
+        who = self._word(self._person.sex)
         top, lower, shoes = _a(self._upper()), _a(self._lower()), self._shoes()
-        bag = "" if self._seen.bag == "none" else f" and carrying {_a(self._bag_name())}"
+        bag = "" if self._person.bag == "none" else f" and carrying {_a(self._bag_name())}"
         order = int(self._rng.integers(3))
         if order == 0:
             return f"A {who} with {self._head()}, wearing {top}, {lower} and {shoes}{bag}."
@@ -220,15 +214,15 @@ class _Annotator:
         return f"This {who} has {self._head()}, is in {top} and {lower}, wearing {shoes}{bag}."
 
     def identity(self) -> str:
-        seen = self._seen
-        beard = " and a beard" if seen.beard else ""
-        who = self._word(seen.sex)
-        body = f"{seen.height} height, {seen.build} build, {seen.skin} skin"
+        person = self._person
+        beard = " and a beard" if person.beard else ""
+        who = self._word(person.sex)
+        body = f"{person.height} height, {person.build} build, {person.skin} skin"
         return f"{who} of {body}, {self._hair()}{beard}.".capitalize()
 
     def clothing(self) -> str:
         items = [_a(self._upper()), _a(self._lower()), self._shoes()]
-        if self._seen.headwear != "none":
+        if self._person.headwear != "none":
             items.append(_a(self._headwear()))
         return f"The clothes are {', '.join(items[:-1])} and {items[-1]}."
 
@@ -237,17 +231,17 @@ class _Annotator:
         return choices[int(self._rng.integers(len(choices)))]
 
     def _head(self) -> str:
-        """Hair unless it is covered, then what stands out, as long as the sentence is short."""
-        seen = self._seen
-        items = [] if seen.headwear == "headscarf" else [self._hair()]
-        if seen.headwear != "none":
+        """Hair unless covered, then salient items while the sentence has `MAX_HEAD_WORDS` words."""
+        person = self._person
+        items = [] if person.headwear == "headscarf" else [self._hair()]
+        if person.headwear != "none":
             items.append(_a(self._headwear()))
-        if seen.eyewear != "none":
-            items.append(seen.eyewear)
-        if seen.beard:
+        if person.eyewear != "none":
+            items.append(person.eyewear)
+        if person.beard:
             items.append("a beard")
         if len(items) < 3:
-            items.append(f"{seen.skin} skin")
+            items.append(f"{person.skin} skin")
         short = items[:2]
         for item in items[2:]:
             if len(" ".join([*short, item]).split()) <= MAX_HEAD_WORDS:
@@ -255,42 +249,42 @@ class _Annotator:
         return f"{', '.join(short[:-1])} and {short[-1]}"
 
     def _hair(self) -> str:
-        seen = self._seen
-        if seen.hair == "bald":
+        person = self._person
+        if person.hair == "bald":
             return self._choose("a bald head", "no hair", "a shaved head")
-        colour = self._word(seen.hair_colour)
-        if seen.hair == "tied":
+        colour = self._word(person.hair_colour)
+        if person.hair == "tied":
             return self._choose(f"a {colour} ponytail", f"tied {colour} hair")
-        return f"{seen.hair} {colour} hair"
+        return f"{person.hair} {colour} hair"
 
     def _headwear(self) -> str:
-        return f"{self._word(self._seen.headwear_colour)} {self._word(self._seen.headwear)}"
+        return f"{self._word(self._person.headwear_colour)} {self._word(self._person.headwear)}"
 
     def _upper(self) -> str:
-        seen = self._seen
-        garment = f"{self._word(seen.upper_colour)} {self._word(seen.upper)}"
-        if seen.upper in ("jacket", "blazer"):
-            return f"{garment} over {self._word(seen.pattern_colour)}"
-        if seen.pattern == "plain":
+        person = self._person
+        garment = f"{self._word(person.upper_colour)} {self._word(person.upper)}"
+        if person.upper in ("jacket", "blazer"):
+            return f"{garment} over {self._word(person.pattern_colour)}"
+        if person.pattern == "plain":
             return garment
-        second = self._word(seen.pattern_colour)
+        second = self._word(person.pattern_colour)
         if self._rng.random() < 0.5:
-            return f"{self._word(seen.pattern)} {garment}"
-        return f"{garment} with {second} {_motifs()[seen.pattern]}"
+            return f"{self._word(person.pattern)} {garment}"
+        return f"{garment} with {second} {_motifs()[person.pattern]}"
 
     def _lower(self) -> str:
-        return f"{self._word(self._seen.lower_colour)} {self._word(self._seen.lower)}"
+        return f"{self._word(self._person.lower_colour)} {self._word(self._person.lower)}"
 
     def _shoes(self) -> str:
-        return f"{self._word(self._seen.shoes_colour)} {self._word(self._seen.shoes)}"
+        return f"{self._word(self._person.shoes_colour)} {self._word(self._person.shoes)}"
 
     def _bag_name(self) -> str:
-        return f"{self._word(self._seen.bag_colour)} {self._word(self._seen.bag)}"
+        return f"{self._word(self._person.bag_colour)} {self._word(self._person.bag)}"
 
     def _bag(self, style: int) -> str:
-        if self._seen.bag == "none":
+        if self._person.bag == "none":
             return (" and carries nothing", ", no bag", "", "; no bag")[style]
-        verb = "pulls" if self._seen.bag == "suitcase" else "carries"
+        verb = "pulls" if self._person.bag == "suitcase" else "carries"
         joint = (f" and {verb}", " with", " and", "; bag:")[style]
         return f"{joint} {_a(self._bag_name())}"
 
@@ -299,7 +293,7 @@ class _Annotator:
 
 
 def _a(noun_phrase: str) -> str:
-    """With its article, unless it is a plural."""
+    """Prepends "a" or "an" unless the noun phrase is plural."""
     words = noun_phrase.split(" over ")[0].split(",")[0].split(" with ")[0].split()
     if words[-1].endswith("s"):
         return noun_phrase

@@ -1,6 +1,6 @@
-"""Domains: five to train on, three never trained on, and random ones for the warm start.
+"""Synthetic domains: five for training, three unseen, and random ones for the warm start.
 
-A domain is a wardrobe (who walks there) and a look (what its cameras make of them).
+A domain has a wardrobe (distribution of people) and a look (image properties of its cameras).
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from tasks.synthetic.people import COLOURS, Colour, Wardrobe, Weights
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What the cameras of a domain do to a picture.
+    """Image properties of the cameras of a domain.
 
     Attributes:
         scene: name of the backdrop.
         wall, ground: main colours of the backdrop.
         cast: factor of each RGB channel.
-        saturation, contrast, gamma: 1 leaves the picture as it is.
+        saturation, contrast, gamma: 1 leaves the image unchanged.
         brightness: factor.
-        brightness_jitter: half-width of the uniform factor drawn for each image.
+        brightness_jitter: half-width of the uniform random factor of each image.
         blur: radius in pixels at an image height of 64; grows with the height.
-        resolution: share of the pixels of a side that survive.
-        noise: standard deviation in grey levels (0..255).
-        occlusion_rate: share of the images with something in front of the person.
+        resolution: factor of the intermediate resolution of a side, in (0, 1].
+        noise: standard deviation in grey levels [0, 255].
+        occlusion_rate: share of images with an occluded person.
     """
 
     scene: str
@@ -47,7 +47,7 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class SyntheticDomain:
-    """A named place. `index` seeds its people and cameras whatever other domains are drawn."""
+    """A named domain. `index` seeds its people and cameras, independently of other domains."""
 
     name: str
     index: int
@@ -56,13 +56,13 @@ class SyntheticDomain:
 
 
 def _colours(weights: str) -> Weights:
-    """Parses "black 3, navy 2": the palette of a wardrobe, each other colour at weight 0.15."""
+    """Parses colour weights such as "black 3, navy 2"; all other colours have weight 0.15."""
     named = {name: float(weight) for name, weight in (item.split() for item in weights.split(","))}
     return {name: named.get(name, 0.15) for name in COLOURS}
 
 
 def _everyday() -> Wardrobe:
-    """The wardrobe that the domains vary."""
+    """Base wardrobe of which the domains are variations."""
     even = dict.fromkeys(COLOURS, 1.0)
     return Wardrobe(
         skin={"pale": 3, "tan": 3, "brown": 2, "dark": 2},
@@ -254,10 +254,10 @@ SCENES = ("plaza", "station", "campus", "office", "night", "mall", "harbour", "s
 
 
 def random_domain(index: int, rng: np.random.Generator) -> SyntheticDomain:
-    """A place with a random wardrobe and the mild look of pictures taken with care.
+    """Samples a domain with a random wardrobe and a mild look, as of web images.
 
-    Wardrobes vary more than the named domains', looks far less: the named ones are surveillance,
-    and what their cameras do to a picture is left for lifelong learning to learn.
+    Wardrobes vary more than those of the named domains, looks far less. The named domains imitate
+    surveillance cameras, whose image properties are left for lifelong learning.
     """
     return SyntheticDomain(f"web{index:03d}", index, _random_look(rng), _random_wardrobe(rng))
 

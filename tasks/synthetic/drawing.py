@@ -1,4 +1,4 @@
-"""One picture: a person before a camera of a domain."""
+"""Rendering of one image of a person by a camera of a domain."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FACINGS = ("front", "back", "left", "right")
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """Size of the final picture in pixels, and how much finer it is drawn."""
+    """Size of the final image in pixels and supersampling factor of the drawing."""
 
     height: int
     width: int
@@ -31,12 +31,12 @@ class Camera:
     """A fixed camera of a domain.
 
     Attributes:
-        backdrop: the scene, larger than a picture; each picture shows a part of it.
+        backdrop: the scene, larger than an image; each image shows a random crop of it.
         tint: factor of each RGB channel.
-        shade: relative brightness of the picture's right edge against its left one.
-        facing: probability of each of FACINGS (people pass a camera mostly one way).
-        zoom: body height as a share of the picture's height.
-        tilt: how far the camera looks down (see `Placement`).
+        shade: brightness of the right edge of an image relative to the left edge.
+        facing: probability of each of FACINGS (at a camera, most people face one way).
+        zoom: body height as a share of the image height.
+        tilt: downward tilt of the camera (see `Placement`).
     """
 
     backdrop: Image.Image
@@ -48,7 +48,7 @@ class Camera:
 
 
 def make_camera(look: Look, frame: Frame, rng: np.random.Generator) -> Camera:
-    """A camera of a domain; a pure function of the generator's state."""
+    """Samples a camera of a domain, determined by the state of `rng`."""
     scale = frame.supersampling
     size = (round(frame.width * scale * 1.5), round(frame.height * scale * 1.15))
     tint = np.exp(rng.normal(0.0, 0.07, 3)) * rng.uniform(0.86, 1.14)
@@ -63,23 +63,23 @@ def make_camera(look: Look, frame: Frame, rng: np.random.Generator) -> Camera:
     )
 
 
-def draw_picture(
+def render_image(
     person: Person, camera: Camera, look: Look, frame: Frame, rng: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """The person before the camera as [H, W, 3] RGB; a pure function of the generator's state."""
+    """Renders an image [H, W, 3] RGB of a person, determined by the state of `rng`."""
     scale = frame.supersampling
     width, height = frame.width * scale, frame.height * scale
     free_x, free_y = camera.backdrop.width - width, camera.backdrop.height - height
     left, top = int(rng.integers(free_x + 1)), int(rng.integers(free_y + 1))
-    picture = camera.backdrop.crop((left, top, left + width, top + height))
-    pose, placement = _stand(person, camera, height, width, rng)
-    draw_figure(picture, person, pose, placement)
+    image = camera.backdrop.crop((left, top, left + width, top + height))
+    pose, placement = _sample_pose(person, camera, height, width, rng)
+    draw_figure(image, person, pose, placement)
     if rng.random() < look.occlusion_rate:
-        draw_occluder(picture, rng)
-    return _expose(_resample(picture, look, frame), camera, look, rng)
+        draw_occluder(image, rng)
+    return _expose(_resample(image, look, frame), camera, look, rng)
 
 
-def _stand(
+def _sample_pose(
     person: Person, camera: Camera, height: int, width: int, rng: np.random.Generator
 ) -> tuple[Pose, Placement]:
     position = int(np.searchsorted(np.cumsum(camera.facing), rng.random() * sum(camera.facing)))
@@ -95,28 +95,28 @@ def _stand(
     return pose, Placement(centre_x, bottom - body, body, camera.tilt)
 
 
-def _resample(picture: Image.Image, look: Look, frame: Frame) -> Image.Image:
-    """The fine drawing -> the final size, through the domain's resolution and blur."""
+def _resample(image: Image.Image, look: Look, frame: Frame) -> Image.Image:
+    """Resamples the drawing to the final size, with the resolution and blur of the look."""
     size = (frame.width, frame.height)
     if look.resolution < 1.0:
         coarse = (
             max(1, round(frame.width * look.resolution)),
             max(1, round(frame.height * look.resolution)),
         )
-        small = picture.resize(coarse, Image.Resampling.BOX)
+        small = image.resize(coarse, Image.Resampling.BOX)
         final = small.resize(size, Image.Resampling.BILINEAR)
     else:
-        final = picture.reduce(frame.supersampling)
+        final = image.reduce(frame.supersampling)
     if look.blur > 0:
         final = final.filter(ImageFilter.GaussianBlur(look.blur * frame.height / 64))
     return final
 
 
 def _expose(
-    picture: Image.Image, camera: Camera, look: Look, rng: np.random.Generator
+    image: Image.Image, camera: Camera, look: Look, rng: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """Colour cast, saturation, contrast, brightness, gamma and noise."""
-    pixels = np.asarray(picture, np.float32) / np.float32(255)
+    """Applies colour cast, saturation, contrast, brightness, gamma and noise."""
+    pixels = np.asarray(image, np.float32) / np.float32(255)
     grey = np.full((3, 3), (1 - look.saturation) / 3, np.float32)
     mix = grey + np.eye(3, dtype=np.float32) * np.float32(look.saturation)
     tint = np.asarray(look.cast, np.float32) * np.asarray(camera.tint, np.float32)

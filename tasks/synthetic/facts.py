@@ -1,4 +1,4 @@
-"""What is to be told about a drawn person, as noun phrases of plain words."""
+"""Attributes of a synthetic person as noun phrases."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from tasks.text.words import with_article
 
 
 def facts_of(person: Mapping[str, Any]) -> dict[str, str]:
-    """Noun phrases with their articles by kind (`tasks.text.paraphrase`); what there is not is
-    left out.
+    """Noun phrases with articles by kind (see `tasks.text.paraphrase`), absent items omitted.
 
     Args:
         person: fields of `tasks.synthetic.people.Person` by name.
@@ -34,12 +33,12 @@ def facts_of(person: Mapping[str, Any]) -> dict[str, str]:
 
 
 def height_and_build(person: Mapping[str, Any]) -> tuple[str, str]:
-    """In words: tall, average or short; slim, medium or heavy."""
+    """(tall, average or short; slim, medium or heavy)."""
     return height_of(person["stature"]), build_of(person["girth"])
 
 
 def hair_of(person: Mapping[str, Any]) -> str:
-    """ "short black hair", "no hair", or "none" where it is covered."""
+    """ "short black hair", "no hair", or "none" if the hair is covered."""
     if person["headwear"] == "headscarf":
         return "none"
     if person["hair"] == "bald":
@@ -48,11 +47,11 @@ def hair_of(person: Mapping[str, Any]) -> str:
 
 
 def upper_of(person: Mapping[str, Any]) -> str:
-    """The garment with its pattern."""
+    """The upper garment with its pattern."""
     is_plain = person["pattern"] == "plain"
     return person["upper"] if is_plain else f"{person['pattern']} {person['upper']}"
 
 
 def coloured(person: Mapping[str, Any], name: str) -> str:
-    """What is worn or carried with its colour, or "none"."""
+    """A worn or carried item with its colour, or "none"."""
     return "none" if person[name] == "none" else f"{person[f'{name}_colour']} {person[name]}"

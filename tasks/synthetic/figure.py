@@ -1,4 +1,4 @@
-"""The drawn body: legs, shoes, torso and arms, with head and bag put in their order of depth."""
+"""Drawing of a person: legs, shoes, torso, arms, head and bag, ordered by depth."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tasks.synthetic.people import Person
 from tasks.synthetic.scenery import shade
 
 
-def draw_figure(picture: Image.Image, person: Person, pose: Pose, placement: Placement) -> None:
-    """Draws the person onto an RGB picture, the parts that are behind first."""
-    pen = Pen(picture, placement, mirrored=pose.facing == "left")
+def draw_figure(image: Image.Image, person: Person, pose: Pose, placement: Placement) -> None:
+    """Draws a person onto an RGB image, rear parts first."""
+    pen = Pen(image, placement, mirrored=pose.facing == "left")
     _shadow(pen)
     if pose.facing == "front" or pose.side:
         draw_backpack_behind(pen, person, pose)
@@ -176,7 +176,7 @@ def _torso_details(pen: Pen, person: Person, pose: Pose, half: float, bottom: fl
 
 def _texture(pen: Pen, person: Person) -> Image.Image:
     cloth, second = person.rgb["upper_colour"], person.rgb["pattern_colour"]
-    size, at = pen.picture.size, pen.placement
+    size, at = pen.image.size, pen.placement
     texture = Image.new("RGB", size, cloth)
     draw = ImageDraw.Draw(texture)
     period = person.pattern_period * at.height

@@ -1,4 +1,4 @@
-"""The drawn head: hair, face, eyewear and headwear."""
+"""Drawing of the head: hair, face, eyewear and headwear."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tasks.synthetic.scenery import shade
 
 
 def draw_hair_behind(pen: Pen, person: Person, pose: Pose) -> None:
-    """Hair that falls behind the shoulders; drawn before the torso."""
+    """Draws hair behind the shoulders; call before drawing the torso."""
     hair = shade(person.rgb["hair_colour"], 0.85)
     if person.headwear == "headscarf" or person.hair not in ("long", "tied"):
         return
@@ -19,7 +19,7 @@ def draw_hair_behind(pen: Pen, person: Person, pose: Pose) -> None:
 
 
 def draw_head(pen: Pen, person: Person, pose: Pose) -> None:
-    """Neck, hair and face."""
+    """Draws neck, hair and face."""
     skin, hair = person.rgb["skin"], person.rgb["hair_colour"]
     x = pose.lean
     pen.box(x * 0.5 - 0.03, 0.13, x * 0.5 + 0.03, 0.18, shade(skin, 0.82))
@@ -89,7 +89,7 @@ def _side_face(pen: Pen, person: Person, x: float) -> None:
 
 
 def draw_headwear(pen: Pen, person: Person, pose: Pose) -> None:
-    """What is worn over the hair."""
+    """Draws the headwear."""
     colour, x = person.rgb["headwear_colour"], pose.lean
     dark = shade(colour, 0.7)
     if person.headwear == "cap":

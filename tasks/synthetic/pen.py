@@ -1,7 +1,7 @@
-"""Poses, and a pen that draws in body coordinates.
+"""Poses and drawing primitives in body coordinates.
 
-x runs to the right of the body's axis, y from crown (0) to sole (1), both in units of the body's
-height; side views look to the right and the pen mirrors those that look to the left.
+x is the distance to the right of the body axis, y runs from crown (0) to sole (1), both in units of
+the body height. Side views are drawn facing right; views facing left are mirrored.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Pose:
-    """How a person stands in one image.
+    """Pose of a person in one image.
 
     Attributes:
         facing: "front", "back", "left" or "right".
-        stride: -1..1, how far the legs are apart and which one leads.
-        swing: -1..1, how far the arms are away from the body.
+        stride: distance between the legs in [-1, 1]; the sign selects the leading leg.
+        swing: distance of the arms from the body in [-1, 1].
         lean: sideways shift of the head in body heights.
     """
 
@@ -35,15 +35,15 @@ class Pose:
 
     @property
     def side(self) -> bool:
-        """Whether the body is seen from its side."""
+        """Whether it is a side view."""
         return self.facing in ("left", "right")
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where the body stands in the picture, in pixels.
+    """Position and size of the body in the image, in pixels.
 
-    `tilt` > 0 looks from above: the upper body grows and the legs shrink.
+    `tilt` > 0 is a view from above: it enlarges the upper body and shortens the legs.
     """
 
     centre_x: float
@@ -53,16 +53,16 @@ class Placement:
 
 
 class Pen:
-    """Draws shapes given in body coordinates on a picture."""
+    """Draws shapes in body coordinates on an image."""
 
-    def __init__(self, picture: Image.Image, placement: Placement, mirrored: bool) -> None:
-        self.picture = picture
+    def __init__(self, image: Image.Image, placement: Placement, mirrored: bool) -> None:
+        self.image = image
         self.placement = placement
         self._sign = -1.0 if mirrored else 1.0
-        self._draw = ImageDraw.Draw(picture, "RGBA")
+        self._draw = ImageDraw.Draw(image, "RGBA")
 
     def place(self, point: Point) -> Point:
-        """Body coordinates -> pixels."""
+        """Converts body coordinates to pixels."""
         x, y = point
         at = self.placement
         spread = 1.0 + at.tilt * (0.5 - y)
@@ -72,15 +72,15 @@ class Pen:
         )
 
     def shape(self, points: Sequence[Point], fill: Fill) -> None:
-        """A filled polygon."""
+        """Draws a filled polygon."""
         self._draw.polygon([self.place(point) for point in points], fill)
 
     def box(self, left: float, top: float, right: float, bottom: float, fill: Fill) -> None:
-        """A filled rectangle."""
+        """Draws a filled rectangle."""
         self.shape(((left, top), (right, top), (right, bottom), (left, bottom)), fill)
 
     def oval(self, x: float, y: float, radius_x: float, radius_y: float, fill: Fill) -> None:
-        """A filled ellipse around (x, y)."""
+        """Draws a filled ellipse centred at (x, y)."""
         (x0, y0), (x1, y1) = (
             self.place((x - radius_x, y - radius_y)),
             self.place((x + radius_x, y + radius_y)),
@@ -96,20 +96,20 @@ class Pen:
         self._draw.pieslice((min(x0, x1), y0, max(x0, x1), y1), 180, 360, fill)
 
     def limb(self, points: Sequence[Point], width: float, fill: Fill) -> None:
-        """A line of `width` body heights through the points, with round joints."""
+        """Draws a line through the points, `width` body heights wide, with round joints."""
         pixels = [self.place(point) for point in points]
         thickness = max(1, round(width * self.placement.height))
         self._draw.line(pixels, fill, thickness, joint="curve")
 
     def patterned(self, points: Sequence[Point], texture: Image.Image) -> None:
-        """A polygon filled with a texture of the picture's size."""
-        mask = Image.new("1", self.picture.size)
+        """Draws a polygon filled with a texture of the size of the image."""
+        mask = Image.new("1", self.image.size)
         ImageDraw.Draw(mask).polygon([self.place(point) for point in points], 1)
-        self.picture.paste(texture, (0, 0), mask)
+        self.image.paste(texture, (0, 0), mask)
 
 
 def torso_half_width(person: Person, pose: Pose) -> float:
-    """Half the width of the chest in body heights; arms and bags hang from it."""
+    """Half the chest width in body heights; positions of arms and bags depend on it."""
     front = 0.118 if person.sex == "woman" else 0.136
     thick = 1.1 if person.upper in ("coat", "jacket", "hoodie") else 1.0
     return (0.092 if pose.side else front) * person.girth * thick

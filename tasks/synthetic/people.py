@@ -1,4 +1,4 @@
-"""Identities: what a person looks like, drawn from the wardrobe of a domain."""
+"""Synthetic identities, sampled from the wardrobe of a domain."""
 
 from __future__ import annotations
 
@@ -43,13 +43,12 @@ HAIRS: Mapping[str, Colour] = {
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """One identity. Words name what a caption may say; numbers and colours are what is drawn.
+    """One identity: words for captions, numbers and colours for rendering.
 
-    `stature` is a share of the tallest body's height and `girth` a multiple of the mean width.
-    The bag hangs on the body's right for `bag_side` 1 and on its left for -1. `pattern_period`
-    is the distance between two stripes as a share of the body's height. `rgb` holds the drawn
-    colour of each coloured word under that word's field name; two people in red wear different
-    reds.
+    `stature` is a share of the maximum body height, `girth` a multiple of the mean width. The bag
+    is on the right side of the body for `bag_side` 1 and on the left for -1. `pattern_period` is
+    the distance between two stripes as a share of the body height. `rgb` maps the name of each
+    coloured field to the rendered colour, which varies between people with the same colour word.
     """
 
     sex: str
@@ -78,28 +77,28 @@ class Person:
 
     @property
     def build(self) -> str:
-        """slim, medium or heavy: `girth` in the words of the captions."""
+        """`girth` in words: slim, medium or heavy."""
         return build_of(self.girth)
 
     @property
     def height(self) -> str:
-        """short, average or tall: `stature` in the words of the captions."""
+        """`stature` in words: short, average or tall."""
         return height_of(self.stature)
 
 
 def build_of(girth: float) -> str:
-    """slim, medium or heavy, of a multiple of the mean width."""
+    """slim, medium or heavy, for a multiple of the mean width."""
     return "slim" if girth < 0.94 else "heavy" if girth > 1.08 else "medium"
 
 
 def height_of(stature: float) -> str:
-    """short, average or tall, of a share of the tallest body's height."""
+    """short, average or tall, for a share of the maximum body height."""
     return "tall" if stature > 0.95 else "short" if stature < 0.9 else "average"
 
 
 @dataclass(frozen=True, slots=True)
 class Wardrobe:
-    """How often each word occurs in a domain: weights, not necessarily summing to one."""
+    """Distribution of attributes in a domain: weights of words, not necessarily normalised."""
 
     skin: Weights
     hair: Weights
@@ -117,8 +116,8 @@ class Wardrobe:
     accent_colour: Weights
 
 
-def words_of(field_name: str) -> Mapping[str, Colour]:
-    """The palette behind a coloured field of `Person`."""
+def palette_of(field_name: str) -> Mapping[str, Colour]:
+    """RGB colour by word of a coloured field of `Person`."""
     return {"skin": SKINS, "hair_colour": HAIRS}.get(field_name, COLOURS)
 
 
@@ -134,12 +133,12 @@ COLOURED_FIELDS = (
 )
 
 
-def draw_person(wardrobe: Wardrobe, rng: np.random.Generator) -> Person:
-    """A person of a domain; a pure function of the generator's state."""
+def sample_person(wardrobe: Wardrobe, rng: np.random.Generator) -> Person:
+    """Samples a person from a wardrobe, determined by the state of `rng`."""
     woman = bool(rng.random() < 0.5)
     pick = {field.name: _pick(getattr(wardrobe, field.name), rng) for field in fields(Wardrobe)}
     upper_colour = pick["upper_colour"]
-    layered = pick["upper"] in ("jacket", "blazer")
+    is_layered = pick["upper"] in ("jacket", "blazer")
     words = {
         "skin": pick["skin"],
         "hair_colour": pick["hair_colour"],
@@ -159,13 +158,13 @@ def draw_person(wardrobe: Wardrobe, rng: np.random.Generator) -> Person:
         eyewear=pick["eyewear"],
         beard=not woman and bool(rng.random() < 0.3),
         upper=pick["upper"],
-        pattern="plain" if layered else pick["pattern"],
+        pattern="plain" if is_layered else pick["pattern"],
         lower=_lower(pick["lower"], woman),
         shoes="leather shoes" if pick["shoes"] == "heels" and not woman else pick["shoes"],
         bag=pick["bag"],
         bag_side=1 if rng.random() < 0.5 else -1,
         pattern_period=float(rng.uniform(0.065, 0.1)),
-        rgb={name: _jitter(words_of(name)[words[name]], rng) for name in COLOURED_FIELDS},
+        rgb={name: _jitter(palette_of(name)[words[name]], rng) for name in COLOURED_FIELDS},
         **words,
     )
 
@@ -177,12 +176,12 @@ def _pick(weights: Weights, rng: np.random.Generator) -> str:
     return names[min(int(position), len(names) - 1)]
 
 
-def _pick_other(weights: Weights, taken: str, rng: np.random.Generator) -> str:
-    return _pick({name: weight for name, weight in weights.items() if name != taken}, rng)
+def _pick_other(weights: Weights, excluded: str, rng: np.random.Generator) -> str:
+    return _pick({name: weight for name, weight in weights.items() if name != excluded}, rng)
 
 
 def _hair(hair: str, woman: bool, rng: np.random.Generator) -> str:
-    """Keeps the domain's variety but makes length a weak cue of sex, as it is in the street."""
+    """Makes hair length a weak cue of sex, as in real data, while keeping its variety."""
     if woman and hair in ("bald", "short") and rng.random() < 0.75:
         return "long" if rng.random() < 0.6 else "tied"
     if not woman and hair in ("long", "tied") and rng.random() < 0.75:

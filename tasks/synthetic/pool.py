@@ -1,4 +1,4 @@
-"""Random web-like domains in memory, to warm-start a small CLIP."""
+"""In-memory data set of random web-like domains, for the warm start of a small CLIP."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from tasks.synthetic.captions import PARTS
 from tasks.synthetic.drawing import Frame
-from tasks.synthetic.studio import draw_random_domain, map_in_processes, useful_processes
+from tasks.synthetic.studio import map_in_processes, render_random_domain, useful_processes
 from tasks.text.descriptions import join_parts
 
 
@@ -39,31 +39,45 @@ def draw_pool(
     width: int,
     num_processes: int | None = None,
 ) -> Pool:
-    """Draws `num_identities` people in each of `num_domains` random places.
+    """Generates images and captions of `num_identities` people in each of `num_domains` domains.
 
-    The places have more varied wardrobes and milder cameras than the benchmark's, and share
-    nothing with it but the drawing itself. The result depends on the seed and sizes alone (in
-    pixels), not on `num_processes` (None: one per core for a pool that is worth it). More than one
-    process needs a main module that is importable, as `multiprocessing` says.
+    The random domains have more varied wardrobes and milder cameras than the benchmark's domains
+    and share only the renderer with them. The result depends only on the seed and the sizes, not
+    on `num_processes`. More than one process requires an importable main module (see
+    `multiprocessing`).
+
+    Args:
+        num_domains: number of random domains.
+        num_identities: number of people per domain.
+        images_per_identity: number of images per person.
+        seed: seed of all people, cameras and texts.
+        height: image height in pixels.
+        width: image width in pixels.
+        num_processes: number of worker processes; None chooses it by the number of images.
+
+    Raises:
+        ValueError: a number of domains, identities or images below 1.
     """
     num_images = num_domains * num_identities * images_per_identity
     if min(num_domains, num_identities, images_per_identity) < 1:
-        raise ValueError("a pool needs at least one domain, one identity and one image of each")
+        raise ValueError(
+            "expected at least one domain, identity and image per identity, got "
+            f"{num_domains}, {num_identities} and {images_per_identity}"
+        )
     frame = Frame(height, width, supersampling=3)
     jobs = [
         (seed, index, num_identities, images_per_identity, frame) for index in range(num_domains)
     ]
-    drawn = map_in_processes(
-        draw_random_domain, jobs, num_processes or useful_processes(num_images)
+    domains = map_in_processes(
+        render_random_domain, jobs, num_processes or useful_processes(num_images)
     )
-    sentences = [captions for _, domain in drawn for captions in domain]
+    sentences = [captions for _, domain in domains for captions in domain]
     kinds = {
-        part: [captions.parts[number] for captions in sentences]
-        for number, part in enumerate(PARTS)
+        part: [captions.parts[index] for captions in sentences] for index, part in enumerate(PARTS)
     }
     kinds["whole"] = [join_parts(captions.parts) for captions in sentences]
     kinds["caption"] = [captions.captions[0] for captions in sentences]
     kinds["identity"] = [captions.identity for captions in sentences]
     kinds["clothing"] = [captions.clothing for captions in sentences]
     person_ids = np.repeat(np.arange(num_domains * num_identities), images_per_identity)
-    return Pool(np.concatenate([images for images, _ in drawn]), person_ids, kinds)
+    return Pool(np.concatenate([images for images, _ in domains]), person_ids, kinds)

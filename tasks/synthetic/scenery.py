@@ -1,4 +1,4 @@
-"""Backdrops: the fixed scene that a camera sees, and what stands in front of a person."""
+"""Drawing of backdrops (the fixed scene of a camera) and occluders."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from tasks.synthetic.people import COLOURS, Colour
 
 
 class Canvas:
-    """Draws on a picture in shares of its size: x and y run from 0 to 1."""
+    """Draws on an image in relative coordinates: x and y in [0, 1]."""
 
-    def __init__(self, picture: Image.Image) -> None:
-        self.width, self.height = picture.size
-        self._draw = ImageDraw.Draw(picture, "RGBA")
+    def __init__(self, image: Image.Image) -> None:
+        self.width, self.height = image.size
+        self._draw = ImageDraw.Draw(image, "RGBA")
 
     def box(self, left: float, top: float, right: float, bottom: float, fill: Fill) -> None:
-        """Fills a rectangle; one thinner than a pixel still shows."""
+        """Draws a filled rectangle, at least one pixel wide and high."""
         x, y = left * self.width, top * self.height
         right_x = max(x, right * self.width - 1)
         bottom_y = max(y, bottom * self.height - 1)
         self._draw.rectangle((x, y, right_x, bottom_y), fill)
 
     def oval(self, x: float, y: float, radius_x: float, radius_y: float, fill: Fill) -> None:
-        """Fills an ellipse around (x, y)."""
+        """Draws a filled ellipse centred at (x, y)."""
         w, h = self.width, self.height
         corners = ((x - radius_x) * w, (y - radius_y) * h, (x + radius_x) * w, (y + radius_y) * h)
         self._draw.ellipse(corners, fill)
 
     def shape(self, points: list[tuple[float, float]], fill: Fill) -> None:
-        """Fills a polygon."""
+        """Draws a filled polygon."""
         self._draw.polygon([(x * self.width, y * self.height) for x, y in points], fill)
 
 
@@ -41,24 +41,24 @@ Scene = Callable[[Canvas, Colour, Colour, float, np.random.Generator], None]
 
 
 def backdrop(look: Look, rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
-    """The scene behind a camera's people as an RGB picture of `size` (width, height).
+    """Draws the background of a camera as an RGB image of `size` (width, height).
 
-    Cameras of a domain share its style; each has its own shades, horizon and furniture.
+    Cameras of a domain share a style and differ in shades, horizon and details.
     """
     wall = shade(look.wall, float(rng.uniform(0.75, 1.2)), rng.normal(0, 14, 3))
     ground = shade(look.ground, float(rng.uniform(0.75, 1.2)), rng.normal(0, 14, 3))
-    picture = Image.new("RGB", size, wall)
-    canvas = Canvas(picture)
+    image = Image.new("RGB", size, wall)
+    canvas = Canvas(image)
     horizon = float(rng.uniform(0.5, 0.72))
     _gradient(canvas, 0.0, horizon, wall, 1.12, 0.92)
     _gradient(canvas, horizon, 1.0, ground, 0.82, 1.1)
     _scenes()[look.scene](canvas, wall, ground, horizon, rng)
-    return picture
+    return image
 
 
-def draw_occluder(picture: Image.Image, rng: np.random.Generator) -> None:
-    """Puts a pole, a sign, a bush or a passer-by in front of the person, never over the middle."""
-    canvas = Canvas(picture)
+def draw_occluder(image: Image.Image, rng: np.random.Generator) -> None:
+    """Draws a pole, a sign, a bush or a passer-by beside the centre of the image."""
+    canvas = Canvas(image)
     side = 1 if rng.random() < 0.5 else -1
     colour = list(COLOURS.values())[int(rng.integers(len(COLOURS)))]
     x = 0.5 + side * float(rng.uniform(0.22, 0.42))
@@ -86,7 +86,7 @@ def draw_occluder(picture: Image.Image, rng: np.random.Generator) -> None:
 
 
 def shade(colour: Colour, factor: float, offset: float | Iterable[float] = 0.0) -> Colour:
-    """A lighter (factor > 1) or darker colour, moved by `offset` grey levels (one or three)."""
+    """Scales a colour by `factor` and adds `offset` grey levels (one or per channel), clipped."""
     offsets = (offset,) * 3 if isinstance(offset, int | float) else offset
     red, green, blue = (
         int(min(max(channel * factor + move, 0.0), 255.0))

@@ -1,7 +1,7 @@
-"""Draws and describes the people of a domain, each picture a function of integers alone.
+"""Renders and describes the people of a domain; each image is a function of integers only.
 
-Seeds are (master seed, stream, domain, ...): streams keep people, cameras, pictures and captions
-apart, so that one more picture or another caption changes nothing else.
+Seeds are (master seed, stream, domain, ...). People, cameras, images and captions have separate
+streams, so that additional images or captions do not change others.
 """
 
 from __future__ import annotations
@@ -17,35 +17,35 @@ from numpy.typing import NDArray
 
 from tasks.synthetic.captions import Captions, write_captions
 from tasks.synthetic.domains import SyntheticDomain, random_domain
-from tasks.synthetic.drawing import Camera, Frame, draw_picture, make_camera
-from tasks.synthetic.people import Person, draw_person
+from tasks.synthetic.drawing import Camera, Frame, make_camera, render_image
+from tasks.synthetic.people import Person, sample_person
 
-Drawn = TypeVar("Drawn")
+Result = TypeVar("Result")
 
-_PERSON, _CAMERA, _PICTURE, _CAPTION, _PLACE, _OUTFIT = range(1, 7)
+_PERSON, _CAMERA, _IMAGE, _CAPTION, _DOMAIN, _OUTFIT = range(1, 7)
 _NUM_WEB_CAMERAS = 8
 
 
 def person_of(seed: int, domain: SyntheticDomain, person_id: int) -> Person:
-    """The identity with this number in the domain."""
+    """The identity with this id in the domain."""
     rng = np.random.default_rng([seed, _PERSON, domain.index, person_id])
-    return draw_person(domain.wardrobe, rng)
+    return sample_person(domain.wardrobe, rng)
 
 
 def outfit_rng(
     seed: int, domain: SyntheticDomain, person_id: int, outfit: int
 ) -> np.random.Generator:
-    """What an outfit of this identity, other than the one it is drawn with, is chosen by."""
+    """Random generator of an additional outfit of this identity."""
     return np.random.default_rng([seed, _OUTFIT, domain.index, person_id, outfit])
 
 
 def camera_of(seed: int, domain: SyntheticDomain, camera_id: int, frame: Frame) -> Camera:
-    """The camera with this number in the domain."""
+    """The camera with this id in the domain."""
     rng = np.random.default_rng([seed, _CAMERA, domain.index, camera_id])
     return make_camera(domain.look, frame, rng)
 
 
-def picture_of(
+def captioned_image(
     seed: int,
     domain: SyntheticDomain,
     person: Person,
@@ -53,38 +53,38 @@ def picture_of(
     frame: Frame,
     key: tuple[int, int, int],
 ) -> tuple[NDArray[np.uint8], Captions]:
-    """One picture [H, W, 3] and its sentences; `key` is (person, camera, image number)."""
-    picture_rng = np.random.default_rng([seed, _PICTURE, domain.index, *key])
+    """Renders an image [H, W, 3] and its texts; `key` is (person, camera, image number)."""
+    image_rng = np.random.default_rng([seed, _IMAGE, domain.index, *key])
     caption_rng = np.random.default_rng([seed, _CAPTION, domain.index, *key])
-    picture = draw_picture(person, camera, domain.look, frame, picture_rng)
-    return picture, write_captions(person, caption_rng)
+    image = render_image(person, camera, domain.look, frame, image_rng)
+    return image, write_captions(person, caption_rng)
 
 
-def draw_random_domain(
+def render_random_domain(
     seed: int, index: int, num_identities: int, images_per_identity: int, frame: Frame
 ) -> tuple[NDArray[np.uint8], list[Captions]]:
-    """A random place: pictures [N, H, W, 3] in person order, the cameras taken in turn."""
-    domain = random_domain(index, np.random.default_rng([seed, _PLACE, index]))
+    """Renders a random domain: images [N, H, W, 3] in person order, cameras in turn."""
+    domain = random_domain(index, np.random.default_rng([seed, _DOMAIN, index]))
     cameras = [camera_of(seed, domain, number, frame) for number in range(_NUM_WEB_CAMERAS)]
-    pictures: list[NDArray[np.uint8]] = []
+    images: list[NDArray[np.uint8]] = []
     captions: list[Captions] = []
     for position in range(num_identities * images_per_identity):
         person_id, number = divmod(position, images_per_identity)
         person = person_of(seed, domain, person_id)
         camera_id = position % _NUM_WEB_CAMERAS
         key = (person_id, camera_id, number)
-        picture, sentences = picture_of(seed, domain, person, cameras[camera_id], frame, key)
-        pictures.append(picture)
+        image, sentences = captioned_image(seed, domain, person, cameras[camera_id], frame, key)
+        images.append(image)
         captions.append(sentences)
-    return np.stack(pictures), captions
+    return np.stack(images), captions
 
 
 def map_in_processes(
-    function: Callable[..., Drawn], jobs: Iterable[tuple[Any, ...]], num_processes: int
-) -> list[Drawn]:
-    """`function(*job)` for every job in order, by spawned processes if more than one is asked.
+    function: Callable[..., Result], jobs: Iterable[tuple[Any, ...]], num_processes: int
+) -> list[Result]:
+    """Computes `function(*job)` for every job, in order, in spawned processes if more than one.
 
-    Spawned, not forked: the caller may hold threads (torch, Ray) that a fork would not survive.
+    Processes are spawned, not forked, because the caller may have threads (torch, Ray).
     """
     listed = list(jobs)
     if min(num_processes, len(listed)) <= 1:
@@ -95,5 +95,5 @@ def map_in_processes(
 
 
 def useful_processes(num_images: int) -> int:
-    """Processes worth starting: below a thousand pictures one is quicker than two are started."""
+    """Number of processes to use: starting a second one only pays off from 1,000 images."""
     return 1 if num_images < 1000 else min(os.cpu_count() or 1, 16)

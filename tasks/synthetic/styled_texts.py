@@ -1,11 +1,10 @@
-"""Identity and clothing texts of drawn people, by a machine that reads every picture.
+"""Machine-written identity and clothing texts of synthetic people.
 
-The machine makes mistakes of its own, other ones than the people whose captions are the queries: a
-text beside a searched image knows nothing of its captions. By default it words its texts as drawn
-annotators do. In styles, it does what BDAM does with a language model, on people whose truth is
-known: the styles of the captions of the first seen domain's training people are found, and both
-texts of a picture are written in a style that is drawn for it. All that a table of clusterings
-changes is how the texts are worded.
+The machine makes its own mistakes, independent of those of the annotators whose captions are the
+queries, so the text of a gallery image reveals nothing about its captions. By default, its texts
+are worded as the annotators' texts. With styles, it imitates what BDAM does with a language model:
+styles are clustered from the training captions of the first seen domain, and both texts of an image
+are written in a style sampled for it. An ablation of clustering methods changes only the wording.
 """
 
 from __future__ import annotations
@@ -30,67 +29,71 @@ from tasks.synthetic.facts import facts_of
 from tasks.synthetic.people import Person
 from tasks.synthetic.studio import person_of
 from tasks.text.caption_styles import find_styles
-from tasks.text.paraphrase import PLAIN, retell
+from tasks.text.paraphrase import DEFAULT_TEMPLATE, fill_template
 from tasks.text.style_clustering import StyleOptions
 
 StyleMethod = Literal["none", "random", "kmeans", "gmm", "agglomerative", "hdbscan", "dbscan"]
 
 TEXTS_VERSION = 1
-"""Part of the files' names: raise it with any change of how styles are found or texts written."""
+"""Part of the file names. Increment it if style clustering or the writing of texts changes."""
 
 _READING = 101
-"""Stream of the machine's mistakes, apart from all that `tasks.synthetic.studio` draws."""
+"""Random stream of the machine's mistakes, distinct from those of `tasks.synthetic.studio`."""
 
 _FILE_NAME = re.compile(r"(\d+)_c(\d+)s\d+_\d+_(\d+)\.jpg$")
 _FACTS = tuple(field.name for field in fields(Person))
 
 
 class StyleConfig(FrozenConfig):
-    """How styles are found; each clustering reads only its own."""
+    """Options of style clustering; each method uses a subset."""
 
     num_styles: int = Field(
-        default=8, ge=1, description="random, kmeans, gmm, agglomerative: clusters before merging"
+        default=8,
+        ge=1,
+        description="random, kmeans, gmm, agglomerative: number of clusters before merging",
     )
     eps: float = Field(
         default=0.25,
         gt=0,
         le=2,
-        description="dbscan: cosine distance at which two captions are neighbours",
+        description="dbscan: maximum cosine distance of two neighbouring captions",
     )
     min_samples: int = Field(
         default=5,
         ge=1,
-        description="dbscan, hdbscan: neighbours that make a core caption; at least a 200th of "
-        "all captions",
+        description="dbscan, hdbscan: minimum number of neighbours of a core caption; raised to "
+        "1/200 of all captions",
     )
     min_size: int = Field(
         default=5,
         ge=1,
-        description="captions of the smallest style, at least a fiftieth of all captions; smaller "
-        "ones are merged into the nearest",
+        description="minimum number of captions of a style, raised to 1/50 of all captions; "
+        "smaller styles are merged into the nearest",
     )
-    seed: int = Field(default=0, ge=0, description="of the clustering and of each image's style")
+    seed: int = Field(
+        default=0, ge=0, description="seed of the clustering and of each image's style"
+    )
 
     @property
     def options(self) -> StyleOptions:
-        """The same for `tasks.text.style_clustering`."""
+        """The options as `tasks.text.style_clustering.StyleOptions`."""
         return StyleOptions(
             self.num_styles, self.eps, self.min_samples, self.min_size, seed=self.seed
         )
 
 
-def read_by_machine(raws: Mapping[str, RawDomain], people_seed: int) -> dict[str, RawDomain]:
-    """Drawn domains with the texts of a machine that words them as drawn annotators do.
+def with_machine_texts(raws: Mapping[str, RawDomain], people_seed: int) -> dict[str, RawDomain]:
+    """Adds machine texts in the wording of the annotators to synthetic domains.
 
     Args:
-        raws: by name, under the text-to-image protocol.
-        people_seed: of the drawing.
+        raws: domains by name, under the text-to-image protocol.
+        people_seed: seed of the synthetic people.
 
     Raises:
-        OSError: the folder of the drawn people cannot be written.
+        OSError: the folder of the synthetic data cannot be written.
     """
 
-    def tell(person: Person, rng: np.random.Generator, image: str) -> dict[str, str]:
+    def write(person: Person, rng: np.random.Generator, image: str) -> dict[str, str]:
         del image
         identity, clothing = write_machine_texts(person, rng)
         return {"identity": identity, "clothing": clothing}
@@ -98,94 +101,96 @@ def read_by_machine(raws: Mapping[str, RawDomain], people_seed: int) -> dict[str
     files = {
         name: raw.folder / f"{name}_dual-read{TEXTS_VERSION}.json" for name, raw in raws.items()
     }
-    return _told(raws, people_seed, files, lambda: tell)
+    return _with_texts(raws, people_seed, files, lambda: write)
 
 
-def written_in_styles(
+def with_styled_texts(
     raws: Mapping[str, RawDomain],
     people_seed: int,
     learned_first: str,
     method: StyleMethod,
     config: StyleConfig,
 ) -> dict[str, RawDomain]:
-    """Drawn domains with the texts of a machine that writes in styles.
+    """Adds machine texts in clustered styles to synthetic domains.
 
-    The captions of test people are never read for it, nor those of a domain that is learned later
-    or not at all.
+    Styles are never learned from captions of test people or of domains that are learned later or
+    not at all.
 
     Args:
-        raws: by name, under the text-to-image protocol.
-        people_seed: of the drawing.
-        learned_first: the domain whose training captions the styles are found in.
-        method: how they are found.
-        config: numbers of the methods.
+        raws: domains by name, under the text-to-image protocol.
+        people_seed: seed of the synthetic people.
+        learned_first: name of the domain whose training captions are clustered.
+        method: clustering method.
+        config: options of the method.
 
     Raises:
         ValueError: fewer captions than clusters.
-        OSError: the folder of the drawn people cannot be written.
+        OSError: the folder of the synthetic data cannot be written.
     """
     captions = [each for record in raws[learned_first].train for each in record.captions]
     content = [TEXTS_VERSION, method, config.model_dump(), people_seed, captions]
     key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
     files = {name: raw.folder / f"{name}_dual-{method}-{key}.json" for name, raw in raws.items()}
 
-    def teller() -> Tell:
+    def make_writer() -> TextWriter:
         styles = find_styles(captions, method, config.options)
 
-        def tell(person: Person, rng: np.random.Generator, image: str) -> dict[str, str]:
-            read = perceive(person, rng)
+        def write(person: Person, rng: np.random.Generator, image: str) -> dict[str, str]:
+            perceived = perceive(person, rng)
             style = styles.sample(image)
-            facts = facts_of({name: getattr(read, name) for name in _FACTS})
-            identity, clothing = retell(styles.styles[style].template or PLAIN, facts)
+            facts = facts_of({name: getattr(perceived, name) for name in _FACTS})
+            identity, clothing = fill_template(
+                styles.styles[style].template or DEFAULT_TEMPLATE, facts
+            )
             return {"identity": identity, "clothing": clothing, "style": str(style)}
 
-        return tell
+        return write
 
     return {
         name: replace(raw, facts={**raw.facts, "style_method": method})
-        for name, raw in _told(raws, people_seed, files, teller).items()
+        for name, raw in _with_texts(raws, people_seed, files, make_writer).items()
     }
 
 
-Tell = Callable[[Person, np.random.Generator, str], dict[str, str]]
-"""What is said of a person in a picture, which is named by its domain and file."""
+TextWriter = Callable[[Person, np.random.Generator, str], dict[str, str]]
+"""Function from a person, a random generator and an image (domain/file) to its texts by key."""
 
 
-def _told(
+def _with_texts(
     raws: Mapping[str, RawDomain],
     people_seed: int,
     files: Mapping[str, Path],
-    teller: Callable[[], Tell],
+    make_writer: Callable[[], TextWriter],
 ) -> dict[str, RawDomain]:
-    """The domains with these files of texts; those that are missing are written."""
-    places = {each.name: each for each in (*training_domains(), *unseen_domains())}
-    missing = [places[name] for name in raws if not files[name].is_file()]
+    """Adds text files to domains, writing the files that do not exist."""
+    domains = {each.name: each for each in (*training_domains(), *unseen_domains())}
+    missing = [domains[name] for name in raws if not files[name].is_file()]
     if missing:
-        tell = teller()
+        write = make_writer()
         for domain in missing:
-            entries = list(_entries(raws[domain.name], domain, people_seed, tell))
-            _write(files[domain.name], json.dumps(entries, indent=1) + "\n")
+            entries = list(_entries(raws[domain.name], domain, people_seed, write))
+            _write_atomically(files[domain.name], json.dumps(entries, indent=1) + "\n")
     return {name: replace(raw, dual_file=files[name]) for name, raw in raws.items()}
 
 
 def _entries(
-    raw: RawDomain, domain: SyntheticDomain, people_seed: int, tell: Tell
+    raw: RawDomain, domain: SyntheticDomain, people_seed: int, write: TextWriter
 ) -> Iterator[dict[str, str]]:
     images = (*raw.train, *raw.test.query, *raw.test.gallery)
     people: dict[int, Person] = {}
     for path in dict.fromkeys(record.image_path for record in images):
         match = _FILE_NAME.search(path)
-        assert match is not None, f"{path} is no drawn picture"
+        assert match is not None, f"{path}: expected a file name of a synthetic image"
         key = [int(each) for each in match.groups()]
         if key[0] not in people:
             people[key[0]] = person_of(people_seed, domain, key[0])
         rng = np.random.default_rng([people_seed, _READING, domain.index, *key])
         file = Path(path).relative_to(raw.folder).as_posix()
-        yield {"file_path": file, **tell(people[key[0]], rng, f"{domain.name}/{file}")}
+        yield {"file_path": file, **write(people[key[0]], rng, f"{domain.name}/{file}")}
 
 
-def _write(path: Path, content: str) -> None:
-    """Whole or not at all; several processes may write the same."""
+def _write_atomically(path: Path, content: str) -> None:
+    """Writes a file by a rename; several processes may write the same file."""
     temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
     try:
         temporary.write_text(content, encoding="utf-8", newline="\n")
@@ -193,6 +198,6 @@ def _write(path: Path, content: str) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise type(error)(
-            f"cannot write the texts of benchmark.style into {path.parent} ({error.strerror}). "
-            "Set benchmark.root to a folder that can be written."
+            f"cannot write the texts of benchmark.style to {path.parent} ({error.strerror}). "
+            "Set benchmark.root to a writable folder."
         ) from error

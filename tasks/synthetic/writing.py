@@ -1,4 +1,4 @@
-"""Writes drawn people to disk in the layout and naming of Market-1501."""
+"""Writes synthetic people to disk in the layout and naming of Market-1501."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ from PIL import Image
 from tasks.synthetic.captions import Captions
 from tasks.synthetic.domains import SyntheticDomain
 from tasks.synthetic.drawing import Frame
-from tasks.synthetic.studio import camera_of, person_of, picture_of
+from tasks.synthetic.studio import camera_of, captioned_image, person_of
 
 TRAIN, QUERY, GALLERY = "bounding_box_train", "query", "bounding_box_test"
 FIRST_TEST_ID = 1001
-"""Test people keep their numbers, and so their looks, whatever the number of training people."""
+"""First test id. Ids, and so appearances, do not depend on the number of training people."""
 
 
 @dataclass(frozen=True, slots=True)
-class Shoot:
-    """What is photographed in every domain.
+class RenderSettings:
+    """Number and properties of the images of every domain.
 
     Attributes:
         seed: master seed.
-        num_cameras: cameras of a domain.
-        images_per_camera: pictures of each person by each camera; the first is a test query.
-        frame: picture size in pixels.
-        jpeg_quality: 1..100.
+        num_cameras: number of cameras per domain.
+        images_per_camera: images of each person by each camera; of test people, the first is a
+            query.
+        frame: image size in pixels.
+        jpeg_quality: JPEG quality in [1, 100].
     """
 
     seed: int
@@ -40,26 +41,29 @@ class Shoot:
 
 
 Captioned = tuple[str, int, Captions]
-"""File path relative to the domain's folder, person id, sentences."""
+"""File path relative to the domain's folder, person id, texts."""
 
 
 def write_people(
-    folder: Path, domain: SyntheticDomain, shoot: Shoot, person_ids: Iterable[int]
+    folder: Path, domain: SyntheticDomain, settings: RenderSettings, person_ids: Iterable[int]
 ) -> list[Captioned]:
-    """Draws all pictures of these people into the three folders under `folder`, as JPEG files."""
+    """Renders all images of these people as JPEG files in the three subfolders of `folder`."""
     cameras = [
-        camera_of(shoot.seed, domain, number, shoot.frame) for number in range(shoot.num_cameras)
+        camera_of(settings.seed, domain, number, settings.frame)
+        for number in range(settings.num_cameras)
     ]
     written: list[Captioned] = []
     for person_id in person_ids:
-        person = person_of(shoot.seed, domain, person_id)
+        person = person_of(settings.seed, domain, person_id)
         for camera_id, camera in enumerate(cameras):
-            for number in range(shoot.images_per_camera):
+            for number in range(settings.images_per_camera):
                 key = (person_id, camera_id, number)
-                picture, captions = picture_of(shoot.seed, domain, person, camera, shoot.frame, key)
+                image, captions = captioned_image(
+                    settings.seed, domain, person, camera, settings.frame, key
+                )
                 path = f"{_part(person_id, number)}/{_file_name(*key)}"
-                Image.fromarray(picture).save(
-                    folder / path, quality=shoot.jpeg_quality, subsampling=0
+                Image.fromarray(image).save(
+                    folder / path, quality=settings.jpeg_quality, subsampling=0
                 )
                 written.append((path, person_id, captions))
     return written
@@ -77,7 +81,7 @@ def _file_name(person_id: int, camera_id: int, number: int) -> str:
 
 
 def write_captions_file(path: Path, written: Iterable[Captioned]) -> None:
-    """Free captions as CUHK-PEDES lists them, with the identity and clothing sentences beside."""
+    """Writes captions in the format of CUHK-PEDES, with identity and clothing texts added."""
     entries = [
         {
             "file_path": file_path,
@@ -95,7 +99,7 @@ def write_captions_file(path: Path, written: Iterable[Captioned]) -> None:
 def write_attributes_file(
     path: Path, seed: int, domain: SyntheticDomain, person_ids: Iterable[int]
 ) -> None:
-    """The truth about each person, by person id: words and drawn colours."""
+    """Writes the true attributes (words and rendered colours) of each person by id."""
     people: Mapping[str, Any] = {
         str(person_id): asdict(person_of(seed, domain, person_id)) for person_id in person_ids
     }

@@ -1,12 +1,13 @@
-"""Descriptions of images: files of part sentences and of dual texts, and their way into records.
+"""Files of image descriptions (part sentences and dual texts) and their attachment to records.
 
-A description file is a text without header, one line per image:
-`basename<TAB x3>head<TAB x3>upper<TAB x3>lower<TAB x3>foot`, as VLADR's authors publish them. It
-may hold more than is asked for: test images, and lines that a second run of the authors' script has
-appended for the same images.
+A description file has one line per image and no header:
+`basename<TAB x3>head<TAB x3>upper<TAB x3>lower<TAB x3>foot`, the format published by VLADR's
+authors. It may contain additional lines: test images, and repeated lines that a second run of the
+authors' script appended for the same images.
 
-A file of dual texts is a JSON list of `{"file_path": ..., "identity": ..., "clothing": ...}`, paths
-relative to the data set's folder, as `describe --prompt dual` exports it. Other keys are ignored.
+A file of dual texts is a JSON list of `{"file_path": ..., "identity": ..., "clothing": ...}` with
+paths relative to the data set's folder, as exported by `describe --prompt dual`. Other keys are
+ignored.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path, PurePath
 from typing import Any, cast
 
 from tasks.schema import RawDomain, Record, Split
-from tasks.text.text_files import one_text, utf8_lines
+from tasks.text.text_files import normalise_text, utf8_lines
 
 NUM_PARTS = 4
 _SEPARATOR = "\t\t\t"
@@ -28,12 +29,12 @@ Parts = tuple[str, str, str, str]
 
 @dataclass(frozen=True, slots=True)
 class Descriptions:
-    """What a description file holds.
+    """Content of a description file.
 
     Attributes:
-        path: the file.
+        path: path of the file.
         parts: the four sentences (head, upper, lower, foot) by image base name.
-        num_duplicates: lines that a later line of the same image replaced.
+        num_duplicates: number of lines replaced by a later line of the same image.
     """
 
     path: Path
@@ -42,16 +43,16 @@ class Descriptions:
 
 
 def read_descriptions(path: Path) -> Descriptions:
-    """Reads a description file; the last of several lines for one image wins.
+    """Reads a description file; the last line of an image replaces earlier ones.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a line is not UTF-8, has not exactly five fields, or an empty one; the line is
-            named.
+        FileNotFoundError: the file does not exist.
+        ValueError: a line is not UTF-8, does not have exactly five fields, or has an empty field;
+            the message names the line.
     """
     if not path.is_file():
         raise FileNotFoundError(
-            f"description file {path} does not exist: expected lines of "
+            f"description file {path} does not exist; expected a file with lines of "
             f"image name and {NUM_PARTS} sentences, separated by three tabs"
         )
     parts: dict[str, Parts] = {}
@@ -65,58 +66,60 @@ def read_descriptions(path: Path) -> Descriptions:
 
 
 def with_dual_texts(raw: RawDomain) -> RawDomain:
-    """The data set with the texts of its `dual_file`, if it has one, in all its records.
+    """Attaches the texts of the data set's `dual_file`, if any, to all its records.
 
-    Images that the file does not list keep empty texts; entries of other images are ignored.
+    Images that are not in the file keep empty texts. Entries of other images are ignored.
 
     Raises:
-        ValueError: the file is not such a list, or a text is missing or empty; the entry is named.
+        ValueError: the file is not a list of entries, or a text is missing or empty; the message
+            names the entry.
     """
     if raw.dual_file is None:
         return raw
-    texts = _dual_texts(raw.dual_file, raw.folder)
+    texts = _read_dual_texts(raw.dual_file, raw.folder)
 
-    def told(records: Iterable[Record]) -> tuple[Record, ...]:
+    def attach_texts(records: Iterable[Record]) -> tuple[Record, ...]:
         return tuple(
-            replace(record, identity=found[0], clothing=found[1])
-            if (found := texts.get(record.image_path)) is not None
+            replace(record, identity=pair[0], clothing=pair[1])
+            if (pair := texts.get(record.image_path)) is not None
             else record
             for record in records
         )
 
-    def told_split(split: Split) -> Split:
-        return replace(split, query=told(split.query), gallery=told(split.gallery))
+    def attach_to_split(split: Split) -> Split:
+        return replace(split, query=attach_texts(split.query), gallery=attach_texts(split.gallery))
 
     return replace(
         raw,
-        train=told(raw.train),
-        test=told_split(raw.test),
-        validation=None if raw.validation is None else told_split(raw.validation),
+        train=attach_texts(raw.train),
+        test=attach_to_split(raw.test),
+        validation=None if raw.validation is None else attach_to_split(raw.validation),
     )
 
 
-def _dual_texts(path: Path, folder: Path) -> dict[str, tuple[str, str]]:
-    """(identity, clothing) by the image's path; the last of several entries for one image wins."""
+def _read_dual_texts(path: Path, folder: Path) -> dict[str, tuple[str, str]]:
+    """(identity, clothing) by image path; the last entry of an image replaces earlier ones."""
     try:
         entries = json.loads("\n".join(utf8_lines(path)))
     except json.JSONDecodeError as error:
         raise ValueError(
-            f"{path}: expected JSON, but line {error.lineno}, column {error.colno}: {error.msg}"
+            f"{path}: expected JSON, got an error in line {error.lineno}, column {error.colno}: "
+            f"{error.msg}"
         ) from error
     if not isinstance(entries, list):
         raise ValueError(f"{path}: expected a list of entries, got {type(entries).__name__}")
     texts: dict[str, tuple[str, str]] = {}
     for number, entry in enumerate(cast("list[Any]", entries), start=1):
         fields = cast("dict[str, Any]", entry) if isinstance(entry, dict) else {}
-        found = [fields.get(key) for key in ("file_path", "identity", "clothing")]
+        values = [fields.get(key) for key in ("file_path", "identity", "clothing")]
         file, identity, clothing = (
-            one_text(each, f"{path}, entry {number}") if isinstance(each, str) else ""
-            for each in found
+            normalise_text(value, f"{path}, entry {number}") if isinstance(value, str) else ""
+            for value in values
         )
         if not (file and identity and clothing):
             raise ValueError(
-                f"{path}, entry {number}: expected file_path, identity and clothing, none of them "
-                f"empty; got {entry!r:.80}"
+                f"{path}, entry {number}: expected non-empty file_path, identity and clothing, "
+                f"got {entry!r:.80}"
             )
         texts[str(folder / file)] = identity, clothing
     return texts
@@ -136,19 +139,19 @@ def _parse(line: str, path: Path, number: int) -> tuple[str, Parts]:
 
 
 def format_descriptions(parts: Mapping[str, Sequence[str]]) -> str:
-    """The text of a description file, in the mapping's order."""
+    """Formats the content of a description file, in the order of the mapping."""
     return "".join(f"{_SEPARATOR.join((name, *row))}\n" for name, row in parts.items())
 
 
 def join_parts(parts: Sequence[str]) -> str:
-    """The part sentences as one description of the whole person."""
+    """Joins part sentences to one description of the whole person."""
     return " ".join(part if part.endswith(".") else f"{part}." for part in parts)
 
 
 def attach(records: Iterable[Record], descriptions: Descriptions) -> tuple[Record, ...]:
-    """Records with their part sentences and, joined from them, a caption where they have none.
+    """Attaches part sentences to records, and joins them to a caption for records without one.
 
-    Lines for other images are ignored: one file covers training and test images.
+    Lines of other images are ignored, because one file may cover training and test images.
 
     Raises:
         ValueError: an image has no description.

@@ -1,8 +1,8 @@
-"""Captions of people with their facts masked: what is left is how a caption is written.
+"""Masking of facts in captions of people, which keeps only the writing style.
 
 "A man with short black hair, wearing a red shirt and jeans." becomes "A [person] with [hair],
-wearing [upper] and [lower]." The paper (BDAM) has a language model replace the facts; here it is
-done by the lists of English words of `tasks.text.words`: offline, and the same every time.
+wearing [upper] and [lower]." The paper (BDAM) replaces facts with a language model. Here, the
+English word lists of `tasks.text.words` replace them, offline and deterministically.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from tasks.text.words import (
 )
 
 SLOT = re.compile(r"\[(\w+)\]")
-"""A masked fact, by its kind."""
+"""A masked fact; the group is its kind."""
 
 _TOKEN = re.compile(r"[^\W_]+(?:['-][^\W_]+)*|[.,;:!?]")
-_SIGNS = frozenset(".,;:!?")
+_PUNCTUATION = frozenset(".,;:!?")
 _DETERMINERS = frozenset({"a", "an", "the", "his", "her", "their", "its", "some"})
 _PRONOUNS: Mapping[str, str] = {"he": "he", "she": "he", "his": "his", "her": "his", "him": "him"}
 
@@ -39,7 +39,7 @@ _FUNCTION_WORDS = (
     "faces facing rides riding talks talking uses using seen appears seems can not"
 )
 FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split())
-"""Words that say no fact about a person, and end a noun phrase."""
+"""Words that state no fact about a person and end a noun phrase."""
 
 _PATTERN_WORDS = (
     "stripes stripe pinstripes checks dots print prints pattern patterns logo lines lettering "
@@ -57,21 +57,21 @@ _PEOPLE = (MAN_OR_WOMAN - {"he", "she", "male", "female"}) | {
 
 
 def mask(caption: str) -> str:
-    """The caption with its facts as `[kind]`; "" if it holds no word.
+    """Replaces the facts of a caption by `[kind]`; returns "" for a caption without words.
 
     Kinds: person, hair, beard, skin, build, age, headwear, eyewear, upper, lower, shoes, bag,
-    pattern, colour, and the pronouns he, his and him. A noun's adjectives and article are masked
-    with it, but for the article of a person, which is part of how somebody writes. What the lists
-    do not know stays as it is.
+    pattern, colour, and the pronouns he, his and him. Adjectives and the article of a noun are
+    masked with it, except the article of a person, which is part of the style. Words that are not
+    in the lists are kept.
     """
     masked: list[str] = []
     for piece in _pieces(_TOKEN.findall(caption)):
         if SLOT.fullmatch(piece) and piece != "[person]":
             _drop_determiner(masked)
         elif piece == "[person]" and masked and masked[-1].lower() == "an":
-            masked[-1] = masked[-1][0]  # "an old man": what began with a vowel is masked
+            masked[-1] = masked[-1][0]  # "an old man" becomes "a [person]"
         masked.append(piece)
-    if not any(piece not in _SIGNS for piece in masked):
+    if all(piece in _PUNCTUATION for piece in masked):
         return ""
     return re.sub(r" ([.,;:!?])", r"\1", " ".join(masked))
 
@@ -84,13 +84,13 @@ def _drop_determiner(masked: list[str]) -> None:
 
 
 def _pieces(tokens: Sequence[str]) -> Iterator[str]:
-    """Signs, words and slots of a caption, in order."""
+    """Yields punctuation, words and slots of a caption, in order."""
     run: list[str] = []
-    for token in (*tokens, ""):  # the last one ends the last run
+    for token in (*tokens, ""):  # the empty token ends the last run
         word = token.lower()
         if (
             token
-            and token not in _SIGNS
+            and token not in _PUNCTUATION
             and word not in FUNCTION_WORDS
             and word not in ("pair", "pairs")
         ):
@@ -103,25 +103,25 @@ def _pieces(tokens: Sequence[str]) -> Iterator[str]:
 
 
 def _masked_run(run: Sequence[str]) -> Iterator[str]:
-    """A run of words without a function word: noun phrases, then what no noun follows."""
-    kinds = [_kind(word) for word in run]
+    """Masks a run of words without function words: noun phrases, then the words after them."""
+    kinds = [_kind_of_noun(word) for word in run]
     start = 0
-    for at, kind in enumerate(kinds):
-        # "dress shoes" are shoes, "suit jacket" is a jacket: the last of several nouns counts.
-        is_last = at + 1 == len(run) or kinds[at + 1] is None
+    for index, kind in enumerate(kinds):
+        # The last of consecutive nouns counts: "dress shoes" are shoes.
+        is_last = index + 1 == len(run) or kinds[index + 1] is None
         if kind is not None and is_last:
             yield f"[{kind}]"
-            start = at + 1
+            start = index + 1
     rest = run[start:]
-    described = [found for word in rest if (found := _described(word))]
-    if described:
-        yield f"[{described[0]}]"
+    kinds_of_rest = [kind for word in rest if (kind := _kind_of_adjective(word))]
+    if kinds_of_rest:
+        yield f"[{kinds_of_rest[0]}]"
     else:
         yield from rest
 
 
-def _kind(word: str) -> str | None:
-    """Of what a noun is the name."""
+def _kind_of_noun(word: str) -> str | None:
+    """Kind of the fact that a noun names, or None."""
     if word in _PEOPLE:
         return "person"
     if word in _BEARDS:
@@ -144,8 +144,8 @@ def _kind(word: str) -> str | None:
     return "pattern" if word in _PATTERNS else None
 
 
-def _described(word: str) -> str | None:
-    """What an adjective without a noun is about."""
+def _kind_of_adjective(word: str) -> str | None:
+    """Kind of the fact that an adjective without a noun states, or None."""
     if colour_family(word) or names_colour(word):
         return "colour"
     if word == "bald":

@@ -1,4 +1,4 @@
-"""Style clustering: which captions are written alike, as one style number per caption."""
+"""Clustering of caption embeddings into writing styles."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
 
 NOISE = -1
-"""What the density methods call a caption that belongs to no cluster."""
+"""Label of the density-based methods for a caption that belongs to no cluster."""
 
 
 @dataclass(frozen=True, slots=True)
 class StyleOptions:
-    """What the methods take; each reads only its own.
+    """Options of the clustering methods; each method uses a subset.
 
     Attributes:
-        num_styles: of random, kmeans, GMM and agglomerative; at least 1.
-        eps: cosine distance at which DBSCAN calls two captions neighbours, in (0, 2].
-        min_samples: neighbours, itself included, that make a caption a core one (DBSCAN, HDBSCAN).
-        min_cluster_size: clusters with fewer captions are merged into the nearest, whatever the
-            method; HDBSCAN also begins with it. At least 1.
-        seed: of random, kmeans and GMM.
+        num_styles: number of clusters of random, kmeans, gmm and agglomerative; at least 1.
+        eps: maximum cosine distance of two neighbours in DBSCAN, in (0, 2].
+        min_samples: number of neighbours, including itself, of a core caption (DBSCAN, HDBSCAN).
+        min_cluster_size: smaller clusters are merged into the nearest one, for every method; also
+            a parameter of HDBSCAN. At least 1.
+        seed: seed of random, kmeans and gmm.
     """
 
     num_styles: int = 8
@@ -44,32 +44,32 @@ class StyleOptions:
 
 
 def style_methods() -> list[str]:
-    """Every method that `cluster` knows."""
+    """Names of the methods of `cluster`."""
     return list(_methods())
 
 
 def cluster(embeddings: Floats, method: str, options: StyleOptions | None = None) -> Labels:
-    """A style for every caption: DBSCAN on cosine distances, or one of its alternatives.
+    """Clusters caption embeddings with DBSCAN on cosine distances, or an alternative method.
 
-    Rows are brought to unit length first, so that Euclidean distances order them as cosines do.
-    What a density method calls noise goes to the cluster whose mean direction is nearest; then, as
-    long as there are two clusters and one is under `min_cluster_size`, the smallest is merged into
-    the nearest. With nothing but noise there is one style.
+    Rows are L2-normalised first, so that Euclidean and cosine distances have the same order.
+    Noise of the density-based methods is assigned to the cluster with the nearest mean direction.
+    Then, while there are at least two clusters and one is smaller than `min_cluster_size`, the
+    smallest is merged into the nearest. If all captions are noise, there is one style.
 
-    The order of the rows does not matter, for any method: they are clustered in an order of their
-    own. Two equal rows may still get two styles from `random`, whose styles are drawn row by row.
+    The result does not depend on the order of the rows, for any method: they are sorted before
+    clustering. Equal rows may still get different styles from `random`, which samples per row.
 
     Args:
-        embeddings: [N, D] of the captions' wording, N and D at least 1.
+        embeddings: [N, D] embeddings of masked captions, N and D at least 1.
         method: one of `style_methods()`.
-        options: numbers of the methods; None: the defaults.
+        options: options of the methods; None for the defaults.
 
     Returns:
-        [N] styles 0..S-1, each of them used.
+        [N] labels 0..S-1, each used at least once.
 
     Raises:
-        ValueError: an unknown method, a wrong shape, a row that is not finite or has no direction,
-            or fewer captions (but more than one) than `num_styles`.
+        ValueError: an unknown method, an unexpected shape, a row that is zero or not finite, or
+            more than one but fewer than `num_styles` captions.
     """
     options = options or StyleOptions()
     methods = _methods()
@@ -79,48 +79,52 @@ def cluster(embeddings: Floats, method: str, options: StyleOptions | None = None
             f"style method: expected one of {', '.join(methods)}; got {method!r}"
             + (f"; did you mean {near[0]}?" if near else "")
         )
-    rows = _unit_rows(embeddings)
-    if len(rows) == 1:  # which some of the methods refuse
+    rows = _normalise_rows(embeddings)
+    if len(rows) == 1:  # not supported by some of the methods
         return np.zeros(1, dtype=np.int64)
-    # The density methods give a border point to the first cluster that reaches it, and k-means
-    # draws its first centres by position: an order that depends on the values alone removes both.
+    # Density-based methods assign a border point to the first cluster that reaches it, and k-means
+    # samples its initial centres by position. Sorting the rows by value makes both deterministic.
     order = np.lexsort(rows.T[::-1])
     ordered = rows[order]
-    found = _without_noise(ordered, np.asarray(methods[method](ordered, options), dtype=np.int64))
+    clustered = np.asarray(methods[method](ordered, options), dtype=np.int64)
+    clustered = _assign_noise(ordered, clustered)
     labels = np.empty(len(rows), dtype=np.int64)
-    labels[order] = _merged(ordered, found, options.min_cluster_size)
+    labels[order] = _merge_small(ordered, clustered, options.min_cluster_size)
     return labels
 
 
-def _unit_rows(embeddings: Floats) -> Floats:
+def _normalise_rows(embeddings: Floats) -> Floats:
     rows = np.asarray(embeddings, dtype=np.float64)
     if rows.ndim != 2 or 0 in rows.shape:
-        raise ValueError(f"expected embeddings [N, D] of at least one caption, got {rows.shape}")
+        raise ValueError(f"embeddings: expected [N, D] with N, D >= 1, got {rows.shape}")
     if not (finite := np.isfinite(rows).all(axis=1)).all():
-        raise ValueError(f"the embedding of caption {int(np.argmin(finite))} is not finite")
+        raise ValueError(
+            f"embeddings: expected finite values, got NaN or infinity in row "
+            f"{int(np.argmin(finite))}"
+        )
     largest = np.abs(rows).max(axis=1, keepdims=True)
     if not (largest > 0).all():
         raise ValueError(
-            f"the embedding of caption {int(np.argmin(largest[:, 0]))} is zero: it has no direction"
+            f"embeddings: expected non-zero rows, got zeros in row {int(np.argmin(largest[:, 0]))}"
         )
-    rows = rows / largest  # squares of very small or large numbers would leave the range
+    rows = rows / largest  # avoids underflow and overflow of squares
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def _without_noise(rows: Floats, labels: Labels) -> Labels:
-    """Labels 0..S-1 in the order of their first use; noise goes to the nearest cluster."""
+def _assign_noise(rows: Floats, labels: Labels) -> Labels:
+    """Assigns noise to the nearest cluster; returns labels 0..S-1 in order of first use."""
     noise = labels == NOISE
     if noise.all():
         return np.zeros(len(rows), dtype=np.int64)
-    kept = _renumbered(labels[~noise])
+    kept = _renumber(labels[~noise])
     labels = labels.copy()
     labels[~noise] = kept
-    # All at once, to the clusters as they were found: who is moved first changes nothing.
+    # All at once, to the original clusters, so the result does not depend on the order.
     labels[noise] = (rows[noise] @ _directions(rows[~noise], kept).T).argmax(axis=1)
-    return _renumbered(labels)
+    return _renumber(labels)
 
 
-def _merged(rows: Floats, labels: Labels, min_cluster_size: int) -> Labels:
+def _merge_small(rows: Floats, labels: Labels, min_cluster_size: int) -> Labels:
     while True:
         sizes = np.bincount(labels)
         if len(sizes) == 1 or sizes.min() >= min_cluster_size:
@@ -130,18 +134,18 @@ def _merged(rows: Floats, labels: Labels, min_cluster_size: int) -> Labels:
         similarity = directions @ directions[smallest]
         similarity[smallest] = -np.inf
         labels = np.where(labels == smallest, int(similarity.argmax()), labels)
-        labels = _renumbered(labels)
+        labels = _renumber(labels)
 
 
 def _directions(rows: Floats, labels: Labels) -> Floats:
-    """[S, D] unit means of the clusters; zero where a mean has no direction."""
+    """[S, D] normalised means of the clusters; zero if a mean is zero."""
     sums = np.zeros((int(labels.max()) + 1, rows.shape[1]))
     np.add.at(sums, labels, rows)
     lengths = np.linalg.norm(sums, axis=1, keepdims=True)
     return np.divide(sums, lengths, out=np.zeros_like(sums), where=lengths > 1e-12)
 
 
-def _renumbered(labels: Labels) -> Labels:
+def _renumber(labels: Labels) -> Labels:
     _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
     ranks = np.empty(len(first), dtype=np.int64)
     ranks[np.argsort(first)] = np.arange(len(first))
@@ -168,14 +172,14 @@ def _random(rows: Floats, options: StyleOptions) -> Labels:
     return np.random.default_rng(options.seed).integers(options.num_styles, size=len(rows))
 
 
-# scikit-learn takes a second to load, which a run that clusters nothing is not to pay for.
+# scikit-learn takes a second to import, so it is imported only where it is used.
 
 
 def _k_means(rows: Floats, options: StyleOptions) -> Labels:
     from sklearn.cluster import KMeans
 
     _check_enough(rows, options)
-    # More clusters than different captions is a warning of the library's; the empty ones vanish.
+    # scikit-learn warns if there are more clusters than distinct rows.
     num_styles = min(options.num_styles, len(np.unique(rows, axis=0)))
     return KMeans(num_styles, random_state=options.seed).fit_predict(rows)
 
@@ -185,7 +189,7 @@ def _gmm(rows: Floats, options: StyleOptions) -> Labels:
 
     _check_enough(rows, options)
     num_styles = min(options.num_styles, len(np.unique(rows, axis=0)))
-    # Diagonal: a full covariance of 512 numbers needs far more captions than a style has.
+    # Diagonal: a full covariance of 512 dimensions needs far more captions than a style has.
     mixture = GaussianMixture(
         num_styles,
         covariance_type="diag",
@@ -213,7 +217,7 @@ def _hdbscan(rows: Floats, options: StyleOptions) -> Labels:
     model = HDBSCAN(
         min_cluster_size=smallest,
         min_samples=options.min_samples,
-        copy=True,  # pyright: ignore[reportArgumentType]  # guessed from the default, a string
+        copy=True,  # pyright: ignore[reportArgumentType]  # type inferred from the string default
     )
     return np.asarray(model.fit_predict(rows), dtype=np.int64)
 

@@ -1,4 +1,4 @@
-"""Text files as people save them: UTF-8, perhaps with a byte-order mark or Windows' line ends."""
+"""Reading of UTF-8 text files with an optional byte-order mark and Unix or Windows line ends."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import codecs
 from pathlib import Path
 
 MAX_CHARACTERS = 2000
-"""Of one text about one person; the text towers read 77 to 512 tokens of it."""
+"""Maximum length of a text about one person; text towers use 77 to 512 tokens of it."""
 
 
 def utf8_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 text file, without their ends and without a byte-order mark.
+    """Reads the lines of a UTF-8 text file, without line ends and byte-order mark.
 
-    Lines end with LF or CR LF and with nothing else: a form feed or a Unicode line separator
-    stays inside its line. Blank lines stay, as empty ones.
+    Only LF and CR LF end a line; a form feed or a Unicode line separator does not. Blank lines are
+    kept as empty strings.
 
     Raises:
-        ValueError: a line is not UTF-8; the line and its first wrong byte are named.
+        ValueError: a line is not UTF-8; the message names the line and its first invalid byte.
     """
     content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     lines: list[str] = []
@@ -31,21 +31,25 @@ def utf8_lines(path: Path) -> list[str]:
     return lines
 
 
-def one_text(text: str, where: str) -> str:
-    """The text with single spaces between its words; "" of a blank one.
+def normalise_text(text: str, where: str) -> str:
+    """Collapses whitespace to single spaces; a blank text becomes "".
+
+    Args:
+        text: a text about one person.
+        where: location of the text, for the error message.
 
     Raises:
-        ValueError: it is so long that it is no description of one person; `where` names it.
+        ValueError: the text is longer than `MAX_CHARACTERS`.
     """
     words = " ".join(text.split())
     if len(words) > MAX_CHARACTERS:
         raise ValueError(
-            f"{where}: expected a text about one person, of at most {MAX_CHARACTERS:,} characters; "
-            f"got {len(words):,}, beginning {words[:60]!r}. Is a whole file in one text?"
+            f"{where}: expected a text about one person of at most {MAX_CHARACTERS:,} characters; "
+            f"got {len(words):,}, starting with {words[:60]!r}. Check that it is not a whole file."
         )
     return words
 
 
 def is_latin(text: str) -> bool:
-    """Whether it has a Latin letter without accents, as every English sentence has."""
+    """Whether a text has an ASCII letter, as every English sentence has."""
     return any(letter.isascii() and letter.isalpha() for letter in text)

@@ -1,4 +1,4 @@
-"""The words of descriptions of people: colours and garments, and how they are found in text."""
+"""Vocabulary of descriptions of people (colours, garments, traits) and functions to match it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _STOPS = re.compile(
     r"carrying|holds|holding|a|an|the|his|her|their|this|that|but|while|plus)\b"
 )
 _OTHER_NOUNS = frozenset({"hair", "beard", "skin", "eyes"})
-"""Nouns with colours of their own that are no garments."""
+"""Nouns that have a colour but are not garments."""
 _JOINS = frozenset({"and", "or", "&"})
 
 COLOUR_FAMILIES: Mapping[str, tuple[str, ...]] = {
@@ -32,12 +32,12 @@ COLOUR_FAMILIES: Mapping[str, tuple[str, ...]] = {
     "beige": ("beige", "cream", "khaki", "camel"),
     "teal": ("teal", "turquoise", "cyan"),
 }
-"""Words of one family do not contradict one another ("navy blue", "grey" and "gray")."""
+"""Words of one family are consistent with each other ("navy blue", "grey" and "gray")."""
 
 ANY_COLOUR = frozenset(
     {"multicoloured", "multicolored", "colourful", "colorful", "dark", "light", "bright", "pale"}
 )
-"""Words that answer the question for a colour without naming one family."""
+"""Words that describe a colour without naming a family."""
 
 GARMENTS: Mapping[str, tuple[str, ...]] = {
     "head": (
@@ -61,13 +61,13 @@ GARMENTS: Mapping[str, tuple[str, ...]] = {
         "slippers", "flats", "loafers", "flip-flops", "socks", "footwear", "slides", "clogs",
     ),
 }  # fmt: skip
-"""Nouns of what is worn, by part; a dress is worn on two."""
+"""Garment nouns by body part; a dress belongs to two parts."""
 
 BAGS = (
     "bag", "backpack", "rucksack", "handbag", "purse", "suitcase", "briefcase", "case", "satchel",
     "tote", "umbrella", "luggage", "trolley", "pouch",
 )  # fmt: skip
-"""What is carried, which annotators mention with any part."""
+"""Carried items, which annotators mention with any part."""
 
 MAN_OR_WOMAN = frozenset(
     {"man", "woman", "male", "female", "guy", "lady", "boy", "girl", "gentleman", "he", "she"}
@@ -91,7 +91,7 @@ HAIR = frozenset({"hair", "haired", "bald", "ponytail", "bun", "braid", "braids"
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text in small letters; hyphens and apostrophes stay inside a word."""
+    """Splits a text into lower-case words; hyphens and apostrophes stay inside a word."""
     return _WORD.findall(text.lower())
 
 
@@ -104,19 +104,19 @@ def colour_family(word: str) -> str | None:
 
 
 def names_colour(text: str) -> bool:
-    """Whether a colour is named, be it only "dark" or "multicoloured"."""
+    """Whether a text names a colour, including words such as "dark" or "multicoloured"."""
     words = [part for word in words_of(text) for part in (word, *word.split("-"))]
     return any(word in ANY_COLOUR or colour_family(word) for word in words)
 
 
 def names_garment(text: str, part: str) -> bool:
-    """Whether something worn on this part is named."""
+    """Whether a text names a garment of this body part."""
     words = set(words_of(text))
     return bool(words.intersection(GARMENTS[part])) or (part == "foot" and "barefoot" in words)
 
 
 def with_article(noun_phrase: str) -> str:
-    """With "a" or "an", unless it is a plural."""
+    """Prepends "a" or "an" unless the noun phrase is plural."""
     last = noun_phrase.rpartition(" ")[2]
     if last.endswith("s") and not last.endswith("ss"):
         return noun_phrase
@@ -124,18 +124,18 @@ def with_article(noun_phrase: str) -> str:
 
 
 def all_garments() -> frozenset[str]:
-    """Every garment noun of every part, and what is carried."""
+    """All garment nouns and carried items."""
     return frozenset(BAGS).union(*GARMENTS.values())
 
 
 @dataclass(frozen=True, slots=True)
 class Mention:
-    """A garment as one phrase names it.
+    """A garment with its colours in one phrase.
 
     Attributes:
         garment: the noun.
-        colours: families of the colours before it.
-        is_joined: the phrase says "red and blue": two colours on purpose.
+        colours: families of the colours before the noun.
+        is_joined: whether the phrase joins several colours ("red and blue").
     """
 
     garment: str
@@ -144,18 +144,18 @@ class Mention:
 
 
 def mentions(text: str) -> Iterator[Mention]:
-    """Every garment of a text with the colours that stand before it in its own phrase.
+    """Yields each garment of a text with the colours before it in the same phrase.
 
-    A phrase ends at a punctuation mark, an article, a preposition and the like: in "white shirt
-    with black stripes" black belongs to no garment. A noun before a noun is no garment of its own:
-    "dress shoes" are shoes.
+    Punctuation, articles, prepositions and verbs such as "wearing" end a phrase: in "white shirt
+    with black stripes", black belongs to no garment. A garment noun directly before another is
+    not counted: "dress shoes" are shoes.
     """
     garments = all_garments()
     for phrase in _STOPS.split(text.lower()):
         colours: list[str] = []
         is_joined = False
-        found = words_of(phrase.replace("&", " and "))
-        for word, following in zip(found, [*found[1:], ""], strict=False):
+        words = words_of(phrase.replace("&", " and "))
+        for word, following in zip(words, [*words[1:], ""], strict=False):
             if word in garments and following in garments:
                 continue
             if word in garments:

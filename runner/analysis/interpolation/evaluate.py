@@ -326,7 +326,7 @@ def _evaluate(
 ) -> Mixture:
     """Scores the learner as it stands."""
     run.learner.to(run.device).eval()
-    row = evaluate_domains(embedder, learned, run.config.evaluation)
+    row = evaluate_domains(embedder, learned, run.config.evaluation, seed=run.config.seed)
     return Mixture(
         step=step.number,
         domain=step.domain,

@@ -318,7 +318,9 @@ def test_a_changed_or_missing_warm_file_is_refused(tmp_path, monkeypatch):
     warm = build(BackboneConfig(), seed=0)
     assert torch.equal(warm.image.visual.proj, load_file(path)["visual.proj"])
     path.write_bytes(path.read_bytes()[:-1] + b"\x01")
-    with pytest.raises(ValueError, match=r"expected sha256 .* python -m runner\.tools\.train_tiny_backbones"):
+    with pytest.raises(
+        ValueError, match=r"expected sha256 .* python -m runner\.tools\.train_tiny_backbones"
+    ):
         build(BackboneConfig(), seed=0)
 
 

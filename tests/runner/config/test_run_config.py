@@ -327,6 +327,14 @@ def test_a_section_that_is_off_is_no_part_of_the_hash():
     assert len({load_config("demo", [balanced, lr]).hash for lr in lrs} | {DEMO.hash}) == 3
     assert load_config("demo", ["evaluation.every_epochs=0"]).hash == DEMO.hash
     assert load_config("demo", ["evaluation.every_epochs=2"]).hash != DEMO.hash
+    assert load_config("demo", ["evaluation.protocol=standard"]).hash == DEMO.hash
+    assert load_config("demo", ["evaluation.protocol=single_gallery_shot"]).hash != DEMO.hash
+
+
+def test_single_gallery_shot_with_reranking_is_refused():
+    overrides = ["evaluation.protocol=single_gallery_shot", "evaluation.reranking.enabled=true"]
+    with pytest.raises(ConfigError, match=r"evaluation: .*single_gallery_shot.*whole gallery"):
+        load_config("demo", overrides)
 
 
 def test_styles_are_part_of_the_hash_where_texts_are_written_in_them():

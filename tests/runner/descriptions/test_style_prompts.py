@@ -22,7 +22,7 @@ from tasks.synthetic.domains import training_domains
 from tasks.synthetic.facts import facts_of
 from tasks.synthetic.studio import person_of
 from tasks.text.masking import mask
-from tasks.text.paraphrase import retell
+from tasks.text.paraphrase import fill_template
 from tests.runner.descriptions.endpoint import DUAL_ANSWERS, Endpoint, Handler
 
 Describe = Callable[..., int]
@@ -86,7 +86,7 @@ def test_texts_are_true_and_worded_in_the_style_of_their_image(
     for path, entry in found.items():
         sha256 = hashed[Path(path).name]
         facts = facts_of(people[str(int(Path(path).name[:4]))])
-        expected = retell(styling.template_of(sha256), facts)
+        expected = fill_template(styling.template_of(sha256), facts)
         assert (entry["identity"], entry["clothing"]) == expected
         assert entry["style"] == str(styling.style_of(sha256))
     assert len({each["identity"].split()[0] for each in found.values()}) == 2

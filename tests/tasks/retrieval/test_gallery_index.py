@@ -1,4 +1,4 @@
-"""The gallery index against sorting all similarities; what it leaves on disk."""
+"""The gallery index against sorting all similarities, and its files on disk."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.retrieval import gallery_index
-from tasks.retrieval.gallery_index import MIN_TRAINED, GalleryEntry, GalleryIndex, IvfPq
+from tasks.retrieval.gallery_index import MIN_TRAINING_ENTRIES, GalleryEntry, GalleryIndex, IvfPq
 
 NUM_LARGE = 12_000
 FACTS = {"learner": "vladr", "step": 3}
@@ -26,7 +26,7 @@ def entries(count):
 
 
 def sorted_by_similarity(query, gallery, k):
-    """Similarities and positions of the naive search, equal similarities by position."""
+    """Similarities and positions of a naive search, ties by position."""
     query, gallery = (torch.nn.functional.normalize(each) for each in (query, gallery))
     similarities = (query @ gallery.T).numpy()
     positions = np.argsort(-similarities, axis=1, kind="stable")[:, :k]
@@ -34,14 +34,14 @@ def sorted_by_similarity(query, gallery, k):
 
 
 def repeated(rng, count):
-    """Of 24 vectors whose products are exact: many entries are equally similar to a query."""
+    """Samples of 24 vectors whose products are exact, so many similarities are tied."""
     halves = np.array(np.meshgrid(*[[-0.5, 0.5]] * 4)).reshape(4, -1).T
     vectors = np.concatenate([halves, np.eye(4), -np.eye(4)]).astype(np.float32)
     return torch.from_numpy(vectors[rng.integers(0, len(vectors), count)])
 
 
 def clustered(seed, count, width=32, num_persons=600):
-    """Embeddings of people in some 20 images each."""
+    """Embeddings of persons with about 20 images each."""
     generator = torch.Generator().manual_seed(seed)
     centres = torch.randn(num_persons, width, generator=torch.Generator().manual_seed(0))
     ids = torch.randint(num_persons, (count,), generator=generator)
@@ -50,7 +50,7 @@ def clustered(seed, count, width=32, num_persons=600):
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    """Threads of so little work wait for one another, seconds where others use the CPUs too."""
+    """With so little work, synchronisation between threads takes longer than the search."""
     threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
     yield
@@ -77,86 +77,86 @@ def large(large_features):
     num_gallery=st.integers(1, 90),
     k=st.integers(1, 100),
 )
-def test_flat_search_is_sorting_all_similarities(seed, num_queries, num_gallery, k):
+def test_flat_search_equals_sorting_all_similarities(seed, num_queries, num_gallery, k):
     rng = np.random.default_rng(seed)
     query, gallery = repeated(rng, num_queries), repeated(rng, num_gallery)
     index = GalleryIndex.build(gallery, entries(num_gallery))
-    found = index.search(query, k)
+    result = index.search(query, k)
     similarities, positions = sorted_by_similarity(query, gallery, k)
-    assert found.positions.shape == (num_queries, min(k, num_gallery))
-    np.testing.assert_array_equal(found.positions.numpy(), positions)
-    np.testing.assert_array_equal(found.similarities.numpy(), similarities)
+    assert result.positions.shape == (num_queries, min(k, num_gallery))
+    np.testing.assert_array_equal(result.positions.numpy(), positions)
+    np.testing.assert_array_equal(result.similarities.numpy(), similarities)
 
 
-def test_any_number_of_equal_entries_come_by_position(monkeypatch):
+def test_many_ties_are_ordered_by_position(monkeypatch):
     monkeypatch.setattr(gallery_index, "BLOCK_VALUES", 1000)
     gallery = torch.ones(700, 3)
     gallery[500] = torch.tensor([1.0, 1.0, 1.1])
-    found = GalleryIndex.build(gallery, entries(700)).search(torch.ones(5, 3), 4)
-    assert found.positions.tolist() == [[0, 1, 2, 3]] * 5
+    result = GalleryIndex.build(gallery, entries(700)).search(torch.ones(5, 3), 4)
+    assert result.positions.tolist() == [[0, 1, 2, 3]] * 5
 
 
-def test_similarities_are_cosines_whatever_the_length_and_type():
+def test_similarities_are_cosines_for_any_norm_and_dtype():
     gallery, query = clustered(2, 300).double(), clustered(3, 9)
     index = GalleryIndex.build(gallery * 7, entries(300))
-    found = index.search((query / 8).bfloat16(), 20)
+    result = index.search((query / 8).bfloat16(), 20)
     similarities, positions = sorted_by_similarity(query.bfloat16().float(), gallery.float(), 20)
-    assert found.similarities.dtype == torch.float32
-    assert found.positions.dtype == torch.int64
-    np.testing.assert_allclose(found.similarities, similarities, rtol=0, atol=1e-6)
-    assert (found.positions.numpy() == positions).mean() > 0.99
+    assert result.similarities.dtype == torch.float32
+    assert result.positions.dtype == torch.int64
+    np.testing.assert_allclose(result.similarities, similarities, rtol=0, atol=1e-6)
+    assert (result.positions.numpy() == positions).mean() > 0.99
 
 
-# ---- search by codes
+# ---- IVF-PQ search
 
 
-def test_a_large_gallery_is_coded_and_its_neighbours_are_found(large, large_features):
+def test_ivf_pq_search_has_high_recall(large, large_features):
     query = clustered(4, 200)
     exact = GalleryIndex.build(large_features, entries(NUM_LARGE))
     assert (large.kind, exact.kind) == ("ivf-pq", "flat")
-    wanted, found = exact.search(query, 10), large.search(query, 10)
-    pairs = zip(wanted.positions.tolist(), found.positions.tolist(), strict=True)
+    exact_result, result = exact.search(query, 10), large.search(query, 10)
+    pairs = zip(exact_result.positions.tolist(), result.positions.tolist(), strict=True)
     assert np.mean([len(set(left) & set(right)) / 10 for left, right in pairs]) > 0.9
-    assert (wanted.positions[:, 0] == found.positions[:, 0]).float().mean() > 0.95
+    assert (exact_result.positions[:, 0] == result.positions[:, 0]).float().mean() > 0.95
 
 
-def test_similarities_of_coded_entries_are_exact_and_in_order(large, large_features):
+def test_ivf_pq_similarities_are_exact_and_sorted(large, large_features):
     query = torch.nn.functional.normalize(clustered(5, 40))
-    found = large.search(query, 25)
-    vectors = torch.nn.functional.normalize(large_features)[found.positions]
+    result = large.search(query, 25)
+    vectors = torch.nn.functional.normalize(large_features)[result.positions]
     expected = torch.einsum("qkd,qd->qk", vectors, query)
-    np.testing.assert_allclose(found.similarities, expected, rtol=0, atol=1e-6)
-    assert (found.similarities.diff(dim=1) <= 0).all()
+    np.testing.assert_allclose(result.similarities, expected, rtol=0, atol=1e-6)
+    assert (result.similarities.diff(dim=1) <= 0).all()
 
 
-def test_a_result_of_the_whole_gallery_is_whole(large, large_features):
+def test_k_beyond_the_gallery_returns_all_entries(large, large_features):
     query = clustered(6, 3)
-    found = large.search(query, NUM_LARGE + 5)
-    assert found.positions.sort(dim=1).values.tolist() == [list(range(NUM_LARGE))] * 3
+    result = large.search(query, NUM_LARGE + 5)
+    assert result.positions.sort(dim=1).values.tolist() == [list(range(NUM_LARGE))] * 3
     similarities, _ = sorted_by_similarity(query, large_features, NUM_LARGE)
-    np.testing.assert_allclose(found.similarities, similarities, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(result.similarities, similarities, rtol=0, atol=1e-6)
 
 
-def test_lists_with_fewer_candidates_than_wanted_add_nothing(large, large_features):
-    """Near the last entry, whose position is also what faiss says for `none`, minus 1."""
+def test_probed_lists_with_fewer_than_k_entries(large, large_features):
+    """Queries the last entry: faiss returns -1 for missing results, which also indexes the last."""
     assert large.codes is not None
     num_reached = NUM_LARGE * large.codes.num_probes // large.codes.num_lists
     k = num_reached // 4
     assert gallery_index.CANDIDATES_PER_RESULT * k > 2 * num_reached
-    (found,) = large.search(large_features[-1:], k).positions.tolist()
-    assert found[0] == NUM_LARGE - 1
-    assert len(set(found)) == k
-    assert min(found) >= 0
+    (result,) = large.search(large_features[-1:], k).positions.tolist()
+    assert result[0] == NUM_LARGE - 1
+    assert len(set(result)) == k
+    assert min(result) >= 0
 
 
-def test_equal_coded_entries_come_by_position():
-    features = clustered(7, MIN_TRAINED)
+def test_ivf_pq_ties_are_ordered_by_position():
+    features = clustered(7, MIN_TRAINING_ENTRIES)
     features[[5, 77, 9000]] = features[3].clone()
-    index = GalleryIndex.build(features, entries(MIN_TRAINED), exact_below=0)
+    index = GalleryIndex.build(features, entries(MIN_TRAINING_ENTRIES), exact_below=0)
     assert index.search(features[3:4], 4).positions.tolist() == [[3, 5, 77, 9000]]
 
 
-def test_blocks_of_queries_change_nothing(large, monkeypatch):
+def test_results_do_not_depend_on_query_blocks(large, monkeypatch):
     query = clustered(8, 50)
     whole = large.search(query, 10)
     monkeypatch.setattr(gallery_index, "BLOCK_VALUES", 200 * 32 * 7)
@@ -165,15 +165,15 @@ def test_blocks_of_queries_change_nothing(large, monkeypatch):
     assert torch.equal(whole.similarities, apart.similarities)
 
 
-def test_the_seed_decides_the_codes(large, large_features):
+def test_codes_depend_on_the_seed(large, large_features):
     build, arguments = GalleryIndex.build, (large_features, entries(NUM_LARGE))
     indices = large, *(build(*arguments, exact_below=0, seed=seed) for seed in (0, 1))
     data = [faiss.serialize_index(index._index).tobytes() for index in indices]
     assert data[0] == data[1] != data[2]
 
 
-def test_the_threshold_decides_the_kind(large_features):
-    count = MIN_TRAINED
+def test_exact_below_selects_the_index_kind(large_features):
+    count = MIN_TRAINING_ENTRIES
     build = GalleryIndex.build
     assert build(large_features[:count], entries(count), exact_below=count).kind == "ivf-pq"
     assert build(large_features[:count], entries(count), exact_below=count + 1).kind == "flat"
@@ -183,15 +183,15 @@ def test_the_threshold_decides_the_kind(large_features):
 @pytest.mark.parametrize(
     ("num_entries", "width", "for_gpu", "expected"),
     [
-        (MIN_TRAINED, 256, False, IvfPq(256, 32, 64, 4)),
+        (MIN_TRAINING_ENTRIES, 256, False, IvfPq(256, 32, 64, 4)),
         (1_000_000, 768, False, IvfPq(2048, 256, 192, 4)),
         (1_000_000, 512, True, IvfPq(2048, 256, 64, 8)),
         (100_000_000, 512, True, IvfPq(16384, 2048, 64, 8)),
         (200_000, 3, False, IvfPq(1024, 128, 1, 4)),
     ],
 )
-def test_choice_of_lists_and_codes(num_entries, width, for_gpu, expected):
-    assert IvfPq.of(num_entries, width, for_gpu=for_gpu) == expected
+def test_default_ivf_pq_parameters(num_entries, width, for_gpu, expected):
+    assert IvfPq.for_gallery(num_entries, width, for_gpu=for_gpu) == expected
 
 
 # ---- on disk
@@ -205,14 +205,14 @@ def small():
 def assert_same(one, other):
     assert (one.kind, one.width, len(one)) == (other.kind, other.width, len(other))
     assert (one.codes, one.facts) == (other.codes, other.facts)
-    found, expected = (each.search(clustered(10, 30), 7) for each in (one, other))
-    assert torch.equal(found.positions, expected.positions)
-    assert torch.equal(found.similarities, expected.similarities)
+    result, expected = (each.search(clustered(10, 30), 7) for each in (one, other))
+    assert torch.equal(result.positions, expected.positions)
+    assert torch.equal(result.similarities, expected.similarities)
     for position in (0, 7, len(one) - 1):
         assert one.entry(position) == other.entry(position)
 
 
-def test_a_saved_index_is_the_same_index(small, large, tmp_path):
+def test_save_and_load_round_trip(small, large, tmp_path):
     for name, index in (("small", small), ("large", large)):
         index.save(tmp_path / "indices" / name)
         assert_same(GalleryIndex.load(tmp_path / "indices" / name), index)
@@ -225,7 +225,7 @@ def test_a_saved_index_is_the_same_index(small, large, tmp_path):
     assert described["versions"] == {"faiss": faiss.__version__}
 
 
-def test_a_loaded_index_outlives_its_replacement(small, large, tmp_path):
+def test_a_loaded_index_stays_valid_after_replacement(small, large, tmp_path):
     large.save(tmp_path)
     loaded = GalleryIndex.load(tmp_path)
     assert isinstance(loaded._vectors, np.memmap)
@@ -237,7 +237,7 @@ def test_a_loaded_index_outlives_its_replacement(small, large, tmp_path):
     assert kinds == ["entries", "index", "index.json", "sheet.png"]
 
 
-def test_a_save_that_fails_leaves_what_was_there(small, large, tmp_path, monkeypatch):
+def test_a_failed_save_keeps_the_old_index(small, large, tmp_path, monkeypatch):
     small.save(tmp_path)
     before = sorted(tmp_path.iterdir())
 
@@ -252,7 +252,7 @@ def test_a_save_that_fails_leaves_what_was_there(small, large, tmp_path, monkeyp
     assert_same(GalleryIndex.load(tmp_path), small)
 
 
-def test_what_a_killed_writer_left_is_cleared(small, tmp_path):
+def test_files_of_a_killed_writer_are_removed(small, tmp_path):
     for name in ("vectors-0123456789ab.npy", ".index.json.0123456789ab"):
         (tmp_path / name).write_text("half")
     with pytest.raises(FileNotFoundError):
@@ -261,32 +261,34 @@ def test_what_a_killed_writer_left_is_cleared(small, tmp_path):
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_facts_that_are_no_json_leave_the_folder_alone(tmp_path):
+def test_facts_that_are_not_json_write_nothing(tmp_path):
     index = GalleryIndex.build(clustered(9, 5), entries(5), facts={"path": Path("run")})
     with pytest.raises(TypeError, match="not JSON serializable"):
         index.save(tmp_path / "index")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_of_something_else_is_not_touched(small, tmp_path):
-    (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"found notes\.txt of something else; choose ano"):
+def test_a_folder_with_other_files_is_not_overwritten(small, tmp_path):
+    (tmp_path / "notes.txt").write_text("notes")
+    with pytest.raises(FileExistsError, match=r"contains another file, notes\.txt; choose"):
         small.save(tmp_path)
     (tmp_path / "index.json").write_text('{"pages": 3}')
-    with pytest.raises(FileExistsError, match=r"found index\.json of something else"):
+    with pytest.raises(FileExistsError, match=r"contains another file, index\.json"):
         small.save(tmp_path)
-    with pytest.raises(FileExistsError, match="expected a folder for the gallery index, found a"):
+    with pytest.raises(
+        FileExistsError, match="expected a folder for the gallery index, got a file"
+    ):
         small.save(tmp_path / "notes.txt")
     assert len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"format": "other"}', "{"])
-def test_a_folder_of_something_else_is_not_loaded(text, tmp_path):
+def test_a_folder_without_an_index_is_not_loaded(text, tmp_path):
     for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(FileNotFoundError, match=r"found no index\.json there; build one"):
+        with pytest.raises(FileNotFoundError, match=r"no index\.json; build an index"):
             GalleryIndex.load(folder)
     (tmp_path / "index.json").write_text(text)
-    with pytest.raises(ValueError, match="found something else; give the folder of a gallery"):
+    with pytest.raises(ValueError, match="got other content; choose the folder of a gallery"):
         GalleryIndex.load(tmp_path)
 
 
@@ -294,7 +296,7 @@ def test_another_version_is_not_loaded(small, tmp_path):
     small.save(tmp_path)
     text = (tmp_path / "index.json").read_text()
     (tmp_path / "index.json").write_text(text.replace('"version": 1', '"version": 2'))
-    with pytest.raises(ValueError, match=r"expected version 1 .* found 2; build it again"):
+    with pytest.raises(ValueError, match=r"expected .*version 1, got 2; rebuild"):
         GalleryIndex.load(tmp_path)
 
 
@@ -307,47 +309,49 @@ def test_a_damaged_file_is_named(name, left, large, tmp_path):
         file.unlink()
     else:
         file.write_bytes(file.read_bytes()[:left])
-    with pytest.raises(ValueError, match=rf"{file.name}: .* missing or damaged .*build the index"):
+    with pytest.raises(
+        ValueError, match=rf"{file.name}: .* missing or damaged .*rebuild the index"
+    ):
         GalleryIndex.load(tmp_path)
 
 
-def test_files_of_two_indices_do_not_mix(small, large, tmp_path):
+def test_files_of_different_indices_are_refused(small, large, tmp_path):
     small.save(tmp_path / "small")
     large.save(tmp_path / "large")
     (good,), (bad,) = ((tmp_path / each).glob("entries-*") for each in ("small", "large"))
     bad.write_bytes(good.read_bytes())
-    with pytest.raises(ValueError, match=r"do not belong together .*12000 entries .*\(50, 32\)"):
+    with pytest.raises(ValueError, match=r"do not match: expected 12000 entries .*\(50, 32\)"):
         GalleryIndex.load(tmp_path / "large")
 
 
 # ---- faiss and the GPU
 
 
-def test_without_faiss_the_message_says_what_to_install(small, monkeypatch, tmp_path):
+def test_missing_faiss_names_the_extra_to_install(small, monkeypatch, tmp_path):
     small.save(tmp_path)
     monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(ImportError, match=r"needs faiss, .* its `cpu` or its `gpu` extra"):
+    with pytest.raises(ImportError, match=r"needs faiss, .*`cpu` or `gpu` extra"):
         GalleryIndex.build(torch.ones(3, 2), entries(3))
     with pytest.raises(ImportError, match="needs faiss"):
         GalleryIndex.load(tmp_path)
 
 
-class PretendedGpu:
-    """faiss-gpu's face over the CPU's index."""
+class FakeGpu:
+    """The interface of faiss-gpu, searching the CPU index."""
 
-    def __init__(self, monkeypatch, refusal=None):
-        self.refusal, self.counts = refusal, []
+    def __init__(self, monkeypatch, error=None):
+        self.error, self.counts = error, []
         for name, value in {
             "get_num_gpus": lambda: 1,
             "StandardGpuResources": object,
             "GpuClonerOptions": type("Options", (), {}),
-            "index_cpu_to_gpu": self.copied,
+            "index_cpu_to_gpu": self.copy,
         }.items():
             monkeypatch.setattr(faiss, name, value, raising=False)
 
-    def copied(self, resources, device, index, options):
-        if self.refusal:
-            raise RuntimeError(self.refusal)
+    def copy(self, resources, device, index, options):
+        if self.error:
+            raise RuntimeError(self.error)
         assert options.useFloat16 == (not isinstance(index, faiss.IndexFlat))
         self.index = index
         return self
@@ -357,39 +361,39 @@ class PretendedGpu:
         return self.index.search(queries, count)
 
 
-def test_a_gpu_searches_what_it_can(small, large, large_features, monkeypatch):
-    gpu = PretendedGpu(monkeypatch)
+def test_the_gpu_is_used_within_its_limits(small, large, large_features, monkeypatch):
+    gpu = FakeGpu(monkeypatch)
     assert_same(GalleryIndex.build(clustered(9, 50), entries(50), facts=FACTS), small)
     assert gpu.counts == [8]
     coded = GalleryIndex.build(large_features, entries(NUM_LARGE), exact_below=0)
     assert coded.codes == IvfPq(256, 32, 4, 8)
-    found, expected = (each.search(clustered(4, 100), 10) for each in (coded, large))
-    assert (found.positions[:, 0] == expected.positions[:, 0]).float().mean() > 0.9
+    result, expected = (each.search(clustered(4, 100), 10) for each in (coded, large))
+    assert (result.positions[:, 0] == expected.positions[:, 0]).float().mean() > 0.9
     assert gpu.counts == [8, 200]
     assert coded.search(clustered(4, 1), 300).positions.shape == (1, 300)
     assert gpu.counts == [8, 200]
 
 
-def test_a_gpu_that_refuses_is_left_out(small, monkeypatch, caplog):
-    PretendedGpu(monkeypatch, refusal="out of memory")
+def test_search_falls_back_to_the_cpu(small, monkeypatch, caplog):
+    FakeGpu(monkeypatch, error="out of memory")
     with caplog.at_level(logging.WARNING):
         index = GalleryIndex.build(clustered(9, 50), entries(50), facts=FACTS)
     assert_same(index, small)
-    assert "searched on the CPU: the GPU refused it (out of memory)" in caplog.text
+    assert "on the CPU: copying it to the GPU failed: out of memory" in caplog.text
 
 
 # ---- bad input
 
 
-def test_queries_of_another_network_are_refused(small):
+def test_queries_of_another_width_are_refused(small):
     with pytest.raises(ValueError, match=r"width 32, .*\"vladr\".* got 16; embed queries with"):
         small.search(torch.ones(2, 16), 3)
 
 
-def test_bad_input_is_refused_in_words(small):
+def test_invalid_inputs_are_refused(small):
     with pytest.raises(ValueError, match="k: expected at least 1, got 0"):
         small.search(torch.ones(2, 32), 0)
-    with pytest.raises(ValueError, match=r"query features: expected finite .* first is row 1"):
+    with pytest.raises(ValueError, match=r"query features: expected finite .* first in row 1"):
         small.search(torch.tensor([[1.0] * 32, [np.nan] * 32]), 1)
     with pytest.raises(ValueError, match="gallery features: expected finite"):
         GalleryIndex.build(torch.full((3, 2), np.inf), entries(3))

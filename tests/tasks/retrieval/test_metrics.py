@@ -1,4 +1,4 @@
-"""The result matrix against its definitions, and what happens where they do not apply."""
+"""The result matrix against its definitions, with missing and undefined values."""
 
 import json
 import math
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tasks.retrieval.metrics import METRICS, ResultMatrix
 
 
-def filled(num_seen, num_unseen, seed=0):
+def full_matrix(num_seen, num_unseen, seed=0):
     """A full matrix and its mAP as an array [steps, domains]."""
     values = np.random.default_rng(seed).uniform(0, 100, (num_seen + 1, num_seen + num_unseen))
     seen = tuple(f"seen{j}" for j in range(num_seen))
@@ -25,8 +25,8 @@ def filled(num_seen, num_unseen, seed=0):
 
 @settings(deadline=None, max_examples=25)
 @given(T=st.integers(2, 6), num_unseen=st.integers(1, 3), seed=st.integers(0, 2**32))
-def test_agrees_with_the_definitions(T, num_unseen, seed):
-    matrix, R = filled(T, num_unseen, seed)
+def test_summary_agrees_with_the_definitions(T, num_unseen, seed):
+    matrix, R = full_matrix(T, num_unseen, seed)
     expected = {
         "seen_mAP": np.mean([R[T, j] for j in range(T)]),
         "unseen_mAP": np.mean([R[T, j] for j in range(T, T + num_unseen)]),
@@ -46,7 +46,7 @@ def test_agrees_with_the_definitions(T, num_unseen, seed):
     assert summary == pytest.approx(expected, abs=1e-9)
 
 
-def test_row_zero_is_left_out_of_forgetting():
+def test_forgetting_excludes_row_zero():
     matrix = ResultMatrix(("a", "b"))
     for step, score in enumerate((99.0, 50.0, 40.0)):
         matrix.record(step, "a", {"mAP": score})
@@ -54,15 +54,15 @@ def test_row_zero_is_left_out_of_forgetting():
     assert matrix.backward_transfer("mAP") == -10.0
 
 
-def test_averages_after_an_earlier_step():
-    matrix, R = filled(3, 2)
+def test_averages_after_a_given_step():
+    matrix, R = full_matrix(3, 2)
     assert matrix.seen_average("mAP", 2) == pytest.approx(R[2, :2].mean())
     assert matrix.unseen_average("mAP", 0) == pytest.approx(R[0, 3:].mean())
     assert matrix.seen_average("mAP", 0) is None
 
 
 def test_one_domain_has_no_forgetting_and_no_transfer():
-    matrix, R = filled(1, 0)
+    matrix, R = full_matrix(1, 0)
     assert matrix.summary() == {
         "seen_mAP": pytest.approx(R[1, 0]),
         "seen_R1": pytest.approx(R[1, 0] / 2),
@@ -75,7 +75,7 @@ def test_one_domain_has_no_forgetting_and_no_transfer():
     }
 
 
-def test_what_rests_on_a_missing_cell_is_none():
+def test_values_depending_on_missing_cells_are_none():
     matrix = ResultMatrix(("a", "b", "c"), ("x", "y"))
     assert all(value is None for value in matrix.summary().values())
     matrix.record(3, "a", {"mAP": 1.0})
@@ -88,8 +88,8 @@ def test_what_rests_on_a_missing_cell_is_none():
     assert matrix.forgetting("mAP") is None
 
 
-def test_json_goes_there_and_back():
-    matrix, R = filled(2, 1)
+def test_json_round_trip():
+    matrix, R = full_matrix(2, 1)
     matrix.record(2, "seen0", {"mINP": 12.5})
     written = json.loads(json.dumps(matrix.to_json(), allow_nan=False))
     assert tuple(written) == METRICS
@@ -100,7 +100,7 @@ def test_json_goes_there_and_back():
     assert read.to_json() == matrix.to_json()
 
 
-def test_a_later_record_replaces_and_nan_is_missing():
+def test_later_records_replace_and_nan_is_missing():
     matrix = ResultMatrix(("a",))
     matrix.record(1, "a", {"mAP": 10.0, "R1": 20.0})
     matrix.record(1, "a", {"mAP": math.nan})
@@ -111,35 +111,35 @@ def test_a_later_record_replaces_and_nan_is_missing():
 @pytest.mark.parametrize(
     ("step", "domain", "scores", "message"),
     [
-        (3, "a", {"mAP": 1.0}, r"step 3 is out of range.*0 \(before training\) to 2"),
-        (-1, "a", {"mAP": 1.0}, "step -1 is out of range"),
-        (1, "market", {"mAP": 1.0}, "unknown domain 'market'; this matrix has a, b, x"),
-        (1, "a", {"map": 1.0}, "unknown metric 'map'; expected one of mAP, R1"),
-        (1, "a", {"mAP": 101.0}, "mAP on a after step 1: expected percent"),
+        (3, "a", {"mAP": 1.0}, r"step: expected 0 \(before training\) to 2.*got 3"),
+        (-1, "a", {"mAP": 1.0}, "step: .*got -1"),
+        (1, "market", {"mAP": 1.0}, "domain: expected one of a, b, x; got 'market'"),
+        (1, "a", {"map": 1.0}, "metric: expected one of mAP, R1.*got 'map'"),
+        (1, "a", {"mAP": 101.0}, "mAP on a after step 1: expected a percentage"),
     ],
 )
-def test_a_bad_record_is_refused_whole(step, domain, scores, message):
+def test_an_invalid_record_changes_nothing(step, domain, scores, message):
     matrix = ResultMatrix(("a", "b"), ("x",))
     with pytest.raises(ValueError, match=message):
         matrix.record(step, domain, {"R5": 1.0} | scores)
     assert matrix.to_json() == ResultMatrix(("a", "b"), ("x",)).to_json()
 
 
-def test_bad_questions_and_tables_are_refused():
+def test_invalid_arguments_and_tables_are_refused():
     matrix = ResultMatrix(("a", "b"))
-    with pytest.raises(ValueError, match="step 9"):
+    with pytest.raises(ValueError, match=r"step: .*got 9"):
         matrix.seen_average("mAP", 9)
-    with pytest.raises(ValueError, match="unknown metric 'R2'"):
+    with pytest.raises(ValueError, match=r"metric: .*got 'R2'"):
         matrix.forgetting("R2")
-    with pytest.raises(ValueError, match="at least one seen"):
+    with pytest.raises(ValueError, match="seen: expected at least one"):
         ResultMatrix((), ("x",))
-    with pytest.raises(ValueError, match="every domain once"):
+    with pytest.raises(ValueError, match="distinct domains"):
         ResultMatrix(("a",), ("a",))
     with pytest.raises(ValueError, match=r"expected 3 rows .* of 2 domains, got .* \[2, 1\]"):
         ResultMatrix.from_json({"mAP": [[1.0, 2.0], [3.0]]}, ("a", "b"))
 
 
-def test_averages_without_an_unseen_domain():
+def test_averages_without_some_unseen_domains():
     matrix = ResultMatrix(("a", "b"), ("c", "d"))
     for step in range(3):
         matrix.record(step, "a", {"mAP": 10.0 * step})

@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from tasks.retrieval.normalised_features import unit_rows
+from tasks.retrieval.normalised_features import normalise_rows
 
 
-def test_rows_have_length_1_and_zero_rows_stay():
+def test_rows_have_norm_1_and_zero_rows_stay_zero():
     features = torch.tensor([[3.0, 4.0], [0.0, 0.0], [-2.0, 0.0]])
-    assert unit_rows("features", features).tolist() == [
+    assert normalise_rows("features", features).tolist() == [
         [pytest.approx(0.6), pytest.approx(0.8)],
         [0.0, 0.0],
         [-1.0, 0.0],
@@ -27,12 +27,12 @@ def test_rows_have_length_1_and_zero_rows_stay():
         (torch.float64, torch.float64),
     ],
 )
-def test_at_least_float32(given, got):
+def test_result_is_at_least_float32(given, got):
     features = torch.ones(2, 3, dtype=given, requires_grad=True)
-    found = unit_rows("features", features)
-    assert found.dtype == got
-    assert not found.requires_grad
-    assert unit_rows("features", features[:0]).shape == (0, 3)
+    result = normalise_rows("features", features)
+    assert result.dtype == got
+    assert not result.requires_grad
+    assert normalise_rows("features", features[:0]).shape == (0, 3)
 
 
 @pytest.mark.parametrize(
@@ -41,9 +41,9 @@ def test_at_least_float32(given, got):
         (torch.ones(3), r"probes: expected a \[N, D\] float tensor, got \[3\]"),
         (torch.ones(3, 0), r"got \[3, 0\] of torch.float32"),
         (torch.ones(3, 2).int(), "of torch.int32"),
-        (torch.tensor([[1.0], [math.nan], [math.inf]]), "in 2 of 3 rows, the first is row 1"),
+        (torch.tensor([[1.0], [math.nan], [math.inf]]), "in 2 of 3 rows, first in row 1"),
     ],
 )
-def test_bad_features_are_refused_in_words(features, message):
+def test_invalid_features_are_refused(features, message):
     with pytest.raises(ValueError, match=message):
-        unit_rows("probes", features)
+        normalise_rows("probes", features)

@@ -1,4 +1,4 @@
-"""Chance: the expectation against all orders of small galleries, and against random features."""
+"""Chance scores against all permutations of small galleries and against random features."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ def records(pairs):
 
 
 def naive(split):
-    """Every order of what is left of each query's gallery."""
+    """Averages over all permutations of each query's remaining gallery."""
     precisions, firsts = [], []
     for query in split.query:
-        left = [
+        matches = [
             entry.person_id == query.person_id
             for entry in split.gallery
             if split.query_by == "text"
             or (entry.person_id, entry.camera_id) != (query.person_id, query.camera_id)
         ]
-        if not any(left):
+        if not any(matches):
             continue
-        of_orders = []
-        for order in permutations(left):
-            places = [place for place, is_match in enumerate(order, 1) if is_match]
-            of_orders.append(np.mean([number / place for number, place in enumerate(places, 1)]))
-        precisions.append(np.mean(of_orders))
-        firsts.append(np.mean(left))
+        per_order = []
+        for order in permutations(matches):
+            ranks = [rank for rank, is_match in enumerate(order, 1) if is_match]
+            per_order.append(np.mean([count / rank for count, rank in enumerate(ranks, 1)]))
+        precisions.append(np.mean(per_order))
+        firsts.append(np.mean(matches))
     return precisions, firsts
 
 
@@ -51,44 +51,44 @@ def naive(split):
     gallery=st.lists(IDS, min_size=1, max_size=6),
     query_by=st.sampled_from(["image", "text"]),
 )
-def test_it_is_the_mean_over_all_orders(query, gallery, query_by) -> None:
+def test_chance_is_the_mean_over_all_permutations(query, gallery, query_by) -> None:
     split = Split(records(query), records(gallery), query_by)
     precisions, firsts = naive(split)
-    found = chance_scores(split)
+    scores = chance_scores(split)
     if not precisions:
-        assert math.isnan(found.mAP)
-        assert math.isnan(found.R1)
+        assert math.isnan(scores.mAP)
+        assert math.isnan(scores.R1)
         return
-    wanted = float(np.mean(precisions)), float(np.mean(firsts))
-    assert (found.mAP, found.R1) == pytest.approx(wanted)
+    expected = float(np.mean(precisions)), float(np.mean(firsts))
+    assert (scores.mAP, scores.R1) == pytest.approx(expected)
 
 
-def test_a_gallery_of_matches_alone_is_always_right() -> None:
+def test_a_gallery_with_only_matches_scores_1() -> None:
     split = Split(records([(1, 0)]), records([(1, 1), (1, 1), (1, 0)]))
-    found = chance_scores(split)
-    assert (found.mAP, found.R1) == pytest.approx((1, 1))
+    scores = chance_scores(split)
+    assert (scores.mAP, scores.R1) == pytest.approx((1, 1))
 
 
 def random_scores(split, num_draws):
-    """[num_draws, 2] mAP and R1 of features that know nothing."""
+    """[num_draws, 2] mAP and R1 of random features."""
     generator = torch.Generator().manual_seed(0)
     query, gallery = (
         (torch.tensor([r.person_id for r in part]), torch.tensor([r.camera_id for r in part]))
         for part in (split.query, split.gallery)
     )
-    found = []
+    samples = []
     for _ in range(num_draws):
         rows = torch.randn(len(split.query) + len(split.gallery), 96, generator=generator)
         features = torch.nn.functional.normalize(rows, dim=1)
         parts = features[: len(split.query)], features[len(split.query) :]
         scores = evaluate_ranking(*parts, query[0], gallery[0], query[1], gallery[1])
-        found.append((scores.mAP, scores.R1))
-    return np.array(found)
+        samples.append((scores.mAP, scores.R1))
+    return np.array(samples)
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Domain, ...]:
-    """The people of the default benchmark, drawn coarsely: protocol and counts are its own."""
+def synthetic_domains(tmp_path_factory: pytest.TempPathFactory) -> tuple[Domain, ...]:
+    """Domains of the default benchmark, rendered at low resolution."""
     root: Path = tmp_path_factory.mktemp("people")
     fields = {"supersampling": 1, "height": 16, "width": 8, "num_seen_domains": 1,
               "num_unseen_domains": 1}  # fmt: skip
@@ -96,18 +96,25 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Domain, ...]:
     return load_benchmark(config, image_height=16, image_width=8).domains
 
 
-def test_random_features_score_at_chance_on_the_synthetic_people(drawn) -> None:
-    for domain in drawn:
+def test_random_features_score_at_chance_on_synthetic_people(synthetic_domains) -> None:
+    for domain in synthetic_domains:
         expected = chance_scores(domain.test)
-        found = random_scores(domain.test, 200)
-        errors = found.std(0, ddof=1) / math.sqrt(len(found))
-        distance = np.abs(found.mean(0) - (expected.mAP, expected.R1))
+        samples = random_scores(domain.test, 200)
+        errors = samples.std(0, ddof=1) / math.sqrt(len(samples))
+        distance = np.abs(samples.mean(0) - (expected.mAP, expected.R1))
         assert (distance < 4 * errors).all(), domain.name
         assert (errors < 0.001).all()
-    average = chance_average(drawn)
+    average = chance_average(synthetic_domains)
     assert average["mAP"] == pytest.approx(5.8, abs=0.05), "docs/ablations.md says 5.8"
     assert average["R1"] == pytest.approx(2.4, abs=0.05)
 
 
-def test_domains_without_queries_have_no_average() -> None:
+def test_average_is_none_without_queries() -> None:
     assert chance_average([]) == {"mAP": None, "R1": None}
+
+
+def test_single_gallery_shot_has_one_match_among_the_persons() -> None:
+    gallery = records([(1, 0), (1, 1), (1, 1), (2, 0), (2, 1), (3, 0)])
+    split = Split(records([(1, 0), (3, 0)]), gallery)
+    scores = chance_scores(split, "single_gallery_shot")
+    assert (scores.mAP, scores.R1) == pytest.approx(((1 + 1 / 2 + 1 / 3) / 3, 1 / 3))

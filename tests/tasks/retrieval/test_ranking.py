@@ -1,4 +1,4 @@
-"""Ranking scores against a loop that follows the definitions word by word."""
+"""Ranking scores against a naive implementation of the definitions."""
 
 import math
 import subprocess
@@ -51,7 +51,7 @@ def assert_scores(scores, expected):
 
 
 def integer_features(rng, count, spread):
-    """Small integers: similarities are exact, and a small spread makes many of them equal."""
+    """Small integers: similarities are exact, and a small spread causes many ties."""
     return torch.from_numpy(rng.integers(-spread, spread + 1, (count, 4)).astype(np.float32))
 
 
@@ -59,13 +59,13 @@ def integer_features(rng, count, spread):
 @given(
     seed=st.integers(0, 2**32),
     num_queries=st.integers(1, 12),
-    # Few persons have their rows sorted, many have them counted.
+    # With few persons, rows are sorted; with many, matches are counted.
     size=st.sampled_from([(1, 1), (2, 1), (70, 8), (300, 2), (300, 200), (700, 300)]),
     spread=st.sampled_from([1, 2, 40]),
     cameras=st.booleans(),
     chunk=st.sampled_from([1, 3, 256]),
 )
-def test_agrees_with_a_naive_loop_ties_included(seed, num_queries, size, spread, cameras, chunk):
+def test_agrees_with_a_naive_loop_including_ties(seed, num_queries, size, spread, cameras, chunk):
     rng = np.random.default_rng(seed)
     num_gallery, num_persons = size
     arguments = [
@@ -81,7 +81,7 @@ def test_agrees_with_a_naive_loop_ties_included(seed, num_queries, size, spread,
 
 
 def distinct_similarities(rng, num_queries, num_gallery):
-    """Features whose similarities differ from one another in every row."""
+    """Features whose similarities are distinct within every row."""
     query = torch.eye(num_queries, dtype=torch.float64)
     values = rng.permutation(num_queries * num_gallery).reshape(num_gallery, num_queries)
     return query, torch.from_numpy(values.astype(np.float64))
@@ -89,7 +89,7 @@ def distinct_similarities(rng, num_queries, num_gallery):
 
 @settings(deadline=None, max_examples=25)
 @given(seed=st.integers(0, 2**32), num_persons=st.sampled_from([1, 6, 300]))
-def test_the_gallery_order_matters_only_for_ties(seed, num_persons):
+def test_gallery_order_matters_only_for_ties(seed, num_persons):
     rng = np.random.default_rng(seed)
     query, gallery = distinct_similarities(rng, 5, 600)
     ids, query_ids = rng.integers(0, num_persons, 600), rng.integers(0, num_persons, 5)
@@ -102,7 +102,7 @@ def test_the_gallery_order_matters_only_for_ties(seed, num_persons):
 
 @settings(deadline=None, max_examples=25)
 @given(seed=st.integers(0, 2**32), num_persons=st.sampled_from([1, 6, 300]))
-def test_copies_that_come_later_double_the_entries_before_a_match(seed, num_persons):
+def test_appended_copies_double_the_entries_before_a_match(seed, num_persons):
     rng = np.random.default_rng(seed)
     query, gallery = distinct_similarities(rng, 5, 600)
     ids, query_ids = rng.integers(0, num_persons, 600), rng.integers(0, num_persons, 5)
@@ -123,7 +123,7 @@ def test_copies_that_come_later_double_the_entries_before_a_match(seed, num_pers
     kind=st.sampled_from(["ties", "zeros", "normal", "matches first"]),
     dtype=st.sampled_from([torch.float32, torch.float64]),
 )
-def test_counting_and_sorting_give_the_ranks_of_a_naive_loop(seed, num_gallery, share, kind, dtype):
+def test_counting_and_sorting_agree_with_a_naive_loop(seed, num_gallery, share, kind, dtype):
     rng = np.random.default_rng(seed)
     shape = (4, num_gallery)
     matches = rng.random(shape) < share
@@ -135,7 +135,7 @@ def test_counting_and_sorting_give_the_ranks_of_a_naive_loop(seed, num_gallery, 
         values = np.where(values > 0, 0.0, -0.0)
     elif kind == "matches first":
         values = (values + 9 * matches).round(1)
-    values[~matches & (rng.random(shape) < 0.1)] = -np.inf  # taken out by their camera
+    values[~matches & (rng.random(shape) < 0.1)] = -np.inf  # removed by the camera rule
     similarity = torch.from_numpy(values).to(dtype)
     rows, columns = matches.nonzero()
     rankings = [
@@ -150,21 +150,21 @@ def test_counting_and_sorting_give_the_ranks_of_a_naive_loop(seed, num_gallery, 
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_rows_of_similarities_that_are_no_products(dtype):
+def test_rank_rows_with_given_similarities(dtype):
     rng = np.random.default_rng(4)
     similarity = torch.from_numpy(rng.standard_normal((11, 500))).to(dtype)
     ids = rng.integers(0, 60, 11), rng.integers(0, 60, 500)
     cameras = rng.integers(0, 3, 11), rng.integers(0, 3, 500)
     buffer = torch.empty(4, 500, dtype=dtype)
-    asked = []
+    ranges = []
 
     def rows(start, stop):
-        asked.append((start, stop))
+        ranges.append((start, stop))
         return buffer[: stop - start].copy_(similarity[start:stop])
 
     scores = rank_rows(rows, *ids, *cameras, chunk=4)
-    assert asked == [(0, 4), (4, 8), (8, 11)]
-    # Inner products with the unit vectors are the similarities themselves.
+    assert ranges == [(0, 4), (4, 8), (8, 11)]
+    # Inner products with unit vectors equal the given similarities.
     as_products = (torch.eye(11, dtype=torch.float64), similarity.double().T.contiguous())
     expected = naive_scores(as_products[0], as_products[1], *ids, *cameras)
     assert_scores(scores, expected)
@@ -175,29 +175,29 @@ def test_rows_of_similarities_that_are_no_products(dtype):
     [
         (torch.zeros(2, 4), r"of queries 0 to 1: expected \[2, 3\] floats, got \[2, 4\]"),
         (torch.zeros(2, 3).long(), "got .* of torch.int64"),
-        (torch.tensor([[0.0, 1.0, math.nan]] * 2), "queries 0 to 1: expected finite numbers"),
-        (torch.tensor([[0.0, 1.0, -math.inf]] * 2), "expected finite numbers"),
+        (torch.tensor([[0.0, 1.0, math.nan]] * 2), "queries 0 to 1: expected finite values"),
+        (torch.tensor([[0.0, 1.0, -math.inf]] * 2), "expected finite values"),
     ],
 )
-def test_similarities_that_no_ranking_follows_from_are_refused(rows, message):
+def test_invalid_similarities_are_refused(rows, message):
     with pytest.raises(ValueError, match=message):
         rank_rows(lambda start, stop: rows, [1, 2], [1, 2, 3])
 
 
-def test_products_beyond_the_largest_float_are_refused():
+def test_overflowing_products_are_refused():
     features = torch.full((2, 3), 1e30)
     with pytest.raises(ValueError, match="products are too large"):
         evaluate_ranking(features, features, [1, 2], [1, 2])
 
 
 @pytest.mark.parametrize("ids", [([], [1]), ([1], [])])
-def test_rows_without_queries_or_gallery_are_refused(ids):
+def test_empty_queries_or_gallery_are_refused(ids):
     with pytest.raises(ValueError, match="at least one query and one gallery image"):
         rank_rows(lambda start, stop: torch.zeros(1, 1), *ids)
 
 
 @pytest.mark.parametrize("num_persons", [2, 300])
-def test_no_chunk_changes_a_score(num_persons):
+def test_scores_do_not_depend_on_the_chunk(num_persons):
     rng = np.random.default_rng(9)
     arguments = [integer_features(rng, 30, 3), integer_features(rng, 500, 3)]
     arguments += [rng.integers(0, num_persons, n) for n in (30, 500)]
@@ -223,7 +223,7 @@ def sets(num_queries, num_gallery):
     cameras = [torch.randint(0, 6, (n,)) for n in (num_queries, num_gallery)]
     return *features, *ids, *cameras
 
-evaluate_ranking(*sets(64, 2000), chunk=64)  # the libraries' own buffers
+evaluate_ranking(*sets(64, 2000), chunk=64)  # allocates the buffers of the libraries
 arguments = sets(1500, 20000)
 before = peak()
 evaluate_ranking(*arguments, chunk=64)
@@ -232,11 +232,11 @@ print((peak() - before) * 1024)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux alone")
-def test_no_array_has_an_element_for_every_pair():
+def test_memory_is_not_proportional_to_all_pairs():
     command = [sys.executable, "-c", MEMORY_BEYOND_FEATURES]
-    found = subprocess.run(command, capture_output=True, text=True, check=True)
-    # One byte for each pair would be 30 MB; the 64 rows at a time are 5 MB.
-    assert int(found.stdout) < 20e6
+    child = subprocess.run(command, capture_output=True, text=True, check=True)
+    # One byte per pair would be 30 MB; a block of 64 rows has 5 MB.
+    assert int(child.stdout) < 20e6
 
 
 def test_known_ranking():
@@ -259,27 +259,27 @@ def test_ties_are_ranked_by_gallery_index():
     np.testing.assert_array_equal(late.cmc[:5], [0, 0, 0, 1, 1])
 
 
-def test_every_gallery_image_is_a_match():
+def test_all_gallery_images_are_matches():
     features = torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
     scores = evaluate_ranking(features[:4], features, np.zeros(4, int), np.zeros(60, int))
     assert scores.mAP == scores.mINP == scores.R1 == 1.0
 
 
-def test_same_person_same_camera_is_removed_and_other_cameras_stay():
+def test_camera_rule_removes_only_the_same_camera():
     gallery = torch.tensor([[1.0], [0.9], [0.8]])
     arguments = (torch.ones(1, 1), gallery, [5], [5, 6, 5])
     assert evaluate_ranking(*arguments, [0], [0, 0, 1]).mAP == 0.5
     assert evaluate_ranking(*arguments).mAP == pytest.approx((1 + 2 / 3) / 2)
 
 
-def test_a_query_without_a_match_is_not_counted():
+def test_queries_without_a_match_are_excluded():
     gallery = torch.tensor([[1.0], [0.5]])
     scores = evaluate_ranking(torch.ones(3, 1), gallery, [5, 8, 6], [5, 6], [0, 0, 0], [1, 1])
     assert scores.num_valid_queries == 2
     assert scores.mAP == 0.75
 
 
-def test_without_any_valid_query_scores_are_nan():
+def test_scores_are_nan_without_a_valid_query():
     scores = evaluate_ranking(
         torch.ones(2, 1), torch.ones(3, 1), [5, 5], [5, 5, 6], [0, 0], [0] * 3
     )
@@ -288,7 +288,7 @@ def test_without_any_valid_query_scores_are_nan():
     assert np.isnan(scores.cmc).all()
 
 
-def test_percent_has_the_metrics_of_the_result_matrix():
+def test_percent_contains_the_metrics_of_the_result_matrix():
     from tasks.retrieval.metrics import METRICS
 
     scores = evaluate_ranking(torch.ones(1, 1), torch.ones(2, 1), [1], [0, 1])
@@ -296,7 +296,7 @@ def test_percent_has_the_metrics_of_the_result_matrix():
     assert scores.percent()["mAP"] == 50.0
 
 
-def test_half_precision_and_autocast_do_not_change_the_arithmetic():
+def test_half_precision_and_autocast_do_not_change_scores():
     generator = torch.Generator().manual_seed(1)
     query = torch.randn(9, 8, generator=generator).bfloat16()
     gallery = torch.randn(40, 8, generator=generator).bfloat16()
@@ -308,7 +308,7 @@ def test_half_precision_and_autocast_do_not_change_the_arithmetic():
     assert scores.mAP == of_float.mAP == expected.mAP
 
 
-def test_a_float_gallery_that_requires_grad_is_fine_and_nothing_is_changed():
+def test_features_with_requires_grad_are_accepted_and_not_modified():
     query = torch.nn.functional.normalize(torch.eye(3) + 0.1)
     gallery = query.clone().requires_grad_()
     scores = evaluate_ranking(query, gallery, torch.arange(3), torch.arange(3))
@@ -330,7 +330,7 @@ def test_cuda_agrees_with_cpu():
 
 
 @pytest.mark.gpu
-def test_cuda_sorts_as_the_cpu_counts():
+def test_cuda_sorting_agrees_with_cpu_counting():
     rng = np.random.default_rng(6)
     values = rng.standard_normal((3, 9000)).round(1).astype(np.float32)
     values[0] = np.where(values[0] > 0, 0.0, -0.0)
@@ -346,7 +346,7 @@ QUERY, GALLERY = torch.ones(2, 4), torch.ones(3, 4)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"gallery_features": torch.ones(3, 5)}, r"features of one width.*\[2, 4\].*\[3, 5\]"),
+        ({"gallery_features": torch.ones(3, 5)}, r"features of the same width.*\[2, 4\].*\[3, 5\]"),
         ({"query_features": torch.ones(4)}, r"query_features: expected a \[N, D\] float tensor"),
         ({"query_features": torch.ones(2, 4).long()}, "float tensor, got .* of torch.int64"),
         ({"gallery_features": torch.ones(0, 4)}, "gallery_features: expected at least one"),
@@ -359,7 +359,7 @@ QUERY, GALLERY = torch.ones(2, 4), torch.ones(3, 4)
         ({"chunk": 0}, "chunk: expected at least 1"),
     ],
 )
-def test_bad_input_is_refused_in_words(changes, message):
+def test_invalid_inputs_are_refused(changes, message):
     arguments = {
         "query_features": QUERY,
         "gallery_features": GALLERY,

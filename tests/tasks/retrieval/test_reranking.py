@@ -1,4 +1,4 @@
-"""Re-ranked distances against loops that follow the definitions word by word."""
+"""Re-ranked distances against a naive implementation of the definitions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tasks.retrieval.reranking import RerankingConfig, evaluate_reranked, rerank
 
 
 def naive_distances(query, gallery, k1, k2, weight):
-    """Dense, in Python numbers: the module's steps 1 to 6 for every pair."""
+    """Steps 1 to 6 of the module for every pair, with dense matrices."""
     images = torch.cat([query, gallery]).double().numpy()
     images = [row / math.sqrt(sum(row * row)) for row in images]
     everyone = range(len(images))
@@ -31,11 +31,11 @@ def naive_distances(query, gallery, k1, k2, weight):
 
     V = np.zeros((len(images), len(images)))
     for i in everyone:
-        own = mutual(i, k1)
-        members = set(own)
-        for j in own:
+        reciprocal = mutual(i, k1)
+        members = set(reciprocal)
+        for j in reciprocal:
             other = mutual(j, round(k1 / 2))
-            if 3 * len(own & other) > 2 * len(other):
+            if 3 * len(reciprocal & other) > 2 * len(other):
                 members |= other
         for j in members:
             V[i, j] = math.exp(-d[i][j])
@@ -63,7 +63,7 @@ def clustered(rng, count, num_persons=6, width=5):
 
 
 def repeated(rng, count):
-    """Of 24 vectors whose products are exact: many images are equal, most distances are tied."""
+    """Samples of 24 vectors whose products are exact: many duplicates and ties."""
     halves = np.array(np.meshgrid(*[[-0.5, 0.5]] * 4)).reshape(4, -1).T
     vectors = np.concatenate([halves, np.eye(4), -np.eye(4)])
     return torch.from_numpy(vectors[rng.integers(0, len(vectors), count)])
@@ -80,7 +80,7 @@ def repeated(rng, count):
     weight=st.sampled_from([0.0, 0.3, 1.0]),
     chunk=st.sampled_from([1, 7, 256]),
 )
-def test_agrees_with_the_definitions_duplicates_and_ties_included(
+def test_agrees_with_the_definitions_including_duplicates_and_ties(
     seed, draw, num_queries, num_gallery, k1, k2, weight, chunk
 ):
     rng = np.random.default_rng(seed)
@@ -90,7 +90,7 @@ def test_agrees_with_the_definitions_duplicates_and_ties_included(
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
 
 
-def test_agrees_in_float32_at_the_papers_settings():
+def test_agrees_in_float32_with_the_papers_settings():
     rng = np.random.default_rng(0)
     query = clustered(rng, 12, num_persons=9, width=32).float()
     gallery = clustered(rng, 90, num_persons=9, width=32).float()
@@ -101,7 +101,7 @@ def test_agrees_in_float32_at_the_papers_settings():
     )
 
 
-def test_blocks_change_nothing(monkeypatch):
+def test_results_do_not_depend_on_block_sizes(monkeypatch):
     rng = np.random.default_rng(1)
     query, gallery = repeated(rng, 8), repeated(rng, 50)
     whole = distances(query, gallery, k1=6, k2=3)
@@ -114,7 +114,7 @@ def test_blocks_change_nothing(monkeypatch):
     np.testing.assert_array_equal(-apart.numpy(), whole)
 
 
-def test_weight_1_is_the_ranking_by_the_features():
+def test_weight_1_equals_the_ranking_without_reranking():
     rng = np.random.default_rng(2)
     query, gallery = clustered(rng, 20), clustered(rng, 100)
     ids = rng.integers(0, 6, 20), rng.integers(0, 6, 100), rng.integers(0, 3, 20)
@@ -128,7 +128,7 @@ def test_weight_1_is_the_ranking_by_the_features():
     assert found.num_valid_queries == plain.num_valid_queries
 
 
-def test_scores_are_those_of_the_final_distances():
+def test_scores_are_computed_from_the_final_distances():
     rng = np.random.default_rng(3)
     query, gallery = clustered(rng, 15), clustered(rng, 60)
     ids = rng.integers(0, 6, 15), rng.integers(0, 6, 60)
@@ -141,7 +141,7 @@ def test_scores_are_those_of_the_final_distances():
     assert found.percent() == pytest.approx(wanted.percent(), abs=1e-9)
 
 
-def test_scores_rise_where_people_form_clusters():
+def test_reranking_improves_clustered_features():
     rng = np.random.default_rng(6)
     ids = np.arange(400) % 20
     centres = rng.normal(size=(20, 16))
@@ -152,12 +152,12 @@ def test_scores_rise_where_people_form_clusters():
     assert evaluate_reranked(*sides, settings=RerankingConfig()).mAP > plain.mAP + 0.03
 
 
-def test_identical_images_are_at_distance_0_of_one_another():
+def test_identical_images_have_distance_0():
     found = distances(torch.ones(2, 3), torch.ones(5, 3), k1=10)
     np.testing.assert_allclose(found, 0, atol=1e-7)
 
 
-def test_half_precision_autocast_and_length_change_nothing():
+def test_half_precision_autocast_and_norm_do_not_change_distances():
     rng = np.random.default_rng(4)
     query, gallery = clustered(rng, 5).bfloat16(), clustered(rng, 30).bfloat16()
     expected = distances(query.float(), gallery.float())
@@ -188,8 +188,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
-def test_memory_has_no_room_for_a_matrix_of_all_by_all():
-    """At 10,000 images such a matrix is 100 MB in bytes and 400 MB in float32."""
+def test_memory_is_less_than_an_all_pairs_matrix():
+    """For 10,000 images, such a matrix needs 100 MB in bytes and 400 MB in float32."""
     child = subprocess.run(
         [sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True
     )
@@ -207,25 +207,25 @@ def test_cuda_agrees_with_cpu():
         np.testing.assert_allclose(-found.cpu().numpy(), distances(query, gallery), atol=1e-9)
 
 
-def test_off_by_default():
+def test_reranking_is_disabled_by_default():
     assert not RerankingConfig().enabled
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"gallery_features": torch.ones(3, 5)}, r"features of one width.*\[2, 4\].*\[3, 5\]"),
+        ({"gallery_features": torch.ones(3, 5)}, r"features of the same width.*\[2, 4\].*\[3, 5\]"),
         ({"query_features": torch.ones(2)}, r"query_features: expected a \[N, D\] float tensor"),
         ({"gallery_features": torch.ones(3, 4).long()}, "gallery_features: .* of torch.int64"),
         ({"gallery_features": torch.ones(0, 4), "gallery_ids": []}, "at least one .* got 2 and 0"),
         ({"query_features": torch.tensor([[1.0], [math.nan]])}, "query_features: .* row 1"),
-        ({"query_ids": [1]}, "query_ids: expected 2, one for each feature, got 1"),
-        ({"gallery_ids": [1] * 4}, "gallery_ids: expected 3, one for each feature, got 4"),
+        ({"query_ids": [1]}, "query_ids: expected 2 .*got 1"),
+        ({"gallery_ids": [1] * 4}, "gallery_ids: expected 3 .*got 4"),
         ({"query_cameras": [1, 2]}, "got only query_cameras"),
         ({"chunk": 0}, "chunk: expected at least 1"),
     ],
 )
-def test_bad_input_is_refused_in_words(changes, message):
+def test_invalid_inputs_are_refused(changes, message):
     arguments = {
         "query_features": torch.ones(2, 4),
         "gallery_features": torch.ones(3, 4),

@@ -1,4 +1,4 @@
-"""`benchmark.style`: texts of drawn people in styles found in captions."""
+"""`benchmark.style`: machine texts of synthetic people in clustered styles."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SIZES = {
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("drawn")
+    return tmp_path_factory.mktemp("data")
 
 
 def load(root: Path, **settings: Any) -> Benchmark:
@@ -46,18 +46,18 @@ def texts(benchmark: Benchmark) -> dict[str, tuple[str, str]]:
     return {each.image_path: (each.identity, each.clothing) for each in records}
 
 
-def test_the_methods_are_those_of_the_clustering() -> None:
+def test_methods_equal_the_clustering_methods() -> None:
     methods = tasks.synthetic.styled_texts.StyleMethod.__args__
     assert list(methods) == style_methods()
 
 
-def test_only_texts_are_written_anew(root: Path) -> None:
-    drawn, styled = load(root), load(root, style="dbscan")
-    before, after = texts(drawn), texts(styled)
+def test_styles_change_only_machine_texts(root: Path) -> None:
+    default, styled = load(root), load(root, style="dbscan")
+    before, after = texts(default), texts(styled)
     assert before.keys() == after.keys()
     assert all(before[path] != after[path] for path in before)
     assert len({each.split()[0] for each, _ in after.values()} & {"A", "This"}) == 2
-    for domain, other in zip(drawn.domains, styled.domains, strict=True):
+    for domain, other in zip(default.domains, styled.domains, strict=True):
         for records, others in (
             (domain.train, other.train),
             (domain.test.query, other.test.query),
@@ -65,26 +65,28 @@ def test_only_texts_are_written_anew(root: Path) -> None:
         ):
             bare = [replace(each, identity="", clothing="") for each in records]
             assert bare == [replace(each, identity="", clothing="") for each in others]
-    assert json.dumps(load(root).lock) == json.dumps(drawn.lock)
+    assert json.dumps(load(root).lock) == json.dumps(default.lock)
 
 
-def test_the_texts_are_true_but_for_misreadings(root: Path) -> None:
-    domain, told = training_domains()[0], texts(load(root, style="kmeans"))
-    own = {path: each for path, each in told.items() if "/plaza/" in path}
-    right = {"sex": 0, "lower_colour": 0}
-    for path, (identity, clothing) in own.items():
+def test_texts_are_true_except_for_mistakes(root: Path) -> None:
+    domain, styled = training_domains()[0], texts(load(root, style="kmeans"))
+    plaza = {path: each for path, each in styled.items() if "/plaza/" in path}
+    correct = {"sex": 0, "lower_colour": 0}
+    for path, (identity, clothing) in plaza.items():
         person = person_of(0, domain, int(Path(path).name[:4]))
-        right["sex"] += f" {person.sex} " in f" {identity}"
-        right["lower_colour"] += f"{person.lower_colour} " in clothing
-    assert right["sex"] == len(own)
-    assert 0.8 * len(own) < right["lower_colour"]
+        correct["sex"] += f" {person.sex} " in f" {identity}"
+        correct["lower_colour"] += f"{person.lower_colour} " in clothing
+    assert correct["sex"] == len(plaza)
+    assert 0.8 * len(plaza) < correct["lower_colour"]
     again = texts(load(root, style="gmm"))
-    lost = [path for path in own if ("beard" in own[path][0]) != ("beard" in again[path][0])]
-    assert lost == [], "what is read of a picture depends on the clustering"
+    different = [
+        path for path in plaza if ("beard" in plaza[path][0]) != ("beard" in again[path][0])
+    ]
+    assert different == [], "perceived attributes must not depend on the clustering"
 
 
-def test_the_machine_makes_mistakes_of_its_own(root: Path) -> None:
-    """A searched image's text that shared its captions' mistakes would tell whose they are."""
+def test_mistakes_of_machine_and_annotators_are_independent(root: Path) -> None:
+    """Shared mistakes would reveal which captions belong to a gallery image."""
     machine, domain = texts(load(root)), training_domains()[0]
     (folder,) = root.glob("synthetic-*/plaza")
     entries = json.loads((folder / "plaza_captions.json").read_text())
@@ -92,11 +94,11 @@ def test_the_machine_makes_mistakes_of_its_own(root: Path) -> None:
     for entry in entries:
         file = entry["file_path"]
         skin = person_of(0, domain, int(Path(file).name[:4])).skin
-        for who, said in (
+        for who, text in (
             ("annotator", entry["identity"]),
             ("machine", machine[str(folder / file)][0]),
         ):
-            if f"{skin} skin" not in said:
+            if f"{skin} skin" not in text:
                 misread[who].add(file)
     assert misread["machine"]
     assert misread["annotator"]
@@ -104,20 +106,20 @@ def test_the_machine_makes_mistakes_of_its_own(root: Path) -> None:
     assert len(shared) < 0.5 * len(misread["machine"])
 
 
-def test_locks_say_it_and_tests_compare(root: Path) -> None:
+def test_locks_differ_in_style_and_tests_are_comparable(root: Path) -> None:
     locks = {name: load(root, style=name).lock for name in ("none", "dbscan")}
     differences = lock_differences(locks)
     assert "style method none in none, dbscan in dbscan" in {each.text for each in differences}
     assert is_test_comparable(differences, "plaza")
-    mixed = lock_differences({"drawn": load(root).lock, "dbscan": locks["dbscan"]})
-    assert not is_test_comparable(mixed, "plaza")
+    differences = lock_differences({"default": load(root).lock, "dbscan": locks["dbscan"]})
+    assert not is_test_comparable(differences, "plaza")
 
 
-def test_no_test_caption_and_no_later_domain_is_read(root: Path) -> None:
-    found: list[list[str]] = []
+def test_styles_use_only_training_captions_of_the_first_domain(root: Path) -> None:
+    calls: list[list[str]] = []
 
     def find(captions, method, options):
-        found.append(list(captions))
+        calls.append(list(captions))
         return real(captions, method, options)
 
     real = tasks.synthetic.styled_texts.find_styles
@@ -127,10 +129,10 @@ def test_no_test_caption_and_no_later_domain_is_read(root: Path) -> None:
     (folder,) = root.glob("synthetic-*/station")
     entries = json.loads((folder / "station_captions.json").read_text())
     train = [each for entry in entries if entry["split"] == "train" for each in entry["captions"]]
-    assert sorted(found[0]) == sorted(train)
+    assert sorted(calls[0]) == sorted(train)
 
 
-def test_files_are_written_once_and_settings_have_files_of_their_own(root: Path) -> None:
+def test_files_are_written_once_per_setting(root: Path) -> None:
     def files() -> set[Path]:
         return set(root.glob("synthetic-*/*/*_dual-hdbscan-*.json"))
 
@@ -145,7 +147,7 @@ def test_files_are_written_once_and_settings_have_files_of_their_own(root: Path)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_that_cannot_be_written(root: Path) -> None:
+def test_error_for_a_read_only_folder(root: Path) -> None:
     (folder,) = root.glob("synthetic-*/plaza")
     folder.chmod(0o555)
     try:
@@ -165,6 +167,6 @@ def test_a_folder_that_cannot_be_written(root: Path) -> None:
         ({"style": "kmeans", "style_options": {"num_styles": 97}}, "96; got 97"),
     ],
 )
-def test_what_is_refused(root: Path, settings: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_refused(root: Path, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load(root, **settings)

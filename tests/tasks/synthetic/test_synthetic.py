@@ -16,10 +16,9 @@ from tasks.datasets import synthetic
 from tasks.datasets.synthetic import SyntheticConfig, prepare
 from tasks.synthetic.captions import PARTS, vocabulary, write_captions
 from tasks.synthetic.domains import SCENES, random_domain, training_domains, unseen_domains
-from tasks.synthetic.drawing import FACINGS, Frame, draw_picture, make_camera
-from tasks.synthetic.people import COLOURED_FIELDS, draw_person, words_of
+from tasks.synthetic.drawing import FACINGS, Frame, make_camera, render_image
+from tasks.synthetic.people import COLOURED_FIELDS, palette_of, sample_person
 from tasks.synthetic.pool import draw_pool
-from tasks.synthetic.sheet import contact_sheet
 from tasks.synthetic.studio import map_in_processes, person_of
 from tasks.text.descriptions import join_parts, read_descriptions
 
@@ -37,7 +36,7 @@ TINY = SyntheticConfig(
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return prepare(TINY, tmp_path_factory.mktemp("data"))
 
 
@@ -46,20 +45,20 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
-def test_layout_and_counts(drawn: Path) -> None:
-    assert sorted(path.name for path in drawn.iterdir()) == ["mall", "plaza", "station"]
-    plaza = drawn / "plaza"
+def test_layout_and_counts(data: Path) -> None:
+    assert sorted(path.name for path in data.iterdir()) == ["mall", "plaza", "station"]
+    plaza = data / "plaza"
     assert len(list((plaza / "bounding_box_train").iterdir())) == 5 * 3 * 2
     assert len(list((plaza / "query").iterdir())) == 4 * 3
     assert len(list((plaza / "bounding_box_test").iterdir())) == 4 * 3
-    assert len(list((drawn / "mall" / "bounding_box_train").iterdir())) == 3 * 3 * 2
+    assert len(list((data / "mall" / "bounding_box_train").iterdir())) == 3 * 3 * 2
     assert (plaza / "bounding_box_train" / "0002_c1s1_000200_01.jpg").is_file()
     with Image.open(plaza / "query" / "1001_c1s1_100100_01.jpg") as image:
         assert (image.format, image.size, image.mode) == ("JPEG", (16, 32), "RGB")
 
 
-def test_reads_as_market(drawn: Path) -> None:
-    seen, unseen = synthetic.read(drawn.parent, TINY)
+def test_data_is_read_as_market1501(data: Path) -> None:
+    seen, unseen = synthetic.read(data.parent, TINY)
     assert [raw.name for raw in seen] == ["plaza", "station"]
     assert [raw.name for raw in unseen] == ["mall"]
     for raw in seen + unseen:
@@ -72,48 +71,50 @@ def test_reads_as_market(drawn: Path) -> None:
         assert raw.description_file is not None
 
 
-def test_descriptions_cover_every_image(drawn: Path) -> None:
-    descriptions = read_descriptions(drawn / "station" / "station_description.txt")
-    images = {path.name for path in (drawn / "station").rglob("*.jpg")}
+def test_descriptions_cover_every_image(data: Path) -> None:
+    descriptions = read_descriptions(data / "station" / "station_description.txt")
+    images = {path.name for path in (data / "station").rglob("*.jpg")}
     assert set(descriptions.parts) == images
     assert descriptions.num_duplicates == 0
-    text = (drawn / "station" / "station_description.txt").read_bytes()
+    text = (data / "station" / "station_description.txt").read_bytes()
     assert b"\r" not in text
     assert all(line.count(b"\t\t\t") == 4 for line in text.splitlines())
 
 
-def test_caption_and_attribute_files(drawn: Path) -> None:
-    entries = json.loads((drawn / "plaza" / "plaza_captions.json").read_text())
-    assert all((drawn / "plaza" / entry["file_path"]).is_file() for entry in entries)
+def test_caption_and_attribute_files(data: Path) -> None:
+    entries = json.loads((data / "plaza" / "plaza_captions.json").read_text())
+    assert all((data / "plaza" / entry["file_path"]).is_file() for entry in entries)
     assert {entry["split"] for entry in entries} == {"train", "test"}
     assert all(len(entry["captions"]) == 2 for entry in entries)
-    people = json.loads((drawn / "plaza" / "plaza_attributes.json").read_text())
+    people = json.loads((data / "plaza" / "plaza_attributes.json").read_text())
     assert {int(person_id) for person_id in people} == {entry["id"] for entry in entries}
     assert people["1"]["upper"] == person_of(0, training_domains()[0], 1).upper
 
 
-def test_two_draws_are_equal_bytes(drawn: Path, tmp_path: Path) -> None:
-    assert contents(prepare(TINY, tmp_path)) == contents(drawn)
+def test_generation_is_deterministic(data: Path, tmp_path: Path) -> None:
+    assert contents(prepare(TINY, tmp_path)) == contents(data)
 
 
-def test_processes_draw_the_same(
-    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_result_does_not_depend_on_processes(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(synthetic, "useful_processes", lambda num_images: 2)
-    assert contents(prepare(TINY, tmp_path)) == contents(drawn)
+    assert contents(prepare(TINY, tmp_path)) == contents(data)
 
 
-def test_second_call_draws_nothing(drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_call_uses_the_cache(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
-        raise AssertionError("drew again")
+        raise AssertionError("rendered again")
 
     monkeypatch.setattr(synthetic, "_generate", refuse)
-    assert prepare(TINY, drawn.parent) == drawn
-    with pytest.raises(AssertionError, match="drew again"):
-        prepare(TINY.model_copy(update={"seed": 1}), drawn.parent)
+    assert prepare(TINY, data.parent) == data
+    with pytest.raises(AssertionError, match="rendered again"):
+        prepare(TINY.model_copy(update={"seed": 1}), data.parent)
 
 
-def test_interrupted_draw_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_generation_leaves_no_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def die(_: SyntheticConfig, folder: Path) -> None:
         (folder / "half").write_text("")
         raise KeyboardInterrupt
@@ -132,7 +133,7 @@ def test_concurrent_preparation(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [folders[0]]
 
 
-def test_every_field_names_another_folder(tmp_path: Path) -> None:
+def test_every_field_changes_the_cache_folder(tmp_path: Path) -> None:
     usual = SyntheticConfig()
     names = {synthetic.cache_folder(usual, tmp_path).name}
     changes = {
@@ -151,25 +152,18 @@ def test_unwritable_root(tmp_path: Path) -> None:
         prepare(TINY, tmp_path / "file" / "data")
 
 
-def test_fewer_people_keep_their_looks(drawn: Path, tmp_path: Path) -> None:
+def test_images_do_not_depend_on_the_number_of_people(data: Path, tmp_path: Path) -> None:
     fewer = prepare(TINY.model_copy(update={"num_train_identities": 2}), tmp_path)
     for path in (fewer / "plaza").rglob("*.jpg"):
-        assert path.read_bytes() == (drawn / path.relative_to(fewer)).read_bytes()
+        assert path.read_bytes() == (data / path.relative_to(fewer)).read_bytes()
 
 
 @pytest.mark.parametrize(
     "wrong", [{"num_cameras": 1}, {"images_per_camera": 1}, {"num_seen_domains": 6}, {"hight": 64}]
 )
-def test_config_refuses(wrong: dict[str, int]) -> None:
+def test_invalid_configurations_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValidationError):
         SyntheticConfig.model_validate(wrong)
-
-
-def test_contact_sheet(drawn: Path) -> None:
-    sheet = contact_sheet(drawn, ("plaza", "mall"), num_people=3, num_cameras=3, zoom=2)
-    assert sheet.size == (6 * 34 - 2 + 10, 3 * 66 - 2)
-    with pytest.raises(FileNotFoundError, match="0004_c1"):
-        contact_sheet(drawn, ("mall",), num_people=4, num_cameras=3)
 
 
 def test_domain_names_and_indices() -> None:
@@ -179,45 +173,45 @@ def test_domain_names_and_indices() -> None:
 
 
 @pytest.mark.parametrize("index", range(12))
-def test_anyone_anywhere_can_be_drawn(index: int) -> None:
+def test_random_people_are_rendered_in_random_domains(index: int) -> None:
     rng = np.random.default_rng(index)
     domain = random_domain(index, rng)
     for height, width in ((64, 32), (48, 20)):
         frame = Frame(height, width, supersampling=2)
         camera = make_camera(domain.look, frame, rng)
         for _ in range(8):
-            picture = draw_picture(
-                draw_person(domain.wardrobe, rng), camera, domain.look, frame, rng
+            image = render_image(
+                sample_person(domain.wardrobe, rng), camera, domain.look, frame, rng
             )
-            assert picture.shape == (height, width, 3)
-            assert picture.dtype == np.uint8
-            assert picture.std() > 4
+            assert image.shape == (height, width, 3)
+            assert image.dtype == np.uint8
+            assert image.std() > 4
 
 
-def test_clothes_show_in_the_picture() -> None:
-    """The mean colour of the chest follows the drawn colour of the garment."""
+def test_clothes_are_visible_in_the_image() -> None:
+    """The mean colour of the chest correlates with the rendered colour of the garment."""
     domain = training_domains()[0]
     frame = Frame(64, 32, 3)
     camera = make_camera(domain.look, frame, np.random.default_rng(0))
     people = [person_of(0, domain, number) for number in range(60)]
-    chest, drawn = [], []
+    chest, garment = [], []
     for number, person in enumerate(people):
-        picture = draw_picture(person, camera, domain.look, frame, np.random.default_rng(number))
+        image = render_image(person, camera, domain.look, frame, np.random.default_rng(number))
         if person.pattern == "plain" and person.bag != "backpack":
-            chest.append(picture[18:26, 13:19].mean((0, 1)))
-            drawn.append(person.rgb["upper_colour"])
+            chest.append(image[18:26, 13:19].mean((0, 1)))
+            garment.append(person.rgb["upper_colour"])
     for channel in range(3):
-        pairs = np.array(chest)[:, channel], np.array(drawn)[:, channel]
+        pairs = np.array(chest)[:, channel], np.array(garment)[:, channel]
         assert np.corrcoef(*pairs)[0, 1] > 0.7
     assert len(FACINGS) == len(camera.facing)
     assert math.isclose(sum(camera.facing), 1.0)
 
 
-def test_colour_words_match_drawn_colours() -> None:
+def test_colour_words_match_rendered_colours() -> None:
     for number in range(40):
         person = person_of(3, training_domains()[2], number)
         for name in COLOURED_FIELDS:
-            named = words_of(name)[getattr(person, name)]
+            named = palette_of(name)[getattr(person, name)]
             assert np.abs(np.subtract(person.rgb[name], named)).max() < 80
 
 
@@ -233,8 +227,8 @@ def information(person_words: list[str], sentence_words: list[str]) -> float:
 
 
 @pytest.mark.parametrize("domain", training_domains(), ids=lambda domain: domain.name)
-def test_captions_tell_people_apart(domain) -> None:
-    """In every domain all four parts say much: none is a constant that nothing can align with."""
+def test_all_caption_parts_are_informative(domain) -> None:
+    """In every domain, all four parts have a high entropy, so that features can align with them."""
     people = [person_of(0, domain, number) for number in range(300)]
     sentences = [
         write_captions(person, np.random.default_rng([1, number])).parts
@@ -243,26 +237,26 @@ def test_captions_tell_people_apart(domain) -> None:
     for part, least in zip(PARTS, (6.0, 6.0, 5.0, 6.5), strict=True):
         assert entropy([row[PARTS.index(part)] for row in sentences]) > least
     shoes = [person.shoes for person in people]
-    said = [
+    mentioned = [
         next((word for word in ("sneaker", "boot", "sandal", "heel") if word in row[3]), "other")
         for row in sentences
     ]
-    assert information(shoes, said) > 0.4 * entropy(shoes)
+    assert information(shoes, mentioned) > 0.4 * entropy(shoes)
 
 
-def test_the_vocabulary_is_what_captions_are_made_of() -> None:
-    said = set[str]()
+def test_vocabulary_equals_the_words_of_captions() -> None:
+    words = set[str]()
     for number in range(16):
         rng = np.random.default_rng([5, number])
         wardrobe = random_domain(number, rng).wardrobe
         for _ in range(150):
-            captions = write_captions(draw_person(wardrobe, rng), rng)
+            captions = write_captions(sample_person(wardrobe, rng), rng)
             sentences = (*captions.parts, *captions.captions, captions.identity, captions.clothing)
-            said.update(re.findall(r"\w+|[^\w\s]", " ".join(sentences).lower()))
-    assert said == set(vocabulary())
+            words.update(re.findall(r"\w+|[^\w\s]", " ".join(sentences).lower()))
+    assert words == set(vocabulary())
 
 
-def test_captions_are_short_and_vary() -> None:
+def test_captions_are_short_and_varied() -> None:
     person = person_of(0, training_domains()[0], 1)
     rows = [write_captions(person, np.random.default_rng([2, n])) for n in range(200)]
     for number in range(4):
@@ -274,18 +268,18 @@ def test_captions_are_short_and_vary() -> None:
 
 
 def test_caption_noise_rates() -> None:
-    """8% of the colours are misread; two synonyms of a colour are not a mistake."""
+    """8% of the colours are misread; synonyms of a colour are not mistakes."""
     person = next(
         candidate
         for number in range(100)
         if (candidate := person_of(0, training_domains()[0], number)).lower_colour == "red"
     )
     rows = [write_captions(person, np.random.default_rng([3, n])) for n in range(4000)]
-    right = np.mean(["red" in row.parts[2].split() for row in rows])
-    assert right == pytest.approx(0.92, abs=0.02)
+    correct = np.mean(["red" in row.parts[2].split() for row in rows])
+    assert correct == pytest.approx(0.92, abs=0.02)
 
 
-def test_pool_is_a_function_of_its_seed() -> None:
+def test_pool_depends_only_on_its_seed_and_sizes() -> None:
     sizes = {"height": 32, "width": 16}
     first = draw_pool(2, 3, 2, 0, **sizes, num_processes=1)
     again = draw_pool(2, 3, 2, 0, **sizes, num_processes=1)
@@ -302,12 +296,12 @@ def test_pool_is_a_function_of_its_seed() -> None:
         assert whole == join_parts([first.captions[part][index] for part in PARTS])
 
 
-def test_pool_refuses_nothing_to_draw() -> None:
+def test_empty_pool_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one"):
         draw_pool(0, 3, 2, 0, height=32, width=16)
 
 
-def test_processes_give_the_same_in_the_same_order() -> None:
+def test_map_in_processes_keeps_the_order() -> None:
     jobs = [(number, 3) for number in range(5)]
     assert map_in_processes(pow, jobs, num_processes=2) == [0, 1, 8, 27, 64]
     assert map_in_processes(pow, jobs, num_processes=1) == [0, 1, 8, 27, 64]

@@ -1,4 +1,4 @@
-"""Masks, styles and templates: how captions are written, apart from what they say."""
+"""Masking, style clustering and templates of captions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tasks.synthetic.domains import training_domains
 from tasks.synthetic.studio import person_of
 from tasks.text.caption_styles import Styles, find_styles, tfidf
 from tasks.text.masking import SLOT, mask
-from tasks.text.paraphrase import CLOTHING, IDENTITY, PLAIN, best_template, retell
+from tasks.text.paraphrase import CLOTHING, DEFAULT_TEMPLATE, IDENTITY, best_template, fill_template
 from tasks.text.style_clustering import StyleOptions, style_methods
 
 FACTS = {
@@ -28,14 +28,14 @@ OPTIONS = StyleOptions(eps=0.25)
 
 @pytest.fixture(scope="module")
 def captions() -> list[str]:
-    """640 drawn captions, of one domain's annotators."""
+    """640 synthetic captions by the annotators of one domain."""
     domain, rng = training_domains()[0], np.random.default_rng(0)
     people = [person_of(0, domain, number) for number in range(1, 41)]
     return [each for person in people * 8 for each in write_captions(person, rng).captions]
 
 
 def annotator(caption: str) -> str:
-    """The drawn annotators begin their captions with "A", "Dressed" or "This"."""
+    """The first word ("A", "Dressed" or "This") identifies the synthetic annotator."""
     return caption.split()[0]
 
 
@@ -62,19 +62,19 @@ def annotator(caption: str) -> str:
         ("", ""),
     ],
 )
-def test_facts_are_masked_and_the_rest_stays(caption: str, masked: str) -> None:
+def test_facts_are_masked_and_other_words_kept(caption: str, masked: str) -> None:
     assert mask(caption) == masked
 
 
-def test_no_fact_of_a_drawn_caption_survives(captions: list[str]) -> None:
-    left = {word for caption in captions for word in SLOT.sub("", mask(caption)).split()}
-    assert {word.strip(",.").lower() for word in left} - {""} == {
+def test_all_facts_of_synthetic_captions_are_masked(captions: list[str]) -> None:
+    kept = {word for caption in captions for word in SLOT.sub("", mask(caption)).split()}
+    assert {word.strip(",.").lower() for word in kept} - {""} == {
         *("a", "and", "carrying", "dressed", "has", "in", "is", "over", "this", "wearing", "with")
     }
 
 
 @given(st.text(max_size=200))
-def test_any_text_can_be_masked(text: str) -> None:
+def test_mask_accepts_any_text(text: str) -> None:
     assert mask(text) == mask(text).strip()
 
 
@@ -82,73 +82,72 @@ def test_any_text_can_be_masked(text: str) -> None:
 
 
 @pytest.mark.parametrize(("method", "least"), [("dbscan", 0.8), ("kmeans", 0.4), ("gmm", 0.4)])
-def test_the_annotators_styles_are_recovered(
+def test_styles_of_the_annotators_are_recovered(
     captions: list[str], method: str, least: float
 ) -> None:
-    found = find_styles(captions, method, OPTIONS)
-    truth = [annotator(each) for each in found.captions]
-    assert adjusted_rand_score(truth, found.labels) > least
-    dealt = find_styles(captions, "random", OPTIONS)
-    assert abs(adjusted_rand_score(truth, dealt.labels)) < 0.05
+    result = find_styles(captions, method, OPTIONS)
+    truth = [annotator(each) for each in result.captions]
+    assert adjusted_rand_score(truth, result.labels) > least
+    random = find_styles(captions, "random", OPTIONS)
+    assert abs(adjusted_rand_score(truth, random.labels)) < 0.05
 
 
-def test_as_many_styles_as_there_are_find_them_exactly(captions: list[str]) -> None:
-    found = find_styles(captions, "kmeans", StyleOptions(num_styles=3))
-    assert adjusted_rand_score([annotator(each) for each in captions], found.labels) == 1
-    assert sorted(len({annotator(each) for each in style.exemplars}) for style in found.styles) == [
-        1, 1, 1,
-    ]  # fmt: skip
+def test_kmeans_with_the_true_number_of_styles_is_exact(captions: list[str]) -> None:
+    result = find_styles(captions, "kmeans", StyleOptions(num_styles=3))
+    assert adjusted_rand_score([annotator(each) for each in captions], result.labels) == 1
+    annotators = [{annotator(each) for each in style.exemplars} for style in result.styles]
+    assert [len(each) for each in annotators] == [1, 1, 1]
 
 
 @pytest.mark.parametrize("method", style_methods())
 def test_styles_and_their_exemplars(captions: list[str], method: str) -> None:
-    found = find_styles(captions, method, OPTIONS)
-    masked = {mask(each): label for each, label in zip(captions, found.labels, strict=True)}
-    assert sum(each.size for each in found.styles) == len(captions)
-    assert min(each.size for each in found.styles) >= len(captions) // 50
-    for number, style in enumerate(found.styles):
+    result = find_styles(captions, method, OPTIONS)
+    masked = {mask(each): label for each, label in zip(captions, result.labels, strict=True)}
+    assert sum(each.size for each in result.styles) == len(captions)
+    assert min(each.size for each in result.styles) >= len(captions) // 50
+    for number, style in enumerate(result.styles):
         assert 1 <= len(style.exemplars) == len(set(style.exemplars)) <= 4
         assert style.template in masked
         if method not in ("random",):
             assert {masked[each] for each in (*style.exemplars, style.template)} == {number}
     again = find_styles(captions, method, OPTIONS)
-    assert again.digest == found.digest
+    assert again.digest == result.digest
     other = find_styles(captions[:-100], method, OPTIONS)
-    assert other.digest != found.digest
+    assert other.digest != result.digest
 
 
-def test_the_exemplars_are_nearest_to_the_centre(captions: list[str]) -> None:
-    found = find_styles(captions, "dbscan", OPTIONS)
+def test_exemplars_are_nearest_to_the_centre(captions: list[str]) -> None:
+    result = find_styles(captions, "dbscan", OPTIONS)
     texts = [mask(each) for each in captions]
     rows = tfidf(texts)
-    for number, style in enumerate(found.styles):
-        own = [at for at, label in enumerate(found.labels) if label == number]
-        centre = rows[own].mean(axis=0)
-        near = {texts[at]: float(rows[at] @ centre) for at in own}
-        best = sorted(near.values(), reverse=True)[: len(style.exemplars)]
-        assert [near[each] for each in style.exemplars] == pytest.approx(best)
+    for number, style in enumerate(result.styles):
+        members = [index for index, label in enumerate(result.labels) if label == number]
+        centre = rows[members].mean(axis=0)
+        similarity = {texts[index]: float(rows[index] @ centre) for index in members}
+        best = sorted(similarity.values(), reverse=True)[: len(style.exemplars)]
+        assert [similarity[each] for each in style.exemplars] == pytest.approx(best)
 
 
-def test_a_style_is_drawn_as_often_as_it_is_written_in(captions: list[str]) -> None:
-    found = find_styles(captions, "dbscan", OPTIONS)
-    drawn = [found.sample(f"image {number}") for number in range(3000)]
-    assert drawn == [found.sample(f"image {number}") for number in range(3000)]
-    shares = np.bincount(drawn, minlength=len(found.styles)) / 3000
-    sizes = np.array([each.size for each in found.styles]) / len(captions)
+def test_styles_are_sampled_in_proportion_to_their_size(captions: list[str]) -> None:
+    result = find_styles(captions, "dbscan", OPTIONS)
+    drawn = [result.sample(f"image {number}") for number in range(3000)]
+    assert drawn == [result.sample(f"image {number}") for number in range(3000)]
+    shares = np.bincount(drawn, minlength=len(result.styles)) / 3000
+    sizes = np.array([each.size for each in result.styles]) / len(captions)
     assert np.abs(shares - sizes).max() < 0.04
-    other = Styles(found.method, found.styles, found.labels, found.captions, seed=1)
+    other = Styles(result.method, result.styles, result.labels, result.captions, seed=1)
     assert [other.sample(f"image {number}") for number in range(3000)] != drawn
 
 
-def test_many_captions_are_drawn_from(captions: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_captions_are_subsampled(captions: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks.text.caption_styles, "MAX_CAPTIONS", 200)
-    found = find_styles(captions, "dbscan", OPTIONS)
-    assert len(found.captions) == len(found.labels) == 200
-    assert find_styles(captions[::-1], "dbscan", OPTIONS).digest == found.digest
+    result = find_styles(captions, "dbscan", OPTIONS)
+    assert len(result.captions) == len(result.labels) == 200
+    assert find_styles(captions[::-1], "dbscan", OPTIONS).digest == result.digest
 
 
-def test_what_no_style_can_be_found_in() -> None:
-    with pytest.raises(ValueError, match="there is none with a word in it"):
+def test_invalid_inputs_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"captions: .*none with a word"):
         find_styles(["", " ", "..."], "dbscan", OPTIONS)
     with pytest.raises(ValueError, match=r"num_styles: expected at most .* 2; got 8"):
         find_styles(["A man.", "He walks."], "kmeans", OPTIONS)
@@ -156,10 +155,10 @@ def test_what_no_style_can_be_found_in() -> None:
         find_styles(["A man.", "He walks."], "dbscam", OPTIONS)
 
 
-def test_odd_captions_are_no_trouble() -> None:
+def test_unusual_captions_are_accepted() -> None:
     odd = ["", "x" * 10_000, "a man " * 2500, "男人穿红衣", "A man in jeans."] * 4
-    found = find_styles(odd, "dbscan", OPTIONS)
-    assert len(found.captions) == 16
+    result = find_styles(odd, "dbscan", OPTIONS)
+    assert len(result.captions) == 16
 
 
 # ---- templates
@@ -195,32 +194,32 @@ def test_odd_captions_are_no_trouble() -> None:
         ),
     ],
 )
-def test_facts_are_told_in_the_words_of_a_template(
+def test_fill_template_states_facts_in_the_template_wording(
     template: str, identity: str, clothing: str
 ) -> None:
     assert best_template([template]) == template
-    assert retell(template, MORE) == (identity, clothing)
+    assert fill_template(template, MORE) == (identity, clothing)
 
 
-def test_every_fact_is_told_once_in_any_style(captions: list[str]) -> None:
-    found = find_styles(captions, "hdbscan", OPTIONS)
-    for template in {PLAIN, *(each.template for each in found.styles)}:
+def test_every_fact_is_stated_once_in_any_style(captions: list[str]) -> None:
+    result = find_styles(captions, "hdbscan", OPTIONS)
+    for template in {DEFAULT_TEMPLATE, *(each.template for each in result.styles)}:
         for facts in (FACTS, MORE):
-            texts = dict(zip((IDENTITY, CLOTHING), retell(template, facts), strict=True))
+            texts = dict(zip((IDENTITY, CLOTHING), fill_template(template, facts), strict=True))
             for kinds, text in texts.items():
                 for kind in (*IDENTITY, *CLOTHING):
-                    told = text.lower().count(facts.get(kind, "nothing of the kind"))
-                    assert told == (kind in kinds and kind in facts), (template, text)
+                    count = text.lower().count(facts.get(kind, "no such fact"))
+                    assert count == (kind in kinds and kind in facts), (template, text)
                 assert text[0].isupper()
                 assert text.endswith(".")
                 assert not SLOT.search(text)
 
 
-def test_what_says_more_about_its_own_person_is_no_template() -> None:
+def test_captions_with_other_facts_are_not_templates() -> None:
     for masked in (
-        "A [person] in [upper].",  # nothing below
+        "A [person] in [upper].",  # no lower garment
         "A [person] in [upper] and [lower] near trees.",
-        "[upper] and [lower].",  # nobody
+        "[upper] and [lower].",  # no person
         "The [person] is here. [he] walks. [he] wears [upper] and [lower].",
     ):
         assert best_template([masked]) == ""

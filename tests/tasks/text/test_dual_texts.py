@@ -1,4 +1,4 @@
-"""Identity and clothing descriptions: their file, their way into records, and drawn people."""
+"""Identity and clothing descriptions: file, attachment to records, synthetic data."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def entry(file: str, **texts: str) -> dict[str, str]:
     return {"file_path": file, "identity": f"who {file}", "clothing": f"wears {file}"} | texts
 
 
-def test_texts_reach_their_images_by_path(tmp_path: Path) -> None:
+def test_texts_are_attached_by_image_path(tmp_path: Path) -> None:
     entries = [entry("sub/c.jpg"), entry("a.jpg", identity=" a\n tall  man "), entry("gone.jpg")]
     raw = with_dual_texts(raw_domain(tmp_path, entries))
     assert [(each.identity, each.clothing) for each in raw.train] == [
@@ -53,20 +53,20 @@ def test_texts_reach_their_images_by_path(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[{", "expected JSON, but line 1"),
+        ("[{", "expected JSON, got an error in line 1"),
         ({"file_path": "a.jpg"}, "expected a list of entries, got dict"),
-        ([entry("a.jpg"), {"file_path": "b.jpg", "identity": "x"}], "entry 2: expected file_path"),
-        ([entry("a.jpg", clothing="  ")], "none of them empty"),
-        (["words"], "entry 1: expected file_path"),
+        ([entry("a.jpg"), {"file_path": "b.jpg", "identity": "x"}], "entry 2: expected non-empty"),
+        ([entry("a.jpg", clothing="  ")], "expected non-empty file_path, identity and clothing"),
+        (["words"], "entry 1: expected non-empty"),
         ([entry("a.jpg", identity="tall " * 2000)], "entry 1: expected a text about one person"),
     ],
 )
-def test_what_is_no_such_file(content: object, message: str, tmp_path: Path) -> None:
+def test_invalid_files_are_refused(content: object, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         with_dual_texts(raw_domain(tmp_path, content))
 
 
-def test_drawn_people_searched_by_text(tmp_path: Path) -> None:
+def test_synthetic_text_to_image_benchmark(tmp_path: Path) -> None:
     def load(name: str):
         config = BenchmarkConfig.model_validate(
             {
@@ -79,7 +79,7 @@ def test_drawn_people_searched_by_text(tmp_path: Path) -> None:
         return load_benchmark(config, image_height=64, image_width=32)
 
     by_image, by_text = load("synthetic"), load("synthetic-t2i")
-    assert len(list(tmp_path.iterdir())) == 1, "both read the same pictures"
+    assert len(list(tmp_path.iterdir())) == 1, "both read the same images"
     domain = by_text.seen[0]
     assert [each.image_path for each in domain.train] == [
         each.image_path for each in by_image.seen[0].train

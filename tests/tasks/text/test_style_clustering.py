@@ -11,7 +11,7 @@ methods = pytest.mark.parametrize("method", style_methods())
 
 
 def blobs(sizes: list[int], spread: float = 0.02, width: int = 16, seed: int = 0) -> np.ndarray:
-    """Captions around as many orthogonal directions as there are sizes, of different lengths."""
+    """Rows of different norms around orthogonal directions, one direction per size."""
     rng = np.random.default_rng(seed)
     centres = np.repeat(np.eye(width)[: len(sizes)], sizes, axis=0)
     rows = centres + spread * rng.normal(size=centres.shape)
@@ -34,7 +34,7 @@ cases = st.fixed_dictionaries(
 )
 
 
-def drawn(case: dict) -> tuple[np.ndarray, StyleOptions]:
+def sample_case(case: dict) -> tuple[np.ndarray, StyleOptions]:
     rows = np.random.default_rng(case["seed"]).normal(size=(case["num_rows"], case["width"]))
     options = StyleOptions(
         num_styles=min(case["num_styles"], case["num_rows"]),
@@ -49,8 +49,8 @@ def drawn(case: dict) -> tuple[np.ndarray, StyleOptions]:
 @settings(max_examples=25, deadline=None)
 @given(cases)
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_every_caption_has_a_style_and_no_style_is_too_small(method: str, case: dict) -> None:
-    rows, options = drawn(case)
+def test_labels_are_consecutive_and_styles_not_too_small(method: str, case: dict) -> None:
+    rows, options = sample_case(case)
     labels = cluster(rows, method, options)
     sizes = np.bincount(labels, minlength=1)
     assert labels.shape == (len(rows),)
@@ -63,23 +63,23 @@ def test_every_caption_has_a_style_and_no_style_is_too_small(method: str, case: 
 @settings(max_examples=25, deadline=None)
 @given(cases, st.randoms(use_true_random=False))
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_the_order_of_captions_does_not_matter(method: str, case: dict, random) -> None:
-    rows, options = drawn(case)
+def test_labels_do_not_depend_on_the_order_of_captions(method: str, case: dict, random) -> None:
+    rows, options = sample_case(case)
     if case["width"] == 1:
-        return  # only two directions: every row has a twin, and `random` tells twins apart
-    moved = list(range(len(rows)))
-    random.shuffle(moved)
-    assert (cluster(rows[moved], method, options) == cluster(rows, method, options)[moved]).all()
+        return  # only two directions, so rows are equal, and `random` labels equal rows differently
+    order = list(range(len(rows)))
+    random.shuffle(order)
+    assert (cluster(rows[order], method, options) == cluster(rows, method, options)[order]).all()
 
 
 @pytest.mark.parametrize("method", ["kmeans", "gmm", "agglomerative", "hdbscan", "dbscan"])
-def test_clear_groups_are_found_whatever_the_lengths_of_the_rows(method: str) -> None:
+def test_separated_groups_are_recovered_for_any_row_norms(method: str) -> None:
     truth = np.repeat([0, 1, 2], [12, 9, 15])
     labels = cluster(blobs([12, 9, 15]), method, StyleOptions(num_styles=3))
     assert same_grouping(labels, truth)
 
 
-def test_none_is_one_style_and_random_is_as_many_as_asked_for() -> None:
+def test_none_has_one_style_and_random_has_num_styles() -> None:
     rows = blobs([30, 30])
     assert set(cluster(rows, "none")) == {0}
     options = StyleOptions(num_styles=4, min_cluster_size=1)
@@ -88,7 +88,7 @@ def test_none_is_one_style_and_random_is_as_many_as_asked_for() -> None:
 
 
 @pytest.mark.parametrize("method", ["random", "kmeans", "gmm"])
-def test_the_seed_decides(method: str) -> None:
+def test_results_depend_on_the_seed(method: str) -> None:
     rows = np.random.default_rng(3).normal(size=(60, 5))
     first, again, other = (
         cluster(rows, method, StyleOptions(seed=seed, min_cluster_size=1)) for seed in (0, 0, 1)
@@ -98,7 +98,7 @@ def test_the_seed_decides(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["dbscan", "hdbscan"])
-def test_noise_goes_to_the_nearest_cluster(method: str) -> None:
+def test_noise_is_assigned_to_the_nearest_cluster(method: str) -> None:
     outliers = np.zeros((2, 16))
     outliers[0, [0, 5]] = 1, 0.9  # nearer to the first group than to the second
     outliers[1, [1, 6]] = 1, 0.9
@@ -106,7 +106,7 @@ def test_noise_goes_to_the_nearest_cluster(method: str) -> None:
     assert labels[-2] == labels[0] != labels[12] == labels[-1]
 
 
-def test_noise_alone_is_one_style() -> None:
+def test_only_noise_is_one_style() -> None:
     assert set(cluster(np.eye(7), "dbscan", StyleOptions(eps=0.1))) == {0}
     assert set(cluster(np.eye(7), "hdbscan")) == {0}
 
@@ -122,28 +122,28 @@ def test_a_small_cluster_is_merged_into_the_nearest() -> None:
 
 
 @methods
-def test_equal_captions_are_no_trouble(method: str) -> None:
+def test_equal_captions(method: str) -> None:
     labels = cluster(np.ones((20, 4)), method, StyleOptions(num_styles=3))
     assert labels.shape == (20,)
     assert method in ("random", "agglomerative") or set(labels) == {0}
 
 
-def test_very_small_and_large_numbers_have_directions() -> None:
+def test_very_small_and_large_values() -> None:
     rows = np.vstack([1e-300 * blobs([10]), 1e300 * np.roll(blobs([10]), 1, axis=1)])
     assert same_grouping(cluster(rows, "dbscan"), np.repeat([0, 1], 10))
 
 
-def test_what_is_wrong_is_said() -> None:
+def test_invalid_inputs_are_refused() -> None:
     rows = blobs([6, 6])
     with pytest.raises(ValueError, match=r"one of none, random, kmeans, .*did you mean kmeans"):
         cluster(rows, "k-means")
-    with pytest.raises(ValueError, match=r"expected embeddings \[N, D\] .*got \(0, 4\)"):
+    with pytest.raises(ValueError, match=r"embeddings: expected \[N, D\] .*got \(0, 4\)"):
         cluster(np.empty((0, 4)), "none")
     with pytest.raises(ValueError, match=r"got \(12,\)"):
         cluster(rows[:, 0], "none")
-    with pytest.raises(ValueError, match=r"caption 3 is not finite"):
+    with pytest.raises(ValueError, match=r"expected finite values.*row 3"):
         cluster(np.where(np.arange(12)[:, None] == 3, np.nan, rows), "dbscan")
-    with pytest.raises(ValueError, match=r"caption 2 is zero"):
+    with pytest.raises(ValueError, match=r"zeros in row 2"):
         cluster(np.where(np.arange(12)[:, None] == 2, 0, rows), "dbscan")
     with pytest.raises(ValueError, match=r"num_styles: expected at most .*12; got 13"):
         cluster(rows, "kmeans", StyleOptions(num_styles=13))

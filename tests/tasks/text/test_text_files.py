@@ -13,14 +13,14 @@ LINES = st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\r\n\u
 
 
 @given(LINES, st.sampled_from(["\n", "\r\n"]), st.booleans())
-def test_lines_come_back(tmp_path_factory, lines: list[str], end: str, has_mark: bool) -> None:
+def test_lines_round_trip(tmp_path_factory, lines: list[str], end: str, has_mark: bool) -> None:
     path = tmp_path_factory.mktemp("text") / "lines.txt"
     text = ("\ufeff" if has_mark else "") + "".join(line + end for line in lines)
     path.write_bytes(text.encode())
     assert utf8_lines(path) == [*lines, ""]
 
 
-def test_readers_read_the_same_lines(tmp_path: Path) -> None:
+def test_read_lines_of_data_sets_agree(tmp_path: Path) -> None:
     path = tmp_path / "list.txt"
     path.write_bytes("\ufeffa 1\r\n\r\nb 2".encode())
     facts = dataset_facts("market1501")

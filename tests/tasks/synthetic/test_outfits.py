@@ -1,4 +1,4 @@
-"""Drawn people in other clothes: what stays, what changes, and that nothing else is redrawn."""
+"""Synthetic people in other clothes: only the clothes change."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from PIL import Image
 
 from tasks.datasets.synthetic import SyntheticConfig, prepare, select_domains, shoot_of
 from tasks.synthetic.domains import training_domains, unseen_domains
+from tasks.synthetic.outfits import KEPT, change_outfit, person_in, render_outfit
 from tasks.synthetic.people import Person
-from tasks.synthetic.redressing import KEPT, person_in, photograph, redress
 from tasks.synthetic.studio import person_of
 from tasks.synthetic.writing import FIRST_TEST_ID
 
@@ -34,7 +34,7 @@ DOMAINS = training_domains() + unseen_domains()
 
 
 @pytest.mark.parametrize("domain", DOMAINS, ids=lambda each: each.name)
-def test_the_body_stays_and_the_clothes_change(domain) -> None:
+def test_body_is_kept_and_clothes_change(domain) -> None:
     for person_id in PEOPLE:
         old = person_of(0, domain, person_id)
         new = person_in(0, domain, person_id, 1)
@@ -45,7 +45,7 @@ def test_the_body_stays_and_the_clothes_change(domain) -> None:
             assert getattr(new, name) != getattr(old, name)
         assert (new.shoes, new.shoes_colour) != (old.shoes, old.shoes_colour)
         assert new.rgb["upper_colour"] != old.rgb["upper_colour"]
-        # Nobody wears what is never drawn for the sex or with the garment.
+        # Constraints of sampled people: no clothes of the other sex, no patterns under jackets.
         if new.sex == "man":
             assert new.lower not in ("skirt", "long skirt", "leggings")
             assert new.shoes != "heels"
@@ -55,14 +55,14 @@ def test_the_body_stays_and_the_clothes_change(domain) -> None:
         assert old == person_in(0, domain, person_id, 0)
 
 
-def test_what_is_kept_and_what_is_put_on_are_all_of_a_person() -> None:
-    put_on = {"rgb", "pattern_period", "bag_side"}
-    put_on |= {"headwear", "headwear_colour", "upper", "upper_colour", "pattern", "pattern_colour"}
-    put_on |= {"lower", "lower_colour", "shoes", "shoes_colour", "bag", "bag_colour"}
-    assert {field.name for field in fields(Person)} == put_on | set(KEPT)
+def test_every_field_is_either_kept_or_changed() -> None:
+    changed = {"rgb", "pattern_period", "bag_side"}
+    changed |= {"headwear", "headwear_colour", "upper", "upper_colour", "pattern", "pattern_colour"}
+    changed |= {"lower", "lower_colour", "shoes", "shoes_colour", "bag", "bag_colour"}
+    assert {field.name for field in fields(Person)} == changed | set(KEPT)
 
 
-def test_as_many_people_wear_hats_and_bags_as_before() -> None:
+def test_distribution_of_hats_and_bags_is_unchanged() -> None:
     domain = training_domains()[4]
     many = range(FIRST_TEST_ID, FIRST_TEST_ID + 100)
     for name in ("headwear", "bag"):
@@ -74,7 +74,7 @@ def test_as_many_people_wear_hats_and_bags_as_before() -> None:
             assert abs(after[word] - number) < 4 * np.sqrt(number + 5), word
 
 
-def test_a_wardrobe_without_a_choice_gives_the_clothes_it_has() -> None:
+def test_a_wardrobe_without_alternatives_keeps_the_clothes() -> None:
     domain = training_domains()[0]
     person = person_of(0, domain, 1001)
     only = {
@@ -82,37 +82,37 @@ def test_a_wardrobe_without_a_choice_gives_the_clothes_it_has() -> None:
         for name in ("upper", "upper_colour", "lower", "lower_colour", "shoes")
     }
     wardrobe = replace(domain.wardrobe, **only)
-    new = redress(person, wardrobe, np.random.default_rng(0))
+    new = change_outfit(person, wardrobe, np.random.default_rng(0))
     assert (new.upper, new.upper_colour) == (person.upper, person.upper_colour)
     assert new.shoes_colour != person.shoes_colour
 
 
-def test_pictures_in_memory_are_the_files_on_disk(tmp_path: Path) -> None:
+def test_images_in_memory_equal_the_files_on_disk(tmp_path: Path) -> None:
     folder = prepare(CONFIG, tmp_path)
     (domain,), _ = select_domains(CONFIG)
     ids = range(FIRST_TEST_ID, FIRST_TEST_ID + CONFIG.num_test_identities)
-    pictures = photograph(domain, shoot_of(CONFIG), list(ids), 0)
+    images = render_outfit(domain, shoot_of(CONFIG), list(ids), 0)
     files = sorted((folder / domain.name).glob("*/1*.jpg"), key=lambda path: path.name)
-    assert [path.read_bytes() for path in files] == list(pictures.files)
-    assert pictures.person_ids.tolist() == [int(path.name[:4]) for path in files]
-    assert pictures.camera_ids.tolist() == [int(path.name[6]) - 1 for path in files]
-    assert pictures.numbers.tolist() == [0, 1] * (len(files) // 2)
+    assert [path.read_bytes() for path in files] == list(images.files)
+    assert images.person_ids.tolist() == [int(path.name[:4]) for path in files]
+    assert images.camera_ids.tolist() == [int(path.name[6]) - 1 for path in files]
+    assert images.numbers.tolist() == [0, 1] * (len(files) // 2)
     truth = json.loads((folder / domain.name / f"{domain.name}_attributes.json").read_text())
     assert [truth[str(each)]["upper"] for each in ids] == [
         person_in(CONFIG.seed, domain, each, 0).upper for each in ids
     ]
 
 
-def test_other_clothes_change_the_body_s_pixels_alone() -> None:
+def test_other_clothes_change_only_pixels_of_the_person() -> None:
     domain = replace(
         training_domains()[0], look=replace(training_domains()[0].look, occlusion_rate=0, noise=0)
     )
-    shoot = replace(shoot_of(CONFIG), jpeg_quality=100)
-    old, new = (photograph(domain, shoot, [1001, 1002], outfit) for outfit in (0, 1))
+    settings = replace(shoot_of(CONFIG), jpeg_quality=100)
+    old, new = (render_outfit(domain, settings, [1001, 1002], outfit) for outfit in (0, 1))
     assert np.array_equal(old.person_ids, new.person_ids)
     for before, after in zip(old.files, new.files, strict=True):
         one, other = (np.asarray(Image.open(io.BytesIO(file)), int) for file in (before, after))
         changed = np.abs(one - other).max(axis=2) > 12
         assert changed.mean() > 0.05
-        # The scene stays where it was; a skirt or a suitcase may reach the edge.
+        # The background is unchanged; a skirt or a suitcase may reach the edge.
         assert changed[:, [0, -1]].mean() < 0.25
