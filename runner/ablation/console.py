@@ -12,7 +12,7 @@ from runner.ablation.run import Ending
 from runner.ablation.table_file import TableConfig
 from runner.ablation.timing import Clock, seconds_of
 from runner.results.finished_runs import FinishedRun
-from runner.results.format import clock
+from runner.results.format import error_line, format_duration
 from runner.training.model_selection import Which
 
 
@@ -48,7 +48,11 @@ def show_plan(
     )
     if missing:
         left = times.left_s([(cell, 0.0) for cell in missing], side_by_side)
-        about = "time unknown until the first ends" if left is None else f"about {clock(left)}"
+        about = (
+            "time unknown until the first ends"
+            if left is None
+            else f"about {format_duration(left)}"
+        )
         console.print(f"{side_by_side} side by side; {about}", highlight=False)
 
 
@@ -76,11 +80,10 @@ class Lines:
         if ending.error is None:
             said = [self._numbers(ending.cell)]
         else:
-            lines = ending.error.strip().splitlines()
-            said = [f"failed: {lines[-1 if lines[0].startswith('Traceback') else 0]}"]
+            said = [f"failed: {error_line(ending.error)}"]
         left = self._times.left_s(ending.left, self._side_by_side)
         if ending.left and left is not None:
-            said.append(f"about {clock(left)} left")
+            said.append(f"about {format_duration(left)} left")
         name = f"{ending.cell.row} seed {ending.cell.seed}"
         self._console.print(
             f"{self.num_ended:3d}/{self._num_cells}  {name}: {'; '.join(said)}",
@@ -92,4 +95,4 @@ class Lines:
         assert results is not None, "a task that returned has written its results"
         seconds = seconds_of(results)
         self._times.add(cell.row, seconds)
-        return f"{said_of(results, self._checkpoint)}, in {clock(seconds)}"
+        return f"{said_of(results, self._checkpoint)}, in {format_duration(seconds)}"

@@ -15,8 +15,9 @@ from runner.ablation.notes import REPEATS
 from runner.ablation.quantities import Quantity
 from runner.ablation.summary import TableSummary
 from runner.profiling.fusion_cost import FusionCost, measure_costs
-from runner.results.format import large
+from runner.results.format import format_count, format_score
 from runner.results.run_folder import write_atomically
+from runner.results.table import Column, Table
 
 
 def costs_of(folder: Path, cells: Sequence[Cell], *, measure: bool) -> dict[str, FusionCost]:
@@ -44,30 +45,34 @@ def costs_of(folder: Path, cells: Sequence[Cell], *, measure: bool) -> dict[str,
     return costs
 
 
-def costs_cells(summary: TableSummary) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Headings and rows of the table of costs."""
+def costs_table(summary: TableSummary) -> Table | None:
+    """Cost of every row next to its accuracy; None if the costs are unknown."""
+    if not summary.costs:
+        return None
     accuracy = accuracy_of(summary)
     reference = summary.costs[summary.table.reference]
-    headings = ("", "parameters", "FLOPs", "image\nFLOPs", "ms", "times", "memory")
     rows: list[tuple[str, ...]] = []
     for row in summary.rows:
-        cost, mine = summary.costs[row.name], row.estimate(accuracy)
-        times = median(
-            ours / theirs for ours, theirs in zip(cost.image_ms, reference.image_ms, strict=True)
-        )
+        cost, estimate = summary.costs[row.name], row.estimate(accuracy)
+        ratios = [
+            row_ms / reference_ms
+            for row_ms, reference_ms in zip(cost.image_ms, reference.image_ms, strict=True)
+        ]
         rows.append(
             (
                 row.label,
-                large(cost.num_parameters),
-                large(cost.flops),
-                large(cost.image_flops),
+                format_count(cost.num_parameters),
+                format_count(cost.flops),
+                format_count(cost.image_flops),
                 f"{median(cost.image_ms):.3g}\n{min(cost.image_ms):.3g}-{max(cost.image_ms):.3g}",
-                f"{times:.2f}",
-                f"{large(cost.memory_bytes)}B",
-                "·" if mine is None else f"{mine.mean:.1f}",
+                f"{median(ratios):.2f}",
+                f"{format_count(cost.memory_bytes)}B",
+                format_score(estimate and estimate.mean),
             )
         )
-    return (*headings, accuracy.heading), rows
+    headings = ("parameters", "FLOPs", "image\nFLOPs", "ms", "times", "memory", accuracy.heading)
+    label = Column("row", "", align="left", wrap=True, min_width=12)
+    return Table((label, *map(Column, headings)), tuple(rows))
 
 
 def accuracy_of(summary: TableSummary) -> Quantity:

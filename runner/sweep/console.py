@@ -13,15 +13,15 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.config.run_config import RunConfig
-from runner.results.format import clock
+from runner.results.format import MISSING, error_line, format_duration
 from runner.sweep.importances import final
 from runner.sweep.objectives import best_trial
 from runner.sweep.outcome import Outcome, domains_of
 from runner.sweep.settings import SweepSettings
 from runner.sweep.space import SearchSpace
-from runner.sweep.table import first_line, percent, said, seconds_of, short_names
+from runner.sweep.table import format_objective, format_value, seconds_of, short_names
 from runner.sweep.trial_records import TrialRecord
-from runner.sweep.view import final_table, time_left_s
+from runner.sweep.view import summary, time_left_s
 from runner.tracking.console import live_block
 
 _STYLES = {"running": "", "finished": "green", "stopped": "dim", "failed": "red"}
@@ -84,7 +84,7 @@ class SweepView:
     def finish(self, outcome: Outcome) -> None:
         """Ends the live table and prints what came out."""
         self.__exit__()
-        for part in final_table(outcome):
+        for part in summary(outcome):
             # What is typed next must not be broken into lines.
             self._console.print(part, soft_wrap=isinstance(part, Text))
 
@@ -103,12 +103,12 @@ class SweepView:
         for report in now.reports if is_plain else ():
             if report.learned_domains not in known and not (begins and now.state == "running"):
                 scores = ", ".join(
-                    f"{each.name} {percent(each.of(report))}" for each in self._settings.objectives
+                    f"{each.name} {format_objective(each.of(report))}"
+                    for each in self._settings.objectives
                 )
                 where = f"{report.learned_domains}/{self._num_domains} {report.domain}"
-                lines.append(
-                    Text(f"trial {now.number} learned {where}: {scores}, {clock(report.seconds)}")
-                )
+                duration = format_duration(report.seconds)
+                lines.append(Text(f"trial {now.number} learned {where}: {scores}, {duration}"))
         if now.state != "running" and (before is None or before.state != now.state):
             lines.append(self._ending(now))
         return lines
@@ -116,12 +116,14 @@ class SweepView:
     def _ending(self, record: TrialRecord) -> Text:
         line = Text(f"trial {record.number} {record.state}", style=_STYLES[record.state])
         if record.state == "failed":
-            line.append(f": {first_line(record.reason)}")
+            line.append(f": {error_line(record.reason)}")
         elif record.last is not None:
-            learned = f" after {record.last.learned_domains}/{self._num_domains} domains"
+            learned = f" after {record.learned_domains}/{self._num_domains} domains"
             line.append(learned if record.state == "stopped" else "")
             scores = [(each, each.of(record.last)) for each in self._settings.objectives]
-            line.append(f": {', '.join(f'{each.name} {percent(of)}' for each, of in scores)}")
+            line.append(
+                f": {', '.join(f'{each.name} {format_objective(of)}' for each, of in scores)}"
+            )
             if self._best() is record:
                 line.append(", the best so far", style="bold")
         line.append(f"  ({self._progress()})", style="dim")
@@ -157,15 +159,17 @@ class SweepView:
 
     def _cells(self, record: TrialRecord, is_best: bool) -> list[str]:
         last, seconds = record.last, self._seconds(record)
-        where = f"{last.learned_domains}/{self._num_domains} {last.domain}" if last else "·"
-        scores = [percent(each.of(last) if last else None) for each in self._settings.objectives]
+        where = f"{last.learned_domains}/{self._num_domains} {last.domain}" if last else MISSING
+        scores = [
+            format_objective(each.of(last) if last else None) for each in self._settings.objectives
+        ]
         state = "best" if is_best else record.state
         return [
             str(record.number),
             where,
             *scores,
             state,
-            "" if seconds is None else clock(seconds),
+            "" if seconds is None else format_duration(seconds),
         ]
 
     def _shown(self) -> list[TrialRecord]:
@@ -188,11 +192,11 @@ class SweepView:
         best = self._best()
         objective = self._settings.objectives[0]
         if best is not None:
-            value = percent(final(best, objective))
+            value = format_objective(final(best, objective))
             parts.append(f"best {objective.name} {value} of trial {best.number}")
         left = time_left_s(self._records.values(), self._settings, time.time())
         if left:
-            parts.append(f"about {clock(left)} left")
+            parts.append(f"about {format_duration(left)} left")
         return ", ".join(parts)
 
     def _best(self) -> TrialRecord | None:
@@ -206,7 +210,9 @@ class SweepView:
         return seconds_of(record)
 
     def _values(self, record: TrialRecord) -> str:
-        return ", ".join(f"{self._names.get(k, k)}={said(v)}" for k, v in record.values.items())
+        return ", ".join(
+            f"{self._names.get(k, k)}={format_value(v)}" for k, v in record.values.items()
+        )
 
     def _print(self, line: Text) -> None:
         self._console.print(line, soft_wrap=True, highlight=False)

@@ -114,7 +114,7 @@ def test_without_a_finished_trial_there_is_no_preset(make: Make):
     again = write_outcome(folder, settings, outcome.space, load_config("demo-sweep"), quick=True)
     assert again.best is None
     assert not (folder / "best.yaml").exists()
-    assert "no best one" in (folder / "table.md").read_text()
+    assert "no best trial" in (folder / "table.md").read_text()
 
 
 def test_tables_hold_every_trial_and_what_stopping_saved(make: Make):
@@ -194,7 +194,7 @@ def test_the_screen_tells_every_event_once(make: Make, terminal: bool):
     if not terminal:
         assert said.count("trial 0 begins: affinity.weight=") == 1
         assert said.count("trial 0 learned 3/4 office: seen_mAP") == 1
-    assert "not looked at by the search" in said
+    assert "not used by the search" in said
     assert "run --preset" in said
 
 
