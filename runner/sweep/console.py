@@ -1,4 +1,4 @@
-"""The screen of a sweep: a live table on a terminal, a line per event elsewhere."""
+"""Console output of a sweep: a live table on a terminal, otherwise a line for each event."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from runner.sweep.view import summary, time_left_s
 from runner.tracking.console import live_block
 
 _STYLES = {"running": "", "finished": "green", "stopped": "dim", "failed": "red"}
-_MIN_VALUES = 16  # signs; a narrower column is left out
-_MAX_ROWS = 12  # of a live table; older trials that have ended make room
+_MIN_VALUES_WIDTH = 16  # characters; a narrower column is omitted
+_MAX_ROWS = 12  # of the live table; the oldest ended trials are omitted
 
 
 class SweepView:
-    """Shows trials as their records change; a context manager.
+    """Shows trials when their records change; a context manager.
 
-    On a terminal a live table has the trials that run and the newest that ended, the best so far
-    and the time left; elsewhere (job logs) there is a line when a trial begins, learns a domain
-    or ends. Records that are shown before the context is entered, or that ended before the sweep
-    was gone on with, are counted and not told again.
+    On a terminal, a live table has the running trials, the newest ended trials, the best trial and
+    the time left. Otherwise (job logs), a line is printed when a trial starts, learns a domain or
+    ends. Records shown before the context is entered, and trials that ended before the sweep was
+    resumed, are counted but not printed.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class SweepView:
             self._live = None
 
     def show(self, record: TrialRecord) -> None:
-        """Takes a trial's newest record, from any thread; what did not change says nothing."""
+        """Shows the changes of a trial's newest record; thread-safe."""
         with self._lock:
             before = self._records.get(record.number)
             self._records[record.number] = record
@@ -77,31 +77,31 @@ class SweepView:
             for line in self._lines(before, record):
                 self._print(line)
 
-    def say(self, message: str) -> None:
+    def print(self, message: str) -> None:
         """Prints a message above the table."""
         self._console.print(message, markup=False, highlight=False, soft_wrap=True)
 
     def finish(self, outcome: Outcome) -> None:
-        """Ends the live table and prints what came out."""
+        """Ends the live table and prints the summary."""
         self.__exit__()
         for part in summary(outcome):
-            # What is typed next must not be broken into lines.
+            # Wrapping would break the command that is to be copied.
             self._console.print(part, soft_wrap=isinstance(part, Text))
 
     def _is_old(self, record: TrialRecord) -> bool:
-        """Whether it ended before this start."""
+        """Whether the trial ended before this start."""
         return record.ended is not None and record.ended < self._began
 
     def _lines(self, before: TrialRecord | None, now: TrialRecord) -> list[Text]:
-        """What is new about a trial; on a terminal, only its end."""
+        """Lines on the changes of a trial; on a terminal, only on its end."""
         is_plain, lines = self._live is None, list[Text]()
-        begins = before is None or (before.state != "running" and now.state == "running")
-        if begins and is_plain:
-            again = " begins again" if now.reports else " begins"
-            lines.append(Text(f"trial {now.number}{again}: {self._values(now)}"))
+        starts = before is None or (before.state != "running" and now.state == "running")
+        if starts and is_plain:
+            verb = " restarts" if now.reports else " starts"
+            lines.append(Text(f"trial {now.number}{verb}: {self._values(now)}"))
         known = {each.learned_domains for each in before.reports} if before else set[int]()
         for report in now.reports if is_plain else ():
-            if report.learned_domains not in known and not (begins and now.state == "running"):
+            if report.learned_domains not in known and not (starts and now.state == "running"):
                 scores = ", ".join(
                     f"{each.name} {format_objective(each.of(report))}"
                     for each in self._settings.objectives
@@ -147,10 +147,10 @@ class SweepView:
                 heading, justify="left" if is_text else "right", no_wrap=True, width=width
             )
             used += width + 2
-        room = self._console.width - used
-        has_values = room >= _MIN_VALUES
+        free_width = self._console.width - used
+        has_values = free_width >= _MIN_VALUES_WIDTH
         if has_values:
-            table.add_column("values", overflow="ellipsis", no_wrap=True, max_width=room)
+            table.add_column("values", overflow="ellipsis", no_wrap=True, max_width=free_width)
         for record, cells in shown:
             values = [Text(self._values(record), style="dim")] if has_values else []
             style = "bold green" if record is best else _STYLES[record.state]
@@ -173,13 +173,13 @@ class SweepView:
         ]
 
     def _shown(self) -> list[TrialRecord]:
-        """Those that run, the best, and as many of the newest others as there is room for."""
+        """Running trials, the best one, and as many of the newest others as fit."""
         records = sorted(self._records.values(), key=lambda each: each.number)
         best = self._best()
         kept = [each for each in records if each.state == "running" or each is best]
         others = [each for each in records if each not in kept]
-        room = max(2, min(_MAX_ROWS, self._console.size.height - 6) - len(kept))
-        return sorted([*kept, *others[-room:]], key=lambda each: each.number)
+        num_others = max(2, min(_MAX_ROWS, self._console.size.height - 6) - len(kept))
+        return sorted([*kept, *others[-num_others:]], key=lambda each: each.number)
 
     def _summary(self) -> str:
         counts = Counter(record.state for record in self._records.values())

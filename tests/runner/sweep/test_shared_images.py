@@ -47,7 +47,9 @@ def test_all_images_are_shared(shared: Any, benchmark_: Benchmark) -> None:
 
 
 @pytest.mark.slow
-def test_trials_read_them_in_place_and_may_die(shared: Any, benchmark_: Benchmark) -> None:
+def test_shared_images_are_not_copied_and_survive_trials(
+    shared: Any, benchmark_: Benchmark
+) -> None:
     import ray
     from ray.exceptions import RayActorError
 
