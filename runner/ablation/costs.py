@@ -1,4 +1,4 @@
-"""What the rows of a table cost where a gallery image is embedded, beside their scores."""
+"""Fusion costs of the rows of a table: parameters, FLOPs, latency and memory."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from runner.results.table import Column, Table
 
 
 def costs_of(folder: Path, cells: Sequence[Cell], *, measure: bool) -> dict[str, FusionCost]:
-    """The cost of every row: as it was measured before, else measured now and kept.
+    """Reads the cost of every row from costs.json, or measures and stores it.
 
     Args:
-        folder: the table's.
-        cells: of all rows.
-        measure: false: nothing is measured, and nothing is known where it was not before.
+        folder: folder of the table.
+        cells: cells of all rows.
+        measure: whether to measure costs that are not stored; otherwise the result is empty.
     """
     configs = {cell.row: cell.config.model_copy(update={"seed": 0}) for cell in reversed(cells)}
     configs = {row: configs[row] for row in dict.fromkeys(cell.row for cell in cells)}
     hashes = {row: config.hash for row, config in configs.items()}
     file = folder / "costs.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        found = json.loads(file.read_text())
-        if found["config_hashes"] == hashes:
-            return {row: _cost(values) for row, values in found["costs"].items()}
+        stored = json.loads(file.read_text())
+        if stored["config_hashes"] == hashes:
+            return {row: _cost(values) for row, values in stored["costs"].items()}
     if not measure:
         return {}
     costs = measure_costs(configs, REPEATS)
@@ -76,8 +76,8 @@ def costs_table(summary: TableSummary) -> Table | None:
 
 
 def accuracy_of(summary: TableSummary) -> Quantity:
-    """The score that costs are set against: the first that the picture shows."""
-    return summary.quantities.drawn[0][0]
+    """Score that costs are compared with: the first one in the figure."""
+    return summary.quantities.plotted[0][0]
 
 
 def _cost(values: Mapping[str, Any]) -> FusionCost:

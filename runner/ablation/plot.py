@@ -41,7 +41,7 @@ def draw_table(summary: TableSummary) -> Figure:
     """
     panels = [
         (quantity, title)
-        for quantity, title in summary.quantities.drawn
+        for quantity, title in summary.quantities.plotted
         if any(row.estimate(quantity) for row in summary.rows)
     ]
     names = max(len(row.label) for row in summary.rows) * _CHARACTER_INCH

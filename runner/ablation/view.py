@@ -42,7 +42,7 @@ def console_table(summary: TableSummary) -> Table:
         (
             row.label,
             len(row.runs),
-            *(_stacked([row.estimate(each) for each in scores]) for scores in quantities.by_two),
+            *(_stacked([row.estimate(each) for each in scores]) for scores in quantities.groups),
             *(_cost(row.estimate(each), each) for each in quantities.costs),
         )
         for row in summary.rows
