@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,12 +13,12 @@ import ray
 from ray.exceptions import RayError
 
 from runner.ablation.cells import Cell
-from runner.config.run_config import RunConfig, base_folder, validate
+from runner.config.run_config import base_folder, validate
 from runner.experiment import run_experiment
 from runner.on_ray.cluster import connected
 from runner.on_ray.resources import await_resources
+from runner.on_ray.task_settings import base_folder_of_driver, connection_config
 
-_HOME = "LIFELONG_REID_HOME"
 _EXPECTED_ERRORS = (ValueError, OSError, RuntimeError, FloatingPointError)
 
 
@@ -51,7 +50,7 @@ def ray_jobs(cells: Sequence[Cell], jobs: int | None) -> Iterator[int]:
         ValueError: the resources are too small for one cell.
         ConnectionError: the cluster does not answer.
     """
-    with connected(_for_connecting(cells[0].config)):
+    with connected(connection_config(cells[0].config)):
         threads = max(cell.config.cluster.threads_per_worker for cell in cells)
         per_cell = {"CPU": float(threads)}
         if any(cell.config.cluster.use_gpu for cell in cells):
@@ -127,23 +126,11 @@ def _error_of(reference: Any) -> str | None:
 
 def _run(values: Mapping[str, Any], home: str) -> str | None:
     """Ray task: executes the run in this process and returns an error message or None."""
-    before = os.environ.get(_HOME)
-    os.environ[_HOME] = home  # workers have another working directory than the driver
-    try:
-        run_experiment(validate(values))
-    except _EXPECTED_ERRORS as error:
-        return f"{type(error).__name__}: {error}"
-    except Exception:  # a bug; other cells may not be affected
-        return traceback.format_exc()
-    finally:
-        if before is None:
-            del os.environ[_HOME]
-        else:
-            os.environ[_HOME] = before
+    with base_folder_of_driver(home):
+        try:
+            run_experiment(validate(values))
+        except _EXPECTED_ERRORS as error:
+            return f"{type(error).__name__}: {error}"
+        except Exception:  # a bug; other cells may not be affected
+            return traceback.format_exc()
     return None
-
-
-def _for_connecting(config: RunConfig) -> RunConfig:
-    """Configuration with small resources for `connected`; those of cells are checked here."""
-    changes = {"num_workers": 1, "use_gpu": False, "cpus_per_worker": None}
-    return config.model_copy(update={"cluster": config.cluster.model_copy(update=changes)})

@@ -21,6 +21,7 @@ from runner.config.run_config import RunConfig, base_folder
 from runner.experiment import read_benchmark, tracking_uri
 from runner.on_ray.cluster import connected, quiet_ray
 from runner.on_ray.resources import await_resources
+from runner.on_ray.task_settings import connection_config
 from runner.results.run_folder import write_atomically
 from runner.sweep.console import SweepView
 from runner.sweep.mlflow import SweepTracker
@@ -94,7 +95,7 @@ def run_sweep(plan: SweepPlan, console: Console) -> Outcome:
             _write(plan)
             return _run(plan, None, config, benchmark, study, records, console)
         os.environ.update(_TUNE_ENVIRONMENT)
-        with connected(_for_connecting(config)):
+        with connected(connection_config(config)):
             _quiet()
             allocation = _cluster_allocation(plan, config)
             plan = _with_concurrent(plan, allocation)
@@ -268,12 +269,6 @@ def _cluster_allocation(plan: SweepPlan, config: RunConfig) -> Allocation:
     await_resources(bundles * max(1, settings.concurrent), cluster.wait_s)
     nodes: list[Mapping[str, float]] = [each["Resources"] for each in ray.nodes() if each["Alive"]]
     return allocate(config, nodes, settings.concurrent or None, settings.num_trials)
-
-
-def _for_connecting(config: RunConfig) -> RunConfig:
-    """Configuration with small resources for `connected`; those of trials are checked here."""
-    changes = {"num_workers": 1, "use_gpu": False, "cpus_per_worker": None}
-    return config.model_copy(update={"cluster": config.cluster.model_copy(update=changes)})
 
 
 @contextmanager

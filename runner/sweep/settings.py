@@ -97,7 +97,7 @@ def read_settings(folder: Path) -> SweepSettings:
     """Reads sweep.json.
 
     Raises:
-        FileNotFoundError: the folder holds no sweep.
+        FileNotFoundError: the folder contains no sweep.
         ValueError: the file is damaged.
     """
     file = folder / SETTINGS_FILE

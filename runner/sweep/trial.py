@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from ray import tune
 
 from runner.config.run_config import RunConfig, load_config
 from runner.experiment import run_experiment
+from runner.on_ray.task_settings import base_folder_of_driver
 from runner.results.run_folder import RunStorage
 from runner.streaming.decoded_cache import SharedFiles
 from runner.sweep.domain_reports import DomainReports, mean_report
@@ -28,7 +28,6 @@ from runner.tracking.event_log import Event, read_events
 
 OWNER_WAIT_S = 120.0
 """Longest wait for the process of a killed driver to release a run."""
-_HOME = "LIFELONG_REID_HOME"
 _EXPECTED_ERRORS = (ValueError, OSError, RuntimeError, FloatingPointError, MemoryError)
 
 
@@ -85,7 +84,7 @@ def run_trial(
     """
     assert task is not None
     number, values = int(parameters["number"]), json.loads(parameters["values"])
-    with _home(task.home):
+    with base_folder_of_driver(task.home):
         try:
             _run_seeds(task, number, values, shared)
         except _EXPECTED_ERRORS as error:
@@ -196,17 +195,3 @@ def _await_owner(folder: Path) -> None:
                 return
             except OSError:
                 time.sleep(0.5)
-
-
-@contextmanager
-def _home(folder: Path) -> Iterator[None]:
-    """Resolves relative paths as in the driver; Tune changes the working directory."""
-    before = os.environ.get(_HOME)
-    os.environ[_HOME] = str(folder)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[_HOME]
-        else:
-            os.environ[_HOME] = before
