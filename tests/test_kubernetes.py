@@ -17,8 +17,8 @@ import yaml
 
 from runner.commands import sweep
 from runner.config.run_config import load_config
-from runner.sweep.plan import OF_TRIALS, make_plan
-from runner.sweep.resources import make_room
+from runner.sweep.plan import TRIAL_OVERRIDES, make_plan
+from runner.sweep.resources import allocate
 
 ROOT = Path(__file__).resolve().parents[1]
 DEPLOY = ROOT / "deploy"
@@ -259,9 +259,9 @@ def test_the_entrypoint_s_trials_fit_the_pods_that_may_come(
     (worker,) = group["template"]["spec"]["containers"]
     limits = worker["resources"]["limits"]
     pod = {"CPU": float(limits["cpu"]), "GPU": float(limits["nvidia.com/gpu"])}
-    trial = load_config(words[words.index("--preset") + 1], [*OF_TRIALS, *given])
+    trial = load_config(words[words.index("--preset") + 1], [*TRIAL_OVERRIDES, *given])
     concurrent = int(words[words.index("--concurrent") + 1])
-    assert make_room(trial, [pod] * group["maxReplicas"], concurrent, 50).concurrent == concurrent
+    assert allocate(trial, [pod] * group["maxReplicas"], concurrent, 50).concurrent == concurrent
     assert group["minReplicas"] >= concurrent or config.cluster.wait_s >= 600
 
 

@@ -1,4 +1,4 @@
-"""The search spaces that ship with the project fit the learners they are made for."""
+"""Search spaces in search_spaces/ fit the presets they are written for."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ def test_there_are_search_spaces():
     assert {"vladr", "bdam", "demo", "smoke"} <= set(space_names())
 
 
-def test_a_space_says_on_top_what_it_searches_and_whose(space):
+def test_a_space_has_a_header_and_a_preset(space):
     assert space.text.startswith("# Search space of ")
     assert space.preset in preset_names()
 
 
-def test_every_key_exists_and_every_value_is_a_setting(space):
+def test_keys_and_values_are_valid(space):
     check_space(space, space.preset)
 
 
-def test_the_presets_own_values_are_in_its_space(space):
+def test_the_values_of_the_preset_are_in_the_space(space):
     config = load_config(space.preset)
     point = space.default_point(config)
     assert point.reason is None
@@ -48,22 +48,22 @@ def test_the_presets_own_values_are_in_its_space(space):
     assert again.hash == config.hash
 
 
-def test_every_parameter_can_apply_to_its_preset(space):
+def test_all_parameters_can_apply_to_the_preset(space):
     assert list(space.within(load_config(space.preset)).parameters) == list(space.parameters)
 
 
-def test_both_ends_are_read_back_by_the_command_lines_own_overrides(space):
-    """`check_space` enters values by a shorter way; here one goes through the door itself."""
+def test_both_ends_are_valid_overrides_of_the_command_line(space):
+    """`check_space` uses a faster merge of overrides; this test uses the one of `load_config`."""
     for what in (0, -1):
         values = {
-            key: list(parameter.probes().values())[what]
+            key: list(parameter.values_to_validate().values())[what]
             for key, parameter in space.parameters.items()
         }
         settings = flatten(load_config(space.preset, as_overrides(values)))
         assert all(same(settings[key], value) for key, value in values.items())
 
 
-def test_the_example_of_the_page_on_sweeps_is_a_space(tmp_path):
+def test_the_example_in_the_documentation_is_a_valid_space(tmp_path):
     page = (ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8")
     [example] = re.findall(r"```yaml\n(# Search space of .*?)```", page, flags=re.DOTALL)
     file = tmp_path / "example.yaml"

@@ -1,1 +1,1 @@
-"""Tables of runs: named rows x seeds, run side by side, averaged and compared seed by seed."""
+"""Ablation tables: named rows x seeds, run concurrently, averaged, and compared seed by seed."""

@@ -1,8 +1,8 @@
-"""A table's cells: one validated run for each row and seed, in the run's ordinary folder.
+"""Cells of an ablation table: one validated run for each row and seed.
 
-A cell's folder is that of the same run begun by hand, and its name holds the hash of every setting
-that may change the result. So a repeated table finds its finished cells, two tables share the runs
-that they have in common, and a changed setting never finds a stale one.
+A cell uses the same folder as the run started by hand; its name contains the hash of all settings
+that may change the result. A repeated table therefore finds its finished cells, tables share common
+runs, and changed settings never match an outdated run.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from tasks.protocol.lock_differences import lock_differences
 Key = tuple[str, int]
 """Row and seed."""
 
-_OURS = {
-    "seed": "--seeds says which seeds are run",
-    "run": "cells have the names of ordinary runs",
-    "preset": "rows say which preset they begin with",
-    "learner.name": "rows say which learner they run",
-    "cluster.num_workers": "a cell is one process; --jobs says how many run side by side",
+_RESERVED = {
+    "seed": "set --seeds",
+    "run": "cells have the default names of runs",
+    "preset": "the preset is set by the rows",
+    "learner.name": "the learner is set by the rows",
+    "cluster.num_workers": "a cell is one process; set --jobs for the number of concurrent cells",
 }
 
 
@@ -48,33 +48,33 @@ class Cell:
 
     @property
     def storage(self) -> RunStorage:
-        """The run's folder."""
+        """Folder of the run."""
         return RunStorage.of(self.config)
 
     @property
     def has_begun(self) -> bool:
-        """Whether an earlier start left something to go on from."""
+        """Whether the run was started before and can be resumed."""
         return self.storage.config_file.is_file()
 
 
 def plan_cells(
     table: TableConfig, seeds: Sequence[int], overrides: Sequence[str] = (), *, real: bool = False
 ) -> list[Cell]:
-    """Every row with every seed: all rows of the first seed, then of the next.
+    """Creates a cell for every row and seed: all rows of the first seed, then of the next.
 
-    In this order a table that is stopped early still holds seeds that can be compared in pairs.
+    In this order, a table that is stopped early has complete seeds for paired comparisons.
 
     Args:
-        table: its rows.
-        seeds: different from one another.
-        overrides: `key=value` for all rows, applied after what the rows set.
-        real: begin with the rows' real presets.
+        table: definition of the table.
+        seeds: distinct seeds.
+        overrides: `key=value` overrides of all rows, applied after the settings of the rows.
+        real: use the rows' presets for real data.
 
     Raises:
-        ConfigError: a row, an override or a seed is wrong, or two rows are the same run.
+        ConfigError: a row, an override or a seed is invalid, or two rows are the same run.
     """
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
-        raise ConfigError(f"--seeds: expected different numbers from 0 on, got {list(seeds)}")
+        raise ConfigError(f"--seeds: expected different numbers >= 0, got {list(seeds)}")
     _check_overrides(table, overrides)
     configs = {row: _config(table, row, overrides, real=real) for row in table.rows}
     cells = [
@@ -87,17 +87,17 @@ def plan_cells(
         other = owners.setdefault(cell.config.run_name, cell.row)
         if other != cell.row:
             raise ConfigError(
-                f"rows {other} and {cell.row} are the same run ({cell.config.run_name}); an "
-                "override or the table itself sets both to the same values"
+                f"rows {other} and {cell.row} are the same run ({cell.config.run_name}); give "
+                "them different settings, or remove the override that makes them equal"
             )
     return cells
 
 
 def check_rows(table: TableConfig, rows: Sequence[str]) -> None:
-    """Refuses names that are no rows of the table.
+    """Checks that names are rows of the table.
 
     Raises:
-        ConfigError: one is not.
+        ConfigError: a name is unknown.
     """
     for row in rows:
         if row not in table.rows:
@@ -108,12 +108,12 @@ def check_rows(table: TableConfig, rows: Sequence[str]) -> None:
 
 
 def read_cells(cells: Sequence[Cell]) -> dict[Key, FinishedRun]:
-    """The finished ones among the cells.
+    """Reads the finished cells.
 
     Raises:
-        ValueError, FileNotFoundError: a finished cell cannot be read, or holds another run.
+        ValueError, FileNotFoundError: a finished cell is unreadable, or has another configuration.
     """
-    found: dict[Key, FinishedRun] = {}
+    finished: dict[Key, FinishedRun] = {}
     for cell in cells:
         storage = cell.storage
         if not storage.results_file.is_file():
@@ -121,45 +121,47 @@ def read_cells(cells: Sequence[Cell]) -> dict[Key, FinishedRun]:
         run = read_finished(str(storage.folder))
         if run.config.hash != cell.config.hash:
             raise ValueError(
-                f"{storage.folder} holds a run of another configuration; remove it, or set another "
-                "storage.root"
+                f"{storage.folder}: expected the configuration of row {cell.row}, got another one; "
+                "remove the folder, or set another storage.root"
             )
-        found[cell.key] = run
-    return found
+        finished[cell.key] = run
+    return finished
 
 
 def check_data(cells: Sequence[Cell], finished: Mapping[Key, FinishedRun]) -> None:
-    """Reads the data of every row that has something to run, so that nothing fails late.
+    """Reads the data of all rows before the first run starts, to fail early.
 
     Args:
-        cells: what is to be run.
-        finished: the table's finished cells.
+        cells: cells to run.
+        finished: finished cells of the table.
 
     Raises:
-        ValueError: data are missing or cannot be learned, or finished cells of a row were tested
-            on other data than there are now.
+        ValueError: data are missing or invalid, or finished cells of a row were tested on other
+            data.
     """
     for row, cell in {cell.row: cell for cell in reversed(cells)}.items():
         try:
             lock = read_benchmark(cell.config).lock
         except (ValueError, OSError) as error:
             raise ValueError(f"row {row}: {error}") from error
-        plain = json.loads(json.dumps(lock))
+        current = json.loads(json.dumps(lock))
         for (other, seed), run in finished.items():
             if other == row and (
-                how := lock_differences({"the finished run": run.lock, "the data now": plain})
+                differences := lock_differences(
+                    {"the finished run": run.lock, "the current data": current}
+                )
             ):
                 raise ValueError(
                     f"row {row}: seed {seed} is finished under another protocol lock "
-                    f"({how[0].sentence}); restore the data, or remove {run.folder}"
+                    f"({differences[0].sentence}); restore the data, or remove {run.folder}"
                 )
 
 
 def table_folder(name: str, cells: Sequence[Cell], overrides: Sequence[str], real: bool) -> Path:
-    """Where a table is written: `ablations/<name>/` below storage.root.
+    """Output folder of a table: `ablations/<name>/` in storage.root.
 
-    With overrides that change results, or with --real, a hash of all rows' settings follows the
-    name, so that one variant of a table does not overwrite another.
+    With overrides that change results, or with --real, a hash of all rows' settings is appended to
+    the name, so that variants of a table do not overwrite one another.
     """
     folder = cells[0].storage.folder.parent / "ablations"
     if not real and not any(in_hash(override.partition("=")[0]) for override in overrides):
@@ -171,38 +173,37 @@ def table_folder(name: str, cells: Sequence[Cell], overrides: Sequence[str], rea
 
 def _config(table: TableConfig, row: str, overrides: Sequence[str], *, real: bool) -> RunConfig:
     values = table.settings_of(row, real=real)
-    own = [f"{key}={_as_yaml(value)}" for key, value in values.items()]
+    row_overrides = [f"{key}={_as_yaml(value)}" for key, value in values.items()]
     try:
         preset = table.preset_of(row, real=real)
-        config = load_config(preset, [*own, *overrides, "cluster.num_workers=0"])
+        config = load_config(preset, [*row_overrides, *overrides, "cluster.num_workers=0"])
     except ConfigError as error:
         raise ConfigError(f"row {row}: {error}") from error
     if table.checkpoint == "validation" and not config.evaluation.every_epochs:
         raise ConfigError(
-            f"row {row}: this table's scores are of the epoch that validation people choose "
-            "(checkpoint: validation), and evaluation.every_epochs=0 chooses none; set it to 1 or "
-            "more"
+            f"row {row}: evaluation.every_epochs: expected at least 1 for a table with "
+            "checkpoint: validation, got 0"
         )
     return config
 
 
 def _as_yaml(value: Any) -> str:
-    # JSON is YAML on one line, strings that look like numbers included.
+    # JSON is valid YAML on one line, and quotes strings that look like numbers.
     return json.dumps(value)
 
 
 def _check_overrides(table: TableConfig, overrides: Sequence[str]) -> None:
-    """An override of what a row sets would make its label untrue."""
+    """Rejects overrides of settings that rows set, because they would contradict the labels."""
     for override in overrides:
         key = override.partition("=")[0]
-        for ours, instead in _OURS.items():
-            if _is_below(key, ours):
-                raise ConfigError(f"{override}: cannot be set for a table; {instead}")
+        for reserved, remedy in _RESERVED.items():
+            if _is_below(key, reserved):
+                raise ConfigError(f"{override}: cannot be set for a table; {remedy}")
         for name, row in table.rows.items():
-            for own in {**row.set, **row.real_set}:
-                if _is_below(key, own) or _is_below(own, key):
+            for compared in {**row.set, **row.real_set}:
+                if _is_below(key, compared) or _is_below(compared, key):
                     raise ConfigError(
-                        f"{override}: row {name} sets {own}, which is what this table compares; "
+                        f"{override}: row {name} sets {compared}, which the table compares; "
                         "copy the table's file to change it"
                     )
 

@@ -1,4 +1,4 @@
-"""What a table says while it runs: its plan, and a line for each cell that ends."""
+"""Console output of an ablation while it runs: the plan, and a line for each cell that ends."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 
 from runner.ablation.cells import Cell, Key
-from runner.ablation.quantities import said_of
-from runner.ablation.run import Ending
+from runner.ablation.quantities import scores_line
+from runner.ablation.run import CellResult
 from runner.ablation.table_file import TableConfig
-from runner.ablation.timing import Clock, seconds_of
+from runner.ablation.timing import TimeEstimator, seconds_of
 from runner.results.finished_runs import FinishedRun
-from runner.results.format import clock
+from runner.results.format import error_line, format_duration
 from runner.training.model_selection import Which
 
 
-def clock_of(
+def time_estimator(
     table: TableConfig, cells: Sequence[Cell], finished: Mapping[Key, FinishedRun]
-) -> Clock:
-    """What is known of the cells' times; the table's own guess is of drawn people."""
-    is_drawn = all(cell.config.benchmark.is_synthetic for cell in cells)
-    minutes = table.minutes_per_run if is_drawn else None
+) -> TimeEstimator:
+    """Creates the estimator; `minutes_per_run` of the table is only used for synthetic data."""
+    is_synthetic = all(cell.config.benchmark.is_synthetic for cell in cells)
+    minutes = table.minutes_per_run if is_synthetic else None
     learners = {cell.row: cell.config.learner.name for cell in cells}
-    return Clock(minutes and 60 * minutes, finished, learners)
+    return TimeEstimator(minutes and 60 * minutes, finished, learners)
 
 
 def show_plan(
@@ -32,35 +32,36 @@ def show_plan(
     cells: Sequence[Cell],
     num_finished: int,
     missing: Sequence[Cell],
-    times: Clock,
-    side_by_side: int,
+    times: TimeEstimator,
+    num_jobs: int,
 ) -> None:
-    """Says how much there is to do, and for how long."""
+    """Prints the number of finished and missing runs, and the expected time."""
     num_rows = len(table.rows)
-    begun = sum(cell.has_begun for cell in missing)
+    num_begun = sum(cell.has_begun for cell in missing)
     console.print(table.title, style="bold", markup=False)
-    console.print(
-        f"{len(cells)} runs ({num_rows} rows x {len(cells) // num_rows} seeds): "
-        f"{num_finished} finished, {len(missing)} to run"
-        + f", {begun} of them begun"
-        * bool(begun),
-        highlight=False,
-    )
+    text = f"{len(cells)} runs ({num_rows} rows x {len(cells) // num_rows} seeds): "
+    text += f"{num_finished} finished, {len(missing)} to run"
+    text += f", {num_begun} of them to resume" if num_begun else ""
+    console.print(text, highlight=False)
     if missing:
-        left = times.left_s([(cell, 0.0) for cell in missing], side_by_side)
-        about = "time unknown until the first ends" if left is None else f"about {clock(left)}"
-        console.print(f"{side_by_side} side by side; {about}", highlight=False)
+        left_s = times.left_s([(cell, 0.0) for cell in missing], num_jobs)
+        duration = (
+            "duration unknown until the first run ends"
+            if left_s is None
+            else f"about {format_duration(left_s)}"
+        )
+        console.print(f"{num_jobs} at the same time; {duration}", highlight=False)
 
 
-class Lines:
-    """A line for each cell that ends, with the time that the others will take."""
+class ProgressLines:
+    """Prints a line for each cell that ends, with the expected time left."""
 
     def __init__(
         self,
         console: Console,
-        times: Clock,
+        times: TimeEstimator,
         num_cells: int,
-        side_by_side: int,
+        num_jobs: int,
         checkpoint: Which,
     ) -> None:
         self.num_ended = 0
@@ -68,28 +69,27 @@ class Lines:
         self._console = console
         self._times = times
         self._num_cells = num_cells
-        self._side_by_side = side_by_side
+        self._num_jobs = num_jobs
 
-    def ended(self, ending: Ending) -> None:
-        """Prints the line."""
+    def show(self, result: CellResult) -> None:
+        """Prints the line of a cell."""
         self.num_ended += 1
-        if ending.error is None:
-            said = [self._numbers(ending.cell)]
+        if result.error is None:
+            parts = [self._scores(result.cell)]
         else:
-            lines = ending.error.strip().splitlines()
-            said = [f"failed: {lines[-1 if lines[0].startswith('Traceback') else 0]}"]
-        left = self._times.left_s(ending.left, self._side_by_side)
-        if ending.left and left is not None:
-            said.append(f"about {clock(left)} left")
-        name = f"{ending.cell.row} seed {ending.cell.seed}"
+            parts = [f"failed: {error_line(result.error)}"]
+        left_s = self._times.left_s(result.remaining, self._num_jobs)
+        if result.remaining and left_s is not None:
+            parts.append(f"about {format_duration(left_s)} left")
+        name = f"{result.cell.row} seed {result.cell.seed}"
         self._console.print(
-            f"{self.num_ended:3d}/{self._num_cells}  {name}: {'; '.join(said)}",
+            f"{self.num_ended:3d}/{self._num_cells}  {name}: {'; '.join(parts)}",
             markup=False, highlight=False, soft_wrap=True,
         )  # fmt: skip
 
-    def _numbers(self, cell: Cell) -> str:
+    def _scores(self, cell: Cell) -> str:
         results = cell.storage.results()
-        assert results is not None, "a task that returned has written its results"
+        assert results is not None, "a finished task has written its results"
         seconds = seconds_of(results)
         self._times.add(cell.row, seconds)
-        return f"{said_of(results, self._checkpoint)}, in {clock(seconds)}"
+        return f"{scores_line(results, self._checkpoint)}, in {format_duration(seconds)}"

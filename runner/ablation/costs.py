@@ -1,4 +1,4 @@
-"""What the rows of a table cost where a gallery image is embedded, beside their scores."""
+"""Fusion costs of the rows of a table: parameters, FLOPs, latency and memory."""
 
 from __future__ import annotations
 
@@ -15,26 +15,27 @@ from runner.ablation.notes import REPEATS
 from runner.ablation.quantities import Quantity
 from runner.ablation.summary import TableSummary
 from runner.profiling.fusion_cost import FusionCost, measure_costs
-from runner.results.format import large
+from runner.results.format import format_count, format_score
 from runner.results.run_folder import write_atomically
+from runner.results.table import Column, Table
 
 
 def costs_of(folder: Path, cells: Sequence[Cell], *, measure: bool) -> dict[str, FusionCost]:
-    """The cost of every row: as it was measured before, else measured now and kept.
+    """Reads the cost of every row from costs.json, or measures and stores it.
 
     Args:
-        folder: the table's.
-        cells: of all rows.
-        measure: false: nothing is measured, and nothing is known where it was not before.
+        folder: folder of the table.
+        cells: cells of all rows.
+        measure: whether to measure costs that are not stored; otherwise the result is empty.
     """
     configs = {cell.row: cell.config.model_copy(update={"seed": 0}) for cell in reversed(cells)}
     configs = {row: configs[row] for row in dict.fromkeys(cell.row for cell in cells)}
     hashes = {row: config.hash for row, config in configs.items()}
     file = folder / "costs.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        found = json.loads(file.read_text())
-        if found["config_hashes"] == hashes:
-            return {row: _cost(values) for row, values in found["costs"].items()}
+        stored = json.loads(file.read_text())
+        if stored["config_hashes"] == hashes:
+            return {row: _cost(values) for row, values in stored["costs"].items()}
     if not measure:
         return {}
     costs = measure_costs(configs, REPEATS)
@@ -44,35 +45,39 @@ def costs_of(folder: Path, cells: Sequence[Cell], *, measure: bool) -> dict[str,
     return costs
 
 
-def costs_cells(summary: TableSummary) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Headings and rows of the table of costs."""
+def costs_table(summary: TableSummary) -> Table | None:
+    """Cost of every row next to its accuracy; None if the costs are unknown."""
+    if not summary.costs:
+        return None
     accuracy = accuracy_of(summary)
     reference = summary.costs[summary.table.reference]
-    headings = ("", "parameters", "FLOPs", "image\nFLOPs", "ms", "times", "memory")
     rows: list[tuple[str, ...]] = []
     for row in summary.rows:
-        cost, mine = summary.costs[row.name], row.estimate(accuracy)
-        times = median(
-            ours / theirs for ours, theirs in zip(cost.image_ms, reference.image_ms, strict=True)
-        )
+        cost, estimate = summary.costs[row.name], row.estimate(accuracy)
+        ratios = [
+            row_ms / reference_ms
+            for row_ms, reference_ms in zip(cost.image_ms, reference.image_ms, strict=True)
+        ]
         rows.append(
             (
                 row.label,
-                large(cost.num_parameters),
-                large(cost.flops),
-                large(cost.image_flops),
+                format_count(cost.num_parameters),
+                format_count(cost.flops),
+                format_count(cost.image_flops),
                 f"{median(cost.image_ms):.3g}\n{min(cost.image_ms):.3g}-{max(cost.image_ms):.3g}",
-                f"{times:.2f}",
-                f"{large(cost.memory_bytes)}B",
-                "·" if mine is None else f"{mine.mean:.1f}",
+                f"{median(ratios):.2f}",
+                f"{format_count(cost.memory_bytes)}B",
+                format_score(estimate and estimate.mean),
             )
         )
-    return (*headings, accuracy.heading), rows
+    headings = ("parameters", "FLOPs", "image\nFLOPs", "ms", "times", "memory", accuracy.heading)
+    label = Column("row", "", align="left", wrap=True, min_width=12)
+    return Table((label, *map(Column, headings)), tuple(rows))
 
 
 def accuracy_of(summary: TableSummary) -> Quantity:
-    """The score that costs are set against: the first that the picture shows."""
-    return summary.quantities.drawn[0][0]
+    """Score that costs are compared with: the first one in the figure."""
+    return summary.quantities.plotted[0][0]
 
 
 def _cost(values: Mapping[str, Any]) -> FusionCost:

@@ -14,7 +14,7 @@ from runner.ablation.quantities import OF_DOMAINS, Quantity
 from runner.ablation.summary import Row, TableSummary
 from runner.plotting.style import BLUE, COLOURS, INK, RULE, SHADES, SOFT
 from runner.profiling.fusion_cost import BATCH, FusionCost
-from runner.results.format import large
+from runner.results.format import format_count
 
 _SEED = SHADES[2]
 _ROW_INCH, _WIDTH_INCH, _CHARACTER_INCH = 0.42, 4.2, 0.075
@@ -41,7 +41,7 @@ def draw_table(summary: TableSummary) -> Figure:
     """
     panels = [
         (quantity, title)
-        for quantity, title in summary.quantities.drawn
+        for quantity, title in summary.quantities.plotted
         if any(row.estimate(quantity) for row in summary.rows)
     ]
     names = max(len(row.label) for row in summary.rows) * _CHARACTER_INCH
@@ -143,4 +143,4 @@ def draw_costs(summary: TableSummary) -> Figure:
 
 
 def _named(row: Row, cost: FusionCost) -> str:
-    return f"{row.label}\n{large(cost.num_parameters)} parameters"
+    return f"{row.label}\n{format_count(cost.num_parameters)} parameters"

@@ -1,4 +1,4 @@
-"""Which numbers of a finished run a table shows, and where they are read."""
+"""Quantities of finished runs that an ablation table shows."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner.results.finished_runs import Column, FinishedRun
+from runner.results.format import format_score
 from runner.training.model_selection import Which
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number of a finished run.
+    """Quantity of a finished run.
 
     Attributes:
-        name: its key in table.json.
-        heading: as it is shown.
-        column: the domains it is an average over; None if it is no score.
-        checkpoint: which network the score is of.
+        name: key in table.json.
+        heading: head of the column.
+        column: domains that a score is averaged over; None if the quantity is not a score.
+        checkpoint: checkpoint that the score is of.
     """
 
     name: str
@@ -28,27 +29,27 @@ class Quantity:
 
     @property
     def metric(self) -> str:
-        """What a score measures: mAP, R1, ..."""
+        """Metric of a score: mAP, R1, ..."""
         return self.name.rpartition("_")[2]
 
 
 @dataclass(frozen=True)
 class Quantities:
-    """What a table shows.
+    """Quantities that a table shows.
 
     Attributes:
-        scores: in percent, after the last domain; forgetting is better when it is lower.
-        costs: what is no score.
-        compared: those of the scores whose differences are shown.
-        by_two: the scores as the screen puts them side by side.
-        drawn: those of the picture's panels, with their titles.
+        scores: scores in percent after the last domain; lower forgetting is better.
+        costs: quantities that are not scores.
+        compared: scores whose differences from the reference are shown.
+        groups: scores that the console shows in one cell each.
+        plotted: scores of the figure's panels, with titles.
     """
 
     scores: tuple[Quantity, ...]
     costs: tuple[Quantity, ...]
     compared: tuple[Quantity, ...]
-    by_two: tuple[tuple[Quantity, ...], ...]
-    drawn: tuple[tuple[Quantity, str], ...]
+    groups: tuple[tuple[Quantity, ...], ...]
+    plotted: tuple[tuple[Quantity, str], ...]
 
     @property
     def all(self) -> tuple[Quantity, ...]:
@@ -60,7 +61,7 @@ _SEEN, _UNSEEN = Column("seen average"), Column("unseen average")
 _EPOCH = Quantity("chosen_epoch", "epoch")
 _TRAINED = Quantity("num_trainable_parameters", "trained parameters")
 _STORED = Quantity("stored_bytes_per_domain", "bytes kept per domain")
-_PACE = Quantity("train_images_per_s", "images/s")
+_THROUGHPUT = Quantity("train_images_per_s", "images/s")
 
 
 def _of_domains() -> Quantities:
@@ -69,15 +70,15 @@ def _of_domains() -> Quantities:
     forgetting = Quantity("forgetting_mAP", "forgetting", Column("forgetting"))
     return Quantities(
         scores=(*seen, *unseen, forgetting),
-        costs=(_TRAINED, _STORED, _PACE),
+        costs=(_TRAINED, _STORED, _THROUGHPUT),
         compared=(seen[0], unseen[0], forgetting),
-        by_two=(seen, unseen, (forgetting,)),
-        drawn=((seen[0], "seen domains"), (unseen[0], "unseen domains")),
+        groups=(seen, unseen, (forgetting,)),
+        plotted=((seen[0], "seen domains"), (unseen[0], "unseen domains")),
     )
 
 
 def _of_one_domain(checkpoint: Which) -> Quantities:
-    """With one domain there is no other to average with or to forget; its ranks are shown."""
+    """With one domain there are no averages and no forgetting; more ranks are shown instead."""
     scores = tuple(
         Quantity(f"seen_{metric}", metric, _SEEN, checkpoint)
         for metric in ("R1", "R5", "R10", "mAP", "mINP")
@@ -85,10 +86,10 @@ def _of_one_domain(checkpoint: Which) -> Quantities:
     first, average = scores[0], scores[3]
     return Quantities(
         scores=scores,
-        costs=(*(_EPOCH,) * (checkpoint == "validation"), _TRAINED, _PACE),
+        costs=(*(_EPOCH,) * (checkpoint == "validation"), _TRAINED, _THROUGHPUT),
         compared=(first, average),
-        by_two=tuple((each,) for each in scores),
-        drawn=((first, "R1"), (average, "mAP")),
+        groups=tuple((each,) for each in scores),
+        plotted=((first, "R1"), (average, "mAP")),
     )
 
 
@@ -100,67 +101,66 @@ OF_ONE_DOMAIN: Mapping[Which, Quantities] = {
 
 
 def quantities_for(checkpoint: Which, domains: Mapping[str, Any] | None) -> Quantities:
-    """What is shown of runs over these domains.
+    """Selects the quantities for runs over these domains.
 
     Args:
-        checkpoint: which network the scores are of.
-        domains: names by `seen` and `unseen`; None if nothing is known of them.
+        checkpoint: checkpoint that the scores are of.
+        domains: names by `seen` and `unseen`; None if unknown or different between runs.
     """
     if checkpoint == "validation":
-        # Only one domain's people choose, and only on them the chosen network was scored.
+        # Model selection uses one domain, and the selected model is only tested on that domain.
         return OF_ONE_DOMAIN[checkpoint]
-    alone = domains is not None and len(domains["seen"]) == 1 and not domains["unseen"]
-    return OF_ONE_DOMAIN[checkpoint] if alone else OF_DOMAINS
+    is_single = domains is not None and len(domains["seen"]) == 1 and not domains["unseen"]
+    return OF_ONE_DOMAIN[checkpoint] if is_single else OF_DOMAINS
 
 
 def value_of(run: FinishedRun, quantity: Quantity) -> float | None:
-    """A finished run's number; None if it does not have it."""
+    """Value of a finished run; None if the run does not have it."""
     return value_in(run.results, quantity)
 
 
 def value_in(results: Mapping[str, Any], quantity: Quantity) -> float | None:
-    """The number as results.json has it; None if it does not."""
+    """Value in results.json; None if it is missing."""
     value = _raw(results, quantity)
-    # Nothing is trained, so there is no pace.
-    if quantity == _PACE and not value:
+    # Without training there is no throughput.
+    if quantity == _THROUGHPUT and not value:
         return None
     return None if value is None else float(value)
 
 
-def said_of(results: Mapping[str, Any], checkpoint: Which) -> str:
-    """The scores of a run that just ended, in a few words."""
-    found = quantities_for(checkpoint, results["domains"])
+def scores_line(results: Mapping[str, Any], checkpoint: Which) -> str:
+    """Scores of a run that ended, as short text."""
+    shown = quantities_for(checkpoint, results["domains"])
 
     def values(*quantities: Quantity) -> str:
-        known = [value_in(results, each) for each in quantities]
-        return "/".join("·" if value is None else f"{value:.1f}" for value in known)
+        return "/".join(format_score(value_in(results, each)) for each in quantities)
 
-    if found is OF_DOMAINS:
-        seen, unseen, (forgetting,) = found.by_two
+    if shown is OF_DOMAINS:
+        seen, unseen, (forgetting,) = shown.groups
         return f"mAP/R1 seen {values(*seen)}, unseen {values(*unseen)}, " + (
             f"forgetting {values(forgetting)}"
         )
-    words = f"R1/mAP {values(*found.compared)}"
+    text = f"R1/mAP {values(*shown.compared)}"
     if checkpoint == "validation":
         epoch = value_in(results, _EPOCH)
-        words += " of no epoch" if epoch is None else f" of epoch {epoch:.0f}"
-    return words
+        text += " of no epoch" if epoch is None else f" of epoch {epoch:.0f}"
+    return text
 
 
 def _raw(results: Mapping[str, Any], quantity: Quantity) -> Any:
     if quantity == _EPOCH:
-        return (_chosen(results) or {}).get("epoch")
+        return (_selected(results) or {}).get("epoch")
     if quantity.checkpoint == "validation":
-        return (_chosen(results) or {}).get("test", {}).get(quantity.metric)
+        return (_selected(results) or {}).get("test", {}).get(quantity.metric)
     if quantity.column is None:
-        place = results.get("timings") or {} if quantity == _PACE else results
-        return place.get(quantity.name)
+        section = results.get("timings") or {} if quantity == _THROUGHPUT else results
+        return section.get(quantity.name)
     summary = results.get("summary") or {}
     if quantity.name in summary or quantity not in OF_ONE_DOMAIN["last"].scores:
         return summary.get(quantity.name)
     return results["scores"][quantity.metric][-1][0]
 
 
-def _chosen(results: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """What `selection` says of the epoch chosen on validation people."""
+def _selected(results: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Entry of `selection` for the epoch selected on validation identities."""
     return (results.get("selection") or {}).get("validation")

@@ -1,8 +1,7 @@
-"""Cells side by side as Ray tasks, on a local Ray or the cluster that is joined."""
+"""Execution of cells as Ray tasks, on a local Ray or on a Ray cluster."""
 
 from __future__ import annotations
 
-import os
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,94 +13,95 @@ import ray
 from ray.exceptions import RayError
 
 from runner.ablation.cells import Cell
-from runner.config.run_config import RunConfig, base_folder, validate
+from runner.config.run_config import base_folder, validate
 from runner.experiment import run_experiment
 from runner.on_ray.cluster import connected
 from runner.on_ray.resources import await_resources
+from runner.on_ray.task_settings import base_folder_of_driver, connection_config
 
-_HOME = "LIFELONG_REID_HOME"
-_USUAL = (ValueError, OSError, RuntimeError, FloatingPointError)
+_EXPECTED_ERRORS = (ValueError, OSError, RuntimeError, FloatingPointError)
 
 
 @dataclass(frozen=True)
-class Ending:
-    """How a cell ended.
+class CellResult:
+    """Result of a cell that ended.
 
     Attributes:
-        cell: it.
-        error: what went wrong; None if it finished.
-        left: cells that have not ended, in their order, and the seconds each has been run.
+        cell: the cell.
+        error: error message; None if the cell finished.
+        remaining: cells that have not ended, in order, and the seconds that each has run.
     """
 
     cell: Cell
     error: str | None
-    left: tuple[tuple[Cell, float], ...]
+    remaining: tuple[tuple[Cell, float], ...]
 
 
 @contextmanager
-def workplace(cells: Sequence[Cell], jobs: int | None) -> Iterator[int]:
-    """Connects to Ray and gives how many cells will run side by side.
+def ray_jobs(cells: Sequence[Cell], jobs: int | None) -> Iterator[int]:
+    """Connects to Ray and yields the number of cells that can run at the same time.
 
     Args:
-        cells: what is to be run; those with cluster.use_gpu take a GPU each.
-        jobs: at most so many, for which an autoscaler is given `cluster.wait_s` to make room; None
-            takes every CPU (or GPU) there is.
+        cells: cells to run; with cluster.use_gpu each takes a GPU.
+        jobs: largest number of concurrent cells; an autoscaler has `cluster.wait_s` to add nodes.
+            None uses all CPUs (or GPUs).
 
     Raises:
-        ValueError: there is no room for one cell.
+        ValueError: the resources are too small for one cell.
         ConnectionError: the cluster does not answer.
     """
-    with connected(_for_connecting(cells[0].config)):
+    with connected(connection_config(cells[0].config)):
         threads = max(cell.config.cluster.threads_per_worker for cell in cells)
-        of_cell = {"CPU": float(threads)}
+        per_cell = {"CPU": float(threads)}
         if any(cell.config.cluster.use_gpu for cell in cells):
-            of_cell["GPU"] = 1.0
-        wanted = [of_cell] * min(jobs or 1, len(cells))
+            per_cell["GPU"] = 1.0
+        wanted = [per_cell] * min(jobs or 1, len(cells))
         resources = await_resources(wanted, cells[0].config.cluster.wait_s)
-        room = min(int(resources.get(name, 0.0) // need) for name, need in of_cell.items())
-        if room < 1:
+        num_fitting = min(int(resources.get(name, 0.0) // need) for name, need in per_cell.items())
+        if num_fitting < 1:
             raise ValueError(
-                f"a cell needs {threads} CPUs, and with cluster.use_gpu=true a GPU; there are "
-                f"{resources.get('CPU', 0.0):g} CPUs and {resources.get('GPU', 0.0):g} GPUs. Lower "
-                "cluster.threads_per_worker, set cluster.use_gpu=false, or join a cluster: "
-                "cluster.address"
+                f"expected {threads} CPUs for a cell, and a GPU with cluster.use_gpu=true, got "
+                f"{resources.get('CPU', 0.0):g} CPUs and {resources.get('GPU', 0.0):g} GPUs; lower "
+                "cluster.threads_per_worker, set cluster.use_gpu=false, or set cluster.address to "
+                "a larger cluster"
             )
-        yield min(room, jobs or room, len(cells))
+        yield min(num_fitting, jobs or num_fitting, len(cells))
 
 
 def run_cells(
-    cells: Sequence[Cell], side_by_side: int, ended: Callable[[Ending], None]
-) -> list[Ending]:
-    """Runs cells to their ends, whatever becomes of one of them; call it inside `workplace`.
+    cells: Sequence[Cell], num_jobs: int, on_end: Callable[[CellResult], None]
+) -> list[CellResult]:
+    """Runs all cells, also if some fail; must be called inside `ray_jobs`.
 
     Args:
-        cells: begun in this order.
-        side_by_side: at most so many at once.
-        ended: told of each as it ends.
+        cells: cells in the order in which they start.
+        num_jobs: largest number of concurrent cells.
+        on_end: called with the result of each cell.
     """
     home = str(base_folder())
-    waiting, running, endings = list(cells), dict[Any, tuple[Cell, float]](), list[Ending]()
+    waiting, running = list(cells), dict[Any, tuple[Cell, float]]()
+    results: list[CellResult] = []
 
-    def left() -> tuple[tuple[Cell, float], ...]:
+    def remaining() -> tuple[tuple[Cell, float], ...]:
         now = time.monotonic()
-        busy = [(cell, now - began) for cell, began in running.values()]
-        return (*busy, *((cell, 0.0) for cell in waiting))
+        active = [(cell, now - began) for cell, began in running.values()]
+        return (*active, *((cell, 0.0) for cell in waiting))
 
     try:
         while waiting or running:
-            while waiting and len(running) < side_by_side:
+            while waiting and len(running) < num_jobs:
                 cell = waiting.pop(0)
                 running[_submit(cell, home)] = cell, time.monotonic()
             done, _ = ray.wait(list(running), num_returns=1)
             for reference in done:
                 cell, _ = running.pop(reference)
-                endings.append(Ending(cell, _error_of(reference), left()))
-                ended(endings[-1])
+                results.append(CellResult(cell, _error_of(reference), remaining()))
+                on_end(results[-1])
     finally:
-        # Ctrl-C: on a cluster of others' the tasks would go on by themselves.
+        # After Ctrl-C, tasks on a shared cluster would continue without the driver.
         for reference in running:
             ray.cancel(reference, force=True)
-    return endings
+    return results
 
 
 def _submit(cell: Cell, home: str) -> Any:
@@ -110,7 +110,7 @@ def _submit(cell: Cell, home: str) -> Any:
         name=f"{cell.row}-seed{cell.seed}",
         num_cpus=cluster.threads_per_worker,
         num_gpus=1 if cluster.use_gpu else 0,
-        # A task that a lost machine took along goes on elsewhere, from the run's checkpoint.
+        # A task of a lost machine is retried on another one, from the run's checkpoint.
         max_retries=cluster.max_failures,
     )
     return task.remote(cell.config.model_dump(mode="json"), home)
@@ -125,24 +125,12 @@ def _error_of(reference: Any) -> str | None:
 
 
 def _run(values: Mapping[str, Any], home: str) -> str | None:
-    """A task: the run in this process; what went wrong, or None."""
-    before = os.environ.get(_HOME)
-    os.environ[_HOME] = home  # a worker's current folder is not the driver's
-    try:
-        run_experiment(validate(values))
-    except _USUAL as error:
-        return f"{type(error).__name__}: {error}"
-    except Exception:  # a fault of the code, which the other cells may not have
-        return traceback.format_exc()
-    finally:
-        if before is None:
-            del os.environ[_HOME]
-        else:
-            os.environ[_HOME] = before
+    """Ray task: executes the run in this process and returns an error message or None."""
+    with base_folder_of_driver(home):
+        try:
+            run_experiment(validate(values))
+        except _EXPECTED_ERRORS as error:
+            return f"{type(error).__name__}: {error}"
+        except Exception:  # a bug; other cells may not be affected
+            return traceback.format_exc()
     return None
-
-
-def _for_connecting(config: RunConfig) -> RunConfig:
-    """`connected` checks the room of a run with workers; a cell's room is checked here."""
-    changes = {"num_workers": 1, "use_gpu": False, "cpus_per_worker": None}
-    return config.model_copy(update={"cluster": config.cluster.model_copy(update=changes)})

@@ -1,4 +1,4 @@
-"""A table's numbers: means and deviations over seeds, and differences seed by seed."""
+"""Summary of an ablation table: means and deviations over seeds, and paired differences."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Published:
-    """What a source prints of a row: percent by the names of the table's scores."""
+    """Published scores of a row, in percent by the names of the table's scores."""
 
     scores: Mapping[str, float]
     source: str
@@ -30,12 +30,12 @@ class Published:
 
 
 @dataclass(frozen=True)
-class Paired:
-    """A row minus its reference, seed by seed.
+class PairedDifference:
+    """Differences between a row and its reference at equal seeds.
 
     Attributes:
-        by_seed: the difference for each seed that both have finished.
-        estimate: its mean and sample standard deviation; None without a seed.
+        by_seed: row minus reference for each seed that both have finished.
+        estimate: mean and sample standard deviation; None without a common seed.
     """
 
     by_seed: Mapping[int, float]
@@ -44,7 +44,7 @@ class Paired:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table with its finished runs by seed."""
+    """Row of the table with its finished runs by seed."""
 
     name: str
     label: str
@@ -52,17 +52,17 @@ class Row:
     published: Published | None = None
 
     def values(self, quantity: Quantity) -> dict[int, float | None]:
-        """The number by seed; None where a run lacks it."""
+        """Value of each run by seed; None if a run does not have it."""
         return {seed: value_of(run, quantity) for seed, run in self.runs.items()}
 
     def estimate(self, quantity: Quantity) -> Estimate | None:
-        """Mean and deviation over the finished seeds; None where a run lacks the number."""
+        """Mean and deviation over the finished seeds; None if a run does not have the value."""
         return estimate(self.values(quantity).values())
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A cell that ended without a result in this start of the command."""
+    """Cell that failed in this execution of the command."""
 
     row: str
     seed: int
@@ -71,16 +71,16 @@ class Failure:
 
 @dataclass(frozen=True)
 class TableSummary:
-    """What is known of a table.
+    """Results of a table.
 
     Attributes:
-        name: the table's.
-        table: its definition.
-        seeds: that were asked for.
-        settings: what was asked for besides: preset kind and overrides.
-        rows: in the table's order; those without a finished run too.
-        failures: of this start.
-        costs: by row, if the table asks for them and they are known.
+        name: name of the table.
+        table: definition of the table.
+        seeds: requested seeds.
+        settings: flags and overrides of the command that change results.
+        rows: all rows in the order of the table, also those without finished runs.
+        failures: failed cells of this execution.
+        costs: fusion costs by row; empty if the table does not measure them.
     """
 
     name: str
@@ -93,45 +93,46 @@ class TableSummary:
 
     @cached_property
     def quantities(self) -> Quantities:
-        """What is shown: another choice where all runs are over one domain."""
+        """Quantities to show, which depend on whether all runs have a single domain."""
         kinds = {
             (len(run.matrix.seen), len(run.matrix.unseen)): run.results["domains"]
             for _, run in self.runs
         }
-        # Where rows differ, the averages are what they have in common.
+        # If rows have different domains, only averages are comparable.
         common = next(iter(kinds.values())) if len(kinds) == 1 else None
         return quantities_for(self.table.checkpoint, common)
 
     def row(self, name: str) -> Row:
-        """The row of this name."""
+        """Row with this name."""
         return next(row for row in self.rows if row.name == name)
 
     def reference(self, row: Row) -> Row | None:
-        """What a row is compared with."""
+        """Row that `row` is compared with; None for the reference itself."""
         name = self.table.reference_of(row.name)
         return self.row(name) if name else None
 
-    def paired(self, row: Row, quantity: Quantity) -> Paired:
-        """The row minus its reference, over the seeds that both have finished.
+    def paired(self, row: Row, quantity: Quantity) -> PairedDifference:
+        """Differences from the reference over the seeds that both have finished.
 
-        Empty where the two were tested on other images or average over other domains.
+        Excludes pairs of runs that were tested on different images or average over different
+        domains.
         """
         reference = self.reference(row)
         if reference is None:
-            return Paired({}, None)
-        mine, theirs = row.values(quantity), reference.values(quantity)
+            return PairedDifference({}, None)
+        values, reference_values = row.values(quantity), reference.values(quantity)
         by_seed = {
-            seed: mine_value - their_value
+            seed: value - reference_value
             for seed in self.seeds
-            if (mine_value := mine.get(seed)) is not None
-            and (their_value := theirs.get(seed)) is not None
-            and _compares(row.runs[seed], reference.runs[seed], quantity)
+            if (value := values.get(seed)) is not None
+            and (reference_value := reference_values.get(seed)) is not None
+            and _is_comparable(row.runs[seed], reference.runs[seed], quantity)
         }
-        return Paired(by_seed, estimate(by_seed.values()))
+        return PairedDifference(by_seed, estimate(by_seed.values()))
 
     @property
     def runs(self) -> list[tuple[Key, FinishedRun]]:
-        """Every finished run with its row and seed."""
+        """All finished runs with row and seed."""
         return [((row.name, seed), run) for row in self.rows for seed, run in row.runs.items()]
 
     @property
@@ -143,7 +144,7 @@ class TableSummary:
 
     @cached_property
     def locks(self) -> dict[str, str]:
-        """SHA-256 of every protocol lock, with the rows that were run under it."""
+        """Rows by the SHA-256 of their protocol lock."""
         rows: dict[str, dict[str, None]] = {}
         for (name, _), run in self.runs:
             rows.setdefault(lock_hash(run.lock), {})[name] = None
@@ -151,7 +152,7 @@ class TableSummary:
 
     @cached_property
     def lock_differences(self) -> list[Difference]:
-        """In what the locks of the finished runs differ."""
+        """Differences between the protocol locks of the finished runs."""
         locks = {lock_hash(run.lock): run.lock for _, run in self.runs}
         if len(locks) < 2:
             return []
@@ -159,19 +160,19 @@ class TableSummary:
 
     @property
     def varies_data(self) -> bool:
-        """Whether rows are meant to differ in their data or order."""
+        """Whether rows differ in data or order on purpose."""
         return any(
             key.startswith("benchmark.") for row in self.table.rows.values() for key in row.set
         )
 
     @property
     def revisions(self) -> dict[str, int]:
-        """Finished runs by the revision of the code that made them."""
-        found: dict[str, int] = {}
+        """Number of finished runs by git revision of the code."""
+        counts: dict[str, int] = {}
         for _, run in self.runs:
             revision = str(run.results.get("git_revision") or "unknown")
-            found[revision] = found.get(revision, 0) + 1
-        return found
+            counts[revision] = counts.get(revision, 0) + 1
+        return counts
 
 
 def summarise(
@@ -183,16 +184,16 @@ def summarise(
     literature: PublishedResults,
     failures: Sequence[Failure] = (),
 ) -> TableSummary:
-    """Puts a table's finished runs into rows.
+    """Collects the finished runs of a table in rows.
 
     Args:
-        name: the table's.
-        table: its definition.
-        seeds: that were asked for.
-        settings: overrides and flags, in words.
-        finished: runs by row and seed; others may be missing.
-        literature: where `published_method` is looked up.
-        failures: cells that failed.
+        name: name of the table.
+        table: definition of the table.
+        seeds: requested seeds.
+        settings: flags and overrides of the command that change results.
+        finished: finished runs by row and seed.
+        literature: published results in which `published_method` is looked up.
+        failures: failed cells.
     """
     rows: list[Row] = []
     for row, config in table.rows.items():
@@ -203,12 +204,12 @@ def summarise(
 
 
 def lock_hash(lock: Mapping[str, Any]) -> str:
-    """SHA-256 of a protocol lock's content."""
+    """SHA-256 of the content of a protocol lock."""
     return hashlib.sha256(json.dumps(lock, sort_keys=True).encode()).hexdigest()
 
 
-def _compares(one: FinishedRun, other: FinishedRun, quantity: Quantity) -> bool:
-    """Whether two runs' numbers are over the same domains, ranked alike."""
+def _is_comparable(one: FinishedRun, other: FinishedRun, quantity: Quantity) -> bool:
+    """Whether a quantity of two runs is over the same domains and the same rankings."""
     column = quantity.column
     if column is None or lock_hash(one.lock) == lock_hash(other.lock):
         return True
@@ -224,22 +225,23 @@ def _compares(one: FinishedRun, other: FinishedRun, quantity: Quantity) -> bool:
 def _published(
     table: TableConfig, row: str, runs: Mapping[int, FinishedRun], literature: PublishedResults
 ) -> Published | None:
-    own = table.published
-    if own is not None and row in own.rows:
-        scores = {str(name): value for name, value in own.rows[row].items()}
-        return Published(scores, own.source, (own.remark,) if own.remark else ())
+    published = table.published
+    if published is not None and row in published.rows:
+        scores = {str(name): value for name, value in published.rows[row].items()}
+        remarks = (published.remark,) if published.remark else ()
+        return Published(scores, published.source, remarks)
     method = table.rows[row].published_method
     if method is None or not runs:
         return None
     run = next(iter(runs.values()))
-    for found in literature.of(run.benchmark, run.matrix.seen):
-        if found.method == method:
-            alone = found.domains.get(found.order[0], {}) if len(found.order) == 1 else {}
-            scores = _averages("seen", found.seen_average or alone)
-            scores |= _averages("unseen", found.unseen_average)
-            remarks = tuple(literature.remarks[key] for key in found.remarks)
-            backbone = found.backbone or "backbone not stated"
-            return Published(scores, literature.sources[found.source], (backbone, *remarks))
+    for result in literature.of(run.benchmark, run.matrix.seen):
+        if result.method == method:
+            single = result.domains.get(result.order[0], {}) if len(result.order) == 1 else {}
+            scores = _averages("seen", result.seen_average or single)
+            scores |= _averages("unseen", result.unseen_average)
+            remarks = tuple(literature.remarks[key] for key in result.remarks)
+            backbone = result.backbone or "backbone not stated"
+            return Published(scores, literature.sources[result.source], (backbone, *remarks))
     return None
 
 

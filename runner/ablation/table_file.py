@@ -1,4 +1,4 @@
-"""What a table is: a YAML file of named rows over configuration paths, and how it is read."""
+"""Definition of an ablation table: a YAML file of named rows over configuration paths."""
 
 from __future__ import annotations
 
@@ -24,65 +24,69 @@ Score = Literal[
     "seen_mAP", "seen_R1", "seen_R5", "seen_R10", "seen_mINP", "unseen_mAP", "unseen_R1"
 ]
 Scores = dict[Score, Annotated[float, Field(ge=0, le=100)]]
-"""Percent, as printed."""
+"""Published scores in percent."""
 
 
 class PublishedConfig(FrozenConfig):
-    """What one source prints of rows of this table."""
+    """Published results of one source for rows of this table."""
 
-    source: str = Field(min_length=1, description="where the numbers come from, in words")
-    remark: str = Field(default="", description="what to know before comparing, in words")
-    rows: dict[RowName, Scores] = Field(description="percent by row of this table")
+    source: str = Field(min_length=1, description="source of the numbers")
+    remark: str = Field(default="", description="caveat for the comparison")
+    rows: dict[RowName, Scores] = Field(description="scores in percent by row of this table")
 
 
 class RowConfig(FrozenConfig):
-    """One row: a preset and what is set in it."""
+    """Row of a table: a preset and settings."""
 
-    label: str = Field(default="", description="as it is shown; default: the row's name")
-    preset: str | None = Field(default=None, description="instead of the table's preset")
-    real_preset: str | None = Field(default=None, description="instead of the table's real_preset")
+    label: str = Field(default="", description="text shown for the row; default: the row's name")
+    preset: str | None = Field(default=None, description="preset; default: the table's preset")
+    real_preset: str | None = Field(
+        default=None, description="preset with --real; default: the table's"
+    )
     set: dict[str, Any] = Field(
-        default_factory=dict, description="values by dotted configuration path"
+        default_factory=dict, description="settings by dotted configuration path"
     )
     real_set: dict[str, Any] = Field(
-        default_factory=dict, description="the same with --real, over those of `set`"
+        default_factory=dict, description="additional settings with --real; override `set`"
     )
     reference: str | None = Field(
-        default=None, description="row it is compared with; default: the table's reference"
+        default=None, description="row that it is compared with; default: the table's"
     )
     published_method: str | None = Field(
         default=None,
-        description="method of runner/results/published.yaml, shown where the benchmark is its own",
+        description="method in runner/results/published.yaml, shown for the same benchmark",
     )
 
 
 class TableConfig(FrozenConfig):
-    """A table of runs."""
+    """Ablation table."""
 
-    title: str = Field(min_length=1, description="headline")
-    description: str = Field(min_length=1, description="what is varied, and what is held")
-    preset: str | None = Field(default=None, description="preset of rows that name none")
-    real_preset: str | None = Field(default=None, description="the same with --real")
+    title: str = Field(min_length=1, description="title of the table")
+    description: str = Field(
+        min_length=1, description="what varies between rows, and what is fixed"
+    )
+    preset: str | None = Field(default=None, description="preset of rows without one")
+    real_preset: str | None = Field(default=None, description="preset with --real")
     set: dict[str, Any] = Field(
-        default_factory=dict, description="values of every row, below those of its own"
+        default_factory=dict, description="settings of all rows; settings of a row override them"
     )
     checkpoint: Which = Field(
         default="last",
-        description="whose scores are shown: the network as runs end, or after the epoch that "
-        "validation people chose, for which every row needs evaluation.every_epochs",
+        description="checkpoint whose scores are shown: last, or validation for the epoch selected "
+        "on validation identities, which needs evaluation.every_epochs in every row",
     )
     measures: Literal["fusion"] | None = Field(
         default=None,
-        description="fusion: the table also says what it costs each row, of learner bdam, to embed "
-        "a gallery image with its description",
+        description="fusion: also measure the cost of embedding a gallery image with its "
+        "description; for rows of learner bdam",
     )
-    rows: dict[RowName, RowConfig] = Field(min_length=1, description="in the order shown")
+    rows: dict[RowName, RowConfig] = Field(min_length=1, description="rows in the order shown")
     reference: str = Field(description="row that the others are compared with, seed by seed")
-    published: PublishedConfig | None = Field(default=None, description="numbers of the literature")
+    published: PublishedConfig | None = Field(default=None, description="published results")
     minutes_per_run: float | None = Field(
         default=None,
         gt=0,
-        description="of one run of `preset` on one core; only for the time said before the start",
+        description="minutes of one run of `preset` on one core, for the first time estimate",
     )
 
     @model_validator(mode="after")
@@ -93,7 +97,8 @@ class TableConfig(FrozenConfig):
         for place, name in named.items():
             if name not in self.rows:
                 raise ValueError(
-                    f"{place}: there is no row {name!r}" + nearest(str(name), list(self.rows))
+                    f"{place}: expected a row of this table, got {name!r}"
+                    + nearest(str(name), list(self.rows))
                 )
         return self
 
@@ -108,38 +113,38 @@ class TableConfig(FrozenConfig):
             for key in values:
                 if key == "seed" or not in_hash(key):
                     raise ValueError(
-                        f"{place}.{key}: a row sets what changes its result; seeds, "
-                        "places and workers are given on the command line"
+                        f"{place}.{key}: expected a setting that changes results; set seeds, "
+                        "folders and workers on the command line"
                     )
         return self
 
     def settings_of(self, row: str, *, real: bool) -> dict[str, Any]:
-        """What a row sets in its preset: the table's values, then its own."""
-        chosen = self.rows[row]
-        return {**self.set, **chosen.set, **(chosen.real_set if real else {})}
+        """Settings of a row: those of the table, overridden by those of the row."""
+        config = self.rows[row]
+        return {**self.set, **config.set, **(config.real_set if real else {})}
 
     def reference_of(self, row: str) -> str | None:
-        """The row that a row is compared with; None for one that is compared with none."""
+        """Row that a row is compared with; None for the reference itself."""
         reference = self.rows[row].reference or self.reference
         return None if reference == row else reference
 
     def preset_of(self, row: str, *, real: bool) -> str:
-        """The preset a row begins with.
+        """Preset of a row.
 
         Raises:
-            ConfigError: --real, and neither the row nor the table has a real preset.
+            ConfigError: --real is set, and neither the row nor the table has a real preset.
         """
-        chosen = self.rows[row]
+        config = self.rows[row]
         if not real:
-            preset = chosen.preset or self.preset
-        elif chosen.real_preset:
-            preset = chosen.real_preset
+            preset = config.preset or self.preset
+        elif config.real_preset:
+            preset = config.real_preset
         else:
-            # A row with a preset of its own must not silently fall back to another method's.
-            preset = None if chosen.preset else self.real_preset
+            # A row with its own preset must not silently fall back to that of another method.
+            preset = None if config.preset else self.real_preset
         if preset is None:
             raise ConfigError(
-                f"--real: row {row} has no real_preset; leave --real out, or choose another table"
+                f"--real: row {row} has no real_preset; omit --real, or choose another table"
             )
         return preset
 
@@ -151,16 +156,22 @@ class TableConfig(FrozenConfig):
 
 
 def table_names() -> list[str]:
-    """The tables that ship with the project."""
+    """Names of the tables in runner/presets/ablations/."""
     return sorted(path.stem for path in TABLES.glob("*.yaml"))
 
 
 def load_table(table: str) -> tuple[str, TableConfig]:
-    """The name and the content of a table, given its name or a YAML file.
+    """Reads a table.
+
+    Args:
+        table: name in runner/presets/ablations/, or path of a YAML file.
+
+    Returns:
+        Name and definition.
 
     Raises:
-        ConfigError: there is none, or a key or value of it is wrong; says which, and the nearest
-            right one.
+        ConfigError: the file does not exist, or a key or value is invalid; the message suggests
+            the most similar valid key.
     """
     path = TABLES / f"{table}.yaml"
     if not path.is_file():
@@ -171,12 +182,14 @@ def load_table(table: str) -> tuple[str, TableConfig]:
             + nearest(table, table_names())
         )
     try:
-        # OmegaConf refuses a key that is there twice; YAML alone would drop the first row.
+        # OmegaConf rejects duplicate keys; PyYAML would drop the first row.
         loaded = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     except (OmegaConfBaseException, yaml.YAMLError, OSError, ValueError) as error:
         raise ConfigError(f"{path}: expected YAML; {error}") from error
     if not isinstance(loaded, Mapping):
-        raise ConfigError(f"{path}: expected a mapping with title, rows and so on")
+        raise ConfigError(
+            f"{path}: expected a mapping with title, rows, ..., got {type(loaded).__name__}"
+        )
     try:
         return path.stem, TableConfig.model_validate(loaded)
     except ValidationError as error:
@@ -185,7 +198,7 @@ def load_table(table: str) -> tuple[str, TableConfig]:
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """`; did you mean ...?`, or nothing where nothing is near."""
+    """Suggestion `; did you mean ...?`, or an empty text without a similar name."""
     matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean {matches[0]}?" if matches else ""
 
@@ -196,7 +209,7 @@ def _problem(item: ErrorDetails) -> str:
         fields = list(_section(item["loc"]).model_fields)
         return f"{path}: unknown key{nearest(str(item['loc'][-1]), fields)}"
     if item["type"] == "missing":
-        return f"{path}: expected a value, none came"
+        return f"{path}: expected a value, got none"
     cause = item.get("ctx", {}).get("error")
     if isinstance(cause, ValueError):
         return str(cause)
@@ -204,7 +217,7 @@ def _problem(item: ErrorDetails) -> str:
 
 
 def _section(location: Sequence[int | str]) -> type[BaseModel]:
-    """The part of a table that holds the field at this place."""
+    """Model of the section that contains the field at this location."""
     if len(location) == 1:
         return TableConfig
     return RowConfig if location[0] == "rows" else PublishedConfig

@@ -1,140 +1,131 @@
-"""A table for the eye and for other programs: terminal, Markdown, CSV and JSON.
+"""Results of an ablation as text: console, Markdown, CSV and JSON.
 
-Terminal and Markdown show the same cells; CSV and JSON hold unrounded numbers.
+Console and Markdown show rounded numbers. CSV and JSON hold unrounded numbers.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from statistics import median
 from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from runner.ablation.costs import costs_cells
+from runner.ablation.costs import costs_table
 from runner.ablation.notes import notes
 from runner.ablation.quantities import OF_DOMAINS, Quantity
 from runner.ablation.summary import Row, TableSummary, lock_hash
 from runner.results.finished_runs import Estimate
-from runner.results.format import MISSING, large, written
+from runner.results.format import MISSING, format_count, format_estimate, format_score
+from runner.results.table import Column, Table
 
 _COSTS = (
     "num_fusion_parameters", "fusion_flops", "image_flops", "fusion_ms", "image_ms", "memory_bytes",
 )  # fmt: skip
-_LEAST_NAME = 12
+_ROW = Column("row", "", align="left", wrap=True, min_width=12)
+_SEEDS = Column("seeds")
+_NARROW_HEADINGS = {"trained parameters": "trained", "images/s": "images\n/s"}
 
 
-@dataclass(frozen=True)
-class Grid:
-    """Headings and rows of text; cells may have two lines."""
-
-    headings: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-
-def screen_grid(summary: TableSummary) -> Grid:
-    """Every row in as little width as the numbers need: deviations below the means."""
-    found = summary.quantities
-    if found is OF_DOMAINS:
-        headings = ("seen\nmAP/R1", "unseen\nmAP/R1", "forget-\ning")
-        headings += ("trained", "bytes/\ndomain", "images\n/s")
+def console_table(summary: TableSummary) -> Table:
+    """All rows in a narrow form: several scores in a cell, deviations below the means."""
+    quantities = summary.quantities
+    if quantities is OF_DOMAINS:
+        headings = ["seen\nmAP/R1", "unseen\nmAP/R1", "forget-\ning"]
+        headings += ["trained", "bytes/\ndomain", "images\n/s"]
     else:
-        headings = tuple(each.heading for each in found.all)
-        headings = tuple(
-            {"trained parameters": "trained", "images/s": "images\n/s"}.get(each, each)
-            for each in headings
-        )
+        headings = [_NARROW_HEADINGS.get(each.heading, each.heading) for each in quantities.all]
     rows = [
         (
             row.label,
-            str(len(row.runs)),
-            *(_stacked([row.estimate(each) for each in scores]) for scores in found.by_two),
-            *(_cost(row.estimate(each), each) for each in found.costs),
+            len(row.runs),
+            *(_stacked([row.estimate(each) for each in scores]) for scores in quantities.groups),
+            *(_cost(row.estimate(each), each) for each in quantities.costs),
         )
         for row in summary.rows
     ]
-    return Grid(("", "seeds", *headings), tuple(rows))
+    return Table((_ROW, _SEEDS, *map(Column, headings)), tuple(rows))
 
 
-def numbers_grid(summary: TableSummary) -> Grid:
-    """Every row's means and deviations, and what it costs."""
-    found = summary.quantities
-    headings = [f"{each.heading}{' %' * (each in found.scores)}" for each in found.all]
+def full_table(summary: TableSummary) -> Table:
+    """Means and deviations of all quantities by row."""
+    quantities = summary.quantities
+    headings = [f"{each.heading}{' %' * (each in quantities.scores)}" for each in quantities.all]
     rows = [
         (
             row.label,
-            str(len(row.runs)),
-            *(written(row.estimate(each)) for each in found.scores),
-            *(_cost(row.estimate(each), each) for each in found.costs),
+            len(row.runs),
+            *(format_estimate(row.estimate(each)) for each in quantities.scores),
+            *(_cost(row.estimate(each), each) for each in quantities.costs),
         )
         for row in summary.rows
     ]
-    return Grid(("", "seeds", *headings), tuple(rows))
+    return Table((_ROW, _SEEDS, *map(Column, headings)), tuple(rows))
 
 
-def published_grid(summary: TableSummary) -> Grid | None:
-    """Published numbers beside ours, of the rows that have some."""
+def published_table(summary: TableSummary) -> Table | None:
+    """Scores next to published ones, for rows that have a published score; None without any."""
     rows = [row for row in summary.rows if row.published]
-    printed = [
+    quantities = [
         quantity
         for quantity in summary.quantities.scores
         if any(row.published and quantity.name in row.published.scores for row in rows)
     ]
-    if not printed:
+    if not quantities:
         return None
-    headings = [each for quantity in printed for each in (quantity.heading, "published")]
-    cells = [
-        (row.label, *(text for each in printed for text in _beside(row, each))) for row in rows
+    columns = [
+        column
+        for quantity in quantities
+        for column in (Column(quantity.heading), Column("published", format=format_score))
     ]
-    return Grid(("", *headings), tuple(cells))
+    cells = [
+        (row.label, *(value for each in quantities for value in _with_published(row, each)))
+        for row in rows
+    ]
+    return Table((_ROW, *columns), tuple(cells))
 
 
-def differences_grid(summary: TableSummary) -> Grid | None:
-    """Every row minus its reference: a line for each score with mean, deviation, and the seeds."""
-    rows: list[tuple[str, ...]] = []
+def differences_table(summary: TableSummary) -> Table | None:
+    """Differences from the reference rows, a line for each score; None without any."""
+    rows: list[tuple[Any, ...]] = []
     for row in summary.rows:
         reference = summary.reference(row)
-        names = (row.label, reference.label if reference else "")
+        labels = (row.label, reference.label if reference else "")
         for quantity in summary.quantities.compared:
             pair = summary.paired(row, quantity)
             if pair.estimate is None:
                 continue
             values = " ".join(f"{value:+.1f}" for value in pair.by_seed.values())
-            difference = written(pair.estimate, "+")
-            rows.append((*names, quantity.heading, difference, str(len(pair.by_seed)), values))
-            names = ("", "")
+            difference = format_estimate(pair.estimate, "+")
+            rows.append((*labels, quantity.heading, difference, len(pair.by_seed), values))
+            labels = ("", "")
     if not rows:
         return None
-    return Grid(("", "minus", "in", "difference", "n", "by seed"), tuple(rows))
-
-
-def costs_grid(summary: TableSummary) -> Grid | None:
-    """What every row costs, if it is known."""
-    if not summary.costs:
-        return None
-
-    headings, rows = costs_cells(summary)
-    return Grid(headings, tuple(rows))
+    columns = (
+        _ROW,
+        Column("reference", "minus", align="left", wrap=True),
+        Column("score", "in", align="left"),
+        Column("difference"),
+        Column("n"),
+        Column("by seed", wrap=True),
+    )
+    return Table(columns, tuple(rows))
 
 
 def show(console: Console, summary: TableSummary) -> None:
-    """Prints the table."""
+    """Prints the tables and notes."""
     console.print(Text(summary.table.title, style="bold"))
-    for grid in (
-        screen_grid(summary),
-        differences_grid(summary),
-        published_grid(summary),
-        costs_grid(summary),
+    for table in (
+        console_table(summary),
+        differences_table(summary),
+        published_table(summary),
+        costs_table(summary),
     ):
-        if grid is not None:
-            console.print(_rich(grid))
+        if table is not None:
+            console.print(table.to_console())
             console.print()
     for note in notes(summary):
         style = "bold yellow" if note.startswith("Protocol locks differ") else "dim"
@@ -142,59 +133,36 @@ def show(console: Console, summary: TableSummary) -> None:
 
 
 def to_markdown(summary: TableSummary) -> str:
-    """The page `table.md`."""
+    """Content of table.md."""
     parts = [f"# {summary.table.title}", summary.table.description.strip()]
-    parts.append(_markdown(numbers_grid(summary)))
-    if differences := differences_grid(summary):
-        parts += ["Differences, seed by seed:", _markdown(differences)]
-    if published := published_grid(summary):
-        parts += ["Beside published numbers:", _markdown(published)]
-    if costs := costs_grid(summary):
-        parts += ["What fusion costs:", _markdown(costs)]
+    parts.append(full_table(summary).to_markdown())
+    for heading, table in (
+        ("Differences, seed by seed:", differences_table(summary)),
+        ("Compared with published numbers:", published_table(summary)),
+        ("What fusion costs:", costs_table(summary)),
+    ):
+        if table is not None:
+            parts += [heading, table.to_markdown()]
     parts.append("\n".join(f"- {note}" for note in notes(summary)))
     return "\n\n".join(parts) + "\n"
 
 
 def to_csv(summary: TableSummary) -> str:
-    """A line for each row; an empty field is a number that does not exist."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    """Content of table.csv: a line for each row; missing numbers are empty fields."""
     quantities = summary.quantities
-    names = [each.name for each in quantities.all]
-    writer.writerow(
-        [
-            *("row", "label", "num_seeds", "reference", "num_pairs"),
-            *(f"{name}{end}" for name in names for end in ("", "_deviation")),
-            *(
-                f"{each.name}_difference{end}"
-                for each in quantities.scores
-                for end in ("", "_deviation")
-            ),
-            *(f"published_{each.name}" for each in quantities.scores),
-            *_COSTS * bool(summary.costs),
-        ]
-    )
-    for row in summary.rows:
-        pairs = [summary.paired(row, each) for each in quantities.scores]
-        estimates = [
-            *(row.estimate(each) for each in quantities.all),
-            *(pair.estimate for pair in pairs),
-        ]
-        printed = row.published.scores if row.published else {}
-        writer.writerow(
-            [
-                *(row.name, row.label, len(row.runs), summary.table.reference_of(row.name) or ""),
-                max(len(pair.by_seed) for pair in pairs),
-                *(value for each in estimates for value in _pair_of(each)),
-                *(printed.get(each.name, "") for each in quantities.scores),
-                *(_costs_of(summary, row) if summary.costs else ()),
-            ]
-        )
-    return text.getvalue()
+    names = ["row", "label", "num_seeds", "reference", "num_pairs"]
+    names += [f"{each.name}{end}" for each in quantities.all for end in ("", "_deviation")]
+    names += [
+        f"{each.name}_difference{end}" for each in quantities.scores for end in ("", "_deviation")
+    ]
+    names += [f"published_{each.name}" for each in quantities.scores]
+    names += _COSTS * bool(summary.costs)
+    return Table.of(names, (_csv_row(summary, row) for row in summary.rows)).to_csv()
 
 
 def to_json(summary: TableSummary) -> dict[str, Any]:
-    """What table.json holds; see docs/ablations.md."""
+    """Content of table.json; docs/ablations.md describes it."""
+    failures = [(each.row, each.seed, each.error) for each in summary.failures]
     return {
         "table": summary.name,
         "title": summary.table.title,
@@ -208,20 +176,45 @@ def to_json(summary: TableSummary) -> dict[str, Any]:
         "protocol_locks": summary.locks,
         "protocol_lock_differences": [each.sentence for each in summary.lock_differences],
         "rows": [_row_json(summary, row) for row in summary.rows],
-        "missing": [{"row": row, "seed": seed} for row, seed in summary.missing],
-        "failures": [
-            {"row": each.row, "seed": each.seed, "error": each.error} for each in summary.failures
-        ],
+        "missing": Table.of(("row", "seed"), summary.missing).to_json(),
+        "failures": Table.of(("row", "seed", "error"), failures).to_json(),
     }
 
 
 def write_texts(summary: TableSummary) -> dict[str, str]:
-    """Content of table.json, table.csv and table.md by file name."""
+    """Contents of table.json, table.csv and table.md by file name."""
     return {
         "table.json": json.dumps(to_json(summary), indent=1) + "\n",
         "table.csv": to_csv(summary),
         "table.md": to_markdown(summary),
     }
+
+
+def _csv_row(summary: TableSummary, row: Row) -> list[Any]:
+    quantities = summary.quantities
+    pairs = [summary.paired(row, each) for each in quantities.scores]
+    estimates = [
+        *(row.estimate(each) for each in quantities.all),
+        *(pair.estimate for pair in pairs),
+    ]
+    published = row.published.scores if row.published else {}
+    return [
+        *(row.name, row.label, len(row.runs), summary.table.reference_of(row.name)),
+        max(len(pair.by_seed) for pair in pairs),
+        *(value for each in estimates for value in _mean_and_deviation(each)),
+        *(published.get(each.name) for each in quantities.scores),
+        *(_csv_costs(summary, row) if summary.costs else ()),
+    ]
+
+
+def _csv_costs(summary: TableSummary, row: Row) -> tuple[float, ...]:
+    cost = summary.costs[row.name]
+    counts = (cost.num_parameters, cost.flops, cost.image_flops)
+    return (*counts, median(cost.fusion_ms), median(cost.image_ms), cost.memory_bytes)
+
+
+def _mean_and_deviation(estimate: Estimate | None) -> tuple[float | None, float | None]:
+    return (None, None) if estimate is None else (estimate.mean, estimate.deviation)
 
 
 def _row_json(summary: TableSummary, row: Row) -> dict[str, Any]:
@@ -265,68 +258,28 @@ def _row_json(summary: TableSummary, row: Row) -> dict[str, Any]:
     }
 
 
-def _estimate_json(estimated: Estimate | None) -> dict[str, float | None] | None:
-    return estimated and {"mean": estimated.mean, "deviation": estimated.deviation}
-
-
-def _costs_of(summary: TableSummary, row: Row) -> tuple[float, ...]:
-    cost = summary.costs[row.name]
-    counted = (cost.num_parameters, cost.flops, cost.image_flops)
-    return (*counted, median(cost.fusion_ms), median(cost.image_ms), cost.memory_bytes)
-
-
-def _pair_of(estimated: Estimate | None) -> tuple[Any, Any]:
-    if estimated is None:
-        return "", ""
-    return estimated.mean, "" if estimated.deviation is None else estimated.deviation
+def _estimate_json(estimate: Estimate | None) -> dict[str, float | None] | None:
+    return estimate and {"mean": estimate.mean, "deviation": estimate.deviation}
 
 
 def _stacked(estimates: Sequence[Estimate | None]) -> str:
-    """Means with a stroke between them, and their deviations below."""
-    means = "/".join(MISSING if each is None else f"{each.mean:.1f}" for each in estimates)
-    deviations = [each.deviation for each in estimates if each is not None]
-    known = [each for each in deviations if each is not None]
-    if not known or len(known) < len(estimates):
+    """Means separated by slashes, with their deviations on a second line if all are known."""
+    means = "/".join(format_score(each and each.mean) for each in estimates)
+    deviations = [each.deviation for each in estimates if each and each.deviation is not None]
+    if not deviations or len(deviations) < len(estimates):
         return means
-    return f"{means}\n±{'/'.join(f'{each:.1f}' for each in known)}"
+    return f"{means}\n±{'/'.join(map(format_score, deviations))}"
 
 
-def _cost(estimated: Estimate | None, quantity: Quantity) -> str:
-    if estimated is None:
+def _cost(estimate: Estimate | None, quantity: Quantity) -> str:
+    if estimate is None:
         return MISSING
     if quantity.name == "train_images_per_s":
-        return f"{estimated.mean:.0f}"
-    return large(estimated.mean)
+        return f"{estimate.mean:.0f}"
+    return format_count(estimate.mean)
 
 
-def _beside(row: Row, quantity: Quantity) -> tuple[str, str]:
-    """Ours and the published number."""
-    value = row.published.scores.get(quantity.name) if row.published else None
-    return written(row.estimate(quantity)), MISSING if value is None else f"{value:.1f}"
-
-
-def _rich(grid: Grid) -> Table:
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-        header_style="dim",
-    )
-    for index, heading in enumerate(grid.headings):
-        if index:
-            table.add_column(Text(heading), justify="right", no_wrap=True)
-        else:
-            table.add_column(Text(heading), overflow="fold", min_width=_LEAST_NAME)
-    for cells in grid.rows:
-        table.add_row(*(Text(cell) for cell in cells))
-    return table
-
-
-def _markdown(grid: Grid) -> str:
-    def line(cells: Sequence[str]) -> str:
-        escaped = [cell.replace("|", "\\|").replace("\n", " ") for cell in cells]
-        return f"| {' | '.join(escaped)} |"
-
-    rule = "|".join(["", "---", *("---:" for _ in grid.headings[1:]), ""])
-    return "\n".join([line(grid.headings), rule, *(line(cells) for cells in grid.rows)])
+def _with_published(row: Row, quantity: Quantity) -> tuple[str, float | None]:
+    """Estimate of the row and the published number."""
+    published = row.published.scores.get(quantity.name) if row.published else None
+    return format_estimate(row.estimate(quantity)), published

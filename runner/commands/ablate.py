@@ -109,17 +109,17 @@ def _run_missing(
 ) -> list[Failure]:
     """Runs them, a line for each that ends; what failed is returned."""
     from runner.ablation.cells import check_data
-    from runner.ablation.console import Lines, clock_of, show_plan
-    from runner.ablation.run import run_cells, workplace
+    from runner.ablation.console import ProgressLines, show_plan, time_estimator
+    from runner.ablation.run import ray_jobs, run_cells
     from runner.ablation.summary import Failure
 
     check_data(missing, finished)
-    times = clock_of(table, cells, finished)
-    with workplace(missing, jobs) as side_by_side:
-        show_plan(console, table, cells, len(finished), missing, times, side_by_side)
-        lines = Lines(console, times, len(missing), side_by_side, table.checkpoint)
+    times = time_estimator(table, cells, finished)
+    with ray_jobs(missing, jobs) as num_jobs:
+        show_plan(console, table, cells, len(finished), missing, times, num_jobs)
+        lines = ProgressLines(console, times, len(missing), num_jobs, table.checkpoint)
         try:
-            endings = run_cells(missing, side_by_side, lines.ended)
+            endings = run_cells(missing, num_jobs, lines.show)
         except KeyboardInterrupt:
             console.print(
                 f"{lines.num_ended} of {len(missing)} runs ended; the same command runs the rest, "
@@ -143,10 +143,10 @@ def _show_what_is_there(
 ) -> None:
     import os
 
-    from runner.ablation.console import clock_of, show_plan
+    from runner.ablation.console import show_plan, time_estimator
 
     places = max(1, min(jobs or len(os.sched_getaffinity(0)), len(missing)))
-    times = clock_of(table, cells, finished)
+    times = time_estimator(table, cells, finished)
     show_plan(console, table, cells, len(finished), missing, times, places)
 
 

@@ -1,1 +1,1 @@
-"""Sweeps: Ray Tune and Optuna over configuration paths; `runner/commands/sweep.py` is the door."""
+"""Hyperparameter sweeps over configuration paths with Ray Tune and Optuna."""

@@ -1,4 +1,4 @@
-"""The screen of a sweep: a live table on a terminal, a line per event elsewhere."""
+"""Console output of a sweep: a live table on a terminal, otherwise a line for each event."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.config.run_config import RunConfig
-from runner.results.format import clock
+from runner.results.format import MISSING, error_line, format_duration
 from runner.sweep.importances import final
 from runner.sweep.objectives import best_trial
 from runner.sweep.outcome import Outcome, domains_of
 from runner.sweep.settings import SweepSettings
 from runner.sweep.space import SearchSpace
-from runner.sweep.table import first_line, percent, said, seconds_of, short_names
+from runner.sweep.table import format_objective, format_value, seconds_of, short_names
 from runner.sweep.trial_records import TrialRecord
-from runner.sweep.view import final_table, time_left_s
+from runner.sweep.view import summary, time_left_s
 from runner.tracking.console import live_block
 
 _STYLES = {"running": "", "finished": "green", "stopped": "dim", "failed": "red"}
-_MIN_VALUES = 16  # signs; a narrower column is left out
-_MAX_ROWS = 12  # of a live table; older trials that have ended make room
+_MIN_VALUES_WIDTH = 16  # characters; a narrower column is omitted
+_MAX_ROWS = 12  # of the live table; the oldest ended trials are omitted
 
 
 class SweepView:
-    """Shows trials as their records change; a context manager.
+    """Shows trials when their records change; a context manager.
 
-    On a terminal a live table has the trials that run and the newest that ended, the best so far
-    and the time left; elsewhere (job logs) there is a line when a trial begins, learns a domain
-    or ends. Records that are shown before the context is entered, or that ended before the sweep
-    was gone on with, are counted and not told again.
+    On a terminal, a live table has the running trials, the newest ended trials, the best trial and
+    the time left. Otherwise (job logs), a line is printed when a trial starts, learns a domain or
+    ends. Records shown before the context is entered, and trials that ended before the sweep was
+    resumed, are counted but not printed.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class SweepView:
             self._live = None
 
     def show(self, record: TrialRecord) -> None:
-        """Takes a trial's newest record, from any thread; what did not change says nothing."""
+        """Shows the changes of a trial's newest record; thread-safe."""
         with self._lock:
             before = self._records.get(record.number)
             self._records[record.number] = record
@@ -77,38 +77,38 @@ class SweepView:
             for line in self._lines(before, record):
                 self._print(line)
 
-    def say(self, message: str) -> None:
+    def print(self, message: str) -> None:
         """Prints a message above the table."""
         self._console.print(message, markup=False, highlight=False, soft_wrap=True)
 
     def finish(self, outcome: Outcome) -> None:
-        """Ends the live table and prints what came out."""
+        """Ends the live table and prints the summary."""
         self.__exit__()
-        for part in final_table(outcome):
-            # What is typed next must not be broken into lines.
+        for part in summary(outcome):
+            # Wrapping would break the command that is to be copied.
             self._console.print(part, soft_wrap=isinstance(part, Text))
 
     def _is_old(self, record: TrialRecord) -> bool:
-        """Whether it ended before this start."""
+        """Whether the trial ended before this start."""
         return record.ended is not None and record.ended < self._began
 
     def _lines(self, before: TrialRecord | None, now: TrialRecord) -> list[Text]:
-        """What is new about a trial; on a terminal, only its end."""
+        """Lines on the changes of a trial; on a terminal, only on its end."""
         is_plain, lines = self._live is None, list[Text]()
-        begins = before is None or (before.state != "running" and now.state == "running")
-        if begins and is_plain:
-            again = " begins again" if now.reports else " begins"
-            lines.append(Text(f"trial {now.number}{again}: {self._values(now)}"))
+        starts = before is None or (before.state != "running" and now.state == "running")
+        if starts and is_plain:
+            verb = " restarts" if now.reports else " starts"
+            lines.append(Text(f"trial {now.number}{verb}: {self._values(now)}"))
         known = {each.learned_domains for each in before.reports} if before else set[int]()
         for report in now.reports if is_plain else ():
-            if report.learned_domains not in known and not (begins and now.state == "running"):
+            if report.learned_domains not in known and not (starts and now.state == "running"):
                 scores = ", ".join(
-                    f"{each.name} {percent(each.of(report))}" for each in self._settings.objectives
+                    f"{each.name} {format_objective(each.of(report))}"
+                    for each in self._settings.objectives
                 )
                 where = f"{report.learned_domains}/{self._num_domains} {report.domain}"
-                lines.append(
-                    Text(f"trial {now.number} learned {where}: {scores}, {clock(report.seconds)}")
-                )
+                duration = format_duration(report.seconds)
+                lines.append(Text(f"trial {now.number} learned {where}: {scores}, {duration}"))
         if now.state != "running" and (before is None or before.state != now.state):
             lines.append(self._ending(now))
         return lines
@@ -116,12 +116,14 @@ class SweepView:
     def _ending(self, record: TrialRecord) -> Text:
         line = Text(f"trial {record.number} {record.state}", style=_STYLES[record.state])
         if record.state == "failed":
-            line.append(f": {first_line(record.reason)}")
+            line.append(f": {error_line(record.reason)}")
         elif record.last is not None:
-            learned = f" after {record.last.learned_domains}/{self._num_domains} domains"
+            learned = f" after {record.learned_domains}/{self._num_domains} domains"
             line.append(learned if record.state == "stopped" else "")
             scores = [(each, each.of(record.last)) for each in self._settings.objectives]
-            line.append(f": {', '.join(f'{each.name} {percent(of)}' for each, of in scores)}")
+            line.append(
+                f": {', '.join(f'{each.name} {format_objective(of)}' for each, of in scores)}"
+            )
             if self._best() is record:
                 line.append(", the best so far", style="bold")
         line.append(f"  ({self._progress()})", style="dim")
@@ -145,10 +147,10 @@ class SweepView:
                 heading, justify="left" if is_text else "right", no_wrap=True, width=width
             )
             used += width + 2
-        room = self._console.width - used
-        has_values = room >= _MIN_VALUES
+        free_width = self._console.width - used
+        has_values = free_width >= _MIN_VALUES_WIDTH
         if has_values:
-            table.add_column("values", overflow="ellipsis", no_wrap=True, max_width=room)
+            table.add_column("values", overflow="ellipsis", no_wrap=True, max_width=free_width)
         for record, cells in shown:
             values = [Text(self._values(record), style="dim")] if has_values else []
             style = "bold green" if record is best else _STYLES[record.state]
@@ -157,25 +159,27 @@ class SweepView:
 
     def _cells(self, record: TrialRecord, is_best: bool) -> list[str]:
         last, seconds = record.last, self._seconds(record)
-        where = f"{last.learned_domains}/{self._num_domains} {last.domain}" if last else "·"
-        scores = [percent(each.of(last) if last else None) for each in self._settings.objectives]
+        where = f"{last.learned_domains}/{self._num_domains} {last.domain}" if last else MISSING
+        scores = [
+            format_objective(each.of(last) if last else None) for each in self._settings.objectives
+        ]
         state = "best" if is_best else record.state
         return [
             str(record.number),
             where,
             *scores,
             state,
-            "" if seconds is None else clock(seconds),
+            "" if seconds is None else format_duration(seconds),
         ]
 
     def _shown(self) -> list[TrialRecord]:
-        """Those that run, the best, and as many of the newest others as there is room for."""
+        """Running trials, the best one, and as many of the newest others as fit."""
         records = sorted(self._records.values(), key=lambda each: each.number)
         best = self._best()
         kept = [each for each in records if each.state == "running" or each is best]
         others = [each for each in records if each not in kept]
-        room = max(2, min(_MAX_ROWS, self._console.size.height - 6) - len(kept))
-        return sorted([*kept, *others[-room:]], key=lambda each: each.number)
+        num_others = max(2, min(_MAX_ROWS, self._console.size.height - 6) - len(kept))
+        return sorted([*kept, *others[-num_others:]], key=lambda each: each.number)
 
     def _summary(self) -> str:
         counts = Counter(record.state for record in self._records.values())
@@ -188,11 +192,11 @@ class SweepView:
         best = self._best()
         objective = self._settings.objectives[0]
         if best is not None:
-            value = percent(final(best, objective))
+            value = format_objective(final(best, objective))
             parts.append(f"best {objective.name} {value} of trial {best.number}")
         left = time_left_s(self._records.values(), self._settings, time.time())
         if left:
-            parts.append(f"about {clock(left)} left")
+            parts.append(f"about {format_duration(left)} left")
         return ", ".join(parts)
 
     def _best(self) -> TrialRecord | None:
@@ -206,7 +210,9 @@ class SweepView:
         return seconds_of(record)
 
     def _values(self, record: TrialRecord) -> str:
-        return ", ".join(f"{self._names.get(k, k)}={said(v)}" for k, v in record.values.items())
+        return ", ".join(
+            f"{self._names.get(k, k)}={format_value(v)}" for k, v in record.values.items()
+        )
 
     def _print(self, line: Text) -> None:
         self._console.print(line, soft_wrap=True, highlight=False)

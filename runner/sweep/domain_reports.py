@@ -1,7 +1,7 @@
-"""A run's events turned into what its trial reports: scores of what is learned, domain by domain.
+"""Reports of a trial from the events of its run, one for each learned domain.
 
-Nothing but the events is asked, so a run that goes on after a kill, or that was finished before,
-reports what one that nobody disturbed would.
+Reports depend only on the events. A resumed or already finished run therefore gives the same
+reports as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from runner.tracking.event_log import Event, as_number
 from tasks.retrieval.metrics import ResultMatrix
 
 Scores = Mapping[str, Mapping[str, object]]
-"""Percent by domain and metric, as an `evaluation` event has them."""
+"""Scores in percent by domain and metric, as in an `evaluation` event."""
 
 
 class DomainReports:
-    """Takes a run's events in their order and gives a report for each domain as it is learned.
+    """Converts the events of a run, in order, to a report for each learned domain.
 
     Args:
-        untested: unseen domains with nobody to validate on; an average is that of the others.
+        untested: unseen domains without validation identities, excluded from validation averages.
     """
 
     def __init__(self, untested: Collection[str] = ()) -> None:
@@ -35,11 +35,11 @@ class DomainReports:
 
     @property
     def num_domains(self) -> int:
-        """Seen domains of the run; 0 before its first event."""
+        """Number of seen domains of the run; 0 before the first event."""
         return len(self._seen)
 
     def take(self, event: Event) -> Report | None:
-        """The report that this event completes; each is given once."""
+        """Returns the report that this event completes, if any; each report is returned once."""
         if event["event"] == "run":
             self._start(event)
         self._latest = float(event["time"])
@@ -73,25 +73,26 @@ class DomainReports:
 def learned_part(
     seen: Sequence[str], unseen: Sequence[str], scores: Mapping[int, Scores], step: int
 ) -> ResultMatrix:
-    """The matrix of a run that would have ended after `step` domains.
+    """Result matrix of the run as if it had ended after `step` domains.
 
-    So its averages are those over the domains learned so far, comparable between trials at equal
-    steps; at the last step it is the run's own.
+    Averages are over the domains learned so far, so that trials are comparable at equal steps. At
+    the last step the matrix is that of the complete run.
     """
     matrix = ResultMatrix(tuple(seen[:step]), tuple(unseen))
     for row in range(step + 1):
         for domain in matrix.seen + matrix.unseen:
-            found = scores.get(row, {}).get(domain, {})
-            numbers = {metric: as_number(value) for metric, value in found.items()}
+            values = scores.get(row, {}).get(domain, {})
+            numbers = {metric: as_number(value) for metric, value in values.items()}
             known = {metric: value for metric, value in numbers.items() if value is not None}
             matrix.record(row, domain, known)
     return matrix
 
 
 def mean_report(reports: Sequence[Report]) -> Report:
-    """One report of runs that differ in their seed: what they learned together, scores averaged.
+    """Combines the reports of runs with different seeds.
 
-    A score that one of them does not have is None.
+    Numbers of domains and seconds are summed and scores averaged; a score that is missing in one
+    report is None.
     """
     last = reports[-1]
     return Report(

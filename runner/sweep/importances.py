@@ -1,4 +1,4 @@
-"""How much of an objective's spread over the trials each parameter explains, by Optuna's fANOVA."""
+"""Parameter importances: the share of an objective's variance, by Optuna's fANOVA."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from runner.sweep.objectives import Objective
-from runner.sweep.parameters import Choices, IntRange, stored
+from runner.sweep.parameters import Choices, IntRange, to_optuna
 from runner.sweep.space import AnyParameter, SearchSpace, as_params
 from runner.sweep.trial_records import TrialRecord
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 MIN_TRIALS = 6
-"""Finished trials below which a forest of trees finds importances in noise."""
+"""Smallest number of finished trials; with fewer, the random forest of fANOVA fits noise."""
 
 
 @dataclass(frozen=True)
 class Importance:
-    """Of one parameter.
+    """Importance of one parameter.
 
     Attributes:
-        share: of the variance explained by all parameters that were compared, in [0, 1].
-        num_trials: finished ones that it comes from.
-        is_conditional: whether it is of the trials in which the parameter applied, and so not
-            comparable with those of all trials.
+        share: share of the variance explained by all compared parameters, in [0, 1].
+        num_trials: number of finished trials it is estimated from.
+        is_conditional: whether it is estimated only from trials in which the parameter applies; it
+            is not comparable with shares over all trials.
     """
 
     share: float
@@ -37,12 +37,12 @@ class Importance:
 
 @dataclass(frozen=True)
 class Importances:
-    """Of one objective.
+    """Importances for one objective.
 
     Attributes:
-        of: by key, most important first.
-        num_trials: finished ones with a value.
-        why: nothing, or nothing of some parameters, is known; "" where all is.
+        of: importances by key, in descending order.
+        num_trials: number of finished trials with a value.
+        why: reason why some or all importances are unknown; "" if all are known.
     """
 
     of: Mapping[str, Importance]
@@ -53,9 +53,10 @@ class Importances:
 def importances(
     records: Sequence[TrialRecord], space: SearchSpace, objective: Objective
 ) -> Importances:
-    """Hutter et al. (ICML 2014) over the finished trials; stopped ones have learned less.
+    """Computes importances (Hutter et al., ICML 2014) from the finished trials.
 
-    A conditional parameter is compared with the others in the trials in which it applied.
+    Stopped trials have learned fewer domains and are excluded. A conditional parameter is compared
+    with the others over the trials in which it applies.
     """
     known = [
         (record, value) for record in records if (value := final(record, objective)) is not None
@@ -66,7 +67,7 @@ def importances(
     if len({value for _, value in known}) == 1:
         return Importances({}, num_known, f"all {num_known} finished trials are equal")
     common = [key for key in space.parameters if all(key in each.values for each, _ in known)]
-    found = {
+    result = {
         key: Importance(share, num_known, is_conditional=False)
         for key, share in _shares(known, space, objective, common).items()
     }
@@ -77,30 +78,30 @@ def importances(
             groups.setdefault(applied, []).append(key)
     few: list[str] = []
     for applied, keys in groups.items():
-        some = [(record, value) for record, value in known if record.number in applied]
-        if len(some) < MIN_TRIALS or len({value for _, value in some}) == 1:
-            few += [f"{key} ({len(some)})" for key in keys]
+        subset = [(record, value) for record, value in known if record.number in applied]
+        if len(subset) < MIN_TRIALS or len({value for _, value in subset}) == 1:
+            few += [f"{key} ({len(subset)})" for key in keys]
             continue
-        always = [key for key in space.parameters if all(key in each.values for each, _ in some)]
-        shares = _shares(some, space, objective, always)
+        present = [key for key in space.parameters if all(key in each.values for each, _ in subset)]
+        shares = _shares(subset, space, objective, present)
         for key in keys:
-            found[key] = Importance(shares.get(key, 0.0), len(some), is_conditional=True)
-    ordered = sorted(found.items(), key=lambda item: -item[1].share)
-    why = f"too few trials in which these applied: {', '.join(few)}" if few else ""
+            result[key] = Importance(shares.get(key, 0.0), len(subset), is_conditional=True)
+    ordered = sorted(result.items(), key=lambda item: -item[1].share)
+    why = f"too few trials in which these apply: {', '.join(few)}" if few else ""
     return Importances(dict(ordered), num_known, why)
 
 
 def final(record: TrialRecord, objective: Objective) -> float | None:
-    """A finished trial's value; None of all others."""
+    """Value of a finished trial; None for other trials."""
     return objective.of(record.last) if record.state == "finished" and record.last else None
 
 
 def distribution(parameter: AnyParameter) -> BaseDistribution:
-    """The parameter's range as Optuna has it."""
+    """Optuna distribution of a parameter."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if isinstance(parameter, Choices):
-        return CategoricalDistribution([stored(each) for each in parameter.choices])
+        return CategoricalDistribution([to_optuna(each) for each in parameter.choices])
     low, high, log, step = parameter.low, parameter.high, parameter.log, parameter.step
     if isinstance(parameter, IntRange):
         return IntDistribution(int(low), int(high), log=log, step=int(step or 1))
@@ -123,7 +124,7 @@ def _shares(
         study.add_trial(optuna.trial.create_trial(params=params, distributions=ranges, value=value))
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
     with warnings.catch_warnings():
-        # Of parameters that have one value in all trials, which explain nothing.
+        # Optuna warns of parameters with the same value in all trials; their share is 0.
         warnings.simplefilter("ignore")
         return optuna.importance.get_param_importances(
             study, evaluator=evaluator, params=list(keys)

@@ -1,4 +1,4 @@
-"""What a sweep optimises: scores on validation identities."""
+"""Objectives of a sweep: scores on validation identities."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ class Objective:
     """One score of `ResultMatrix.summary`, on validation identities.
 
     Attributes:
-        name: of the score.
-        mode: whether more is better.
+        name: name of the score.
+        mode: `max` if higher is better, `min` if lower is better.
     """
 
     name: str
     mode: Mode
 
     def of(self, report: Report) -> float | None:
-        """The objective's value in a report; None where there is none, or not a finite one."""
+        """Value of the objective in a report; None if it is missing or not finite."""
         value = report.validation.get(self.name)
         return value if value is not None and math.isfinite(value) else None
 
     def is_better(self, value: float, than: float) -> bool:
-        """Whether the first value beats the second."""
+        """Whether `value` is strictly better than `than`."""
         return value > than if self.mode == "max" else value < than
 
 
 def parse_objectives(text: str) -> tuple[Objective, ...]:
-    """Objectives from `seen_mAP` or `seen_mAP,forgetting_mAP`.
+    """Parses names separated by commas, such as `seen_mAP,forgetting_mAP`.
 
     Raises:
-        ValueError: a name is none, or comes twice.
+        ValueError: a name is unknown or given twice.
     """
     names = [name.strip() for name in text.split(",")]
     for name in names:
@@ -65,7 +65,7 @@ def parse_objectives(text: str) -> tuple[Objective, ...]:
 
 
 def best_trial(records: Sequence[TrialRecord], objective: Objective) -> TrialRecord | None:
-    """The finished trial with the best value; the earlier one of equals; None if none finished."""
+    """First finished trial with the best value; None if no trial has finished."""
     best: tuple[float, TrialRecord] | None = None
     for record in records:
         value = objective.of(record.last) if record.state == "finished" and record.last else None
@@ -77,7 +77,10 @@ def best_trial(records: Sequence[TrialRecord], objective: Objective) -> TrialRec
 def pareto_front(
     records: Sequence[TrialRecord], objectives: Sequence[Objective]
 ) -> list[TrialRecord]:
-    """Finished trials than which no other is better in one objective and as good in the rest."""
+    """Finished trials that no other trial dominates.
+
+    A trial dominates another if it is better in one objective and not worse in the others.
+    """
     known: list[tuple[TrialRecord, list[float]]] = []
     for record in records:
         if record.state != "finished" or record.last is None:
@@ -88,7 +91,9 @@ def pareto_front(
             pairs = zip(signs, values, strict=True)
             known.append((record, [sign * value for sign, value in pairs if value is not None]))
     return [
-        record for record, mine in known if not any(_dominates(other, mine) for _, other in known)
+        record
+        for record, values in known
+        if not any(_dominates(other, values) for _, other in known)
     ]
 
 

@@ -1,4 +1,4 @@
-"""Optuna proposes, Tune asks: the study is all that the search knows, and outlives its driver."""
+"""Search algorithm of Ray Tune on an Optuna study, which holds the whole state of the search."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from runner.sweep.settings import Sampler, SweepSettings, parse_url
 from tasks.loading.sampling import derive_seed
 
 LOCK_WAIT_S = 2.0
-"""Before a sweep: another program may be at the study for a moment, not for good."""
+"""Longest wait for a lock on the study before a sweep starts."""
 BUSY_WAIT_S = 60.0
-"""While it goes on: a dashboard may read the study at leisure."""
+"""Longest wait for a lock during a sweep, for instance while a dashboard reads the study."""
 _PACKAGES = {
     "psycopg": "'psycopg[binary]'",
     "psycopg2": "psycopg2-binary",
@@ -37,19 +37,19 @@ _PACKAGES = {
 
 
 class StudySearcher(OptunaSearch):
-    """Ray's OptunaSearch over conditional spaces, whose study is the one thing that is kept.
+    """OptunaSearch for conditional spaces that stores its state only in the study.
 
-    Trials that the study holds as running when the search begins belong to a driver that was
-    killed: they are handed out again first, with their numbers and values, so that their runs go on
-    from their checkpoints. Tune's own snapshots are not read back: they may be older than the
-    study, and they lack what the scheduler knows.
+    Trials that are running in the study when the search starts belong to a killed driver. They are
+    suggested first, with the same numbers and values, so that their runs resume from their
+    checkpoints. Snapshots of Ray Tune are not restored: they may be older than the study, and do
+    not contain the state of the scheduler.
 
     Args:
-        suggest: an Optuna trial to values by configuration path.
-        objectives: what `tune.report` brings under their names.
+        suggest: samples values by configuration path from an Optuna trial.
+        objectives: objectives, reported under their names by `tune.report`.
         sampler: proposes values.
-        storage: of the study; None keeps it in memory.
-        study_name: in that storage; made if it is not there.
+        storage: storage of the study; None keeps it in memory.
+        study_name: name of the study in the storage; created if it does not exist.
     """
 
     def __init__(
@@ -73,19 +73,19 @@ class StudySearcher(OptunaSearch):
         self._suggest_values = suggest
         self._names = names
         self._running: dict[str, Trial] = {}
-        self._left = deque(running_trials(self.study))
+        self._interrupted = deque(running_trials(self.study))
 
     @property
     def study(self) -> optuna.Study:
-        """What is known."""
+        """Optuna study."""
         assert self._ot_study is not None
         return self._ot_study
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """{"number": Optuna's, "values": JSON of values by path}.
+        """Returns {"number": number in the study, "values": JSON of values by path}.
 
-        Tune reads dots, lists and mappings in a trial's parameters as something of its own; it has
-        nothing to read in a text.
+        Ray Tune interprets dots, lists and mappings in the parameters of a trial; JSON text avoids
+        that.
         """
         if trial_id not in self._running:
             self._running[trial_id] = self._next()
@@ -93,27 +93,27 @@ class StudySearcher(OptunaSearch):
         return {"number": trial.number, "values": json.dumps(self._suggest_values(trial))}
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
-        """Tells the study a value after so many learned domains (a single objective's alone)."""
+        """Reports an intermediate value to the study; only with a single objective."""
         value = result.get(self._names[0])
         trial = self._running.get(trial_id)
         if trial is None or len(self._names) > 1 or value is None:
             return
         step = int(result["learned_domains"])
-        # A trial that was started again says what it said before.
+        # A restarted trial reports earlier domains again.
         if step not in self._frozen(trial).intermediate_values:
             trial.report(value, step)
 
     def on_trial_complete(
         self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Tells the study the end: finished, stopped by the scheduler (pruned), or failed."""
+        """Tells the study how the trial ended: complete, pruned by the scheduler, or failed."""
         trial = self._running.pop(trial_id, None)
         if trial is None or self._frozen(trial).state.is_finished():
             return
         if error or (result is not None and "failed" in result):
             self.study.tell(trial, state=TrialState.FAIL)
         elif result is None:
-            return  # never begun: it is handed out again by the next driver
+            return  # never started: the next driver suggests it again
         elif result.get("finished"):
             values = [result.get(name) for name in self._names]
             known = [value for value in values if value is not None and math.isfinite(value)]
@@ -122,26 +122,26 @@ class StudySearcher(OptunaSearch):
             else:
                 self.study.tell(trial, known)
         else:
-            # The report on which it was stopped comes with its end alone.
+            # Tune passes the report after which a trial is stopped only here.
             self._running[trial_id] = trial
             self.on_trial_result(trial_id, result)
             del self._running[trial_id]
             self.study.tell(trial, state=TrialState.PRUNED)
 
     def save(self, checkpoint_path: str) -> None:
-        """Tune wants a file; what it would hold is in the study."""
-        Path(checkpoint_path).write_text("everything is in the study")
+        """Writes a placeholder, which Ray Tune requires; the state is in the study."""
+        Path(checkpoint_path).write_text("the state is in the Optuna study")
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing: see `save`."""
+        """Does nothing; see `save`."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune pickles its settings for a restore that is never made
+        return {}  # Ray Tune pickles the searcher for a restore that is not used
 
     def _next(self) -> Trial:
-        if not self._left:
+        if not self._interrupted:
             return self.study.ask()
-        frozen = self._left.popleft()
+        frozen = self._interrupted.popleft()
         return Trial(self.study, frozen._trial_id)  # pyright: ignore[reportPrivateUsage]
 
     def _frozen(self, trial: Trial) -> FrozenTrial:
@@ -149,58 +149,60 @@ class StudySearcher(OptunaSearch):
 
 
 def running_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """Those that began and did not end, by number."""
+    """Trials that started but did not end, by number."""
     return study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
 
 
 def enqueued_numbers(study: optuna.Study) -> list[int]:
-    """Trials whose values were given: those of the preset itself."""
+    """Numbers of enqueued trials, which have the values of the preset."""
     trials = study.get_trials(deepcopy=False)
     return [trial.number for trial in trials if "fixed_params" in trial.system_attrs]
 
 
 def num_ended(study: optuna.Study) -> int:
-    """Finished, stopped and failed trials."""
+    """Number of finished, stopped and failed trials."""
     states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
     return len(study.get_trials(deepcopy=False, states=states))
 
 
 def open_study(settings: SweepSettings, storage: BaseStorage) -> optuna.Study:
-    """The sweep's study, made if it is not there.
+    """Loads the study of the sweep, or creates it.
 
     Raises:
-        ValueError: the study there has other objectives.
+        ValueError: the existing study has other objectives.
     """
-    wanted = [
+    directions = [
         StudyDirection.MAXIMIZE if each.mode == "max" else StudyDirection.MINIMIZE
         for each in settings.objectives
     ]
     study = optuna.create_study(
-        storage=storage, study_name=settings.name, directions=wanted, load_if_exists=True
+        storage=storage, study_name=settings.name, directions=directions, load_if_exists=True
     )
-    if study.directions != wanted:
+    if study.directions != directions:
         raise ValueError(
-            f"--storage: study {settings.name!r} there has {len(study.directions)} objectives of "
-            f"other directions than {settings.objective}; choose another --name"
+            f"--storage: expected a study {settings.name!r} with the directions of objective "
+            f"{settings.objective}, got {len(study.directions)} objectives with other directions; "
+            "choose another --name"
         )
     return study
 
 
 def make_sampler(settings: SweepSettings, num_known: int) -> BaseSampler:
-    """Who proposes values.
+    """Creates the sampler.
 
     Args:
-        settings: kind, seed, and what the budget is.
-        num_known: trials there are already: a sampler that goes on must not draw once more what
-            it drew at the beginning.
+        settings: kind of sampler, seed, and number of trials.
+        num_known: number of existing trials; part of the seed, so that a resumed sweep does not
+            sample the same values again.
     """
     seed = derive_seed(settings.sampler_seed, "sampler", num_known) % 2**32
-    # With Optuna's own 10 random trials (or populations of 50) a dozen trials would all be random.
+    # With the defaults of Optuna (10 random trials, populations of 50) all trials of a small sweep
+    # would be random.
     num_random = max(2, min(10, settings.num_trials // 4))
     match settings.sampler:
         case "tpe":
-            side_by_side = settings.concurrent > 1
-            return TPESampler(seed=seed, n_startup_trials=num_random, constant_liar=side_by_side)
+            is_parallel = settings.concurrent > 1
+            return TPESampler(seed=seed, n_startup_trials=num_random, constant_liar=is_parallel)
         case "random":
             return RandomSampler(seed=seed)
         case "gp":
@@ -212,10 +214,10 @@ def make_sampler(settings: SweepSettings, num_known: int) -> BaseSampler:
 
 
 def check_sampler(sampler: Sampler) -> None:
-    """Refuses a sampler whose libraries are not there.
+    """Checks that the libraries of a sampler are installed.
 
     Raises:
-        ValueError: says how to install them.
+        ValueError: a library is missing; the message has the command that installs it.
     """
     missing = [each for each in ("scipy", "torch") if importlib.util.find_spec(each) is None]
     if sampler == "gp" and missing:
@@ -226,11 +228,11 @@ def check_sampler(sampler: Sampler) -> None:
 
 
 def open_storage(url: str) -> RDBStorage:
-    """The database of a study.
+    """Opens the database of a study.
 
     Raises:
-        ValueError: the URL is none, or the database's driver is not installed.
-        ConnectionError: the database does not answer, or is locked.
+        ValueError: the URL is invalid, or the driver of the database is not installed.
+        ConnectionError: the database does not answer or is locked.
     """
     parsed = parse_url(url)
     shown = parsed.render_as_string(hide_password=True)
@@ -259,6 +261,6 @@ def _check_lock(file: Path) -> None:
             database.execute("ROLLBACK")
     except sqlite3.OperationalError as error:
         raise ConnectionError(
-            f"the study {file} cannot be written ({error}); is another program writing it? End "
-            "that program, or keep the study elsewhere: --storage URL"
+            f"study {file} is not writable ({error}); end other programs that write it, or set "
+            "--storage URL to another database"
         ) from error

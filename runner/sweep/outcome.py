@@ -1,4 +1,4 @@
-"""What a sweep leaves behind: its best configuration as a preset, tables, and pictures."""
+"""Results of a sweep: its trials, the best of them, the Pareto front, and importances."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ PARETO_FOLDER = "pareto"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What is known of a sweep now; it may still be running.
+    """Results of a sweep, which may still be running.
 
     Attributes:
-        folder: of the sweep.
-        settings: what it was asked to do.
-        space: what is searched.
-        records: of all its trials.
-        best: the finished trial with the best first objective.
-        default: trial 0, if it is the configuration's own values.
-        own: the configuration's own values of the parameters that apply, by key.
-        why_not_own: why no trial can have these; None where one can.
-        front: of several objectives; empty with one.
-        importances: by objective.
-        num_domains: that a trial learns if it is not stopped, over all its seeds.
-        preset: best.yaml, or None where there is no best trial.
+        folder: folder of the sweep.
+        settings: settings of the sweep.
+        space: search space.
+        records: records of all trials.
+        best: finished trial with the best value of the first objective.
+        default: trial 0 if it has the values of the preset, otherwise None.
+        preset_values: values of the preset for the parameters that apply, by key.
+        why_no_default: reason why no trial can have `preset_values`; None if one can.
+        front: Pareto front; empty with one objective.
+        importances: parameter importances by objective.
+        num_domains: domains that a complete trial learns, over all its seeds.
+        preset: best.yaml; None without a best trial.
     """
 
     folder: Path
@@ -47,8 +47,8 @@ class Outcome:
     records: tuple[TrialRecord, ...]
     best: TrialRecord | None
     default: TrialRecord | None
-    own: Mapping[str, Any]
-    why_not_own: str | None
+    preset_values: Mapping[str, Any]
+    why_no_default: str | None
     front: tuple[TrialRecord, ...]
     importances: Mapping[str, Importances]
     num_domains: int
@@ -56,7 +56,7 @@ class Outcome:
 
     @property
     def objective(self) -> Objective:
-        """The first, by which trials are ordered."""
+        """First objective, by which trials are ordered."""
         return self.settings.objectives[0]
 
     @property
@@ -66,21 +66,21 @@ class Outcome:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Trials by state."""
+        """Number of trials by state."""
         counted = Counter(record.state for record in self.records)
         states = ("finished", "stopped", "failed", "running")
         return {state: counted[state] for state in states if counted[state]}
 
     @property
     def domains_run(self) -> int:
-        """Learned by all trials together."""
-        return sum(record.last.learned_domains for record in self.records if record.last)
+        """Number of domains learned by all trials together."""
+        return sum(record.learned_domains for record in self.records)
 
     @property
     def domains_saved(self) -> int:
-        """That stopped trials would have gone on to learn."""
+        """Number of domains that stopped trials did not learn."""
         return sum(
-            self.num_domains - (record.last.learned_domains if record.last else 0)
+            self.num_domains - record.learned_domains
             for record in self.records
             if record.state == "stopped"
         )
@@ -94,15 +94,15 @@ def gather(
     *,
     quick: bool = False,
 ) -> Outcome:
-    """The outcome without writing anything; arguments as of `write_outcome`."""
+    """Reads the outcome from the sweep's folder; arguments as in `write_outcome`."""
     records, objectives = tuple(read_records(folder)), settings.objectives
     best = best_trial(records, objectives[0])
     has_preset = best is not None and config_file(folder, settings, best).is_file()
-    default_point, settings_own = space.default_point(config), flatten(config)
-    own = {
-        key: settings_own[key]
+    default_point, all_values = space.default_point(config), flatten(config)
+    preset_values = {
+        key: all_values[key]
         for key, parameter in space.parameters.items()
-        if key in settings_own and parameter.applies(settings_own)
+        if key in all_values and parameter.applies(all_values)
     }
     return Outcome(
         folder=folder,
@@ -111,8 +111,8 @@ def gather(
         records=records,
         best=best,
         default=_default_trial(records, default_point),
-        own=own,
-        why_not_own=default_point.reason,
+        preset_values=preset_values,
+        why_no_default=default_point.reason,
         front=tuple(pareto_front(records, objectives)) if len(objectives) > 1 else (),
         importances={
             each.name: importances(records, space, each) for each in objectives if not quick
@@ -123,25 +123,25 @@ def gather(
 
 
 def domains_of(config: RunConfig, settings: SweepSettings) -> int:
-    """Domains that a whole trial learns, over all its seeds."""
+    """Number of domains that a complete trial learns, over all its seeds."""
     return len(seen_and_unseen(config.benchmark)[0]) * len(settings.seeds)
 
 
 def shown_path(path: Path) -> str:
-    """A path as it is typed: relative to the folder that presets are looked up in."""
+    """Path relative to the base folder of presets if it is below it, otherwise the whole path."""
     return str(path.relative_to(base_folder()) if path.is_relative_to(base_folder()) else path)
 
 
 def _default_trial(records: Sequence[TrialRecord], default: DefaultPoint) -> TrialRecord | None:
-    """Trial 0 if its values are the configuration's own."""
+    """Trial 0 if it has the values of the configuration."""
     first = next((record for record in records if record.number == 0), None)
     if first is None or default.values is None or first.values.keys() != default.values.keys():
         return None
-    own = default.values
-    return first if all(same(first.values[key], own[key]) for key in own) else None
+    is_default = all(same(first.values[key], value) for key, value in default.values.items())
+    return first if is_default else None
 
 
 def config_file(folder: Path, settings: SweepSettings, trial: TrialRecord) -> Path:
-    """config.yaml of the first seed of a trial."""
+    """Path of config.yaml of a trial's first seed."""
     run = trial_folder(folder, trial.number) / f"seed{settings.seeds[0]}"
     return RunStorage(run).config_file

@@ -1,4 +1,4 @@
-"""One searched parameter: a range of numbers, or a list of choices."""
+"""Parameters of a search space: ranges of numbers and lists of choices."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from tasks.schema import FrozenConfig
 
 _ON_A_STEP = 1e-8
-"""Optuna's own tolerance of a value's distance from a step, in steps."""
+"""Largest distance of a value from a step, in steps; the tolerance of Optuna."""
 
 
-class Suggests(Protocol):
-    """What is asked of an Optuna trial, or of what stands in for one."""
+class TrialProtocol(Protocol):
+    """Interface of an Optuna trial that parameters use."""
 
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
     ) -> float:
-        """A number of [low, high]."""
+        """Samples a number in [low, high]."""
         ...
 
     def suggest_int(
         self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
     ) -> int:
-        """A whole number of [low, high]."""
+        """Samples an integer in [low, high]."""
         ...
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        """One of the choices."""
+        """Samples one of the choices."""
         ...
 
 
 class _Parameter(FrozenConfig):
-    """What ranges and choices have in common."""
+    """Base class of ranges and choices."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
     when: Mapping[str, Any] = Field(
         default_factory=dict,
-        description="key: value or [values]; the parameter is absent unless all of them hold",
+        description="conditions, key: value or [values]; the parameter is sampled if all hold",
     )
 
     @field_validator("when")
@@ -55,15 +55,15 @@ class _Parameter(FrozenConfig):
         return dict(when)
 
     def applies(self, values: Mapping[str, Any]) -> bool:
-        """Whether all conditions hold; one on a key without a value does not."""
+        """Whether all conditions hold; a condition on a key without a value does not."""
         return all(
-            key in values and any(same(values[key], each) for each in alternatives(wanted))
+            key in values and any(same(values[key], each) for each in accepted_values(wanted))
             for key, wanted in self.when.items()
         )
 
 
 class FloatRange(_Parameter):
-    """Real numbers of [low, high]."""
+    """Real numbers in [low, high]."""
 
     type: Literal["float"]
     low: float
@@ -76,30 +76,30 @@ class FloatRange(_Parameter):
         _check_range(self.low, self.high, self.log, self.step)
         return self
 
-    def suggest(self, key: str, trial: Suggests) -> float:
-        """A value from the trial."""
+    def suggest(self, key: str, trial: TrialProtocol) -> float:
+        """Samples a value."""
         return float(trial.suggest_float(key, self.low, self.high, step=self.step, log=self.log))
 
     def contains(self, value: Any) -> bool:
-        """Whether the trial could have suggested it."""
+        """Whether a trial can have this value."""
         number = isinstance(value, int | float) and not isinstance(value, bool)
         return number and _within(value, self.low, self.high, self.step)
 
-    def probes(self) -> dict[str, Any]:
-        """Values to try as settings, by what they are: both ends and one between them."""
+    def values_to_validate(self) -> dict[str, Any]:
+        """Values to validate as settings, by description: both ends and one between them."""
         between = self.low + 0.382 * (self.high - self.low)
         if self.step is not None:
             between = self.low + self.step
         return {"low": self.low, "high": self.high, "a value between": between}
 
     @property
-    def spelled(self) -> str:
-        """In words, for messages."""
+    def description(self) -> str:
+        """Range as text for messages."""
         return f"{self.low:g} to {self.high:g}" + (f" by {self.step:g}" if self.step else "")
 
 
 class IntRange(_Parameter):
-    """Whole numbers of [low, high]."""
+    """Integers in [low, high]."""
 
     type: Literal["int"]
     low: int
@@ -112,27 +112,27 @@ class IntRange(_Parameter):
         _check_range(self.low, self.high, self.log, self.step)
         return self
 
-    def suggest(self, key: str, trial: Suggests) -> int:
-        """A value from the trial."""
+    def suggest(self, key: str, trial: TrialProtocol) -> int:
+        """Samples a value."""
         return int(trial.suggest_int(key, self.low, self.high, step=self.step or 1, log=self.log))
 
     def contains(self, value: Any) -> bool:
-        """Whether the trial could have suggested it."""
+        """Whether a trial can have this value."""
         whole = isinstance(value, int) and not isinstance(value, bool)
         return whole and _within(value, self.low, self.high, self.step or 1)
 
-    def probes(self) -> dict[str, Any]:
-        """Values to try as settings, by what they are: both ends."""
+    def values_to_validate(self) -> dict[str, Any]:
+        """Values to validate as settings, by description: both ends."""
         return {"low": self.low, "high": self.high}
 
     @property
-    def spelled(self) -> str:
-        """In words, for messages."""
+    def description(self) -> str:
+        """Range as text for messages."""
         return f"{self.low} to {self.high}" + (f" by {self.step}" if self.step else "")
 
 
 class Choices(_Parameter):
-    """Some values of one kind, each a single value or a list; null may stand beside them."""
+    """Values of one kind, scalars or lists; null is always allowed."""
 
     type: Literal["categorical"]
     choices: tuple[Any, ...] = Field(min_length=1, strict=False)
@@ -142,10 +142,10 @@ class Choices(_Parameter):
     def _of_one_kind(cls, choices: tuple[Any, ...]) -> tuple[Any, ...]:
         kinds = {_kind(each): each for each in choices if each is not None}
         if len(kinds) > 1:
-            found = ", ".join(f"{json.dumps(each)} ({kind})" for kind, each in kinds.items())
+            given = ", ".join(f"{json.dumps(each)} ({kind})" for kind, each in kinds.items())
             raise ValueError(
-                f"expected values of one kind (null may stand beside them), got {found}; "
-                "quote what is meant as text"
+                f"expected values of one kind (or null), got {given}; "
+                "quote values that are meant as text"
             )
         for number, choice in enumerate(choices):
             if any(same(choice, earlier) for earlier in choices[:number]):
@@ -154,22 +154,22 @@ class Choices(_Parameter):
             return tuple(each if each is None else float(each) for each in choices)
         return choices
 
-    def suggest(self, key: str, trial: Suggests) -> Any:
-        """A value from the trial, which is offered lists as JSON: it keeps single values alone."""
-        offered = [stored(each) for each in self.choices]
-        return self.choices[offered.index(trial.suggest_categorical(key, offered))]
+    def suggest(self, key: str, trial: TrialProtocol) -> Any:
+        """Samples a value; Optuna stores only scalars, so lists are passed as JSON."""
+        choices = [to_optuna(each) for each in self.choices]
+        return self.choices[choices.index(trial.suggest_categorical(key, choices))]
 
     def contains(self, value: Any) -> bool:
-        """Whether it is one of the choices."""
+        """Whether the value is one of the choices."""
         return any(same(value, each) for each in self.choices)
 
-    def probes(self) -> dict[str, Any]:
-        """Values to try as settings, by what they are: all of them."""
+    def values_to_validate(self) -> dict[str, Any]:
+        """Values to validate as settings, by description: all choices."""
         return {f"choice {number}": each for number, each in enumerate(self.choices, start=1)}
 
     @property
-    def spelled(self) -> str:
-        """In words, for messages."""
+    def description(self) -> str:
+        """Range as text for messages."""
         return "one of " + ", ".join(as_text(each) for each in self.choices)
 
 
@@ -178,25 +178,25 @@ Parameter = Annotated[AnyParameter, Field(discriminator="type")]
 
 
 def same(left: Any, right: Any) -> bool:
-    """Whether two values are one setting: 1 and 1.0 are, true and 1 are not."""
+    """Whether two values are the same setting: 1 and 1.0 are, true and 1 are not."""
     if isinstance(left, list | tuple) or isinstance(right, list | tuple):
         both = isinstance(left, list | tuple) and isinstance(right, list | tuple)
         return both and len(left) == len(right) and all(map(same, left, right))
     return isinstance(left, bool) == isinstance(right, bool) and left == right
 
 
-def alternatives(wanted: Any) -> list[Any]:
-    """The values of a condition, written as one value or as a list."""
+def accepted_values(wanted: Any) -> list[Any]:
+    """Values of a condition that is given as one value or as a list."""
     return list(wanted) if isinstance(wanted, list | tuple) else [wanted]
 
 
-def stored(value: Any) -> Any:
-    """A value as Optuna keeps it: lists as JSON, all others as they are."""
+def to_optuna(value: Any) -> Any:
+    """Value as stored by Optuna: lists as JSON, other values unchanged."""
     return as_text(value) if isinstance(value, list | tuple) else value
 
 
 def as_text(value: Any) -> str:
-    """A value as JSON, from which an override reads exactly this value."""
+    """Value as JSON, which an override parses to exactly this value."""
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -212,30 +212,30 @@ def _check_range(low: float, high: float, log: bool, step: float | None) -> None
         raise ValueError(f"expected low < high, got an inverted range from {low} to {high}")
     if low == high:
         raise ValueError(
-            f"expected low < high, got {low} for both; what is not searched is an override of the "
-            f"command, or {{type: categorical, choices: [{low}]}}"
+            f"expected low < high, got {low} for both; to fix the value, use an override, or "
+            f"{{type: categorical, choices: [{low}]}}"
         )
     if log and low <= 0:
         raise ValueError(f"expected low > 0 in a logarithmic range, got {low}")
     if log and step is not None:
-        raise ValueError("expected log or step, got both: a logarithmic range has no steps")
+        raise ValueError("expected log or step, got both; a logarithmic range has no steps")
     if step is None:
         return
     span, rest = Decimal(str(high)) - Decimal(str(low)), Decimal(str(step))
     if span % rest:
         last = Decimal(str(low)) + span // rest * rest
         raise ValueError(
-            f"expected steps of {step} that lead from {low} to {high}; the last one is at {last}, "
-            "so that high would never be drawn"
+            f"expected steps of {step} from {low} to {high}; the last step is at {last}, so high "
+            "would never be sampled"
         )
 
 
 def _kind(value: Any) -> str:
-    """Truth values, numbers, text, or lists of one of them."""
+    """Kind of a value: boolean, number, text, or a list of one of them."""
     if isinstance(value, list | tuple):
         inner = sorted({_kind(each) for each in value if each is not None})
         if len(inner) > 1 or any(each.startswith("list") for each in inner):
-            raise ValueError(f"expected lists of single values of one kind, got {value!r}")
+            raise ValueError(f"expected lists of scalars of one kind, got {value!r}")
         return "list"
     if isinstance(value, bool):
         return "true or false"
@@ -246,8 +246,8 @@ def _kind(value: Any) -> str:
     if isinstance(value, str):
         if not value.isprintable() or "${" in value or value == "???":
             raise ValueError(
-                f"expected printable text that stands for itself, got {value!r}: ${{...}} and ??? "
-                "mean something else in a configuration"
+                f"expected printable text without interpolation, got {value!r}; ${{...}} and ??? "
+                "have a special meaning in configurations"
             )
         return "text"
-    raise ValueError(f"expected single values or lists of them, got {value!r}")
+    raise ValueError(f"expected scalars or lists of scalars, got {value!r}")

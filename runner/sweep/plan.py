@@ -1,4 +1,4 @@
-"""From the command's options to a sweep that is known to be possible, before anything starts."""
+"""Plan of a sweep: options of the command, checked before anything starts."""
 
 from __future__ import annotations
 
@@ -24,116 +24,118 @@ from tasks.schema import Benchmark
 
 DEFAULT_PRESET = "demo-sweep"
 DEFAULT_TRIALS = 12
-REFUSED = {
-    "storage.root": "trials are kept in the sweep's folder; choose it by --root and --name",
-    "run.name": "a trial's runs are named by their seeds; name the sweep by --name",
-    "seed": "a sweep has seeds of its own: --seeds",
-    "preset": "choose it by --preset",
+FORBIDDEN_OVERRIDES = {
+    "storage.root": "trials are stored in the sweep's folder; set --root and --name",
+    "run.name": "runs of a trial are named by their seeds; set the sweep's name with --name",
+    "seed": "use --seeds",
+    "preset": "use --preset",
 }
-OF_TRIALS = ("cluster.num_workers=0", "checkpoints.keep_domains=false")
-"""Where a trial differs from a run, unless it is overridden: it computes in its own process, and
-keeps no learner of every domain."""
-_NEED_TWO = ("forgetting_mAP", "backward_transfer_mAP")
+TRIAL_OVERRIDES = ("cluster.num_workers=0", "checkpoints.keep_domains=false")
+"""Defaults of trials that differ from those of runs: a trial computes in its own process, and does
+not keep a checkpoint of every domain."""
+_NEED_TWO_DOMAINS = ("forgetting_mAP", "backward_transfer_mAP")
 
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """A sweep to begin or to go on with.
+    """A sweep to start or to resume.
 
     Attributes:
-        folder: of the sweep.
-        settings: what it is asked to do; `concurrent` is 0 where as many as fit shall run.
-        space: what is searched, within `config`.
-        text: the search space's file.
-        config: what every trial begins with, as the user's own run would have it.
-        resumed: whether it goes on.
-        shares: whether images are decoded once for all trials.
+        folder: folder of the sweep.
+        settings: settings; `concurrent` is 0 if as many trials as fit run at the same time.
+        space: search space, resolved for `config`.
+        space_text: text of the search space's file.
+        config: base configuration, without the overrides of trials.
+        resumed: whether the sweep exists and is resumed.
+        shares_images: whether images are decoded once for all trials.
     """
 
     folder: Path
     settings: SweepSettings
     space: SearchSpace
-    text: str
+    space_text: str
     config: RunConfig
     resumed: bool
-    shares: bool = True
+    shares_images: bool = True
 
     @property
     def trial_overrides(self) -> tuple[str, ...]:
-        """Of every trial, below the sampled values."""
-        return (*OF_TRIALS, *self.settings.overrides)
+        """Overrides of every trial; sampled values take precedence."""
+        return (*TRIAL_OVERRIDES, *self.settings.overrides)
 
     @property
     def trial_config(self) -> RunConfig:
-        """Of a trial, without sampled values."""
+        """Configuration of a trial without sampled values."""
         return check_space(self.space, self.settings.preset, self.trial_overrides)
 
 
 def make_plan(options: argparse.Namespace) -> SweepPlan:
-    """What the options of `sweep` ask for.
+    """Creates the plan from the options of the command `sweep`.
 
     Raises:
-        ValueError: with the option that is wrong, what came, and what would do.
-        FileNotFoundError: --resume, and there is no such sweep.
+        ValueError: an option is invalid.
+        FileNotFoundError: the sweep to resume does not exist.
     """
     space = load_space(options.space)
     preset = _preset(options.preset or space.preset or DEFAULT_PRESET)
     name = options.name or f"{space.name}-{Path(preset).stem}"
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise ValueError(f"--name: expected letters, digits and . _ - alone; got {name!r}")
+        raise ValueError(f"--name: expected only letters, digits and . _ -, got {name!r}")
     folder = base_folder() / Path(options.root).expanduser() / name
-    given, begun = _given(options, preset), (folder / SETTINGS_FILE).exists()
+    given, exists = _given(options, preset), (folder / SETTINGS_FILE).exists()
     if options.resume:
-        settings = _same(read_settings(folder), given, options.overrides)
+        settings = _resumed_settings(read_settings(folder), given, options.overrides)
     else:
-        settings = _new({"name": name, "preset": preset, **given}, tuple(options.overrides))
-        if begun:
-            settings = _unchanged(folder, read_settings(folder), settings)
-    if begun:
+        settings = _new_settings(
+            {"name": name, "preset": preset, **given}, tuple(options.overrides)
+        )
+        if exists:
+            settings = _repeated_settings(folder, read_settings(folder), settings)
+    if exists:
         _check_same_space(folder, space)
     _check_settings(settings)
     config = check_space(space, settings.preset, settings.overrides)
     return SweepPlan(
         folder, settings, space.within(config), space.text, config,
-        begun, shares=not options.no_sharing,
+        exists, shares_images=not options.no_sharing,
     )  # fmt: skip
 
 
 def check_objectives(objectives: tuple[Objective, ...], benchmark: Benchmark) -> None:
-    """Refuses what this benchmark's validation identities cannot give.
+    """Checks that the validation identities of the benchmark provide the objectives.
 
     Raises:
-        ValueError: says what lacks.
+        ValueError: an objective has no value; the message has the reason.
     """
-    lacking = [each.name for each in benchmark.seen if not each.validation.query]
+    missing = [each.name for each in benchmark.seen if not each.validation.query]
     unseen = [each.name for each in benchmark.unseen if each.validation.query]
     for name in (objective.name for objective in objectives):
         if name.startswith("unseen_") and not unseen:
-            among = ", ".join(each.name for each in benchmark.unseen) or "there are none"
+            names = ", ".join(each.name for each in benchmark.unseen) or "there are none"
             raise ValueError(
-                f"--objective {name}: a sweep looks at validation identities alone, and no unseen "
-                f"domain has any ({among}); choose seen_mAP"
+                f"--objective {name}: a sweep uses only validation identities, and no unseen "
+                f"domain has any ({names}); choose seen_mAP"
             )
-        if not name.startswith("unseen_") and lacking:
+        if not name.startswith("unseen_") and missing:
             raise ValueError(
-                f"--objective {name}: {', '.join(lacking)} has no validation identities; raise "
+                f"--objective {name}: {', '.join(missing)} has no validation identities; increase "
                 "benchmark.num_validation_identities"
             )
-        if name in _NEED_TWO and len(benchmark.steps) < 2:
+        if name in _NEED_TWO_DOMAINS and len(benchmark.steps) < 2:
             raise ValueError(
-                f"--objective {name}: what is forgotten shows after a second domain, and "
-                f"{len(benchmark.steps)} is learned; choose seen_mAP"
+                f"--objective {name}: needs at least 2 learned domains, got "
+                f"{len(benchmark.steps)}; choose seen_mAP"
             )
 
 
 def _preset(text: str) -> str:
-    """A name, or a file's whole path: a trial's current folder is another."""
+    """Name of a preset, or absolute path of a file (trials have another working directory)."""
     return text if text in preset_names() else str(Path(text).expanduser().resolve())
 
 
 def _given(options: argparse.Namespace, preset: str) -> dict[str, Any]:
-    """Settings that were said, by their names; parsed, not judged."""
-    said = {
+    """Settings given as options, by name; parsed but not yet checked."""
+    values = {
         "preset": preset if options.preset else None,
         "num_trials": options.trials,
         "concurrent": options.concurrent,
@@ -146,15 +148,15 @@ def _given(options: argparse.Namespace, preset: str) -> dict[str, Any]:
         "default_first": False if options.no_default else None,
         "grace": options.grace,
     }
-    wanted = {key: value for key, value in said.items() if value is not None}
+    given = {key: value for key, value in values.items() if value is not None}
     flags = {"num_trials": "--trials", "concurrent": "--concurrent", "grace": "--grace"}
     for key, flag in flags.items():
-        if wanted.get(key, 1) < 1:
-            raise ValueError(f"{flag}: expected at least 1, got {wanted[key]}")
-    return wanted
+        if given.get(key, 1) < 1:
+            raise ValueError(f"{flag}: expected at least 1, got {given[key]}")
+    return given
 
 
-def _new(given: dict[str, Any], overrides: tuple[str, ...]) -> SweepSettings:
+def _new_settings(given: dict[str, Any], overrides: tuple[str, ...]) -> SweepSettings:
     several = "," in given.get("objective", "")
     values: dict[str, Any] = {
         "num_trials": DEFAULT_TRIALS,
@@ -168,46 +170,48 @@ def _new(given: dict[str, Any], overrides: tuple[str, ...]) -> SweepSettings:
     return SweepSettings(**{**values, **given, "overrides": overrides})
 
 
-def _same(kept: SweepSettings, given: dict[str, Any], overrides: list[str]) -> SweepSettings:
-    """The kept settings, with what may change between a sweep's starts."""
+def _resumed_settings(
+    stored: SweepSettings, given: dict[str, Any], overrides: list[str]
+) -> SweepSettings:
+    """Stored settings, updated by the options that may change when a sweep is resumed."""
     free = {key: given[key] for key in ("num_trials", "concurrent", "storage") if key in given}
-    if kept.storage and "***" in kept.storage and "storage" not in free:
+    if stored.storage and "***" in stored.storage and "storage" not in free:
         raise ValueError(
-            f"--storage: the sweep's study is at {kept.storage}, whose password is not kept; give "
-            "the whole URL again"
+            f"--storage: the sweep's study is at {stored.storage}, whose password is not stored; "
+            "give the complete URL again"
         )
-    held = {key: value for key, value in given.items() if key not in free}
+    fixed = {key: value for key, value in given.items() if key not in free}
     if overrides:
-        held["overrides"] = tuple(overrides)
-    for key, value in held.items():
-        if value != getattr(kept, key):
+        fixed["overrides"] = tuple(overrides)
+    for key, value in fixed.items():
+        if value != getattr(stored, key):
             raise ValueError(
-                f"--resume: the sweep was begun with {_typed(key, getattr(kept, key))}, and "
-                f"{_typed(key, value)} came; leave it out, or begin another sweep by --name"
+                f"--resume: the sweep was started with {_as_option(key, getattr(stored, key))}, "
+                f"got {_as_option(key, value)}; omit it, or start another sweep with --name"
             )
-    return replace(kept, **free)
+    return replace(stored, **free)
 
 
-def _unchanged(folder: Path, kept: SweepSettings, wanted: SweepSettings) -> SweepSettings:
-    """The kept settings, where the command that began the sweep came once more: it goes on.
+def _repeated_settings(folder: Path, stored: SweepSettings, given: SweepSettings) -> SweepSettings:
+    """Settings of a sweep that is resumed by repeating the command that started it.
 
-    A job that is submitted again needs no other command than at first.
+    A job that is submitted again therefore needs no --resume.
     """
-    now = replace(wanted, concurrent=wanted.concurrent or kept.concurrent)
-    shown = replace(now, concurrent=kept.concurrent, storage=shown_url(now.storage))
-    for key, before in asdict(kept).items():
-        if (after := getattr(shown, key)) != before:
+    settings = replace(given, concurrent=given.concurrent or stored.concurrent)
+    compared = replace(settings, concurrent=stored.concurrent, storage=shown_url(settings.storage))
+    for key, before in asdict(stored).items():
+        if (after := getattr(compared, key)) != before:
             raise ValueError(
-                f"{folder} holds a sweep that was begun with {_typed(key, before)}, and "
-                f"{_typed(key, after)} came; go on with it by --resume, or begin another by --name"
+                f"{folder}: contains a sweep that was started with {_as_option(key, before)}, got "
+                f"{_as_option(key, after)}; resume it with --resume, or start another with --name"
             )
-    return now
+    return settings
 
 
-def _typed(key: str, value: Any) -> str:
-    """A setting as it is typed."""
+def _as_option(key: str, value: Any) -> str:
+    """Setting as an option of the command line."""
     if key == "default_first":
-        return "the preset's own values first" if value else "--no-default"
+        return "the default trial" if value else "--no-default"
     if key == "overrides":
         return " ".join(value) or "no overrides"
     flag = "--trials" if key == "num_trials" else f"--{key.replace('_', '-')}"
@@ -219,8 +223,8 @@ def _check_same_space(folder: Path, space: SearchSpace) -> None:
     copy = folder / SPACE_FILE
     if copy.is_file() and copy.read_text(encoding="utf-8") != space.text:
         raise ValueError(
-            f"search space {space.name} is not what the sweep in {folder} was begun with; give "
-            f"{copy}, or begin another sweep by --name"
+            f"search space {space.name}: differs from the one that the sweep in {folder} was "
+            f"started with; give {copy}, or start another sweep with --name"
         )
 
 
@@ -237,22 +241,22 @@ def _check_settings(settings: SweepSettings) -> None:
         )
     if len(objectives) > 1 and settings.scheduler != "none":
         raise ValueError(
-            f"--scheduler {settings.scheduler} stops trials by one objective, and "
-            f"{settings.objective} are {len(objectives)}; leave it out, or choose one objective"
+            f"--scheduler {settings.scheduler}: expected one objective, got "
+            f"{len(objectives)} ({settings.objective}); omit it, or choose one objective"
         )
     if settings.sampler_seed < 0:
         raise ValueError(f"--sampler-seed: expected at least 0, got {settings.sampler_seed}")
     for override in settings.overrides:
         key = override.partition("=")[0]
-        if key in REFUSED:
-            raise ValueError(f"override {override!r}: {REFUSED[key]}")
+        if key in FORBIDDEN_OVERRIDES:
+            raise ValueError(f"override {override!r}: {FORBIDDEN_OVERRIDES[key]}")
 
 
 def _seeds(text: str) -> tuple[int, ...]:
     try:
         seeds = tuple(int(each) for each in text.split(","))
     except ValueError as error:
-        raise ValueError(f"--seeds: expected numbers like 0,1,2; got {text!r}") from error
+        raise ValueError(f"--seeds: expected integers like 0,1,2, got {text!r}") from error
     if len(set(seeds)) < len(seeds) or min(seeds) < 0:
-        raise ValueError(f"--seeds: expected different numbers from 0 on; got {text!r}")
+        raise ValueError(f"--seeds: expected different numbers >= 0, got {text!r}")
     return cast(tuple[int, ...], seeds)

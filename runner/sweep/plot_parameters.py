@@ -29,7 +29,7 @@ from runner.sweep.plot_trials import (
     title,
 )
 from runner.sweep.space import AnyParameter
-from runner.sweep.table import said, short_names
+from runner.sweep.table import format_value, short_names
 from runner.sweep.trial_records import TrialRecord
 
 _PER_ROW = 4
@@ -169,7 +169,7 @@ def _draw_response(axes: Axes, outcome: Outcome, key: str, parameter: AnyParamet
             for each in numbers
         }
         draw_trials(axes, outcome, places)
-        labels = [_folded(said(each), 20) for each in parameter.choices]
+        labels = [_folded(format_value(each), 20) for each in parameter.choices]
         axes.set_xticks(range(count), labels)
         if max(map(len, labels)) * count > 26:
             for label in axes.get_xticklabels():
@@ -251,9 +251,12 @@ def _smooth(heights: Sequence[float]) -> Curve:
 def _draw_axis(axes: Axes, index: int, parameter: AnyParameter, conditional: bool) -> None:
     axes.vlines(index, 0, 1, color=SOFT, linewidth=1, zorder=4)
     if isinstance(parameter, Choices):
-        marks = [(position(parameter, each), _folded(said(each), 20)) for each in parameter.choices]
+        marks = [
+            (position(parameter, each), _folded(format_value(each), 20))
+            for each in parameter.choices
+        ]
     else:
-        marks = [(0.0, said(parameter.low)), (1.0, said(parameter.high))]
+        marks = [(0.0, format_value(parameter.low)), (1.0, format_value(parameter.high))]
     if conditional:
         marks.append((-0.1, "absent"))
     for height, text in marks:

@@ -1,4 +1,4 @@
-"""A sweep from its plan to its outcome, on a local Ray or the cluster that is joined."""
+"""Execution of a sweep on a local Ray or on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from runner.config.run_config import RunConfig, base_folder
 from runner.experiment import read_benchmark, tracking_uri
 from runner.on_ray.cluster import connected, quiet_ray
 from runner.on_ray.resources import await_resources
+from runner.on_ray.task_settings import connection_config
 from runner.results.run_folder import write_atomically
 from runner.sweep.console import SweepView
 from runner.sweep.mlflow import SweepTracker
@@ -36,7 +37,7 @@ from runner.sweep.optuna_searcher import (
 )
 from runner.sweep.outcome import Outcome
 from runner.sweep.plan import SweepPlan, check_objectives
-from runner.sweep.resources import Room, make_room, trial_bundles
+from runner.sweep.resources import Allocation, allocate, trial_bundles
 from runner.sweep.schedulers import make_scheduler
 from runner.sweep.settings import SPACE_FILE, write_settings
 from runner.sweep.shared_images import share_images
@@ -48,42 +49,44 @@ from runner.sweep.write_outcome import write_outcome
 from tasks.schema import Benchmark
 
 TRACKING_WAIT_S = 60.0
-_TUNE = {
-    # The records, tables and pictures are ours.
+_TUNE_ENVIRONMENT = {
+    # Records, tables and figures are written by this package.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
-    # Forgetting has no value after one domain, and a failed trial has none at all.
+    # Forgetting is undefined after one domain, and failed trials have no metrics.
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-    # Ctrl-C reaches the command, which says how to go on.
+    # Ctrl-C reaches the command, which prints how to resume.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_FORCE_TRIAL_CLEANUP_S": "10",
 }
 
 
 def run_sweep(plan: SweepPlan, console: Console) -> Outcome:
-    """Runs the trials that are missing, and writes the outcome.
+    """Runs the missing trials and writes the outcome.
 
     Raises:
-        ValueError: the data, the objective, the sampler or the room are not what is needed.
-        ConnectionError: the cluster or the study's database does not answer.
-        RuntimeError: another driver is at the same sweep.
+        ValueError: data, objective or sampler are invalid, or the trials do not fit the resources.
+        ConnectionError: the cluster or the database of the study does not answer.
+        RuntimeError: another driver runs the same sweep.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     check_sampler(plan.settings.sampler)
     config = plan.trial_config
     benchmark = read_benchmark(config)
     check_objectives(plan.settings.objectives, benchmark)
-    plan = _with_room(plan, _local_room(plan, config))
+    plan = _with_concurrent(plan, _local_allocation(plan, config))
     with _sole_driver(plan.folder):
         study = open_study(plan.settings, open_storage(plan.settings.study_url(plan.folder)))
         records = reconcile(plan.folder, study) if plan.resumed else []
         if plan.resumed:
-            console.print(_found(plan, study, records), highlight=False, soft_wrap=True)
+            console.print(
+                _progress(plan, study, records), markup=False, highlight=False, soft_wrap=True
+            )
         elif study.get_trials(deepcopy=False):
             raise ValueError(
-                f"--storage: there is a study {plan.settings.name!r} with trials already; go on "
-                "with it by --resume in its folder, or begin another by --name"
+                f"--storage: study {plan.settings.name!r} already has trials; resume it with "
+                "--resume in its folder, or start another sweep with --name"
             )
         for record in records:
             if record.state != "running":
@@ -91,22 +94,22 @@ def run_sweep(plan: SweepPlan, console: Console) -> Outcome:
         if num_ended(study) >= plan.settings.num_trials:
             _write(plan)
             return _run(plan, None, config, benchmark, study, records, console)
-        os.environ.update(_TUNE)
-        with connected(_for_connecting(config)):
+        os.environ.update(_TUNE_ENVIRONMENT)
+        with connected(connection_config(config)):
             _quiet()
-            room = _room(plan, config)
-            plan = _with_room(plan, room)
+            allocation = _cluster_allocation(plan, config)
+            plan = _with_concurrent(plan, allocation)
             _write(plan)
             if plan.settings.default_first and not study.get_trials(deepcopy=False):
                 _enqueue_default(plan, study, console)
-            return _run(plan, room, config, benchmark, study, records, console)
+            return _run(plan, allocation, config, benchmark, study, records, console)
 
 
 def _run(
-    plan: SweepPlan, room: Room | None, config: RunConfig, benchmark: Benchmark,
+    plan: SweepPlan, allocation: Allocation | None, config: RunConfig, benchmark: Benchmark,
     study: optuna.Study, records: list[TrialRecord], console: Console,
 ) -> Outcome:  # fmt: skip
-    """The missing trials in their room, and the outcome; no room where none is missing."""
+    """Runs the missing trials and writes the outcome; `allocation` is None if none is missing."""
     folder, settings = plan.folder, plan.settings
     view = SweepView(console, settings, folder, plan.space, plan.config)
     tracker = _tracker(plan, view)
@@ -114,35 +117,35 @@ def _run(
         for record in records:
             view.show(record)
 
-        def ended(_: TrialRecord) -> None:
+        def on_end(_: TrialRecord) -> None:
             write_outcome(folder, settings, plan.space, plan.config, quick=True)
             if tracker:
                 tracker.wake()
 
-        if room is not None:
-            recorder = Recorder(folder, view.show, ended)
+        if allocation is not None:
+            recorder = Recorder(folder, view.show, on_end)
             shared = None
-            if plan.shares:
+            if plan.shares_images:
                 shared = share_images(benchmark, config, plan.space.parameters)
-                view.say(str(shared))
-            _tuner(plan, room, config, benchmark, study, records, recorder, shared)
+                view.print(str(shared))
+            _run_tuner(plan, allocation, config, benchmark, study, records, recorder, shared)
             recorder.drop_checkpoints()
         outcome = write_outcome(folder, settings, plan.space, plan.config)
-        if tracker and (said := tracker.close(TRACKING_WAIT_S)):
-            view.say(said)
+        if tracker and (message := tracker.close(TRACKING_WAIT_S)):
+            view.print(message)
         view.finish(outcome)
     return outcome
 
 
-def _tuner(
-    plan: SweepPlan, room: Room, config: RunConfig, benchmark: Benchmark, study: optuna.Study,
-    records: list[TrialRecord], recorder: Recorder, shared: Any,
+def _run_tuner(
+    plan: SweepPlan, allocation: Allocation, config: RunConfig, benchmark: Benchmark,
+    study: optuna.Study, records: list[TrialRecord], recorder: Recorder, shared: Any,
 ) -> None:  # fmt: skip
-    """Lets Tune run the missing trials."""
+    """Runs the missing trials with Ray Tune."""
     folder, settings = plan.folder, plan.settings
     overrides = plan.trial_overrides
-    if room.cpus_per_worker:
-        overrides = (*overrides, f"cluster.cpus_per_worker={room.cpus_per_worker:g}")
+    if allocation.cpus_per_worker:
+        overrides = (*overrides, f"cluster.cpus_per_worker={allocation.cpus_per_worker:g}")
     task = TrialTask(
         folder=folder,
         home=base_folder(),
@@ -160,13 +163,13 @@ def _tuner(
         settings.name,
     )
     num_domains = len(benchmark.seen) * len(settings.seeds)
-    # The workers of a trial take what is theirs from the cluster, beside the trial's own bundles.
-    own = trial_bundles(config, 0.0)[:2]
+    # Workers of a trial reserve their resources themselves.
+    bundles = trial_bundles(config, 0.0)[:2]
     starts = folder / "tune"
     tuner = tune.Tuner(
         tune.with_resources(
             tune.with_parameters(run_trial, task=task, shared=shared),
-            tune.PlacementGroupFactory([{**bundle} for bundle in own]),
+            tune.PlacementGroupFactory([{**bundle} for bundle in bundles]),
         ),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
@@ -176,7 +179,7 @@ def _tuner(
                 num_domains,
                 records,
                 grace=settings.grace,
-                spared=enqueued_numbers(study),
+                protected=enqueued_numbers(study),
             ),
             num_samples=settings.num_trials - num_ended(study),
             max_concurrent_trials=settings.concurrent,
@@ -194,41 +197,41 @@ def _tuner(
     tuner.fit()
 
 
-def _found(plan: SweepPlan, study: optuna.Study, records: list[TrialRecord]) -> str:
-    """What a sweep that goes on finds."""
+def _progress(plan: SweepPlan, study: optuna.Study, records: list[TrialRecord]) -> str:
+    """Message on the trials of a resumed sweep."""
     ended = num_ended(study)
     counts = {
         state: sum(record.state == state for record in records)
         for state in ("finished", "stopped", "failed")
     }
     kinds = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
-    begun = len(running_trials(study))
-    goes_on = f"; {begun} begun, going on from their checkpoints" if begun else ""
+    num_interrupted = len(running_trials(study))
+    resuming = f"; {num_interrupted} resume from their checkpoints" if num_interrupted else ""
     return (
         f"Sweep {plan.settings.name}: found {ended} of {plan.settings.num_trials} trials ended"
-        f"{f' ({kinds})' if kinds else ''}{goes_on}"
+        f"{f' ({kinds})' if kinds else ''}{resuming}"
     )
 
 
 def _write(plan: SweepPlan) -> None:
-    write_atomically(plan.folder / SPACE_FILE, plan.text)
+    write_atomically(plan.folder / SPACE_FILE, plan.space_text)
     write_settings(plan.folder, plan.settings)
 
 
 def _enqueue_default(plan: SweepPlan, study: optuna.Study, console: Console) -> None:
-    """The configuration's own values are what the others are compared with."""
+    """Enqueues a trial with the values of the preset, which other trials are compared with."""
     point = plan.space.default_point(plan.config)
     if point.values is not None:
         study.enqueue_trial(as_params(point.values))
     else:
         console.print(
-            f"The configuration's own values are no trial: {point.reason}",
+            f"No trial has the values of the preset: {point.reason}",
             style="yellow", markup=False, highlight=False, soft_wrap=True,
         )  # fmt: skip
 
 
 def _quiet() -> None:
-    """Tune looks at the end for files that it was told not to write, and warns of each."""
+    """Silences warnings of Tune on files that it was configured not to write."""
     quiet_ray()
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
 
@@ -238,52 +241,46 @@ def _tracker(plan: SweepPlan, view: SweepView) -> SweepTracker | None:
     if uri is None:
         return None
     tracking = plan.config.tracking.model_copy(update={"uri": uri})
-    return SweepTracker(plan.folder, plan.settings, tracking, view.say)
+    return SweepTracker(plan.folder, plan.settings, tracking, view.print)
 
 
-def _with_room(plan: SweepPlan, room: Room | None) -> SweepPlan:
-    if room is None:
+def _with_concurrent(plan: SweepPlan, allocation: Allocation | None) -> SweepPlan:
+    if allocation is None:
         return plan
-    return replace(plan, settings=replace(plan.settings, concurrent=room.concurrent))
+    return replace(plan, settings=replace(plan.settings, concurrent=allocation.concurrent))
 
 
-def _local_room(plan: SweepPlan, config: RunConfig) -> Room | None:
-    """The room on this machine, known before Ray starts; None where a cluster is joined."""
+def _local_allocation(plan: SweepPlan, config: RunConfig) -> Allocation | None:
+    """Allocation on this machine, known before Ray starts; None if a cluster is used."""
     address = config.cluster.address or os.environ.get("RAY_ADDRESS") or "local"
     if address != "local" or ray.is_initialized():
         return None
-    own = {
+    node = {
         "CPU": float(len(os.sched_getaffinity(0))),
         "GPU": float(torch.cuda.device_count()),
     }
-    return make_room(config, [own], plan.settings.concurrent or None, plan.settings.num_trials)
+    return allocate(config, [node], plan.settings.concurrent or None, plan.settings.num_trials)
 
 
-def _room(plan: SweepPlan, config: RunConfig) -> Room:
-    """The room on the cluster, where an autoscaler is given the time to make it."""
+def _cluster_allocation(plan: SweepPlan, config: RunConfig) -> Allocation:
+    """Allocation on the cluster, after waiting for an autoscaler to add nodes."""
     cluster, settings = config.cluster, plan.settings
     bundles = trial_bundles(config, cluster.cpus_per_worker or 1.0)
     await_resources(bundles * max(1, settings.concurrent), cluster.wait_s)
     nodes: list[Mapping[str, float]] = [each["Resources"] for each in ray.nodes() if each["Alive"]]
-    return make_room(config, nodes, settings.concurrent or None, settings.num_trials)
-
-
-def _for_connecting(config: RunConfig) -> RunConfig:
-    """`connected` checks the room of a run with workers; the room of trials is checked here."""
-    changes = {"num_workers": 1, "use_gpu": False, "cpus_per_worker": None}
-    return config.model_copy(update={"cluster": config.cluster.model_copy(update=changes)})
+    return allocate(config, nodes, settings.concurrent or None, settings.num_trials)
 
 
 @contextmanager
 def _sole_driver(folder: Path) -> Iterator[None]:
-    """Keeps a second driver out: study and records have one writer."""
+    """Locks the sweep's folder, because study and records must have a single writer."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".driver").open("a") as owner:
         try:
             fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise RuntimeError(
-                f"{folder} is being searched by another process; wait for it, stop it, or choose "
+                f"{folder}: another process runs this sweep; wait for it, stop it, or choose "
                 "another --name"
             ) from error
         yield

@@ -1,4 +1,4 @@
-"""Who stops trials early, and what it is told of trials that ended under an earlier driver."""
+"""Schedulers that stop trials early, initialised with the trials of earlier drivers."""
 
 from __future__ import annotations
 
@@ -17,49 +17,52 @@ from runner.sweep.objectives import Objective
 from runner.sweep.settings import Scheduler
 from runner.sweep.trial_records import TrialRecord
 
-TIME = "learned_domains"
+TIME_KEY = "learned_domains"
 
 
-class Sparing(TrialScheduler):
-    """A scheduler that lets some trials learn all their domains, whatever it thinks of them.
+class ProtectingScheduler(TrialScheduler):
+    """Scheduler that never stops protected trials.
 
-    With the preset's own values the others are compared: stopped early they would be worth nothing.
+    The trial with the values of the preset is protected, because other trials are compared with
+    its scores after all domains.
     """
 
-    spared: frozenset[int] = frozenset()
+    protected: frozenset[int] = frozenset()
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Whether the trial goes on."""
+        """Decides whether the trial continues."""
         decision = super().on_trial_result(tune_controller, trial, result)
-        return TrialScheduler.CONTINUE if trial.config["number"] in self.spared else decision
+        return TrialScheduler.CONTINUE if trial.config["number"] in self.protected else decision
 
 
-class Asha(Sparing, ASHAScheduler):
+class Asha(ProtectingScheduler, ASHAScheduler):
     """Asynchronous successive halving."""
 
 
 class _RestartedMedian(MedianStoppingRule):
-    """Ray's rule for trials that may be started again, and never pause.
+    """Median stopping of Ray Tune for trials that may be restarted and are never paused.
 
-    A started trial reports its domains anew, which must not weigh twice in its running mean; a
-    paused one would give up its process for another that has to load everything again.
+    A restarted trial reports earlier domains again; these must not count twice in its running mean.
+    A paused trial would lose its process and have to load everything again.
     """
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Whether the trial goes on."""
-        if any(earlier[TIME] == result.get(TIME) for earlier in self._results.get(trial, ())):
+        """Decides whether the trial continues."""
+        if any(
+            earlier[TIME_KEY] == result.get(TIME_KEY) for earlier in self._results.get(trial, ())
+        ):
             return TrialScheduler.CONTINUE
         return super().on_trial_result(tune_controller, trial, result)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """Nothing: the last report is known already, and that of a failure has no value."""
+        """Does nothing: the last report is already known, and that of a failure has no value."""
 
     def _on_insufficient_samples(self, tune_controller: Any, trial: Any, time: float) -> str:
         return TrialScheduler.CONTINUE
 
 
-class MedianRule(Sparing, _RestartedMedian):
-    """Median stopping."""
+class MedianRule(ProtectingScheduler, _RestartedMedian):
+    """Median stopping rule."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,18 +78,19 @@ def make_scheduler(
     past: Iterable[TrialRecord] = (),
     *,
     grace: int = 1,
-    spared: Iterable[int] = (),
+    protected: Iterable[int] = (),
 ) -> TrialScheduler:
-    """Compares trials after equally many learned domains.
+    """Creates a scheduler that compares trials after equal numbers of learned domains.
 
     Args:
-        kind: asha goes on with the better half of the trials after `grace`, 2 `grace`,
-            4 `grace`, ... domains; median stops those below the median of the others' means.
-        objective: what is compared.
-        num_domains: a whole trial's, over all its seeds.
-        past: trials of earlier drivers; with those that ended, new ones are compared.
-        grace: domains that every trial learns.
-        spared: numbers of trials that are not stopped.
+        kind: `asha` continues the better half of the trials after `grace`, 2 `grace`, 4 `grace`,
+            ... domains; `median` stops trials below the median of the other trials' means; `none`
+            stops no trial.
+        objective: objective that is compared.
+        num_domains: number of domains of a complete trial, over all its seeds.
+        past: trials of earlier drivers; new trials are compared with the finished and stopped ones.
+        grace: number of domains that every trial learns.
+        protected: numbers of trials that are never stopped.
     """
     grace = min(grace, num_domains)
     match kind:
@@ -94,27 +98,27 @@ def make_scheduler(
             return FIFOScheduler()
         case "asha":
             scheduler = Asha(
-                time_attr=TIME, metric=objective.name, mode=objective.mode,
+                time_attr=TIME_KEY, metric=objective.name, mode=objective.mode,
                 max_t=num_domains, grace_period=grace, reduction_factor=2,
             )  # fmt: skip
         case "median":
             scheduler = MedianRule(
-                time_attr=TIME, metric=objective.name, mode=objective.mode,
+                time_attr=TIME_KEY, metric=objective.name, mode=objective.mode,
                 grace_period=grace, min_samples_required=3,
             )  # fmt: skip
-    scheduler.spared = frozenset(spared)
+    scheduler.protected = frozenset(protected)
     for record in past:
         if record.state in ("finished", "stopped"):
-            _tell(scheduler, record, objective)
+            _replay(scheduler, record, objective)
     return scheduler
 
 
-def _tell(scheduler: TrialScheduler, record: TrialRecord, objective: Objective) -> None:
+def _replay(scheduler: TrialScheduler, record: TrialRecord, objective: Objective) -> None:
     trial: Any = _PastTrial(f"past-{record.number}", {"number": record.number})
     controller: Any = None
     scheduler.on_trial_add(controller, trial)
     for report in record.reports:
         value = objective.of(report)
         if value is not None:
-            result = {TIME: report.learned_domains, objective.name: value}
+            result = {TIME_KEY: report.learned_domains, objective.name: value}
             scheduler.on_trial_result(controller, trial, result)

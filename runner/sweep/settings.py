@@ -1,4 +1,4 @@
-"""What one sweep was asked to do; kept in its folder, so that the sweep can go on."""
+"""Settings of a sweep, stored in its folder so that the sweep can be resumed."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ Scheduler = Literal["asha", "median", "none"]
 
 @dataclass(frozen=True)
 class SweepSettings:
-    """A sweep.
+    """Settings of a sweep.
 
     Attributes:
-        name: of its folder, its Optuna study and its MLflow parent run.
-        preset: every trial begins with it.
-        overrides: `key=value` of every trial, below the sampled values.
-        num_trials: finished, stopped and failed ones together.
-        concurrent: trials side by side.
-        sampler: who proposes values.
-        scheduler: who stops trials early.
-        objective: names separated by commas.
-        seeds: of a trial's runs, whose scores are averaged.
-        sampler_seed: of the sampler's own draws.
-        storage: URL of the Optuna study; None is sqlite in the sweep's folder.
-        default_first: whether the first trial has the configuration's own values.
-        grace: domains that every trial learns before the scheduler may stop it.
+        name: name of the folder, the Optuna study and the MLflow parent run.
+        preset: base configuration of every trial.
+        overrides: `key=value` overrides of every trial; sampled values take precedence.
+        num_trials: number of finished, stopped and failed trials together.
+        concurrent: number of trials that run at the same time.
+        sampler: algorithm that proposes values.
+        scheduler: algorithm that stops trials early.
+        objective: names of the objectives, separated by commas.
+        seeds: seeds of a trial's runs; their scores are averaged.
+        sampler_seed: random seed of the sampler.
+        storage: URL of the Optuna study; None is SQLite in the sweep's folder.
+        default_first: whether the first trial has the values of the preset.
+        grace: number of domains that every trial learns before the scheduler may stop it.
     """
 
     name: str
@@ -57,24 +57,24 @@ class SweepSettings:
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
-        """Parsed."""
+        """Parsed objectives."""
         return parse_objectives(self.objective)
 
     def study_url(self, folder: Path) -> str:
-        """Where the study is."""
+        """URL of the Optuna study."""
         return self.storage or f"sqlite:///{folder / STUDY_FILE}"
 
 
 def shown_url(url: str | None) -> str | None:
-    """A study's URL with stars for a password."""
+    """URL of a study with the password masked."""
     return url and parse_url(url).render_as_string(hide_password=True)
 
 
 def parse_url(url: str) -> URL:
-    """Of a study's database.
+    """Parses the URL of a study's database.
 
     Raises:
-        ValueError: it is no URL, or of no known kind of database.
+        ValueError: the text is not a URL, or the database is not supported.
     """
     try:
         parsed = make_url(url)
@@ -88,23 +88,23 @@ def parse_url(url: str) -> URL:
 
 
 def write_settings(folder: Path, settings: SweepSettings) -> None:
-    """sweep.json; a password in the storage's URL is written as stars."""
+    """Writes sweep.json with the password of the storage masked."""
     values = asdict(settings) | {"storage": shown_url(settings.storage)}
     write_atomically(folder / SETTINGS_FILE, json.dumps(values, indent=1))
 
 
 def read_settings(folder: Path) -> SweepSettings:
-    """What was written.
+    """Reads sweep.json.
 
     Raises:
-        FileNotFoundError: the folder holds no sweep.
+        FileNotFoundError: the folder contains no sweep.
         ValueError: the file is damaged.
     """
     file = folder / SETTINGS_FILE
     if not file.is_file():
         raise FileNotFoundError(
-            f"--resume: expected a sweep's folder with {SETTINGS_FILE}; found none at {folder}. "
-            "Leave --resume out to begin one, or say where it is by --root and --name"
+            f"--resume: expected a sweep's folder with {SETTINGS_FILE}, got {folder}; omit "
+            "--resume to start a sweep, or set --root and --name"
         )
     try:
         values = json.loads(file.read_text(encoding="utf-8"))

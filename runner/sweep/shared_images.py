@@ -1,9 +1,10 @@
-"""What the trials of a sweep share: images that are decoded once and lie in the object store.
+"""Decoded images shared by the trials of a sweep through the Ray object store.
 
-The driver decodes before its first trial and owns the result, so it lives as long as the sweep: an
-object that a trial had put there would die with that trial. Every node holds one copy, which all
-its trials read without copying. Plain tasks decode, not Ray Data: nothing needs to be held back,
-as all of it is kept, and a pipeline's start alone takes as long as decoding a small benchmark.
+The driver decodes the images before the first trial and owns the blocks, so that they live as long
+as the sweep; an object that a trial puts into the store is deleted with that trial. Every node
+holds one copy, which its trials read without copying. Plain tasks decode the images instead of
+Ray Data: all blocks are kept, so no backpressure is needed, and starting a pipeline takes as long
+as decoding a small benchmark.
 """
 
 from __future__ import annotations
@@ -32,26 +33,26 @@ from tasks.schema import Benchmark
 LOG = logging.getLogger(__name__)
 
 SIZE_KEYS = frozenset({"backbone.image_height", "backbone.image_width"})
-"""Where these are searched, trials would decode to other sizes than what is shared."""
+"""If one of these is searched, trials decode to different sizes and nothing is shared."""
 
 FETCH_TIMEOUT_S = 120.0
-"""For the blocks to reach a trial's node; what is lost with a node is decoded again by a task,
-which must not wait for a CPU that the trial itself holds."""
+"""Longest wait for the blocks to reach a trial's node. Blocks lost with a node are decoded again by
+a task; without a timeout it could wait for the CPU that the trial itself holds."""
 
 
 @dataclass(frozen=True)
 class SharedImages:
-    """What trials are given (`tune.with_parameters`) for their `run_experiment`.
+    """Shared images, passed to the trials (`tune.with_parameters`) for `run_experiment`.
 
-    The driver keeps it while they run.
+    The driver must keep this object while the trials run, because it owns the blocks.
 
     Attributes:
-        blocks: references to each `SharedBlock`; none where nothing is shared.
-        height: of the decoded images, in pixels.
-        width: of the decoded images, in pixels.
-        num_shared: decoded images that are shared.
-        num_images: different images of the benchmark.
-        why: what keeps the others from it, or "".
+        blocks: references to `SharedBlock`s; empty if nothing is shared.
+        height: height of the decoded images in pixels.
+        width: width of the decoded images in pixels.
+        num_shared: number of shared images.
+        num_images: number of different images of the benchmark.
+        why: reason why the other images are not shared, or "".
     """
 
     blocks: tuple[ray.ObjectRef, ...]
@@ -62,20 +63,20 @@ class SharedImages:
     why: str
 
     def __str__(self) -> str:
-        said = f"{self.num_shared} of {self.num_images} images are decoded once for all trials"
-        return f"{said}; trials decode the others themselves: {self.why}" if self.why else said
+        text = f"{self.num_shared} of {self.num_images} images are decoded once for all trials"
+        return f"{text}; trials decode the others themselves: {self.why}" if self.why else text
 
     def decoder(self) -> SharedDecoder | None:
         """Maps the blocks into the memory of this process.
 
-        Sharing saves time and nothing else: a trial that cannot have the blocks decodes.
+        Returns None without blocks, or if they are unavailable; the trial then decodes the images.
         """
         if not self.blocks:
             return None
         try:
             blocks: list[SharedBlock] = ray.get(list(self.blocks), timeout=FETCH_TIMEOUT_S)
         except RayError as error:
-            LOG.warning("the shared images cannot be had; decoding them here: %s", error)
+            LOG.warning("shared images are unavailable, decoding them in the trial: %s", error)
             return None
         return SharedDecoder(blocks, self.height, self.width)
 
@@ -83,13 +84,13 @@ class SharedImages:
 def share_images(
     benchmark: Benchmark, config: RunConfig, searched: Iterable[str] = ()
 ) -> SharedImages:
-    """Decodes a benchmark's images into the object store; returns once all are there.
+    """Decodes the images of a benchmark into the object store and waits until all are stored.
 
-    Together they take at most `data.object_store_share` of the smallest node's store.
+    The images take at most `data.object_store_share` of the smallest node's object store.
 
     Args:
-        benchmark: as the trials read it. Other files than its own are decoded by the trials.
-        config: of a trial, without the searched values.
+        benchmark: benchmark of the trials. Trials decode other files themselves.
+        config: configuration of a trial, without the sampled values.
         searched: configuration paths whose values differ between trials.
     """
     height, width = config.backbone.image_height, config.backbone.image_width
@@ -108,7 +109,7 @@ def share_images(
 def _decode(
     portions: Sequence[Sequence[str]], height: int, width: int, task_cpus: float
 ) -> list[ray.ObjectRef]:
-    """References to decoded blocks, none of them of two portions."""
+    """Returns references to decoded blocks; no block spans two portions."""
     chunks = [
         portion[start : start + IMAGES_PER_BLOCK]
         for portion in portions
@@ -116,7 +117,7 @@ def _decode(
     ]
     remote = ray.remote(num_cpus=task_cpus, scheduling_strategy="SPREAD")
     task: Any = remote(decode_block)
-    # As many decoders as CPUs, each in a process of its own.
+    # One decoding process for each CPU.
     num_tasks = max(1, int(ray.cluster_resources().get("CPU", 1)))
     blocks: list[ray.ObjectRef] = []
     running = deque[ray.ObjectRef]()

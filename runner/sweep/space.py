@@ -1,6 +1,6 @@
 """Search spaces: YAML files whose keys are configuration paths (docs/sweeps.md).
 
-A sampled value enters a run's configuration as a `key=value` override, like one that is typed.
+A sampled value is applied to the configuration of a run as a `key=value` override.
 """
 
 from __future__ import annotations
@@ -24,22 +24,29 @@ from runner.config.run_config import (
     schema_keys,
     validate,
 )
-from runner.sweep.parameters import AnyParameter, Suggests, alternatives, as_text, same, stored
+from runner.sweep.parameters import (
+    AnyParameter,
+    TrialProtocol,
+    accepted_values,
+    as_text,
+    same,
+    to_optuna,
+)
 from runner.sweep.space_file import SpaceError, nearest, read_space_file
 
 SPACES = Path(__file__).resolve().parents[2] / "search_spaces"
 
 _FOLLOWING = ("data.transform.mean_std",)
-"""Settings that follow others: images are normalised as the searched backbone expects."""
+"""Settings that depend on others: the backbone determines how images are normalised."""
 
 
 @dataclass(frozen=True)
 class DefaultPoint:
-    """A configuration's own values of a space's parameters.
+    """Values of a configuration for the parameters of a space.
 
     Attributes:
-        values: by key, those that apply; None where one of them lies outside its range.
-        reason: why there are none.
+        values: values of the parameters that apply, by key; None if one is outside its range.
+        reason: reason why `values` is None.
     """
 
     values: dict[str, Any] | None
@@ -51,10 +58,10 @@ class SearchSpace:
     """Parameters and their ranges.
 
     Attributes:
-        name: of the file, without .yaml.
-        preset: the one it was made for, where the file says it.
-        parameters: by configuration path, in the file's order.
-        text: the file's, comments and all.
+        name: name of the file without .yaml.
+        preset: preset the space is written for; None if the file has none.
+        parameters: parameters by configuration path, in the order of the file.
+        text: text of the file, with comments.
     """
 
     name: str
@@ -63,10 +70,10 @@ class SearchSpace:
     text: str
 
     def within(self, config: RunConfig) -> SearchSpace:
-        """The space with every condition on the fixed configuration decided.
+        """Resolves all conditions on keys that are not searched.
 
-        Parameters whose conditions do not hold are left out, and with them what depends on them;
-        conditions on other parameters of the space stay.
+        Parameters whose conditions do not hold are removed, together with parameters that depend
+        on them; conditions on other parameters of the space remain.
         """
         settings, kept = flatten(config), dict[str, AnyParameter]()
         fixed = {key: settings[key] for key in settings if key not in self.parameters}
@@ -77,22 +84,22 @@ class SearchSpace:
                 kept[key] = parameter.model_copy(update={"when": inner})
         return replace(self, parameters=kept)
 
-    def suggest(self, trial: Suggests) -> dict[str, Any]:
-        """A value of every parameter that applies, in the file's order.
+    def suggest(self, trial: TrialProtocol) -> dict[str, Any]:
+        """Samples a value of every parameter that applies, in the order of the file.
 
         Args:
-            trial: an Optuna trial.
+            trial: Optuna trial.
 
         Returns:
-            Plain values by key.
+            Values by key.
 
         Raises:
-            ValueError: conditions on the fixed configuration are not decided (`within`).
+            ValueError: conditions on keys that are not searched are unresolved; see `within`.
         """
         for key, parameter in self.parameters.items():
-            if undecided := parameter.when.keys() - self.parameters.keys():
+            if unresolved := parameter.when.keys() - self.parameters.keys():
                 raise ValueError(
-                    f"{key} depends on {', '.join(sorted(undecided))} of the fixed configuration: "
+                    f"{key} depends on {', '.join(sorted(unresolved))} of the fixed configuration; "
                     "call within(config) first"
                 )
         values: dict[str, Any] = {}
@@ -102,39 +109,42 @@ class SearchSpace:
         return values
 
     def default_point(self, config: RunConfig) -> DefaultPoint:
-        """The configuration's own values, if a trial could have suggested them."""
+        """Values of the configuration, if a trial can have them."""
         settings, values = flatten(config), dict[str, Any]()
         for key, parameter in self.within(config).parameters.items():
             if not parameter.applies(values):
                 continue
             if not parameter.contains(settings.get(key)):
                 return DefaultPoint(
-                    None, f"{key}={as_text(settings.get(key))} is not {parameter.spelled}"
+                    None, f"{key}={as_text(settings.get(key))} is not {parameter.description}"
                 )
             values[key] = settings[key]
         return DefaultPoint(values)
 
 
 def as_overrides(values: Mapping[str, Any]) -> list[str]:
-    """`key=value` overrides that give a configuration exactly these values."""
+    """`key=value` overrides that set a configuration to exactly these values."""
     return [f"{key}={as_text(value)}" for key, value in values.items()]
 
 
 def as_params(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Suggested values as an Optuna study keeps them (`enqueue_trial`): lists are JSON there."""
-    return {key: stored(value) for key, value in values.items()}
+    """Values as to_optuna in an Optuna study, for `enqueue_trial`: lists become JSON."""
+    return {key: to_optuna(value) for key, value in values.items()}
 
 
 def space_names() -> list[str]:
-    """The search spaces that ship with the project."""
+    """Names of the search spaces in search_spaces/."""
     return sorted(path.stem for path in SPACES.glob("*.yaml"))
 
 
 def load_space(name_or_file: str) -> SearchSpace:
-    """Reads a search space: a name in search_spaces/, or a YAML file.
+    """Reads a search space.
+
+    Args:
+        name_or_file: name in search_spaces/, or path of a YAML file.
 
     Raises:
-        SpaceError: there is none, or it is not well formed; the message has the file and the key.
+        SpaceError: the file does not exist or is malformed; the message has the file and the key.
     """
     file = SPACES / f"{name_or_file}.yaml"
     file = file if file.is_file() else Path(name_or_file)
@@ -148,20 +158,21 @@ def load_space(name_or_file: str) -> SearchSpace:
 
 
 def check_space(space: SearchSpace, preset: str, overrides: Sequence[str] = ()) -> RunConfig:
-    """The configuration every trial begins with, once the space is known to fit it.
+    """Checks a space against a preset and returns the base configuration of all trials.
 
-    Both ends of every range and every choice are tried as settings, one parameter at a time, with
-    its conditions made true. Values that do not go together are found by the trials that draw them.
+    Both ends of every range and all choices are validated as settings, one parameter at a time,
+    with its conditions satisfied. Invalid combinations of values are only detected by the trials
+    that sample them.
 
     Args:
-        space: as read.
+        space: space as read from its file.
         preset: name or file.
-        overrides: of every trial.
+        overrides: overrides of every trial.
 
     Raises:
-        ConfigError: the configuration itself is wrong, or a `SpaceError`: a key that the learner
-            does not have, that cannot be searched or that is overridden; a value that is no
-            setting; no parameter that applies.
+        ConfigError: the configuration is invalid.
+        SpaceError: a key is unknown to the learner, cannot be searched or is overridden; a value is
+            not a valid setting; or no parameter applies.
     """
     config = load_config(preset, overrides)
     given = dict(_leaves(OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)))))
@@ -169,20 +180,20 @@ def check_space(space: SearchSpace, preset: str, overrides: Sequence[str] = ()) 
         _check_key(key, space, config)
         if key in given:
             raise SpaceError(
-                f"{_where(space, key)}: searched and overridden; drop the override, or take the "
-                "key out of the space"
+                f"{_where(space, key)}: searched and overridden; remove the override, or the key "
+                "from the space"
             )
         for other, wanted in parameter.when.items():
             if other not in space.parameters:
                 place = f"{_where(space, key)}.when: {other}"
-                _check_wanted(other, alternatives(wanted), config, place)
+                _check_wanted(other, accepted_values(wanted), config, place)
     inside = space.within(config)
     if not inside.parameters:
         raise SpaceError(
-            f"search space {space.name}: no parameter applies to preset {preset}: the conditions "
+            f"search space {space.name}: no parameter applies to preset {preset}; the conditions "
             f"of {', '.join(space.parameters)} do not hold"
         )
-    # What is not said has to stay unsaid, as it is when a trial's overrides arrive.
+    # Unset fields must stay unset, as when the overrides of a trial are applied.
     values = config.model_dump(mode="json", exclude_unset=True)
     for key in inside.parameters:
         _check_settings(inside, key, values)
@@ -192,27 +203,26 @@ def check_space(space: SearchSpace, preset: str, overrides: Sequence[str] = ()) 
 def _check_key(key: str, space: SearchSpace, config: RunConfig) -> None:
     place = _where(space, key)
     if key == "seed":
-        raise SpaceError(f"{place}: a sweep has its own seeds (--seeds), which are not searched")
+        raise SpaceError(f"{place}: the seed cannot be searched; set --seeds")
     if key == "learner.name":
-        raise SpaceError(f"{place}: a space belongs to one learner; choose it by --preset")
+        raise SpaceError(f"{place}: the learner cannot be searched; choose it with --preset")
     _check_known(key, config, place)
     if not in_hash(key):
-        raise SpaceError(f"{place}: changes no result of a run, so there is nothing to search")
+        raise SpaceError(f"{place}: does not change the results of a run and cannot be searched")
     if key.startswith("benchmark."):
         raise SpaceError(
-            f"{place}: says what trials are measured on; scores of different benchmarks cannot be "
-            "compared"
+            f"{place}: cannot be searched; scores on different benchmarks are not comparable"
         )
 
 
 def _check_known(key: str, config: RunConfig, place: str) -> None:
-    """Refuses a key that the preset's learner does not have."""
+    """Rejects a key that the learner of the preset does not have."""
     name, known = config.learner.name, list(schema_keys(config.learner.name))
     if key in known:
         return
     if inside := [each for each in known if each.startswith(f"{key}.")]:
         raise SpaceError(
-            f"{place}: a section of {len(inside)} settings; name one, like {inside[0]}"
+            f"{place}: is a section of {len(inside)} settings; use one, like {inside[0]}"
         )
     if owners := [each for each in learner_names() if key in set(schema_keys(each))]:
         raise SpaceError(
@@ -222,7 +232,7 @@ def _check_known(key: str, config: RunConfig, place: str) -> None:
 
 
 def _check_wanted(key: str, wanted: Sequence[Any], config: RunConfig, place: str) -> None:
-    """Refuses a condition on values that a setting of the fixed configuration cannot take."""
+    """Rejects a condition on values that a setting of the fixed configuration cannot have."""
     _check_known(key, config, place)
     fields = schema_fields(config.learner.name)
     section, name = next((section, name) for path, section, name in fields if path == key)
@@ -238,9 +248,9 @@ def _check_wanted(key: str, wanted: Sequence[Any], config: RunConfig, place: str
 
 
 def _check_settings(space: SearchSpace, key: str, values: Mapping[str, Any]) -> None:
-    """Tries both ends or all choices of a parameter that applies to this configuration."""
-    context = _made_true(space, key)
-    for what, value in space.parameters[key].probes().items():
+    """Validates both ends or all choices of a parameter that applies to this configuration."""
+    context = _satisfying_values(space, key)
+    for what, value in space.parameters[key].values_to_validate().items():
         place = f"{_where(space, key)}: {as_text(value)} ({what})"
         try:
             before = flatten(validate(_with_overrides(values, as_overrides(context))))
@@ -249,34 +259,34 @@ def _check_settings(space: SearchSpace, key: str, values: Mapping[str, Any]) -> 
             )
         except ConfigError as error:
             given = f" with {' '.join(as_overrides(context))}" if context else ""
-            raise SpaceError(f"{place} is no valid setting{given}: {error}") from error
+            raise SpaceError(f"{place} is not a valid setting{given}: {error}") from error
         if not same(after.get(key), value):
             raise SpaceError(
-                f"{place} would be read as {as_text(after.get(key))}; write it like that"
+                f"{place} would be read as {as_text(after.get(key))}; write it in that form"
             )
         others = (before.keys() | after.keys()) - {key, *_FOLLOWING}
         if changed := sorted(each for each in others if before.get(each) != after.get(each)):
             section = key.rpartition(".")[0]
             raise SpaceError(
-                f"{place} would also reset {', '.join(changed)}: the preset does not write "
-                f"{section} out, so that an override of one setting begins from an empty section; "
-                "write the section in a preset of your own"
+                f"{place} would also reset {', '.join(changed)}: the preset does not define "
+                f"{section}, so an override of one setting starts from an empty section; define "
+                "the section in your own preset"
             )
 
 
-def _made_true(space: SearchSpace, key: str) -> dict[str, Any]:
-    """Values of earlier parameters under which one applies: the first that all conditions allow."""
+def _satisfying_values(space: SearchSpace, key: str) -> dict[str, Any]:
+    """Values of earlier parameters with which `key` applies: the first that conditions allow."""
     allowed: dict[str, list[Any]] = {}
     waiting = [key]
     while waiting:
         for other, wanted in space.parameters[waiting.pop()].when.items():
-            values = alternatives(wanted)
+            values = accepted_values(wanted)
             if other in allowed:
                 values = [old for old in allowed[other] if any(same(old, new) for new in values)]
             if not values:
                 raise SpaceError(
-                    f"{_where(space, key)}: never applies: its conditions and those of what it "
-                    f"depends on ask for different values of {other}"
+                    f"{_where(space, key)}: never applies: its conditions and those of the "
+                    f"parameters it depends on require different values of {other}"
                 )
             allowed[other] = values
             waiting.append(other)
@@ -284,9 +294,9 @@ def _made_true(space: SearchSpace, key: str) -> dict[str, Any]:
 
 
 def _with_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Nested values with single settings overridden: what `override_values` makes, 40 times faster.
+    """Nested values with overrides applied: same result as `override_values`, 40 times faster.
 
-    OmegaConf reads the overrides; that it also copies the whole configuration is what takes time.
+    OmegaConf parses only the overrides; copying the whole configuration with it is slow.
     """
     merged = dict(values)
     for key, value in _leaves(OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)))):
@@ -300,7 +310,7 @@ def _with_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted path and value of everything in nested mappings that is not one."""
+    """Yields dotted path and value of all leaves of nested mappings."""
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from _leaves(inner, f"{path}.{key}" if path else str(key))

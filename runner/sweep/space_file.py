@@ -1,6 +1,6 @@
-"""Reading a search space's YAML file: its parameters, each well formed, in order.
+"""Parser of the YAML file of a search space.
 
-What needs no configuration to be judged is judged here; `space.check_space` does the rest.
+Checks everything that does not depend on a configuration; `space.check_space` checks the rest.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from runner.sweep.parameters import (
     Choices,
     FloatRange,
     Parameter,
-    alternatives,
+    accepted_values,
     as_text,
 )
 
@@ -30,28 +30,28 @@ _PARAMETER: TypeAdapter[AnyParameter] = TypeAdapter(Parameter)
 _EXPECTED = {
     "missing": "a value",
     "tuple_type": "a list",
-    "too_short": "a choice or more",
+    "too_short": "at least one choice",
     "dict_type": "a mapping from keys to values",
     "mapping_type": "a mapping from keys to values",
     "float_type": "a number",
     "finite_number": "a finite number",
-    "int_type": "a whole number without a decimal point",
+    "int_type": "an integer without a decimal point",
     "bool_type": "true or false",
 }
-"""What pydantic's complaints mean in a YAML file."""
+"""Expected values by error types of pydantic."""
 
 
 class SpaceError(ConfigError):
-    """A search space is wrong; the message says which file and key, what came and what would do."""
+    """Invalid search space; the message has the file, the key, the value, and what was expected."""
 
 
 class SpaceFile(NamedTuple):
-    """What a file says.
+    """Content of a search space file.
 
     Attributes:
-        text: all of it.
-        preset: the one the space was made for.
-        parameters: by configuration path, in the file's order.
+        text: whole text.
+        preset: preset the space is written for.
+        parameters: parameters by configuration path, in the order of the file.
     """
 
     text: str
@@ -60,10 +60,10 @@ class SpaceFile(NamedTuple):
 
 
 def read_space_file(file: Path) -> SpaceFile:
-    """Reads a file that is there.
+    """Reads an existing file.
 
     Raises:
-        SpaceError: it is not well formed.
+        SpaceError: the file is malformed.
     """
     text, entries = _entries(file)
     preset = entries.pop("preset", None)
@@ -72,7 +72,7 @@ def read_space_file(file: Path) -> SpaceFile:
     if not entries:
         raise SpaceError(
             f"{file}: expected parameters like learner.num_attributes: "
-            "{type: int, low: 1, high: 8}; found none"
+            "{type: int, low: 1, high: 8}; got none"
         )
     parameters = {key: _parameter(file, key, entry) for key, entry in entries.items()}
     _check_conditions(file, parameters)
@@ -80,7 +80,7 @@ def read_space_file(file: Path) -> SpaceFile:
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """The end of a message: what was most likely meant, if anything."""
+    """Suggestion at the end of a message, such as `; did you mean ...?`, or an empty text."""
     matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean {matches[0]}?" if matches else ""
 
@@ -103,13 +103,13 @@ def _entries(file: Path) -> tuple[str, dict[str, Any]]:
 def _parameter(file: Path, key: str, entry: Any) -> AnyParameter:
     kinds = "type: float, int or categorical"
     if not isinstance(entry, dict):
-        came = "nothing" if entry is None else repr(entry)
-        raise SpaceError(f"{file}: {key}: expected a mapping with {kinds}; got {came}")
+        given = "nothing" if entry is None else repr(entry)
+        raise SpaceError(f"{file}: {key}: expected a mapping with {kinds}; got {given}")
     if "type" not in entry:
-        came = ", ".join(str(each) for each in entry) or "nothing"
-        path = _whole_path(key, entry)
-        hint = f"; keys are whole paths, like {path}" if path != key else ""
-        raise SpaceError(f"{file}: {key}: expected a mapping with {kinds}; got {came}{hint}")
+        given = ", ".join(str(each) for each in entry) or "nothing"
+        path = _complete_path(key, entry)
+        hint = f"; keys are complete paths, like {path}" if path != key else ""
+        raise SpaceError(f"{file}: {key}: expected a mapping with {kinds}; got {given}{hint}")
     try:
         return _PARAMETER.validate_python(entry)
     except ValidationError as error:
@@ -117,8 +117,8 @@ def _parameter(file: Path, key: str, entry: Any) -> AnyParameter:
         raise SpaceError("\n".join(problems)) from error
 
 
-def _whole_path(key: str, entry: Any) -> str:
-    """The path that somebody who nested keys most likely wanted first."""
+def _complete_path(key: str, entry: Any) -> str:
+    """Complete path of the first nested key, for a suggestion."""
     while isinstance(entry, dict) and "type" not in entry:
         inner = next((each for each in entry if isinstance(entry[each], dict)), None)
         if inner is None:
@@ -128,8 +128,8 @@ def _whole_path(key: str, entry: Any) -> str:
 
 
 def _problem(key: str, entry: Mapping[Any, Any], item: ErrorDetails) -> str:
-    """One line: the key, the field of its parameter, what came."""
-    # The first place is the type that was recognised.
+    """Message of one line: key, field, expected and given value."""
+    # The first part of the location is the type of the parameter.
     path = ".".join([key, *(str(part) for part in item["loc"][1:])])
     if item["type"] == "union_tag_invalid":
         return f"{key}.type: expected float, int or categorical; got {entry['type']!r}"
@@ -137,28 +137,28 @@ def _problem(key: str, entry: Mapping[Any, Any], item: ErrorDetails) -> str:
         fields = Choices.model_fields if entry["type"] == "categorical" else FloatRange.model_fields
         return f"{path}: unknown; type {entry['type']} has {', '.join(fields)}"
     if expected := _EXPECTED.get(item["type"]):
-        came = "none" if item["type"] == "missing" else repr(item["input"])
-        return f"{path}: expected {expected}, got {came}"
+        given = "none" if item["type"] == "missing" else repr(item["input"])
+        return f"{path}: expected {expected}, got {given}"
     cause = item.get("ctx", {}).get("error")
     return f"{path}: {cause}" if cause else f"{path}: {item['msg']} (got {item['input']!r})"
 
 
 def _check_conditions(file: Path, parameters: Mapping[str, AnyParameter]) -> None:
-    """Refuses conditions on a later parameter, and on values that an earlier one never takes."""
+    """Rejects conditions on later parameters, and on values that a parameter never takes."""
     earlier: dict[str, AnyParameter] = {}
     for key, parameter in parameters.items():
         for other, wanted in parameter.when.items():
             place = f"{file}: {key}.when"
             if other == key:
-                raise SpaceError(f"{place}: expected another key, got the parameter's own")
-            if other in parameters and other not in earlier:
                 raise SpaceError(
-                    f"{place}: {other} is listed later; expected the parameter it depends on first"
+                    f"{place}: expected another key, got the key of the parameter itself"
                 )
-            for value in alternatives(wanted) if other in earlier else ():
+            if other in parameters and other not in earlier:
+                raise SpaceError(f"{place}: {other} is listed later; list it before this parameter")
+            for value in accepted_values(wanted) if other in earlier else ():
                 if not earlier[other].contains(value):
                     raise SpaceError(
-                        f"{place}: {other} is never {as_text(value)}; it is "
-                        f"{earlier[other].spelled}"
+                        f"{place}: {other} is never {as_text(value)}; expected "
+                        f"{earlier[other].description}"
                     )
         earlier[key] = parameter

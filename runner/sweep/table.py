@@ -1,39 +1,45 @@
-"""A sweep's trials as text: CSV, JSON, Markdown, and short names of parameters."""
+"""Trials of a sweep as CSV, JSON and Markdown, and short names of parameters."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from runner.results.format import MISSING, error_line, format_score
+from runner.results.table import Column, Table
 from runner.sweep.outcome import Outcome
-from runner.sweep.parameters import as_text
+from runner.sweep.parameters import as_text, same
 from runner.sweep.trial_records import TrialRecord
 
 _RANKS = ("finished", "stopped", "running", "failed")
+_SPLITS = ("validation", "test")
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """The shortest end of each dotted path that no other path ends with, of two parts at least.
+    """Shortest unambiguous suffix of each dotted path, with at least two parts.
 
-    The first part, nearly always `learner`, stands only where nothing else tells two apart.
+    The first part, usually `learner`, is included only if the rest is ambiguous.
     """
     return {key: _short(key, [other for other in keys if other != key]) for key in keys}
 
 
-def said(value: Any) -> str:
-    """A parameter's value for reading: four digits of a fraction, text without quotes."""
+def format_value(value: Any) -> str:
+    """Value of a parameter as text: floats with four significant digits, text without quotes."""
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, list | tuple):
-        return f"[{', '.join(map(said, value))}]"
+        return f"[{', '.join(map(format_value, value))}]"
     return value if isinstance(value, str) else as_text(value)
 
 
+def format_objective(value: float | None) -> str:
+    """Score in percent with two decimals."""
+    return format_score(value, decimals=2)
+
+
 def seconds_of(record: TrialRecord) -> float | None:
-    """A trial's own time: what it reported, else from its beginning to its end."""
+    """Duration that the trial reported, otherwise the time between its start and its end."""
     if record.last is not None:
         return record.last.seconds
     if record.began is None or record.ended is None:
@@ -41,50 +47,57 @@ def seconds_of(record: TrialRecord) -> float | None:
     return record.ended - record.began
 
 
+def score_of(record: TrialRecord | None, split: str, name: str) -> float | None:
+    """Score of a finished trial on `validation` or `test`; None for other trials."""
+    if record is None or record.last is None or record.state != "finished":
+        return None
+    return _scores(record, split).get(name)
+
+
 def ranked(outcome: Outcome) -> list[TrialRecord]:
-    """Finished trials from best to worst, then stopped ones by domains, running, failed."""
+    """Trials by state, then by the number of learned domains, then by the first objective."""
     objective = outcome.objective
 
     def order(record: TrialRecord) -> tuple[int, int, float]:
         value = objective.of(record.last) if record.last else None
-        learned = record.last.learned_domains if record.last else 0
         signed = float("inf") if value is None else (-value if objective.mode == "max" else value)
-        return _RANKS.index(record.state), -learned, signed
+        return _RANKS.index(record.state), -record.learned_domains, signed
 
     return sorted(outcome.records, key=order)
 
 
 def to_csv(outcome: Outcome) -> str:
-    """A row per trial with unrounded numbers; empty where there is none."""
-    reports = [record.last for record in outcome.records if record.last]
-    names = {
-        split: _union(
-            report.validation if split == "validation" else report.test for report in reports
-        )
-        for split in ("validation", "test")
-    }
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
+    """Content of trials.csv: a row for each trial; missing values are empty fields."""
+    scores = [
+        (split, name)
+        for split in _SPLITS
+        for name in _union(_scores(record, split) for record in outcome.records)
+    ]
     objectives = outcome.settings.objectives
-    heading = ["number", "state", "learned_domains", *(each.name for each in objectives)]
-    heading += [f"{split}.{name}" for split, of in names.items() for name in of]
-    writer.writerow([*heading, "seconds", "reason", *outcome.keys])
-    for record in outcome.records:
-        last = record.last
-        scores = {"validation": last.validation, "test": last.test} if last else {}
-        row: list[Any] = [record.number, record.state, last.learned_domains if last else 0]
-        row += [each.of(last) if last else None for each in objectives]
-        row += [scores.get(split, {}).get(name) for split, of in names.items() for name in of]
-        values = [record.values.get(key) for key in outcome.keys]
-        present = [key in record.values for key in outcome.keys]
-        row += [seconds_of(record), record.reason]
-        row += [_cell(value) if here else None for value, here in zip(values, present, strict=True)]
-        writer.writerow(row)
-    return stream.getvalue()
+    names = ["number", "state", "learned_domains", *(each.name for each in objectives)]
+    names += [f"{split}.{name}" for split, name in scores]
+    names += ["seconds", "reason", *outcome.keys]
+    rows = [
+        (
+            record.number,
+            record.state,
+            record.learned_domains,
+            *(each.of(record.last) if record.last else None for each in objectives),
+            *(_scores(record, split).get(name) for split, name in scores),
+            seconds_of(record),
+            record.reason,
+            *(
+                _csv_value(record.values[key]) if key in record.values else None
+                for key in outcome.keys
+            ),
+        )
+        for record in outcome.records
+    ]
+    return Table.of(names, rows).to_csv()
 
 
 def to_json(outcome: Outcome) -> str:
-    """summary.json: best, default, counts, importances, and what the scheduler saved."""
+    """Content of summary.json: best trial, default, counts, importances, domains saved."""
     settings = outcome.settings
     run, saved = outcome.domains_run, outcome.domains_saved
     values = {
@@ -125,88 +138,70 @@ def to_json(outcome: Outcome) -> str:
     return json.dumps(values, indent=1) + "\n"
 
 
+def to_markdown(outcome: Outcome) -> str:
+    """Content of table.md: the best trial, then all trials in the order of `ranked`."""
+    settings = outcome.settings
+    counts = ", ".join(f"{num} {state}" for state, num in outcome.counts.items())
+    parts = [
+        f"# Sweep {settings.name}",
+        f"{len(outcome.records)} trials ({counts}) of {settings.preset}. {saved_words(outcome)}",
+    ]
+    if outcome.best is None:
+        parts.append(NO_BEST)
+    else:
+        parts.append(f"Best: trial {outcome.best.number}.")
+        if outcome.default is None:
+            parts.append(f"Preset values: {default_missing(outcome)}.")
+        parts.append(best_table(outcome, outcome.best).to_markdown())
+    parts += ["## Trials", _trials_table(outcome).to_markdown()]
+    if failed := [record for record in outcome.records if record.state == "failed"]:
+        lines = [f"- trial {record.number}: {error_line(record.reason)}" for record in failed]
+        parts += ["## Failed", "\n".join(lines)]
+    return "\n\n".join(parts) + "\n"
+
+
+NO_BEST = "No trial has finished, so there is no best trial."
+
+
+def best_table(outcome: Outcome, best: TrialRecord) -> Table:
+    """Scores and parameters of the best trial next to those of the preset."""
+    rows: list[tuple[str, str, str]] = []
+    styles: list[str] = []
+    for split in _SPLITS:
+        label = "validation" if split == "validation" else "test, not used by the search"
+        for each in outcome.settings.objectives:
+            scores = [score_of(record, split, each.name) for record in (best, outcome.default)]
+            first, second = map(format_objective, scores)
+            rows.append((f"{each.name} (%), {label}", first, second))
+            styles.append("bold" if split == "validation" else "dim")
+    num_scores = len(rows)
+    names = short_names(outcome.keys)
+    for key in outcome.keys:
+        sides = (best.values, outcome.preset_values)
+        if not any(key in values for values in sides):
+            continue
+        first, second = (format_value(each[key]) if key in each else MISSING for each in sides)
+        is_same = all(key in values for values in sides) and same(*(each[key] for each in sides))
+        rows.append((names[key], first, second))
+        styles.append("dim" if is_same else "")
+    columns = (
+        Column("name", "", align="left", wrap=True),
+        Column("best", f"best: trial {best.number}", wrap=True),
+        Column("preset", wrap=True),
+    )
+    return Table(columns, tuple(rows), tuple(styles), frozenset([num_scores - 1]))
+
+
 def default_missing(outcome: Outcome) -> str | None:
-    """Why no trial shows the configuration's own values; None if one does."""
+    """Reason why no trial has the values of the preset; None if one has."""
     if outcome.default is not None:
         return None
-    reason = outcome.why_not_own
+    reason = outcome.why_no_default
     return f"outside the search space: {reason}" if reason else "trial 0 has other values"
 
 
-def to_markdown(outcome: Outcome) -> str:
-    """table.md: what came out, then every trial from best to worst."""
-    settings, names = outcome.settings, short_names(outcome.keys)
-    objectives = [each.name for each in settings.objectives]
-    counts = ", ".join(f"{num} {state}" for state, num in outcome.counts.items())
-    lines = [f"# Sweep {settings.name}", ""]
-    lines += [
-        f"{len(outcome.records)} trials ({counts}) of {settings.preset}. {saved_words(outcome)}"
-    ]
-    lines += ["", *_best_lines(outcome), "", "## Trials", ""]
-    scores = [f"{name} ({split})" for name in objectives for split in ("validation", "test")]
-    parameters = [names[key] for key in outcome.keys]
-    lines += _rows([["trial", "state", "domains", *scores, "seconds", *parameters]])
-    lines += [f"|{'---|' * (4 + len(scores) + len(parameters))}"]
-    for record in ranked(outcome):
-        last, seconds = record.last, seconds_of(record)
-        cells = [str(record.number), record.state]
-        cells += [f"{last.learned_domains if last else 0}/{outcome.num_domains}"]
-        for name in objectives:
-            cells += (
-                [percent(split.get(name)) for split in (last.validation, last.test)]
-                if last
-                else ["", ""]
-            )
-        cells += ["" if seconds is None else f"{seconds:.0f}"]
-        cells += [said(record.values[key]) if key in record.values else "" for key in outcome.keys]
-        lines += _rows([cells])
-    if failed := [record for record in outcome.records if record.state == "failed"]:
-        lines += ["", "## Failed", ""]
-        lines += [f"- trial {record.number}: {first_line(record.reason)}" for record in failed]
-    return "\n".join(lines) + "\n"
-
-
-def percent(value: float | None) -> str:
-    """A score in percent; a dot where there is none."""
-    return "·" if value is None else f"{value:.2f}"
-
-
-def first_line(reason: str | None) -> str:
-    """Of a failure: its last line if it is a traceback, else its first."""
-    lines = (reason or "").strip().splitlines()
-    if not lines:
-        return "no reason is known"
-    return lines[-1 if lines[0].startswith("Traceback") else 0]
-
-
-def _best_lines(outcome: Outcome) -> list[str]:
-    best, default = outcome.best, outcome.default
-    if best is None:
-        return ["No trial has finished, so there is no best one."]
-    lines = [f"Best: trial {best.number}."]
-    if default is None:
-        lines += [f"The preset's own values: {default_missing(outcome)}."]
-    own = outcome.own
-    names = short_names(outcome.keys)
-    lines += ["", *_rows([["", f"trial {best.number}", "preset"]]), "|---|---|---|"]
-    for each in outcome.settings.objectives:
-        for split in ("validation", "test"):
-            mine, others = score_of(best, split, each.name), score_of(default, split, each.name)
-            lines += _rows([[f"{each.name} ({split})", percent(mine), percent(others)]])
-    for key, value in best.values.items():
-        lines += _rows([[names.get(key, key), said(value), said(own[key]) if key in own else "·"]])
-    return lines
-
-
-def score_of(record: TrialRecord | None, split: str, name: str) -> float | None:
-    """A finished trial's score on `validation` or `test`; None of all others."""
-    if record is None or record.last is None or record.state != "finished":
-        return None
-    return (record.last.validation if split == "validation" else record.last.test).get(name)
-
-
 def saved_words(outcome: Outcome) -> str:
-    """How much was learned, and how much stopping trials early saved."""
+    """Sentence on the number of domains learned, and saved by stopping trials early."""
     run, saved = outcome.domains_run, outcome.domains_saved
     if outcome.settings.scheduler == "none" or not run + saved:
         return f"{run} domains were learned."
@@ -214,19 +209,53 @@ def saved_words(outcome: Outcome) -> str:
     return f"{run} domains were learned; stopping trials early saved {saved} ({share:.0f} %)."
 
 
+def _trials_table(outcome: Outcome) -> Table:
+    names = short_names(outcome.keys)
+    scores = [(each.name, split) for each in outcome.settings.objectives for split in _SPLITS]
+    columns = [Column("trial"), Column("state", align="left"), Column("domains")]
+    columns += [Column(f"{name} ({split})") for name, split in scores]
+    columns += [Column("seconds"), *(Column(names[key]) for key in outcome.keys)]
+    rows: list[tuple[Any, ...]] = []
+    for record in ranked(outcome):
+        seconds = seconds_of(record)
+        rows.append(
+            (
+                record.number,
+                record.state,
+                f"{record.learned_domains}/{outcome.num_domains}",
+                *(
+                    format_objective(_scores(record, split).get(name)) if record.last else None
+                    for name, split in scores
+                ),
+                None if seconds is None else f"{seconds:.0f}",
+                *(
+                    format_value(record.values[key]) if key in record.values else None
+                    for key in outcome.keys
+                ),
+            )
+        )
+    return Table(tuple(columns), tuple(rows))
+
+
 def _trial_json(record: TrialRecord | None) -> dict[str, Any] | None:
     if record is None:
         return None
-    last = record.last
     return {
         "number": record.number,
         "state": record.state,
-        "learned_domains": last.learned_domains if last else 0,
+        "learned_domains": record.learned_domains,
         "values": dict(record.values),
-        "validation": dict(last.validation) if last else {},
-        "test": dict(last.test) if last else {},
+        "validation": dict(_scores(record, "validation")),
+        "test": dict(_scores(record, "test")),
         "seconds": seconds_of(record),
     }
+
+
+def _scores(record: TrialRecord, split: str) -> Mapping[str, float | None]:
+    """Newest scores of a trial on a split; empty before the first report."""
+    if record.last is None:
+        return {}
+    return record.last.validation if split == "validation" else record.last.test
 
 
 def _short(key: str, others: Sequence[str]) -> str:
@@ -242,11 +271,7 @@ def _union(scores: Iterator[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(name for each in scores for name in each))
 
 
-def _cell(value: Any) -> Any:
-    """Numbers and text as they are; lists, truth values and null as JSON."""
+def _csv_value(value: Any) -> Any:
+    """Numbers and text unchanged; lists, booleans and null as JSON."""
     plain = isinstance(value, int | float | str) and not isinstance(value, bool)
     return value if plain else as_text(value)
-
-
-def _rows(rows: Sequence[Sequence[str]]) -> list[str]:
-    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]

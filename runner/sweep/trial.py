@@ -1,15 +1,14 @@
-"""One trial of a sweep: ordinary runs with sampled values, in a process of their own."""
+"""One trial of a sweep: runs with sampled values, in a separate process."""
 
 from __future__ import annotations
 
 import fcntl
 import json
-import os
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from ray import tune
 
 from runner.config.run_config import RunConfig, load_config
 from runner.experiment import run_experiment
+from runner.on_ray.task_settings import base_folder_of_driver
 from runner.results.run_folder import RunStorage
 from runner.streaming.decoded_cache import SharedFiles
 from runner.sweep.domain_reports import DomainReports, mean_report
@@ -27,23 +27,22 @@ from runner.sweep.trial_records import Report, trial_folder
 from runner.tracking.event_log import Event, read_events
 
 OWNER_WAIT_S = 120.0
-"""For a process of a killed driver to let go of a run."""
-_HOME = "LIFELONG_REID_HOME"
-_USUAL = (ValueError, OSError, RuntimeError, FloatingPointError, MemoryError)
+"""Longest wait for the process of a killed driver to release a run."""
+_EXPECTED_ERRORS = (ValueError, OSError, RuntimeError, FloatingPointError, MemoryError)
 
 
 @dataclass(frozen=True)
 class TrialTask:
-    """What all trials of a sweep share.
+    """Settings shared by all trials of a sweep.
 
     Attributes:
-        folder: the sweep's.
-        home: what relative paths are relative to, in the driver.
-        preset: a name or an absolute path.
-        overrides: below the sampled values.
-        seeds: of the runs of each trial.
-        objectives: reported under their names.
-        untested: unseen domains with nobody to validate on.
+        folder: folder of the sweep.
+        home: base folder of relative paths in the driver.
+        preset: name or absolute path.
+        overrides: overrides of every trial; sampled values take precedence.
+        seeds: seeds of the runs of each trial.
+        objectives: objectives, reported under their names.
+        untested: unseen domains without validation identities.
     """
 
     folder: Path
@@ -55,40 +54,42 @@ class TrialTask:
     untested: tuple[str, ...]
 
 
-class _Listener:
-    """Shows nothing and hands the run's events on."""
+class _EventForwarder:
+    """View of a run that shows nothing and passes the events on."""
 
     def __init__(self, take: Callable[[Event], None]) -> None:
         self._take = take
 
-    def __enter__(self) -> _Listener:
+    def __enter__(self) -> _EventForwarder:
         return self
 
     def __exit__(self, *_: object) -> None: ...
 
     def handle(self, event: Event) -> None:
-        """Takes the next event."""
+        """Passes on the next event."""
         self._take(event)
 
 
 def run_trial(
     parameters: dict[str, Any], task: TrialTask | None = None, shared: SharedFiles | None = None
 ) -> None:
-    """What Tune calls. A run that raises is reported as failed, and so not tried again.
+    """Trainable function of Ray Tune.
+
+    A run that raises an exception is reported as failed, so that Tune does not retry it.
 
     Args:
-        parameters: the searcher's number, and its values as JSON.
-        task: the sweep's.
-        shared: images that are decoded already.
+        parameters: `number` and `values` (JSON) from the searcher.
+        task: settings of the sweep.
+        shared: images that are already decoded.
     """
     assert task is not None
     number, values = int(parameters["number"]), json.loads(parameters["values"])
-    with _home(task.home):
+    with base_folder_of_driver(task.home):
         try:
             _run_seeds(task, number, values, shared)
-        except _USUAL as error:
+        except _EXPECTED_ERRORS as error:
             tune.report(_failure(f"{type(error).__name__}: {error}"))
-        except Exception:  # a fault of the code, which other values may not meet
+        except Exception:  # a bug; trials with other values may not be affected
             tune.report(_failure(traceback.format_exc()))
         drop_checkpoints(task.folder, number)
 
@@ -96,27 +97,27 @@ def run_trial(
 def trial_config(
     task: TrialTask, number: int, values: Mapping[str, Any], seed: int = 0
 ) -> RunConfig:
-    """The ordinary configuration of a trial's run.
+    """Configuration of a trial's run.
 
     Raises:
-        ConfigError: the values do not go together.
+        ConfigError: the combination of values is invalid.
     """
-    own = {
+    fixed = {
         "seed": seed,
         "run.name": f"seed{seed}",
         "storage.root": str(trial_folder(task.folder, number)),
-        # The sweep itself is tracked, with its trials.
+        # The sweep sends its trials to MLflow.
         "tracking.uri": None,
     }
-    return load_config(task.preset, [*task.overrides, *as_overrides(values), *as_overrides(own)])
+    return load_config(task.preset, [*task.overrides, *as_overrides(values), *as_overrides(fixed)])
 
 
 def drop_checkpoints(folder: Path, number: int) -> None:
-    """Removes what an ended trial would have needed to go on."""
+    """Removes checkpoints of an ended trial that only resuming would need."""
     for each in trial_folder(folder, number).glob("*/checkpoints"):
         for unneeded in [*each.glob("position-*"), *each.glob(".position-*")]:
             shutil.rmtree(unneeded, ignore_errors=True)
-        # What is asked to be kept stays; trial and driver may both be at this.
+        # Fails if other checkpoints remain, or if trial and driver remove the folder together.
         with suppress(OSError):
             each.rmdir()
 
@@ -124,22 +125,27 @@ def drop_checkpoints(folder: Path, number: int) -> None:
 def _run_seeds(
     task: TrialTask, number: int, values: Mapping[str, Any], shared: SharedFiles | None
 ) -> None:
-    """The runs one after another; each domain of the first is reported, then each run's mean."""
+    """Executes the runs of all seeds one after another.
+
+    Reports each domain of the first run, then the mean of the runs after each run.
+    """
     ended: list[Report] = []
     for seed in task.seeds:
         config = trial_config(task, number, values, seed)
-        ended.append(_run(task, config, shared, tell=not ended))
+        ended.append(_run(task, config, shared, report_domains=not ended))
         report, is_last = mean_report(ended), len(ended) == len(task.seeds)
-        if lacking := [each.name for each in task.objectives if each.of(report) is None]:
-            raise ValueError(f"the runs have no {', '.join(lacking)} on validation identities")
+        if missing := [each.name for each in task.objectives if each.of(report) is None]:
+            raise ValueError(f"the runs have no {', '.join(missing)} on validation identities")
         tune.report(_payload(task, report, finished=is_last))
 
 
-def _run(task: TrialTask, config: RunConfig, shared: SharedFiles | None, *, tell: bool) -> Report:
-    """One run to its end, and its last report.
+def _run(
+    task: TrialTask, config: RunConfig, shared: SharedFiles | None, *, report_domains: bool
+) -> Report:
+    """Executes one run and returns its last report.
 
-    That one is held back: who is told of it may end this process, and results.json is written
-    after the last event.
+    The last report is not passed to Tune here: Tune may end this process on it, but results.json
+    is only written after the last event.
     """
     reports = DomainReports(task.untested)
     last: list[Report] = []
@@ -150,21 +156,21 @@ def _run(task: TrialTask, config: RunConfig, shared: SharedFiles | None, *, tell
             return
         if report.learned_domains == reports.num_domains:
             last.append(report)
-        elif tell:
+        elif report_domains:
             tune.report(_payload(task, report, finished=False))
 
     storage = RunStorage.of(config)
     _await_owner(storage.folder)
-    for event in read_events(storage.events_file).events:  # of earlier starts
+    for event in read_events(storage.events_file).events:  # from earlier starts
         take(event)
-    run_experiment(config, view=_Listener(take), shared=shared)
+    run_experiment(config, view=_EventForwarder(take), shared=shared)
     if not last:
-        raise RuntimeError(f"{storage.events_file} lacks the scores after the last domain")
+        raise RuntimeError(f"{storage.events_file} has no scores after the last domain")
     return last[-1]
 
 
 def _payload(task: TrialTask, report: Report, *, finished: bool) -> dict[str, Any]:
-    """What the scheduler and the searcher look at, and the whole report for the record."""
+    """Result for Tune: values for scheduler and searcher, and the whole report for the record."""
     values = {each.name: each.of(report) for each in task.objectives}
     return {
         "learned_domains": report.learned_domains,
@@ -179,7 +185,7 @@ def _failure(reason: str) -> dict[str, Any]:
 
 
 def _await_owner(folder: Path) -> None:
-    """Waits, within reason, until no process of an earlier driver writes the run any more."""
+    """Waits up to `OWNER_WAIT_S` until no process of an earlier driver writes the run."""
     file = folder / ".owner"
     deadline = time.monotonic() + OWNER_WAIT_S
     while file.exists() and time.monotonic() < deadline:
@@ -189,17 +195,3 @@ def _await_owner(folder: Path) -> None:
                 return
             except OSError:
                 time.sleep(0.5)
-
-
-@contextmanager
-def _home(folder: Path) -> Iterator[None]:
-    """Relative paths mean here what they mean in the driver; Tune changes the current folder."""
-    before = os.environ.get(_HOME)
-    os.environ[_HOME] = str(folder)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[_HOME]
-        else:
-            os.environ[_HOME] = before

@@ -1,7 +1,7 @@
-"""What is known of a sweep's trials: one small file each, written by the driver alone.
+"""Records of a sweep's trials: one small file for each trial, written only by the driver.
 
-`<sweep>/trials/<number>/trial.json` holds a `TrialRecord`; the folder beside it holds the trial's
-ordinary run. Screen, tables, pictures and MLflow read these files and nothing of Tune's.
+`<sweep>/trials/<number>/trial.json` holds a `TrialRecord`; the runs of the trial are folders next
+to it. Console, tables, figures and MLflow read these files and no files of Ray Tune.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from typing import Any, Literal
 from runner.results.run_folder import write_atomically
 
 State = Literal["running", "finished", "stopped", "failed"]
-"""Stopped: by the scheduler, before its last domain. Failed: with a reason."""
+"""`stopped`: by the scheduler, before the last domain. `failed`: by an error, see `reason`."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a trial knew after a domain.
+    """Scores of a trial after a domain.
 
     Attributes:
-        learned_domains: learned so far; with several seeds, those of all its runs together.
-        domain: name of the last one.
-        validation: scores on validation identities by their names in `ResultMatrix.summary`; the
-            objectives are among them.
-        test: the same on test identities: recorded, never looked at by the search.
-        seconds: of this trial's own time, over all its starts.
+        learned_domains: number of domains learned so far, over the runs of all seeds.
+        domain: name of the last learned domain.
+        validation: scores on validation identities in percent, by their names in
+            `ResultMatrix.summary`; includes the objectives.
+        test: the same scores on test identities; recorded, but not used by the search.
+        seconds: duration of the trial so far, over all its starts.
     """
 
     learned_domains: int
@@ -40,16 +40,17 @@ class Report:
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One trial.
+    """State of one trial.
 
     Attributes:
-        number: Optuna's, from 0 on.
-        values: sampled values by configuration path; conditional ones that do not apply are absent.
-        state: how it ended, or that it has not.
-        reports: in the order of learned domains.
+        number: number of the trial in the Optuna study, from 0.
+        values: sampled values by configuration path; without conditional parameters that do not
+            apply.
+        state: `running`, or how the trial ended.
+        reports: ordered by the number of learned domains.
         began: Unix time of the first start.
         ended: Unix time of the end.
-        reason: why it failed.
+        reason: error of a failed trial.
     """
 
     number: int
@@ -62,30 +63,35 @@ class TrialRecord:
 
     @property
     def last(self) -> Report | None:
-        """The newest report."""
+        """Newest report."""
         return self.reports[-1] if self.reports else None
 
+    @property
+    def learned_domains(self) -> int:
+        """Number of domains learned so far, over the runs of all seeds."""
+        return self.reports[-1].learned_domains if self.reports else 0
+
     def with_report(self, report: Report) -> TrialRecord:
-        """The record with one more report; one of as many learned domains is replaced."""
+        """Returns the record with `report` added; replaces one of as many learned domains."""
         others = [each for each in self.reports if each.learned_domains != report.learned_domains]
         ordered = sorted([*others, report], key=lambda each: each.learned_domains)
         return replace(self, reports=tuple(ordered))
 
 
 def trial_folder(sweep: Path, number: int) -> Path:
-    """Where a trial's record and run are kept."""
+    """Folder of a trial's record and runs."""
     return sweep / "trials" / f"{number:04d}"
 
 
 def write_record(sweep: Path, record: TrialRecord) -> None:
-    """trial.json, whole or not at all."""
+    """Writes trial.json atomically."""
     folder = trial_folder(sweep, record.number)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "trial.json", json.dumps(asdict(record), indent=1))
 
 
 def read_records(sweep: Path) -> list[TrialRecord]:
-    """All trials of a sweep, by number."""
+    """Reads the records of all trials, ordered by number."""
     files = sorted(sweep.glob("trials/*/trial.json"))
     return sorted((_read(file) for file in files), key=lambda each: each.number)
 

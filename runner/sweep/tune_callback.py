@@ -1,4 +1,4 @@
-"""Writes trial.json files as Tune tells what its trials do; the driver alone writes them."""
+"""Ray Tune callback that writes trial.json files; only the driver writes them."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ class Recorder(Callback):
     """Keeps the records of a sweep up to date.
 
     Args:
-        folder: the sweep's.
-        changed: told of a record when it is written.
-        ended: told of a record that is a trial's last.
+        folder: folder of the sweep.
+        on_change: called with every record that is written.
+        on_end: called with the last record of every trial.
     """
 
     def __init__(
         self,
         folder: Path,
-        changed: Callable[[TrialRecord], None] = lambda _: None,
-        ended: Callable[[TrialRecord], None] = lambda _: None,
+        on_change: Callable[[TrialRecord], None] = lambda _: None,
+        on_end: Callable[[TrialRecord], None] = lambda _: None,
     ) -> None:
         self._folder = folder
-        self._changed = changed
-        self._ended = ended
+        self._on_change = on_change
+        self._on_end = on_end
         self._records = {record.number: record for record in read_records(folder)}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial begins, or begins again."""
+        """Records the start or restart of a trial."""
         self.drop_checkpoints()
         number, values = _of(trial)
         record = self._records.get(number) or TrialRecord(number, values, began=time.time())
@@ -47,13 +47,13 @@ class Recorder(Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """A trial has learned a domain."""
+        """Records the report of a learned domain."""
         if "report" in result:
             record = self._records[_of(trial)[0]]
             self._keep(record.with_report(Report(**json.loads(result["report"]))))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial has finished, was stopped, or says itself that it failed."""
+        """Records that a trial finished, was stopped, or reported its failure."""
         result = trial.last_result or {}
         if "failed" in result:
             self._end(trial, "failed", result["failed"])
@@ -61,34 +61,36 @@ class Recorder(Callback):
             self._end(trial, "finished" if result.get("finished") else "stopped")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial's process died more often than it may."""
+        """Records that the process of a trial died too often."""
         error = trial.get_error()
-        said = str(error or "").strip().partition("\n")[0]
-        times = f"its process ended {trial.run_metadata.num_failures} times"
-        self._end(trial, "failed", f"{times}, more often than cluster.max_failures; last: {said}")
+        message = str(error or "").strip().partition("\n")[0]
+        times = f"the process died {trial.run_metadata.num_failures} times"
+        reason = f"{times}, more than cluster.max_failures; last error: {message}"
+        self._end(trial, "failed", reason)
 
     def drop_checkpoints(self) -> None:
-        """Removes what stopped trials would have needed to go on.
+        """Removes checkpoints of ended trials that only resuming would need.
 
-        Not at once: the process of one that is being stopped may still write.
+        Called later than the end of a trial, because the process of a stopped trial may still
+        write.
         """
         for record in self._records.values():
             if record.state != "running":
                 drop_checkpoints(self._folder, record.number)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune pickles its settings for a restore that is never made
+        return {}  # Ray Tune pickles the callback for a restore that is not used
 
     def _end(self, trial: Any, state: State, reason: str | None = None) -> None:
         record = self._records[_of(trial)[0]]
         record = replace(record, state=state, ended=time.time(), reason=reason)
         self._keep(record)
-        self._ended(record)
+        self._on_end(record)
 
     def _keep(self, record: TrialRecord) -> None:
         self._records[record.number] = record
         write_record(self._folder, record)
-        self._changed(record)
+        self._on_change(record)
 
 
 _ENDED: dict[TrialState, State] = {
@@ -99,12 +101,17 @@ _ENDED: dict[TrialState, State] = {
 
 
 def reconcile(folder: Path, study: optuna.Study) -> list[TrialRecord]:
-    """Records as the study has them, which is told first of a trial's end; returns all."""
+    """Updates records of trials that ended according to the study, and returns all records.
+
+    The study is told of the end of a trial before the record is written.
+    """
     for record in read_records(folder):
         trials = study.get_trials(deepcopy=False)
         known = trials[record.number].state if record.number < len(trials) else TrialState.RUNNING
         if record.state == "running" and known in _ENDED:
-            reason = "the driver ended before it wrote why" if known == TrialState.FAIL else None
+            reason = (
+                "the driver ended before it wrote the reason" if known == TrialState.FAIL else None
+            )
             write_record(
                 folder, replace(record, state=_ENDED[known], ended=time.time(), reason=reason)
             )

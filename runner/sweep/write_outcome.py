@@ -1,4 +1,4 @@
-"""Files that a finished sweep leaves: tables, plots, presets."""
+"""Output files of a sweep: tables, figures and presets."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ def write_outcome(
     *,
     quick: bool = False,
 ) -> Outcome:
-    """Writes best.yaml, trials.csv, summary.json, table.md and the pictures, from the records.
+    """Writes best.yaml, trials.csv, summary.json, table.md and the figures from the records.
 
-    Every file is replaced as a whole, so this may be called at any time, also while trials run.
+    Files are replaced atomically, so this may be called at any time, also while trials run.
 
     Args:
-        folder: of the sweep.
-        settings: what it was asked to do.
-        space: what is searched, within `config`.
-        config: what every trial begins with, as the user's own run would have it.
-        quick: leave out importances and pictures, which take seconds; for between two trials.
+        folder: folder of the sweep.
+        settings: settings of the sweep.
+        space: search space, resolved for `config`.
+        config: base configuration, without the overrides of trials.
+        quick: omit importances and figures, which take seconds; used between two trials.
     """
-    # Matplotlib takes a second to import.
+    # Importing matplotlib takes a second.
     from runner.sweep.plot import write_pictures
 
     outcome = gather(folder, settings, space, config, quick=quick)
@@ -47,30 +47,30 @@ def write_outcome(
 
 
 def _write_presets(outcome: Outcome, config: RunConfig) -> None:
-    """best.yaml, and pareto/<number>.yaml of several objectives; removes what holds no more."""
+    """Writes best.yaml and, with several objectives, pareto/<number>.yaml; removes old files."""
     folder = outcome.folder
     if outcome.best is None or outcome.preset is None:
         (folder / BEST_FILE).unlink(missing_ok=True)
     else:
         write_atomically(outcome.preset, _preset(outcome, outcome.best, config, outcome.preset))
     pareto = folder / PARETO_FOLDER
-    kept = {f"{record.number}.yaml": record for record in outcome.front}
-    for name, record in kept.items():
+    files = {f"{record.number}.yaml": record for record in outcome.front}
+    for name, record in files.items():
         pareto.mkdir(exist_ok=True)
         if config_file(folder, outcome.settings, record).is_file():
             write_atomically(pareto / name, _preset(outcome, record, config, pareto / name))
     for file in pareto.glob("*.yaml"):
-        if file.name not in kept:
+        if file.name not in files:
             file.unlink()
-    if pareto.is_dir() and not kept:
+    if pareto.is_dir() and not files:
         shutil.rmtree(pareto)
 
 
 def _preset(outcome: Outcome, trial: TrialRecord, config: RunConfig, file: Path) -> str:
-    """The configuration with which the trial's first seed ran, kept where the user's runs are."""
+    """Configuration of the trial's first seed, with the storage settings of `config`."""
     settings = outcome.settings
-    ran = load_config(str(config_file(outcome.folder, settings, trial)))
-    own = {
+    trial_config = load_config(str(config_file(outcome.folder, settings, trial)))
+    restored = {
         "run": config.run,
         "storage": config.storage,
         "tracking": config.tracking,
@@ -84,11 +84,11 @@ def _preset(outcome: Outcome, trial: TrialRecord, config: RunConfig, file: Path)
         if trial.last and (value := each.of(trial.last)) is not None
     ]
     seeds = ", ".join(map(str, settings.seeds))
-    among = "the best of" if trial is outcome.best else "on the Pareto front of"
+    rank = "the best of" if trial is outcome.best else "on the Pareto front of"
     header = (
-        f"# Trial {trial.number}, {among} sweep {settings.name}: {', '.join(scores)}\n"
+        f"# Trial {trial.number}, {rank} sweep {settings.name}: {', '.join(scores)}\n"
         f"# on validation identities, {'seed' if len(settings.seeds) == 1 else 'mean of seeds'} "
         f"{seeds}. Run it:\n"
         f"#   python runner/lifelong.py run --preset {shown_path(file)}\n"
     )
-    return header + to_yaml(ran.model_copy(update=own))
+    return header + to_yaml(trial_config.model_copy(update=restored))

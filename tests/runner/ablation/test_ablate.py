@@ -1,4 +1,4 @@
-"""Tables: what is refused, what is run again, and that the numbers are those of the runs."""
+"""Ablation tables: validation, execution, numbers, estimates of time, and MLflow."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from runner.ablation.mlflow import send_table
 from runner.ablation.quantities import OF_DOMAINS, value_of
 from runner.ablation.summary import TableSummary, summarise
 from runner.ablation.table_file import load_table, table_names
-from runner.ablation.timing import Clock, makespan, seconds_of
+from runner.ablation.timing import TimeEstimator, makespan, seconds_of
 from runner.ablation.view import show, to_csv, to_json, to_markdown
 from runner.config.run_config import ConfigError, load_config
 from runner.config.sections import TrackingConfig
@@ -44,7 +44,7 @@ Ablate = Callable[..., tuple[int, str]]
 
 TABLE = """
 title: Two rows
-description: fine-tuning, and the same with its weights mixed
+description: fine-tuning without and with interpolation
 preset: demo-finetune
 reference: plain
 rows:
@@ -61,7 +61,7 @@ SEEN_MAP, UNSEEN_MAP = OF_DOMAINS.compared[:2]
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[..., str]:
-    """Writes a table's file, with lines of it replaced."""
+    """Writes the file of a table, with text replaced."""
 
     def make(old: str = "", new: str = "", text: str = TABLE) -> str:
         assert old in text
@@ -73,21 +73,21 @@ def write(tmp_path: Path) -> Callable[..., str]:
 
 
 def overrides(tiny_arguments: Arguments, storage: Path) -> list[str]:
-    """Those of a tiny run, without what a table sets itself."""
+    """Overrides of a tiny run, without those that a table does not accept."""
     return [each for each in tiny_arguments(storage)[2:] if not each.startswith("cluster.")]
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
     status = lifelong.main(["ablate", *arguments])
-    said = capsys.readouterr()
-    return status, " ".join((said.out + said.err).split())
+    captured = capsys.readouterr()
+    return status, " ".join((captured.out + captured.err).split())
 
 
 @pytest.fixture(scope="module")
 def finished(
     ray_session: None, tiny_arguments: Arguments, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, str]:
-    """A storage folder in which the table was run with seeds 0 and 1, and what the command said."""
+    """Storage folder of a table that was run with seeds 0 and 1, and the command's output."""
     storage = tmp_path_factory.mktemp("finished")
     (storage / "pair.yaml").write_text(TABLE)
     output = io.StringIO()
@@ -103,11 +103,11 @@ def finished(
 
 @pytest.fixture
 def copied(finished: tuple[Path, str], tmp_path: Path) -> Path:
-    """A copy of the finished table's storage, to be changed."""
+    """Copy of the finished table's storage that a test may change."""
     return Path(shutil.copytree(finished[0], tmp_path / "copied"))
 
 
-def written(storage: Path) -> tuple[Path, dict[str, Any]]:
+def read_table(storage: Path) -> tuple[Path, dict[str, Any]]:
     (folder,) = (storage / "ablations").iterdir()
     return folder, json.loads((folder / "table.json").read_text())
 
@@ -118,21 +118,21 @@ def summary_of(storage: Path, tiny_arguments: Arguments) -> TableSummary:
     return summarise(name, table, [0, 1], [], read_cells(cells), NOTHING)
 
 
-# ---- the shipped tables
+# ---- tables of the project
 
 
 @pytest.mark.parametrize("name", table_names())
-def test_a_shipped_table_is_valid(name: str) -> None:
+def test_the_projects_tables_are_valid(name: str) -> None:
     _, table = load_table(name)
     cells = plan_cells(table, [0, 1])
     assert len(cells) == 2 * len(table.rows)
-    if not name.startswith(("orders", "bdam-styles")):  # orders and texts of drawn people
+    if not name.startswith(("orders", "bdam-styles")):  # need synthetic data
         real = plan_cells(table, [0], real=True)
         learned = "cuhk_pedes" if name.startswith("bdam-") else "lreid-1"
         assert {cell.config.benchmark.name for cell in real} == {learned}
 
 
-def test_the_ablation_of_vladr_is_what_its_page_says() -> None:
+def test_rows_of_the_vladr_ablation() -> None:
     _, table = load_table("vladr-ablation")
     rows = {cell.row: cell.config for cell in plan_cells(table, [0])}
     assert rows["baseline"].learner == load_config("demo-finetune").learner
@@ -143,25 +143,25 @@ def test_the_ablation_of_vladr_is_what_its_page_says() -> None:
     assert set(table.published.rows) == set(table.rows) - {"baseline"}
 
 
-def test_the_example_of_the_docs_is_a_table(write: Callable[..., str]) -> None:
+def test_the_example_in_the_documentation_is_valid(write: Callable[..., str]) -> None:
     page = Path(__file__).parents[3] / "docs" / "ablations.md"
     (example,) = page.read_text(encoding="utf-8").split("```yaml\n")[1:]
     _, table = load_table(write(text=example.partition("```")[0]))
     assert {cell.row for cell in plan_cells(table, [0])} == set(table.rows)
 
 
-def test_the_page_names_every_table() -> None:
+def test_the_documentation_lists_all_tables() -> None:
     page = (Path(__file__).parents[3] / "docs" / "ablations.md").read_text(encoding="utf-8")
     assert [name for name in table_names() if f"| `{name}` |" not in page] == []
 
 
-def test_the_list_of_tables(capsys: pytest.CaptureFixture[str]) -> None:
-    status, said = run(capsys)
+def test_the_command_lists_all_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    status, output = run(capsys)
     assert status == 0
-    assert all(name in said for name in table_names())
+    assert all(name in output for name in table_names())
 
 
-# ---- what is refused before anything starts
+# ---- validation
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_the_list_of_tables(capsys: pytest.CaptureFixture[str]) -> None:
         ("label: plain", "lable: plain", r"rows\.plain\.lable: unknown key; did you mean label\?"),
         ("preset: demo", "prest: demo", r"prest: unknown key; did you mean preset\?"),
         ("reference: plain", "reference: plane", r"reference: .*'plane'; did you mean plain\?"),
-        ("    plain: {seen", "    plane: {seen", r"published\.rows\.plane: there is no row"),
+        ("    plain: {seen", "    plane: {seen", r"published\.rows\.plane: expected a row"),
         ("seen_mAP: 47.1", "seen_map: 47.1", r"published\.rows\.plain\.seen_map"),
         ("demo-finetune", "demo-finetun", r"row plain: .*did you mean demo-finetune\?"),
         ("interpolation.mode", "interpolation.mod", r"row mixed: .*did you mean .*mode\?"),
@@ -182,7 +182,7 @@ def test_the_list_of_tables(capsys: pytest.CaptureFixture[str]) -> None:
         ("  plain: {label: plain}\n", "  Plain: {label: plain}\n", r"rows\.Plain"),
     ],
 )  # fmt: skip
-def test_a_wrong_table_is_refused(
+def test_an_invalid_table_raises(
     write: Callable[..., str], capsys: pytest.CaptureFixture[str], tmp_path: Path,
     old: str, new: str, message: str,
 ) -> None:  # fmt: skip
@@ -197,9 +197,9 @@ def test_a_wrong_table_is_refused(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["seed=3"], "--seeds says which"),
-        (["run.name=mine"], "names of ordinary runs"),
-        (["cluster.num_workers=2"], "--jobs says how many"),
+        (["seed=3"], "set --seeds"),
+        (["run.name=mine"], "default names of runs"),
+        (["cluster.num_workers=2"], "set --jobs"),
         (["learner.interpolation.mode=none"], "row mixed sets learner.interpolation.mode"),
         (["learner.interpolation={mode: none}"], "row mixed sets learner.interpolation.mode"),
         (["learner.epoch=2"], "row plain: learner.epoch: unknown key; did you mean learner.epo"),
@@ -210,39 +210,39 @@ def test_a_wrong_table_is_refused(
         (["--real"], "--real: row plain has no real_preset"),
     ],
 )  # fmt: skip
-def test_wrong_arguments_are_refused(
+def test_invalid_arguments_fail(
     write: Callable[..., str], capsys: pytest.CaptureFixture[str], tmp_path: Path,
     arguments: list[str], message: str,
 ) -> None:  # fmt: skip
-    status, said = run(capsys, write(), *arguments, f"storage.root={tmp_path / 'runs'}")
+    status, output = run(capsys, write(), *arguments, f"storage.root={tmp_path / 'runs'}")
     assert status == 2
-    assert message in said
+    assert message in output
     assert not (tmp_path / "runs").exists()
 
 
-def test_an_unknown_table_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    status, said = run(capsys, "vladr-ablatio")
+def test_an_unknown_table_gets_a_suggestion(capsys: pytest.CaptureFixture[str]) -> None:
+    status, output = run(capsys, "vladr-ablatio")
     assert status == 2
-    assert "did you mean vladr-ablation?" in said
+    assert "did you mean vladr-ablation?" in output
 
 
-def test_data_that_cannot_be_learned_are_refused_before_anything_starts(
+def test_invalid_data_fail_before_the_first_run(
     write: Callable[..., str], capsys: pytest.CaptureFixture[str], tiny_arguments: Arguments,
     tmp_path: Path,
 ) -> None:  # fmt: skip
     file = write("learner.interpolation.mode: fixed", "data.persons_per_batch: 9")
     given = overrides(tiny_arguments, tmp_path / "runs")
     given = [each for each in given if "persons_per_batch" not in each]
-    status, said = run(capsys, file, *given)
+    status, output = run(capsys, file, *given)
     assert status == 2
-    assert "data.persons_per_batch: a batch needs" in said
+    assert "data.persons_per_batch: a batch needs" in output
     assert not (tmp_path / "runs").exists()
 
 
-# ---- running
+# ---- execution
 
 
-def test_cells_have_the_numbers_of_runs_of_their_own(
+def test_cells_equal_separate_runs(
     finished: tuple[Path, str], tiny_arguments: Arguments, numbers_of: Numbers, tmp_path: Path
 ) -> None:
     storage, _ = finished
@@ -259,12 +259,12 @@ def test_cells_have_the_numbers_of_runs_of_their_own(
         assert results["num_starts"] == 1
 
 
-def test_what_is_said_and_written(finished: tuple[Path, str]) -> None:
-    storage, said = finished
-    assert "4 runs (2 rows x 2 seeds): 0 finished, 4 to run" in said
-    assert "4/4" in said
-    assert said.count("mAP/R1 seen") == 4
-    folder, table = written(storage)
+def test_output_and_files(finished: tuple[Path, str]) -> None:
+    storage, output = finished
+    assert "4 runs (2 rows x 2 seeds): 0 finished, 4 to run" in output
+    assert "4/4" in output
+    assert output.count("mAP/R1 seen") == 4
+    folder, table = read_table(storage)
     assert folder.name.startswith("pair-")
     assert {each.name for each in folder.iterdir()} == {
         "table.json", "table.csv", "table.md", "table.png",
@@ -280,46 +280,46 @@ def test_what_is_said_and_written(finished: tuple[Path, str]) -> None:
     assert str(storage) not in page
 
 
-def test_a_second_time_nothing_is_run(
+def test_a_finished_table_runs_nothing(
     copied: Path, capsys: pytest.CaptureFixture[str], tiny_arguments: Arguments
 ) -> None:
     before = {each: each.stat().st_mtime_ns for each in copied.glob("*/results.json")}
-    folder, table = written(copied)
+    folder, table = read_table(copied)
     shutil.rmtree(folder)
     given = ["--seeds", "0,1", *overrides(tiny_arguments, copied)]
-    status, said = run(capsys, str(copied / "pair.yaml"), *given)
+    status, output = run(capsys, str(copied / "pair.yaml"), *given)
     assert status == 0
-    assert "All of 4 runs were finished before." in said
+    assert "All of 4 runs were finished before." in output
     assert {each: each.stat().st_mtime_ns for each in copied.glob("*/results.json")} == before
-    assert written(copied) == (folder, table)
+    assert read_table(copied) == (folder, table)
 
 
-def test_only_the_missing_cell_is_run(
+def test_only_missing_cells_run(
     copied: Path, capsys: pytest.CaptureFixture[str], tiny_arguments: Arguments, numbers_of: Numbers
 ) -> None:
     given = [str(copied / "pair.yaml"), "--seeds", "0,1", *overrides(tiny_arguments, copied)]
-    lost = copied / written(copied)[1]["rows"][1]["runs"][0]["run"]
+    lost = copied / read_table(copied)[1]["rows"][1]["runs"][0]["run"]
     results = json.loads((lost / "results.json").read_text())
     (lost / "results.json").unlink()
     before = {each: each.stat().st_mtime_ns for each in copied.glob("*/results.json")}
-    status, said = run(capsys, *given, "--dry-run")
+    status, output = run(capsys, *given, "--dry-run")
     assert status == 0
-    assert "3 finished, 1 to run, 1 of them begun" in said
-    assert "Not finished: mixed seed 0." in said
+    assert "3 finished, 1 to run, 1 of them to resume" in output
+    assert "Not finished: mixed seed 0." in output
     assert not (lost / "results.json").exists()
-    assert [len(row["runs"]) for row in written(copied)[1]["rows"]] == [2, 1]
+    assert [len(row["runs"]) for row in read_table(copied)[1]["rows"]] == [2, 1]
     assert run(capsys, *given, "--rows", "plain")[0] == 0
     assert not (lost / "results.json").exists()
-    status, said = run(capsys, *given)
+    status, output = run(capsys, *given)
     assert status == 0
-    assert "1/1 mixed seed 0: mAP/R1 seen" in said
+    assert "1/1 mixed seed 0: mAP/R1 seen" in output
     again = json.loads((lost / "results.json").read_text())
     assert numbers_of(again) == numbers_of(results)
     assert again["num_starts"] == 2
     assert before == {each: each.stat().st_mtime_ns for each in before}
 
 
-def test_a_failing_cell_stops_no_other(
+def test_a_failing_cell_does_not_stop_others(
     copied: Path, capsys: pytest.CaptureFixture[str], tiny_arguments: Arguments
 ) -> None:
     rows = "  broken: {set: {learner.optimizer.lr: 1.0e+30}}\n"
@@ -327,49 +327,49 @@ def test_a_failing_cell_stops_no_other(
     (copied / "pair.yaml").write_text(TABLE.replace("published:", rows + "published:"))
     shutil.rmtree(copied / "ablations")
     given = [str(copied / "pair.yaml"), "--seeds", "0", "--jobs", "1"]
-    status, said = run(capsys, *given, *overrides(tiny_arguments, copied))
+    status, output = run(capsys, *given, *overrides(tiny_arguments, copied))
     assert status == 1
-    assert "1/2 broken seed 0: failed: FloatingPointError: the loss became" in said
-    assert "2/2 late seed 0: mAP/R1 seen" in said
-    _, table = written(copied)
+    assert "1/2 broken seed 0: failed: FloatingPointError: the loss became" in output
+    assert "2/2 late seed 0: mAP/R1 seen" in output
+    _, table = read_table(copied)
     (failure,) = table["failures"]
     assert (failure["row"], failure["seed"]) == ("broken", 0)
     assert failure["error"].startswith("FloatingPointError: the loss became")
     assert [len(row["runs"]) for row in table["rows"]] == [1, 1, 0, 1]
 
 
-def test_changed_data_are_refused(
+def test_changed_data_fail(
     copied: Path, capsys: pytest.CaptureFixture[str], tiny_arguments: Arguments
 ) -> None:
-    folders = [copied / each["run"] for each in written(copied)[1]["rows"][0]["runs"]]
+    folders = [copied / each["run"] for each in read_table(copied)[1]["rows"][0]["runs"]]
     lock = json.loads((folders[0] / "protocol.lock.json").read_text())
     lock["domains"]["plaza"]["records_sha256"]["test_gallery"] = "0" * 64
     (folders[0] / "protocol.lock.json").write_text(json.dumps(lock))
     given = [str(copied / "pair.yaml"), "--seeds", "0,1", *overrides(tiny_arguments, copied)]
-    status, said = run(capsys, *given)
-    assert status == 1, "numbers of unlike protocols stand side by side"
-    assert "Protocol locks differ: plaza" in said
+    status, output = run(capsys, *given)
+    assert status == 1, "different protocols must give a failure status"
+    assert "Protocol locks differ: plaza" in output
     summary = summary_of(copied, tiny_arguments)
     assert list(summary.paired(summary.row("mixed"), SEEN_MAP).by_seed) == [1]
     assert list(summary.paired(summary.row("mixed"), UNSEEN_MAP).by_seed) == [0, 1]
     (folders[1] / "results.json").unlink()
-    status, said = run(capsys, *given)
+    status, output = run(capsys, *given)
     assert status == 2
-    assert "row plain: seed 0 is finished under another protocol lock (plaza" in said
+    assert "row plain: seed 0 is finished under another protocol lock (plaza" in output
 
 
 # ---- numbers
 
 
 @given(st.lists(st.floats(-100, 100), min_size=2, max_size=8))
-def test_estimates_are_numpys(values: list[float]) -> None:
-    found = estimate(values)
-    assert found is not None
-    assert found.mean == pytest.approx(np.mean(values), abs=1e-9)
-    assert found.deviation == pytest.approx(np.std(values, ddof=1), abs=1e-6)
+def test_estimates_equal_numpy(values: list[float]) -> None:
+    result = estimate(values)
+    assert result is not None
+    assert result.mean == pytest.approx(np.mean(values), abs=1e-9)
+    assert result.deviation == pytest.approx(np.std(values, ddof=1), abs=1e-6)
 
 
-def test_estimates_of_little() -> None:
+def test_estimates_of_few_values() -> None:
     assert estimate([]) is None
     assert estimate([1.0, None]) is None
     single = estimate([3.0])
@@ -377,7 +377,7 @@ def test_estimates_of_little() -> None:
     assert (single.mean, single.deviation) == (3.0, None)
 
 
-def test_the_table_against_naive_arithmetic(
+def test_numbers_equal_naive_arithmetic(
     finished: tuple[Path, str], tiny_arguments: Arguments
 ) -> None:
     storage, _ = finished
@@ -410,7 +410,7 @@ def test_the_table_against_naive_arithmetic(
     assert 0 < first["num_trainable_parameters"] <= first["num_parameters"]
 
 
-def test_a_missing_seed_is_in_no_difference(
+def test_missing_seeds_are_excluded_from_differences(
     finished: tuple[Path, str], tiny_arguments: Arguments
 ) -> None:
     summary = summary_of(finished[0], tiny_arguments)
@@ -425,13 +425,11 @@ def test_a_missing_seed_is_in_no_difference(
     assert "Not finished: plain seed 0." in text
 
 
-def test_published_numbers_stand_beside_ours(
-    finished: tuple[Path, str], tiny_arguments: Arguments
-) -> None:
+def test_published_numbers_are_shown(finished: tuple[Path, str], tiny_arguments: Arguments) -> None:
     summary = summary_of(finished[0], tiny_arguments)
-    screen = Console(file=io.StringIO(), width=100)
-    show(screen, summary)
-    text = screen.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
+    console = Console(file=io.StringIO(), width=100)
+    show(console, summary)
+    text = console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
     (line,) = [each for each in text.splitlines() if "47.1" in each]
     assert line.split()[0] == "plain"
     assert "28.5" in line
@@ -439,7 +437,7 @@ def test_published_numbers_stand_beside_ours(
     assert "Published numbers are of photographs" in text
 
 
-def test_rows_find_the_literature_of_their_benchmark(
+def test_published_results_are_of_the_same_benchmark(
     finished: tuple[Path, str], tiny_arguments: Arguments
 ) -> None:
     summary = summary_of(finished[0], tiny_arguments)
@@ -458,7 +456,7 @@ def test_rows_find_the_literature_of_their_benchmark(
     assert published.source == literature.sources[fitting.source]
 
 
-def test_every_quantity_is_read(finished: tuple[Path, str], tiny_arguments: Arguments) -> None:
+def test_all_quantities_have_values(finished: tuple[Path, str], tiny_arguments: Arguments) -> None:
     for _, each in summary_of(finished[0], tiny_arguments).runs:
         assert all(value_of(each, quantity) is not None for quantity in OF_DOMAINS.all)
 
@@ -485,38 +483,38 @@ def test_variants_of_a_table_do_not_overwrite_one_another() -> None:
     assert len(names) == 3
 
 
-def test_makespan_is_that_of_a_queue() -> None:
+def test_makespan_of_a_queue() -> None:
     assert makespan([3, 1, 1, 1], 2) == 3
     assert makespan([1, 1, 1, 3], 2) == 4
     assert makespan([], 2) == 0
 
 
-def test_times_come_from_the_row_then_its_learner_then_the_tables_file(
+def test_times_are_estimated_from_row_then_learner_then_table(
     finished: tuple[Path, str], tiny_arguments: Arguments
 ) -> None:
     runs = dict(summary_of(finished[0], tiny_arguments).runs)
     learners = {"plain": "finetune", "mixed": "finetune", "third": "finetune", "other": "vladr"}
-    assert Clock(None, {}, learners).expected_s("plain") is None
-    assert Clock(60.0, {}, learners).expected_s("plain") == 60
-    clock = Clock(60.0, runs, learners)
-    taken = [seconds_of(runs["plain", seed].results) for seed in (0, 1)]
-    assert clock.expected_s("plain") == pytest.approx(np.mean(taken))
+    assert TimeEstimator(None, {}, learners).expected_s("plain") is None
+    assert TimeEstimator(60.0, {}, learners).expected_s("plain") == 60
+    times = TimeEstimator(60.0, runs, learners)
+    durations = [seconds_of(runs["plain", seed].results) for seed in (0, 1)]
+    assert times.expected_s("plain") == pytest.approx(np.mean(durations))
     everything = pytest.approx(np.mean([seconds_of(each.results) for each in runs.values()]))
-    assert clock.expected_s("third") == everything
-    assert clock.expected_s("other") == 60, "another learner's time says nothing of this one's"
-    assert Clock(None, runs, learners).expected_s("other") == everything
+    assert times.expected_s("third") == everything
+    assert times.expected_s("other") == 60, "other learners are not used"
+    assert TimeEstimator(None, runs, learners).expected_s("other") == everything
 
 
 # ---- MLflow
 
 
-def test_a_table_is_sent_once(
+def test_a_table_is_sent_to_mlflow_once(
     copied: Path, tiny_arguments: Arguments, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     from mlflow import MlflowClient
 
     summary = summary_of(copied, tiny_arguments)
-    folder, _ = written(copied)
+    folder, _ = read_table(copied)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         dead = f"http://127.0.0.1:{free.getsockname()[1]}"
@@ -545,27 +543,27 @@ def test_a_table_is_sent_once(
     assert set(children) == {key for key, _ in summary.runs}
     for key, each in summary.runs:
         assert children[key]["forgetting_mAP"] == each.results["summary"]["forgetting_mAP"]
-    # A cell that was run again brings its own child up to date, and the parent.
+    # A changed cell updates its child run and the parent.
     lost = dict(summary.runs)["plain", 1].folder
     results = json.loads((lost / "results.json").read_text())
     results["summary"]["seen_mAP"] += 1
     (lost / "results.json").write_text(json.dumps(results))
     assert send_table(folder, summary_of(copied, tiny_arguments), tracking) == 2
     assert len(client.search_runs([experiment.experiment_id])) == 5
-    # A dead server is said, and fails nothing.
+    # An unavailable server does not fail the command.
     given = overrides(tiny_arguments, copied)
     given = [each for each in given if not each.startswith("tracking.")]
     arguments = [str(copied / "pair.yaml"), "--seeds", "0,1", *given, f"tracking.uri={dead}"]
-    status, said = run(capsys, *arguments)
+    status, output = run(capsys, *arguments)
     assert status == 0
-    assert "The table is written; the same command sends it later." in said
+    assert "The table is written; the same command sends it later." in output
 
 
-# ---- a machine that dies
+# ---- killed processes
 
 
 def is_in_second_run(storage: Path) -> bool:
-    """Whether one run is finished, and another has learned its first domain."""
+    """Whether one run is finished and another has learned its first domain."""
     folders = [each.parent for each in storage.glob("*/config.yaml")]
     finished = [each for each in folders if (each / "results.json").exists()]
     begun = [each for each in folders if list(each.glob("checkpoints/position-001*"))]
@@ -573,14 +571,14 @@ def is_in_second_run(storage: Path) -> bool:
 
 
 @pytest.mark.slow
-def test_a_killed_table_runs_only_what_is_missing(
+def test_a_killed_table_resumes(
     write: Callable[..., str], tiny_arguments: Arguments, run_environment: dict[str, str],
     numbers_of: Numbers, tmp_path: Path,
 ) -> None:  # fmt: skip
     storage = tmp_path / "runs"
     given = [each for each in overrides(tiny_arguments, storage) if "epochs" not in each]
     command = [sys.executable, str(Path(lifelong.__file__)), "ablate", write(), "--seeds", "0,1"]
-    # Long enough that the second run cannot end before all processes of the table have.
+    # Long enough that the second run does not end before the processes are killed.
     command += ["--jobs", "1", "learner.epochs=12", *given]
     log = tmp_path / "log"
     with log.open("wb") as output:
@@ -590,20 +588,20 @@ def test_a_killed_table_runs_only_what_is_missing(
             assert driver.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.02)
-        # The machine dies: a worker that outlived its driver could finish the second run.
+        # Kill all processes: a worker that outlives its driver could finish the second run.
         family = [driver, *driver.children(recursive=True)]
         for process in family:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
     _, left = psutil.wait_procs(family, timeout=60)
-    assert not left, "a killed process is still there"
+    assert not left, "a killed process is still alive"
     before = {each: each.stat().st_mtime_ns for each in storage.glob("*/results.json")}
     assert len(before) == 1
     done = subprocess.run(
         command, env=run_environment, capture_output=True, text=True, timeout=280, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 finished, 3 to run, 1 of them begun" in done.stdout
+    assert "1 finished, 3 to run, 1 of them to resume" in done.stdout
     assert before == {each: each.stat().st_mtime_ns for each in before}
     starts = [json.loads(each.read_text())["num_starts"] for each in storage.glob("*/results.json")]
     assert sorted(starts) == [1, 1, 1, 2]

@@ -1,4 +1,4 @@
-"""A table over one domain: its own columns, whose network it is, and what it refuses."""
+"""Ablation tables over one domain: columns, checkpoints, and validation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 
 from runner import experiment, lifelong
 from runner.ablation.cells import plan_cells
-from runner.ablation.quantities import said_of
+from runner.ablation.quantities import scores_line
 from runner.ablation.table_file import load_table
 from runner.config.run_config import ConfigError
 from runner.experiment import run_experiment
@@ -23,7 +23,7 @@ Arguments = Callable[..., list[str]]
 
 TABLE = """
 title: One domain
-description: fine-tuning, and the same without its triplet
+description: fine-tuning, and the same without the triplet loss
 preset: demo-finetune
 reference: plain
 CHECKPOINT
@@ -44,7 +44,7 @@ ONE = ("benchmark.synthetic.num_seen_domains=1", "benchmark.synthetic.num_unseen
 def finished(
     tiny_arguments: Arguments, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, list[str]]:
-    """A storage folder with both rows finished, and the overrides they had."""
+    """Storage folder with both rows finished, and their overrides."""
     storage = tmp_path_factory.mktemp("one-domain")
     given = tiny_arguments(storage, "finetune", "learner.epochs=3", *ONE)[2:]
     given = [each for each in given if not each.startswith("cluster.")]
@@ -61,31 +61,31 @@ def finished(
 def ablate(
     name: str, finished: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]
 ) -> tuple[str, Path, dict[str, Any]]:
-    """What the command says, and the folder and the JSON that it writes."""
+    """Output of the command, and the folder and JSON that it writes."""
     storage, given = finished
     assert lifelong.main(["ablate", str(storage / f"{name}.yaml"), "--seeds", "0", *given]) == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     (folder,) = (storage / "ablations").glob(f"{name}-*")
-    return said, folder, json.loads((folder / "table.json").read_text())
+    return output, folder, json.loads((folder / "table.json").read_text())
 
 
 def results_of(storage: Path, row: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads((storage / row["runs"][0]["run"] / "results.json").read_text())
 
 
-def test_one_domain_has_ranks_and_no_empty_columns(
+def test_one_domain_shows_ranks_without_empty_columns(
     finished: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said, folder, table = ablate("last", finished, capsys)
-    assert "All of 2 runs were finished before." in said
-    (heading,) = [line for line in said.splitlines() if "mINP" in line]
+    output, folder, table = ablate("last", finished, capsys)
+    assert "All of 2 runs were finished before." in output
+    (heading,) = [line for line in output.splitlines() if "mINP" in line]
     assert heading.split()[:6] == ["seeds", *METRICS]
     for word in ("unseen\nmap", "unseen map", "unseen_map", "forget", "bytes"):
-        assert word not in said.lower()
+        assert word not in output.lower()
         assert word not in (folder / "table.md").read_text().lower()
         assert word not in (folder / "table.csv").read_text().lower()
-    assert "Scores on test people of the network after the last epoch." in said
-    assert "Chance: R1" in said
+    assert "Scores on test identities after the last epoch." in output
+    assert "Chance: R1" in output
     lines = list(csv.DictReader(io.StringIO((folder / "table.csv").read_text())))
     for row, line in zip(table["rows"], lines, strict=True):
         results = results_of(finished[0], row)
@@ -99,12 +99,12 @@ def test_one_domain_has_ranks_and_no_empty_columns(
         assert picture.width > 800
 
 
-def test_scores_of_the_epoch_that_validation_chose_say_so(
+def test_scores_of_the_selected_epoch(
     finished: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said, folder, table = ablate("chosen", finished, capsys)
-    sentence = "Scores on test people of the epoch that validation people chose, by mAP."
-    assert sentence in said
+    output, folder, table = ablate("chosen", finished, capsys)
+    sentence = "Scores on test identities, of the epoch selected by mAP on validation identities."
+    assert sentence in output
     assert sentence in (folder / "table.md").read_text()
     assert table["checkpoint"] == "validation"
     for row in table["rows"]:
@@ -115,30 +115,32 @@ def test_scores_of_the_epoch_that_validation_chose_say_so(
     assert table["set"] == table["rows"][0]["set"] == {"evaluation.every_epochs": 1}
 
 
-def test_a_line_of_a_run_that_ended(finished: tuple[Path, list[str]]) -> None:
+def test_scores_line(finished: tuple[Path, list[str]]) -> None:
     storage, _ = finished
     file = next(storage.glob("*/results.json"))
     results = json.loads(file.read_text())
     last, entry = results["selection"]["last"]["test"], results["selection"]["validation"]
-    assert said_of(results, "last") == f"R1/mAP {last['R1']:.1f}/{last['mAP']:.1f}"
+    assert scores_line(results, "last") == f"R1/mAP {last['R1']:.1f}/{last['mAP']:.1f}"
     test = entry["test"]
     wanted = f"R1/mAP {test['R1']:.1f}/{test['mAP']:.1f} of epoch {entry['epoch']}"
-    assert said_of(results, "validation") == wanted
+    assert scores_line(results, "validation") == wanted
 
 
-def test_a_choice_that_no_run_makes_is_refused(finished: tuple[Path, list[str]]) -> None:
+def test_a_selection_without_evaluations_raises(finished: tuple[Path, list[str]]) -> None:
     storage, given = finished
     _, table = load_table(str(storage / "chosen.yaml"))
-    with pytest.raises(ConfigError, match=r"row plain: this table's scores are of the epoch"):
+    with pytest.raises(
+        ConfigError, match=r"row plain: evaluation\.every_epochs: expected at least 1"
+    ):
         plan_cells(table, [0], [*given, "evaluation.every_epochs=0"])
 
 
-def test_settings_of_the_table_are_below_those_of_a_row(tmp_path: Path) -> None:
+def test_settings_of_a_row_override_those_of_the_table(tmp_path: Path) -> None:
     text = TABLE.replace("CHECKPOINT", "real_preset: finetune").replace(
         "set: {evaluation.every_epochs: 1}", "set: {learner.epochs: 3, seed: 1}"
     )
     (tmp_path / "table.yaml").write_text(text)
-    with pytest.raises(ConfigError, match=r"set\.seed: a row sets what changes its result"):
+    with pytest.raises(ConfigError, match=r"set\.seed: expected a setting that changes results"):
         load_table(str(tmp_path / "table.yaml"))
     text = text.replace(", seed: 1", "").replace(
         "{label: plain}", "{set: {learner.epochs: 5}, real_set: {learner.epochs: 7}}"

@@ -1,4 +1,4 @@
-"""The table of controls: what its rows change, and that a control survives an interruption."""
+"""The table `vladr-controls`: settings of its rows, and resuming of controls."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ CONTROLS = ("permuted_identities", "permuted_captions")
 
 
 class PowerCutError(Exception):
-    """Stands for whatever ends a process."""
+    """Simulated end of a process."""
 
 
-def test_each_row_changes_what_it_says_alone() -> None:
+def test_rows_change_only_the_control() -> None:
     _, table = load_table("vladr-controls")
     rows = {cell.row: flatten(cell.config) for cell in plan_cells(table, [0])}
     right = rows["right"]
@@ -43,7 +43,7 @@ def test_each_row_changes_what_it_says_alone() -> None:
     assert random == {"learner.name": "zero_shot", "backbone.weights": "random"}
 
 
-def test_the_right_row_is_a_run_of_the_ablation_table() -> None:
+def test_the_reference_is_a_run_of_the_ablation_table() -> None:
     whole, ablation = (
         {cell.row: cell.config.run_name for cell in plan_cells(load_table(name)[1], [0])}
         for name in ("vladr-controls", "vladr-ablation")
@@ -54,12 +54,12 @@ def test_the_right_row_is_a_run_of_the_ablation_table() -> None:
 
 @pytest.fixture(scope="module")
 def right(tmp_path_factory: pytest.TempPathFactory, tiny_config: MakeConfig) -> RunResult:
-    """A run without any control."""
+    """Run without a control."""
     return run_experiment(tiny_config(tmp_path_factory.mktemp("right"), "vladr"))
 
 
 @pytest.mark.parametrize("control", CONTROLS)
-def test_a_control_is_the_same_after_an_interruption(
+def test_a_control_is_the_same_after_resuming(
     control: str,
     right: RunResult,
     tmp_path: Path,
@@ -75,7 +75,7 @@ def test_a_control_is_the_same_after_an_interruption(
 
     def save_and_die(self: CheckpointStore, checkpoint: Checkpoint) -> None:
         save(self, checkpoint)
-        # Once between dealing captions and prompts, and once in the image stage.
+        # Once between assigning captions and prompts, and once in the image stage.
         if next(calls) in (2, 4):
             raise PowerCutError
 

@@ -1,4 +1,4 @@
-"""What a trial reports after t domains is what a run of t domains would have had."""
+"""Reports after t domains equal the scores of a run over t domains."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def evaluation(step: int, split: str, time: float) -> Event:
         domain: dict(zip(METRICS, values, strict=True)) for domain, values in rows.items()
     }
     if split == "validation":
-        scores["v"] = dict.fromkeys(METRICS, "nan")  # nobody to validate on
+        scores["v"] = dict.fromkeys(METRICS, "nan")  # no validation identities
     return {"event": "evaluation", "time": time, "step": step, "split": split, "scores": scores}
 
 
@@ -48,7 +48,7 @@ def reports_of(events: list[Event]) -> list[Report]:
     return [report for event in events if (report := reports.take(event))]
 
 
-def test_scores_are_those_of_what_is_learned() -> None:
+def test_scores_are_averages_over_learned_domains() -> None:
     reports = reports_of(events_of_a_run())
     assert [each.learned_domains for each in reports] == [1, 2, 3]
     assert [each.domain for each in reports] == list(SEEN)
@@ -65,9 +65,9 @@ def test_scores_are_those_of_what_is_learned() -> None:
     assert [each.seconds for each in reports] == [40, 60, 80]
 
 
-def test_a_run_that_goes_on_reports_the_same_and_counts_its_own_time() -> None:
+def test_a_resumed_run_gives_the_same_reports() -> None:
     events = events_of_a_run()
-    # Killed after its first domain, started again 1000 s later, and that evaluation repeated.
+    # Killed after the first domain and restarted 1000 s later, with the evaluation repeated.
     later = [{**event, "time": event["time"] + 1000} for event in events[3:]]
     resumed = reports_of([*events[:5], run_event(1100.0), *later])
     whole = reports_of(events)
@@ -75,7 +75,7 @@ def test_a_run_that_goes_on_reports_the_same_and_counts_its_own_time() -> None:
     assert [each.seconds for each in resumed] == [40, 40 + 60, 40 + 80]
 
 
-def test_seeds_are_averaged() -> None:
+def test_reports_of_seeds_are_averaged() -> None:
     left = Report(3, "c", {"seen_mAP": 40.0, "unseen_mAP": None}, {"seen_mAP": 10.0}, 5.0)
     right = Report(3, "c", {"seen_mAP": 60.0, "unseen_mAP": 1.0}, {"seen_mAP": 30.0}, 7.0)
     mean = mean_report([left, right])

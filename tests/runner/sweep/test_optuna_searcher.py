@@ -1,4 +1,4 @@
-"""The study knows every trial's end, and hands out what a killed driver had begun."""
+"""Searcher, storage of studies, records of trials, and schedulers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def report_of(step: int, value: float) -> Report:
     return Report(step, "d", {"seen_mAP": value}, {}, 1.0)
 
 
-def test_the_study_is_told_how_trials_end() -> None:
+def test_the_study_has_the_final_state_of_every_trial() -> None:
     searcher = searcher_of(InMemoryStorage())
     for number, name in enumerate(("finished", "stopped", "failed", "died", "waiting")):
         suggested = searcher.suggest(name)
@@ -68,13 +68,13 @@ def test_the_study_is_told_how_trials_end() -> None:
     assert trials[1].intermediate_values == {1: 10.0, 2: 12.0}
 
 
-def test_what_a_killed_driver_had_begun_comes_first() -> None:
+def test_trials_of_a_killed_driver_are_suggested_first() -> None:
     storage = InMemoryStorage()
     before = searcher_of(storage)
-    begun = [before.suggest(name) for name in ("a", "b", "c")]
+    interrupted = [before.suggest(name) for name in ("a", "b", "c")]
     before.on_trial_complete("b", result_of(2, 40.0, finished=True))
     after = searcher_of(storage)
-    assert [after.suggest(name) for name in ("d", "e")] == [begun[0], begun[2]]
+    assert [after.suggest(name) for name in ("d", "e")] == [interrupted[0], interrupted[2]]
     new = after.suggest("f")
     assert new is not None
     assert new["number"] == 3
@@ -83,7 +83,7 @@ def test_what_a_killed_driver_had_begun_comes_first() -> None:
     assert after.study.best_trial.number == 0
 
 
-def test_several_objectives_are_told_in_their_order() -> None:
+def test_several_objectives_are_told_in_order() -> None:
     searcher = searcher_of(InMemoryStorage(), "seen_mAP,forgetting_mAP")
     searcher.suggest("a")
     searcher.on_trial_result("a", result_of(1, 30.0))
@@ -93,14 +93,14 @@ def test_several_objectives_are_told_in_their_order() -> None:
     assert names == ["MAXIMIZE", "MINIMIZE"]
 
 
-def test_a_finished_trial_without_a_value_is_a_failed_one() -> None:
+def test_a_finished_trial_without_a_value_fails() -> None:
     searcher = searcher_of(InMemoryStorage())
     searcher.suggest("a")
     searcher.on_trial_complete("a", {"learned_domains": 2, "finished": True})
     assert searcher.study.trials[0].state == TrialState.FAIL
 
 
-def test_a_sampler_that_goes_on_draws_something_new() -> None:
+def test_a_resumed_sampler_samples_other_values() -> None:
     settings = SweepSettings(**{**vars(SETTINGS), "sampler": "random"})
     draws = []
     for num_known in (0, 0, 3):
@@ -110,7 +110,7 @@ def test_a_sampler_that_goes_on_draws_something_new() -> None:
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "gp", "nsga2"])
-def test_every_sampler_takes_one_and_several_objectives(sampler: Any) -> None:
+def test_all_samplers_support_one_and_several_objectives(sampler: Any) -> None:
     settings = SweepSettings(**{**vars(SETTINGS), "sampler": sampler, "num_trials": 8})
     for objective in ("seen_mAP", "seen_mAP,forgetting_mAP"):
         searcher = StudySearcher(
@@ -126,34 +126,34 @@ def test_every_sampler_takes_one_and_several_objectives(sampler: Any) -> None:
 # ---- the database
 
 
-def test_a_locked_database_is_said_at_once(tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_locked_database_raises_immediately(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr("runner.sweep.optuna_searcher.LOCK_WAIT_S", 0.1)
     url = f"sqlite:///{tmp_path}/study.db"
     open_study(SETTINGS, open_storage(url))
     with sqlite3.connect(tmp_path / "study.db", isolation_level=None) as other:
         other.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(ConnectionError, match=r"study\.db cannot be written .*locked"):
+        with pytest.raises(ConnectionError, match=r"study\.db is not writable .*locked"):
             open_storage(url)
         other.execute("ROLLBACK")
     open_storage(url)
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "message"),
     [
         ("postgresql://me:secret@nowhere/x", "psycopg, .* pip install 'psycopg"),
         ("nonsense", "expected the URL of a database"),
         ("oracle9://x", "expected the URL of a database"),
-        ("sqlite:////nowhere/at/all/study.db", "cannot be written"),
+        ("sqlite:////nowhere/at/all/study.db", "is not writable"),
     ],
 )
-def test_a_database_that_cannot_be_used_is_said(url: str, said: str) -> None:
-    with pytest.raises((ValueError, ConnectionError), match=said) as caught:
+def test_an_unusable_database_raises_without_the_password(url: str, message: str) -> None:
+    with pytest.raises((ValueError, ConnectionError), match=message) as caught:
         open_storage(url)
     assert "secret" not in str(caught.value)
 
 
-def test_a_study_of_other_objectives_is_refused(tmp_path: Path) -> None:
+def test_a_study_with_other_objectives_raises(tmp_path: Path) -> None:
     storage = open_storage(f"sqlite:///{tmp_path}/study.db")
     open_study(SETTINGS, storage)
     other = SweepSettings(**{**vars(SETTINGS), "objective": "forgetting_mAP"})
@@ -161,7 +161,7 @@ def test_a_study_of_other_objectives_is_refused(tmp_path: Path) -> None:
         open_study(other, storage)
 
 
-def test_a_password_is_not_written(tmp_path: Path) -> None:
+def test_passwords_are_not_written(tmp_path: Path) -> None:
     url = "postgresql://me:secret@host/study"
     write_settings(tmp_path, SweepSettings(**{**vars(SETTINGS), "storage": url}))
     assert read_settings(tmp_path).storage == "postgresql://me:***@host/study"
@@ -171,7 +171,7 @@ def test_a_password_is_not_written(tmp_path: Path) -> None:
 
 
 class FakeTrial:
-    """What Tune's callbacks get to see of a trial."""
+    """Attributes of a Tune trial that callbacks use."""
 
     def __init__(self, number: int, **result: Any) -> None:
         self.config = {"number": number, "values": json.dumps({"learner.a": number})}
@@ -189,7 +189,7 @@ def reported(step: int, value: float) -> dict[str, Any]:
 
 def test_records_follow_the_trials(tmp_path: Path) -> None:
     seen: list[TrialRecord] = []
-    recorder = Recorder(tmp_path, ended=seen.append)
+    recorder = Recorder(tmp_path, on_end=seen.append)
     trials = [FakeTrial(0, finished=True), FakeTrial(1), FakeTrial(2, failed="NaN"), FakeTrial(3)]
     for trial in trials:
         recorder.on_trial_start(0, [], trial)
@@ -206,14 +206,14 @@ def test_records_follow_the_trials(tmp_path: Path) -> None:
     assert records[2].reason == "NaN"
     assert "the actor died" in str(records[3].reason)
     assert records == seen
-    # Another driver goes on with the records, and a trial that it begins again has its reports.
+    # Another driver keeps the reports of a trial that it restarts.
     again = Recorder(tmp_path)
     again.on_trial_start(0, [], trials[0])
     record = read_records(tmp_path)[0]
     assert (record.state, len(record.reports), record.began) == ("running", 2, records[0].began)
 
 
-def test_the_study_is_right_where_a_record_lags_behind(tmp_path: Path) -> None:
+def test_reconcile_updates_records_from_the_study(tmp_path: Path) -> None:
     searcher = searcher_of(InMemoryStorage())
     for number, name in enumerate("abcd"):
         searcher.suggest(name)
@@ -225,7 +225,7 @@ def test_the_study_is_right_where_a_record_lags_behind(tmp_path: Path) -> None:
     assert states == ["finished", "stopped", "failed", "running"]
 
 
-# ---- stopping
+# ---- schedulers
 
 
 class Running:
@@ -245,42 +245,45 @@ def test_new_trials_are_compared_with_those_of_earlier_drivers(kind: Any) -> Non
     scheduler = make_scheduler(kind, objective, 2, [*past, failed])
     fresh = make_scheduler(kind, objective, 2)
     controller: Any = None
-    for value, told, alone in ((10.0, "STOP", "CONTINUE"), (70.0, "CONTINUE", "CONTINUE")):
+    for value, with_past, without_past in (
+        (10.0, "STOP", "CONTINUE"),
+        (70.0, "CONTINUE", "CONTINUE"),
+    ):
         trial: Any = Running(str(value))
-        for each, expected in ((scheduler, told), (fresh, alone)):
+        for each, expected in ((scheduler, with_past), (fresh, without_past)):
             each.on_trial_add(controller, trial)
             assert each.on_trial_result(controller, trial, result_of(1, value)) == expected
-            # A trial that is started again says the same, which decides nothing twice.
+            # A restarted trial reports the same value, which must not stop it.
             if expected == "CONTINUE":
                 again = each.on_trial_result(controller, trial, result_of(1, value))
                 assert again == "CONTINUE"
 
 
 @pytest.mark.parametrize("kind", ["asha", "median"])
-def test_grace_and_the_spared_trial_keep_the_worst_going(kind: Any) -> None:
+def test_grace_and_protection_keep_trials_running(kind: Any) -> None:
     (objective,) = parse_objectives("seen_mAP")
     reports = tuple(report_of(domain, 90.0) for domain in (1, 2, 3, 4))
     past = [TrialRecord(number, {}, "finished", reports) for number in range(1, 5)]
-    scheduler = make_scheduler(kind, objective, 4, past, grace=2, spared=[0])
+    scheduler = make_scheduler(kind, objective, 4, past, grace=2, protected=[0])
     controller: Any = None
     worst, default = Running("worst", 7), Running("default", 0)
     for each in (worst, default):
         scheduler.on_trial_add(controller, each)
-    said = {
+    decisions = {
         each.trial_id: [
             scheduler.on_trial_result(controller, each, result_of(domain, 1.0)) for domain in (1, 2)
         ]
         for each in (worst, default)
     }
-    assert said == {"worst": ["CONTINUE", "STOP"], "default": ["CONTINUE", "CONTINUE"]}
+    assert decisions == {"worst": ["CONTINUE", "STOP"], "default": ["CONTINUE", "CONTINUE"]}
 
 
-def test_what_is_forgotten_has_no_value_after_one_domain() -> None:
+def test_a_report_without_forgetting_continues() -> None:
     (objective,) = parse_objectives("forgetting_mAP")
     for kind in ("asha", "median"):
         scheduler = make_scheduler(kind, objective, 4)
         controller: Any = None
         trial: Any = Running("a")
         scheduler.on_trial_add(controller, trial)
-        said = scheduler.on_trial_result(controller, trial, {"learned_domains": 1})
-        assert said == "CONTINUE"
+        decision = scheduler.on_trial_result(controller, trial, {"learned_domains": 1})
+        assert decision == "CONTINUE"

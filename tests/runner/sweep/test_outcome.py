@@ -1,4 +1,4 @@
-"""What a sweep leaves behind, shows and sends, on sweeps that never ran."""
+"""Output files, console output and MLflow runs of synthetic sweeps."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from runner.sweep.trial_records import Report, TrialRecord, read_records, trial_
 from runner.sweep.view import time_left_s
 from runner.sweep.write_outcome import write_outcome
 from runner.tracking.mlflow_client import TrackingError
-from tests.runner.sweep.fabricated import fabricate, record_of, settings_of
+from tests.runner.sweep.synthetic_sweep import record_of, settings_of, write_sweep
 
 Make = Callable[..., tuple[Path, SweepSettings, Outcome]]
 MORE, LESS = Objective("seen_mAP", "max"), Objective("forgetting_mAP", "min")
@@ -42,7 +42,7 @@ def make(tmp_path: Path) -> Make:
     def of(num: int, quick: bool = True, **changes: str) -> tuple[Path, SweepSettings, Outcome]:
         settings = settings_of(num_trials=num, **changes)
         folder = tmp_path / settings.name
-        space, config = fabricate(folder, settings, "smoke", states=ENDS)  # pyright: ignore[reportArgumentType]
+        space, config = write_sweep(folder, settings, "smoke", states=ENDS)  # pyright: ignore[reportArgumentType]
         return folder, settings, write_outcome(folder, settings, space, config, quick=quick)
 
     return of
@@ -57,7 +57,7 @@ def trials_of(pairs: list[tuple[float, float]]) -> list[TrialRecord]:
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=12))
-def test_the_front_is_what_nothing_dominates(pairs: list[tuple[float, float]]):
+def test_the_pareto_front_is_not_dominated(pairs: list[tuple[float, float]]):
     records = trials_of(pairs)
     naive = [
         number
@@ -68,7 +68,7 @@ def test_the_front_is_what_nothing_dominates(pairs: list[tuple[float, float]]):
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=12))
-def test_the_best_is_the_first_of_the_highest_or_lowest(pairs: list[tuple[float, float]]):
+def test_the_best_trial_is_the_first_with_the_best_value(pairs: list[tuple[float, float]]):
     records = trials_of(pairs)
     highest, lowest = best_trial(records, MORE), best_trial(records, LESS)
     assert highest
@@ -83,7 +83,7 @@ def test_only_finished_trials_can_be_best():
     assert pareto_front([stopped], (MORE, LESS)) == []
 
 
-def test_a_score_that_is_no_number_is_never_best():
+def test_a_nan_score_is_never_best():
     records = trials_of([(math.nan, 0.0), (50.0, math.nan), (40.0, 1.0)])
     best = best_trial(records, MORE)
     assert best
@@ -91,7 +91,7 @@ def test_a_score_that_is_no_number_is_never_best():
     assert [each.number for each in pareto_front(records, (MORE, LESS))] == [2]
 
 
-def test_the_best_preset_is_the_trials_configuration_in_the_users_places(make: Make):
+def test_the_best_preset_has_the_trials_values_and_the_users_storage(make: Make):
     folder, _, outcome = make(6)
     assert outcome.best
     assert outcome.preset
@@ -114,10 +114,10 @@ def test_without_a_finished_trial_there_is_no_preset(make: Make):
     again = write_outcome(folder, settings, outcome.space, load_config("demo-sweep"), quick=True)
     assert again.best is None
     assert not (folder / "best.yaml").exists()
-    assert "no best one" in (folder / "table.md").read_text()
+    assert "no best trial" in (folder / "table.md").read_text()
 
 
-def test_tables_hold_every_trial_and_what_stopping_saved(make: Make):
+def test_tables_have_all_trials_and_domains_saved(make: Make):
     folder, _, outcome = make(6)
     rows = list(csv.DictReader(io.StringIO((folder / "trials.csv").read_text())))
     assert [row["state"] for row in rows[:4]] == ["finished", "stopped", "failed", "finished"]
@@ -134,7 +134,7 @@ def test_tables_hold_every_trial_and_what_stopping_saved(make: Make):
 
 
 @pytest.mark.parametrize("num", [1, MIN_TRIALS + 3])
-def test_pictures_and_importances(make: Make, num: int):
+def test_figures_and_importances(make: Make, num: int):
     folder, _, outcome = make(num, quick=False, objective="seen_mAP,forgetting_mAP")
     names = {file.name for file in (folder / "pictures").iterdir()}
     assert {"history.png", "importances.png", "slice.png", "parallel.png", "pareto.png"} < names
@@ -148,7 +148,7 @@ def test_pictures_and_importances(make: Make, num: int):
     assert presets == {record.number for record in outcome.front}
 
 
-def test_short_names_tell_keys_apart():
+def test_short_names_are_unique():
     keys = ["learner.icar.optimizer.lr", "learner.mtad.optimizer.lr", "learner.weight", "a.b.c"]
     assert list(short_names(keys).values()) == [
         "icar.optimizer.lr", "mtad.optimizer.lr", "weight", "b.c",
@@ -156,7 +156,7 @@ def test_short_names_tell_keys_apart():
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 100)), min_size=1, max_size=9))
-def test_the_smooth_mean_is_the_weighted_mean(points: list[tuple[float, float]]):
+def test_kernel_mean_is_the_weighted_mean(points: list[tuple[float, float]]):
     places = np.array([0.0, 0.4, 1.0])
     found = kernel_mean(places, np.array(points), 0.3)
     for place, value in zip(places, found, strict=True):
@@ -165,7 +165,7 @@ def test_the_smooth_mean_is_the_weighted_mean(points: list[tuple[float, float]])
         assert value == pytest.approx(mean, abs=1e-9)
 
 
-def test_time_left_is_the_mean_of_what_ended_shared_out():
+def test_time_left_is_the_mean_duration_over_concurrent_trials():
     settings = settings_of(num_trials=5, concurrent=2)
     ended = [record_of(number, {}, learned=2) for number in (0, 1)]  # 60 s each
     assert time_left_s([], settings, 0.0) is None
@@ -175,7 +175,7 @@ def test_time_left_is_the_mean_of_what_ended_shared_out():
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_the_screen_tells_every_event_once(make: Make, terminal: bool):
+def test_the_console_prints_every_event_once(make: Make, terminal: bool):
     folder, settings, outcome = make(4)
     stream = io.StringIO()
     console = Console(file=stream, width=100, force_terminal=terminal, no_color=True)
@@ -188,18 +188,18 @@ def test_the_screen_tells_every_event_once(make: Make, terminal: bool):
             view.show(ended)
             view.show(ended)
         view.finish(outcome)
-    said = stream.getvalue()
-    assert said.count("trial 2 failed: loss is not finite in iteration 7") == 1
-    assert said.count("trial 1 stopped after 1/4 domains") == 1
+    output = stream.getvalue()
+    assert output.count("trial 2 failed: loss is not finite in iteration 7") == 1
+    assert output.count("trial 1 stopped after 1/4 domains") == 1
     if not terminal:
-        assert said.count("trial 0 begins: affinity.weight=") == 1
-        assert said.count("trial 0 learned 3/4 office: seen_mAP") == 1
-    assert "not looked at by the search" in said
-    assert "run --preset" in said
+        assert output.count("trial 0 starts: affinity.weight=") == 1
+        assert output.count("trial 0 learned 3/4 office: seen_mAP") == 1
+    assert "not used by the search" in output
+    assert "run --preset" in output
 
 
 @pytest.mark.slow
-def test_a_sweep_is_sent_once_and_again_after_an_outage(make: Make, tmp_path: Path):
+def test_a_sweep_is_sent_to_mlflow_once(make: Make, tmp_path: Path):
     from mlflow import MlflowClient
 
     folder, settings, _ = make(4)

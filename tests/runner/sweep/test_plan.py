@@ -1,4 +1,4 @@
-"""What a sweep refuses before it starts, and what it takes for granted."""
+"""Plans of sweeps: defaults, invalid options, resuming, and allocation of resources."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from runner.experiment import read_benchmark
 from runner.sweep.objectives import parse_objectives
 from runner.sweep.optuna_searcher import check_sampler
 from runner.sweep.plan import SweepPlan, check_objectives, make_plan
-from runner.sweep.resources import Room, make_room
+from runner.sweep.resources import Allocation, allocate
 from runner.sweep.settings import SPACE_FILE, write_settings
 from tasks.schema import Split
 
@@ -38,7 +38,7 @@ def plan(tmp_path: Path) -> Callable[..., SweepPlan]:
     return make
 
 
-def test_what_is_not_said(plan: Callable[..., SweepPlan], tmp_path: Path) -> None:
+def test_defaults(plan: Callable[..., SweepPlan], tmp_path: Path) -> None:
     made = plan()
     assert made.folder == tmp_path / "smoke-demo-sweep"
     settings = made.settings
@@ -53,7 +53,7 @@ def test_what_is_not_said(plan: Callable[..., SweepPlan], tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         (["--trials", "0"], "--trials: expected at least 1, got 0"),
         (["--concurrent", "-1"], "--concurrent: expected at least 1"),
@@ -64,52 +64,54 @@ def test_what_is_not_said(plan: Callable[..., SweepPlan], tmp_path: Path) -> Non
         (["--objective", "seen_map"], "did you mean seen_mAP"),
         (
             ["--objective", "seen_mAP,unseen_mAP", "--scheduler", "asha"],
-            "--scheduler asha stops trials by one objective",
+            "--scheduler asha: expected one objective, got 2",
         ),
-        (["--seeds", "0,x"], "--seeds: expected numbers"),
+        (["--seeds", "0,x"], "--seeds: expected integers"),
         (["--seeds", "1,1"], "--seeds: expected different numbers"),
-        (["--name", "../elsewhere"], "--name: expected letters"),
+        (["--name", "../elsewhere"], "--name: expected only letters"),
         (["--preset", "nothing"], "--preset: expected a file or one of"),
-        (["storage.root=/x"], "choose it by --root and --name"),
-        (["run.name=x"], "name the sweep by --name"),
+        (["storage.root=/x"], "set --root and --name"),
+        (["run.name=x"], "set the sweep's name with --name"),
         (["seed=3"], "--seeds"),
         (["learner.losses.affinity.weight=3"], "searched and overridden"),
         (["learner.num_attribute=3"], "learner.num_attributes"),
     ],
 )
-def test_what_is_refused(plan: Callable[..., SweepPlan], given: list[str], said: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(said)):
+def test_invalid_options_raise(
+    plan: Callable[..., SweepPlan], given: list[str], message: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
         plan(*given)
 
 
-def test_a_resumed_sweep_says_what_differs_as_it_is_typed(plan: Callable[..., SweepPlan]) -> None:
-    with pytest.raises(FileNotFoundError, match="Leave --resume out to begin one"):
+def test_resuming_with_other_options_names_both(plan: Callable[..., SweepPlan]) -> None:
+    with pytest.raises(FileNotFoundError, match="omit --resume to start a sweep"):
         plan("--resume")
     begun = plan("--seeds", "0,1", "--sampler", "random")
     begun.folder.mkdir(parents=True)
     write_settings(begun.folder, begun.settings)
-    for given, said in (
-        (("--seeds", "0"), "begun with --seeds 0,1, and --seeds 0 came"),
-        (("--sampler", "tpe"), "begun with --sampler random, and --sampler tpe came"),
-        (("--no-default",), "begun with the preset's own values first, and --no-default came"),
+    for given, message in (
+        (("--seeds", "0"), "started with --seeds 0,1, got --seeds 0"),
+        (("--sampler", "tpe"), "started with --sampler random, got --sampler tpe"),
+        (("--no-default",), "started with the default trial, got --no-default"),
     ):
-        with pytest.raises(ValueError, match=re.escape(said)):
+        with pytest.raises(ValueError, match=re.escape(message)):
             plan("--resume", *given)
 
 
-def test_a_sweep_is_begun_once_and_goes_on_as_it_was(plan: Callable[..., SweepPlan]) -> None:
+def test_the_same_command_resumes_a_sweep(plan: Callable[..., SweepPlan]) -> None:
     with pytest.raises(FileNotFoundError, match=r"sweep\.json"):
         plan("--resume")
     first = plan("--seeds", "1,2", "--trials", "4", "tracking.uri=null")
     first.folder.mkdir()
     write_settings(first.folder, first.settings)
-    (first.folder / SPACE_FILE).write_text(first.text)
+    (first.folder / SPACE_FILE).write_text(first.space_text)
     again = plan("--seeds", "1,2", "--trials", "4", "tracking.uri=null")
-    assert again.resumed, "the same command goes on"
+    assert again.resumed, "the same command resumes"
     assert again.settings == first.settings
-    with pytest.raises(ValueError, match="begun with --trials 4, and --trials 12 came; go on with"):
+    with pytest.raises(ValueError, match="--trials 4, got --trials 12; resume it"):
         plan("--seeds", "1,2", "tracking.uri=null")
-    with pytest.raises(ValueError, match="no --storage, and --storage sqlite:////x"):
+    with pytest.raises(ValueError, match="no --storage, got --storage sqlite:////x"):
         plan("--seeds", "1,2", "--trials", "4", "--storage", "sqlite:////x", "tracking.uri=null")
     assert plan("--resume").settings == first.settings
     same = plan("--resume", "--seeds", "1,2", "--trials", "4", "tracking.uri=null")
@@ -117,14 +119,16 @@ def test_a_sweep_is_begun_once_and_goes_on_as_it_was(plan: Callable[..., SweepPl
     longer = plan("--resume", "--trials", "9", "--concurrent", "1").settings
     assert longer == replace(first.settings, num_trials=9, concurrent=1)
     for other in (["--seeds", "1"], ["--sampler", "gp"], ["learner.num_attributes=2"]):
-        with pytest.raises(ValueError, match="the sweep was begun with"):
+        with pytest.raises(ValueError, match="the sweep was started with"):
             plan("--resume", *other)
-    (first.folder / SPACE_FILE).write_text("# another\n" + first.text)
-    with pytest.raises(ValueError, match=r"is not what the sweep in .* was begun with"):
+    (first.folder / SPACE_FILE).write_text("# another\n" + first.space_text)
+    with pytest.raises(
+        ValueError, match=r"differs from the one that the sweep in .* was started with"
+    ):
         plan("--resume")
 
 
-def test_a_study_elsewhere_is_not_forgotten(plan: Callable[..., SweepPlan]) -> None:
+def test_the_storage_of_a_study_is_stored_without_password(plan: Callable[..., SweepPlan]) -> None:
     urls = {"sqlite:////x/study.db": True, "postgresql://me:secret@host/study": False}
     for url, is_open in urls.items():
         first = plan("--name", f"s{len(url)}", "--storage", url)
@@ -133,14 +137,14 @@ def test_a_study_elsewhere_is_not_forgotten(plan: Callable[..., SweepPlan]) -> N
         if is_open:
             assert plan("--name", f"s{len(url)}", "--resume").settings.storage == url
         else:
-            with pytest.raises(ValueError, match="whose password is not kept"):
+            with pytest.raises(ValueError, match="whose password is not stored"):
                 plan("--name", f"s{len(url)}", "--resume")
             for resume in (["--resume"], []):
                 again = plan("--name", f"s{len(url)}", *resume, "--storage", url)
                 assert again.settings.storage == url
 
 
-def test_gp_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_libraries_of_gp_raise(monkeypatch: pytest.MonkeyPatch) -> None:
     check_sampler("gp")
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(ValueError, match="pip install scipy torch"):
@@ -148,32 +152,34 @@ def test_gp_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     check_sampler("tpe")
 
 
-def test_objectives_that_the_benchmark_cannot_give(tiny_config: MakeConfig, tmp_path: Path) -> None:
+def test_objectives_without_validation_identities_raise(
+    tiny_config: MakeConfig, tmp_path: Path
+) -> None:
     benchmark = read_benchmark(tiny_config(tmp_path))
     every = parse_objectives("seen_mAP,unseen_R1,forgetting_mAP,average_incremental_mAP")
     check_objectives(every, benchmark)
 
-    def blind(domains: Any) -> Any:
+    def without_validation(domains: Any) -> Any:
         return tuple(replace(each, validation=Split((), ())) for each in domains)
 
-    no_unseen = replace(benchmark, unseen=blind(benchmark.unseen))
+    no_unseen = replace(benchmark, unseen=without_validation(benchmark.unseen))
     check_objectives(parse_objectives("seen_mAP"), no_unseen)
-    no_seen = replace(benchmark, seen=blind(benchmark.seen))
+    no_seen = replace(benchmark, seen=without_validation(benchmark.seen))
     check_objectives(parse_objectives("unseen_mAP"), no_seen)
     one = replace(benchmark, seen=benchmark.seen[:1])
     cases = [
         (no_unseen, "unseen_mAP", "no unseen domain has any"),
         (replace(benchmark, unseen=()), "unseen_mAP", "there are none"),
         (no_seen, "seen_mAP", "has no validation identities"),
-        (one, "forgetting_mAP", "after a second domain"),
-        (benchmark.for_course("joint"), "backward_transfer_mAP", "after a second domain"),
+        (one, "forgetting_mAP", "at least 2 learned domains"),
+        (benchmark.for_course("joint"), "backward_transfer_mAP", "at least 2 learned domains"),
     ]
-    for lacking, name, said in cases:
-        with pytest.raises(ValueError, match=said):
-            check_objectives(parse_objectives(name), lacking)
+    for invalid, name, message in cases:
+        with pytest.raises(ValueError, match=message):
+            check_objectives(parse_objectives(name), invalid)
 
 
-# ---- room
+# ---- resources
 
 
 def config_of(*overrides: str) -> RunConfig:
@@ -186,30 +192,30 @@ TWO = [{"CPU": 2.0}]
 @pytest.mark.parametrize(
     ("overrides", "nodes", "wanted", "expected"),
     [
-        ([], TWO, None, Room(2)),
-        ([], TWO, 1, Room(1)),
-        ([], [{"CPU": 64.0}], None, Room(9)),  # no more than there are trials
-        (["cluster.threads_per_worker=2"], [{"CPU": 3.0}, {"CPU": 3.0}], None, Room(2)),
-        (["cluster.use_gpu=true"], [{"CPU": 8.0, "GPU": 2.0}, {"CPU": 8.0}], None, Room(2)),
-        (["cluster.num_workers=1"], TWO, None, Room(1, 1.0)),
-        (["cluster.num_workers=1"], TWO, 2, Room(2, 0.25)),
-        (["cluster.num_workers=2"], TWO, None, Room(1, 0.5)),
+        ([], TWO, None, Allocation(2)),
+        ([], TWO, 1, Allocation(1)),
+        ([], [{"CPU": 64.0}], None, Allocation(9)),  # limited by the number of trials
+        (["cluster.threads_per_worker=2"], [{"CPU": 3.0}, {"CPU": 3.0}], None, Allocation(2)),
+        (["cluster.use_gpu=true"], [{"CPU": 8.0, "GPU": 2.0}, {"CPU": 8.0}], None, Allocation(2)),
+        (["cluster.num_workers=1"], TWO, None, Allocation(1, 1.0)),
+        (["cluster.num_workers=1"], TWO, 2, Allocation(2, 0.25)),
+        (["cluster.num_workers=2"], TWO, None, Allocation(1, 0.5)),
         (
             ["cluster.num_workers=2", "cluster.cpus_per_worker=1"],
             [{"CPU": 8.0}],
             None,
-            Room(2, 1.0),
+            Allocation(2, 1.0),
         ),
     ],
 )
-def test_trials_that_fit(
-    overrides: list[str], nodes: list[dict[str, float]], wanted: int | None, expected: Room
+def test_allocation(
+    overrides: list[str], nodes: list[dict[str, float]], wanted: int | None, expected: Allocation
 ) -> None:
-    assert make_room(config_of(*overrides), nodes, wanted, 9) == expected
+    assert allocate(config_of(*overrides), nodes, wanted, 9) == expected
 
 
 @pytest.mark.parametrize(
-    ("overrides", "nodes", "wanted", "said"),
+    ("overrides", "nodes", "wanted", "message"),
     [
         ([], TWO, 3, "at most --concurrent 2 fits"),
         (["cluster.threads_per_worker=4"], [{"CPU": 3.0}] * 2, None, "not even one trial fits"),
@@ -217,8 +223,8 @@ def test_trials_that_fit(
         (["cluster.num_workers=2"], TWO, 2, "2 workers of 0.25"),
     ],
 )
-def test_trials_that_do_not_fit_are_refused(
-    overrides: list[str], nodes: list[dict[str, float]], wanted: int | None, said: str
+def test_trials_that_do_not_fit_raise(
+    overrides: list[str], nodes: list[dict[str, float]], wanted: int | None, message: str
 ) -> None:
-    with pytest.raises(ValueError, match=re.escape(said)):
-        make_room(config_of(*overrides), nodes, wanted, 9)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        allocate(config_of(*overrides), nodes, wanted, 9)

@@ -1,3 +1,5 @@
+"""Decoded images shared by the trials of a sweep."""
+
 from __future__ import annotations
 
 import os
@@ -47,7 +49,9 @@ def test_all_images_are_shared(shared: Any, benchmark_: Benchmark) -> None:
 
 
 @pytest.mark.slow
-def test_trials_read_them_in_place_and_may_die(shared: Any, benchmark_: Benchmark) -> None:
+def test_shared_images_are_not_copied_and_survive_trials(
+    shared: Any, benchmark_: Benchmark
+) -> None:
     import ray
     from ray.exceptions import RayActorError
 
@@ -78,18 +82,16 @@ def test_a_run_on_shared_images_gives_the_same_results(
 ) -> None:
     alone = run_experiment(config, fresh=True).results
 
-    def nothing_is_left_to_decode(paths: list[str], *_: int) -> Any:
+    def decode_nothing(paths: list[str], *_: int) -> Any:
         assert not paths
         return decode_many(paths, *SIZE)
 
-    monkeypatch.setattr(decoded_cache, "decode_many", nothing_is_left_to_decode)
+    monkeypatch.setattr(decoded_cache, "decode_many", decode_nothing)
     together = run_experiment(config, fresh=True, shared=shared).results
     assert numbers_of(together) == numbers_of(alone)
 
 
-def test_what_exceeds_the_budget_is_left_to_the_trials(
-    benchmark_: Benchmark, config: RunConfig
-) -> None:
+def test_images_beyond_the_budget_are_not_shared(benchmark_: Benchmark, config: RunConfig) -> None:
     from runner.sweep.shared_images import share_images
 
     portions = files_in_order(benchmark_)
@@ -114,10 +116,10 @@ def test_what_exceeds_the_budget_is_left_to_the_trials(
 def test_a_searched_image_size_shares_nothing(benchmark_: Benchmark, config: RunConfig) -> None:
     from runner.sweep.shared_images import share_images
 
-    found = share_images(benchmark_, config, ["learner.lr", "backbone.image_width"])
-    assert found.num_shared == 0
-    assert "backbone.image_width is searched" in str(found)
-    assert found.decoder() is None
+    images = share_images(benchmark_, config, ["learner.lr", "backbone.image_width"])
+    assert images.num_shared == 0
+    assert "backbone.image_width is searched" in str(images)
+    assert images.decoder() is None
 
 
 def test_lost_blocks_are_decoded_by_the_trial(
@@ -131,11 +133,11 @@ def test_lost_blocks_are_decoded_by_the_trial(
 
     monkeypatch.setattr(ray, "get", lost)
     assert shared.decoder() is None
-    assert "decoding them here: not in time" in caplog.text
+    assert "decoding them in the trial: not in time" in caplog.text
 
 
 @pytest.mark.slow
-def test_a_trial_on_a_worker_of_ray_train_takes_them_too(
+def test_a_trial_with_ray_train_workers_uses_shared_images(
     shared: Any,
     config: RunConfig,
     no_pictures: None,
@@ -143,7 +145,7 @@ def test_a_trial_on_a_worker_of_ray_train_takes_them_too(
 ) -> None:
     alone = run_experiment(config, fresh=True).results
     cluster = config.cluster.model_copy(update={"num_workers": 1, "cpus_per_worker": 1.0})
-    # A name of its own: the configuration's hash does not tell where a run is computed.
+    # Another name, because the configuration's hash does not depend on `cluster`.
     run = config.run.model_copy(update={"name": "on-ray"})
     on_ray = config.model_copy(update={"cluster": cluster, "run": run})
     assert numbers_of(run_experiment(on_ray, shared=shared).results) == numbers_of(alone)

@@ -1,4 +1,4 @@
-"""Search spaces: what is read, refused, sampled and given to a configuration."""
+"""Search spaces: parsing, error messages, sampling, and overrides of a configuration."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ learner.interpolation.keep_diagonal:
 """
 
 
-def written(folder: Path, text: str) -> str:
+def write_space(folder: Path, text: str) -> str:
     file = folder / "x.yaml"
     file.write_text(text, encoding="utf-8")
     return str(file)
@@ -45,7 +45,7 @@ def written(folder: Path, text: str) -> str:
 
 @pytest.fixture
 def read(tmp_path):
-    return lambda text: load_space(written(tmp_path, text))
+    return lambda text: load_space(write_space(tmp_path, text))
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def config() -> RunConfig:
     return load_config(PRESET)
 
 
-class Drawn:
+class HypothesisTrial:
     """A trial whose values are chosen by hypothesis."""
 
     def __init__(self, data: st.DataObject) -> None:
@@ -76,15 +76,15 @@ class Drawn:
         return self.data.draw(st.sampled_from(list(choices)))
 
 
-# What is read
+# Parsing
 
 
-def test_a_space_is_read_in_its_order_with_its_text(tmp_path):
+def test_parameters_keep_the_order_of_the_file(tmp_path):
     text = f"# On top.\npreset: {PRESET}\n{K}: {{type: int, low: 1, high: 7, step: 3}}\n" + (
         "learner.icar.optimizer.lr: {type: float, low: 1e-5, high: 1, log: true}\n"
         "learner.views: {type: categorical, choices: [weak]}\n"
     )
-    space = load_space(written(tmp_path, text))
+    space = load_space(write_space(tmp_path, text))
     assert (space.name, space.preset, space.text) == ("x", PRESET, text)
     assert list(space.parameters) == [K, "learner.icar.optimizer.lr", "learner.views"]
     whole, real, one = space.parameters.values()
@@ -96,9 +96,9 @@ def test_a_space_is_read_in_its_order_with_its_text(tmp_path):
     assert one.choices == ("weak",)
 
 
-def test_the_copy_of_a_space_reads_the_same(tmp_path):
+def test_a_copy_of_the_text_gives_the_same_space(tmp_path):
     original = load_space("vladr")
-    copy = load_space(written(tmp_path, original.text))
+    copy = load_space(write_space(tmp_path, original.text))
     assert copy.parameters == original.parameters
     assert copy.preset == original.preset
 
@@ -109,17 +109,17 @@ def test_numbers_with_and_without_a_point_are_of_one_kind(read):
     assert [type(each) for each in choices] == [type(None), float, float]
 
 
-def test_a_space_travels_to_other_processes():
+def test_a_space_can_be_pickled():
     space = load_space("demo")
     assert pickle.loads(pickle.dumps(space)) == space
 
 
-# What is refused when a file is read
+# Malformed files
 
 INT = f"{K}: {{type: int, low: 1, high: 8}}"
 VIEWS = "learner.views: {type: categorical, choices: [weak, both]}"
 TYPES = "expected a mapping with type: float, int or categorical; got"
-NONE_FOUND = "expected parameters like learner.num_attributes: {type: int, low: 1, high: 8}; found"
+NONE_FOUND = "expected parameters like learner.num_attributes: {type: int, low: 1, high: 8}; got"
 
 MALFORMED = {
     "": f"{NONE_FOUND} none",
@@ -132,8 +132,8 @@ MALFORMED = {
     "1: {type: int}": "expected configuration paths as keys, got 1",
     f"{K}: 3": f"{K}: {TYPES} 3",
     f"{K}: {{low: 1, high: 2}}": f"{K}: {TYPES} low, high",
-    "learner: {losses: {cma: {weight: {type: float}}}}": f"learner: {TYPES} losses; keys are whole "
-    "paths, like learner.losses.cma.weight",
+    "learner: {losses: {cma: {weight: {type: float}}}}": f"learner: {TYPES} losses; keys are "
+    "complete paths, like learner.losses.cma.weight",
 }
 
 RANGES = {
@@ -143,10 +143,8 @@ RANGES = {
     "log, step",
     "type: categorical, low: 1, choices: [1]": ".low: unknown; type categorical has when, type, "
     "choices",
-    "type: int, low: 1.0, high: 2": ".low: expected a whole number without a decimal point, "
-    "got 1.0",
-    "type: int, low: true, high: 2": ".low: expected a whole number without a decimal point, "
-    "got True",
+    "type: int, low: 1.0, high: 2": ".low: expected an integer without a decimal point, got 1.0",
+    "type: int, low: true, high: 2": ".low: expected an integer without a decimal point, got True",
     "type: float, low: a, high: 2": ".low: expected a number, got 'a'",
     "type: float, low: '1', high: 2": ".low: expected a number, got '1'",
     "type: float, low: true, high: 2": ".low: expected a number, got True",
@@ -154,40 +152,41 @@ RANGES = {
     "type: float, low: 1, high: .inf": ".high: expected a finite number, got inf",
     "type: float, low: 1, high: 2, log: 1": ".log: expected true or false, got 1",
     "type: int, low: 8, high: 1": ": expected low < high, got an inverted range from 8 to 1",
-    "type: int, low: 2, high: 2": ": expected low < high, got 2 for both; what is not searched is "
-    "an override of the command, or {type: categorical, choices: [2]}",
+    "type: int, low: 2, high: 2": ": expected low < high, got 2 for both; to fix the value, use "
+    "an override, or {type: categorical, choices: [2]}",
     "type: float, low: 0, high: 2, log: true": ": expected low > 0 in a logarithmic range, got 0.0",
-    "type: float, low: 1, high: 2, log: true, step: 0.5": ": expected log or step, got both: a "
+    "type: float, low: 1, high: 2, log: true, step: 0.5": ": expected log or step, got both; a "
     "logarithmic range has no steps",
-    "type: int, low: 1, high: 2, log: true, step: 1": ": expected log or step, got both: a "
+    "type: int, low: 1, high: 2, log: true, step: 1": ": expected log or step, got both; a "
     "logarithmic range has no steps",
-    "type: float, low: 0.1, high: 1, step: 0.4": ": expected steps of 0.4 that lead from 0.1 to "
-    "1.0; the last one is at 0.9, so that high would never be drawn",
-    "type: int, low: 1, high: 8, step: 9": ": expected steps of 9 that lead from 1 to 8; the last "
-    "one is at 1, so that high would never be drawn",
+    "type: float, low: 0.1, high: 1, step: 0.4": ": expected steps of 0.4 from 0.1 to 1.0; the "
+    "last step is at 0.9, so high would never be sampled",
+    "type: int, low: 1, high: 8, step: 9": ": expected steps of 9 from 1 to 8; the last "
+    "step is at 1, so high would never be sampled",
     "type: int, low: 1, high: 8, step: 0": ".step: Input should be greater than 0 (got 0)",
 }
 
-ONE_KIND = ".choices: expected values of one kind (null may stand beside them), got"
-OTHERWISE = ": ${...} and ??? mean something else in a configuration"
+QUOTE = "quote values that are meant as text"
+ONE_KIND = ".choices: expected values of one kind (or null), got"
+OTHERWISE = "; ${...} and ??? have a special meaning in configurations"
 CHOICES = {
-    "[]": ".choices: expected a choice or more, got []",
+    "[]": ".choices: expected at least one choice, got []",
     "none": ".choices: expected a list, got 'none'",
-    "[1, true]": f"{ONE_KIND} 1 (number), true (true or false); quote what is meant as text",
-    "[none, off]": f'{ONE_KIND} "none" (text), false (true or false); quote what is meant as text',
-    "[1, '1']": f'{ONE_KIND} 1 (number), "1" (text); quote what is meant as text',
-    "[[a], a]": f'{ONE_KIND} ["a"] (list), "a" (text); quote what is meant as text',
+    "[1, true]": f"{ONE_KIND} 1 (number), true (true or false); {QUOTE}",
+    "[none, off]": f'{ONE_KIND} "none" (text), false (true or false); {QUOTE}',
+    "[1, '1']": f'{ONE_KIND} 1 (number), "1" (text); {QUOTE}',
+    "[[a], a]": f'{ONE_KIND} ["a"] (list), "a" (text); {QUOTE}',
     "[1, 1.0]": ".choices: expected different values, got 1.0 twice",
     "[null, null]": ".choices: expected different values, got null twice",
     "[[a], [a]]": '.choices: expected different values, got ["a"] twice',
     "[.inf]": ".choices: expected finite numbers, got inf",
-    "[{a: 1}]": ".choices: expected single values or lists of them, got {'a': 1}",
-    "[[1, a]]": ".choices: expected lists of single values of one kind, got [1, 'a']",
-    "[[[1]]]": ".choices: expected lists of single values of one kind, got [[1]]",
-    "['${seed}']": ".choices: expected printable text that stands for itself, got '${seed}'"
+    "[{a: 1}]": ".choices: expected scalars or lists of scalars, got {'a': 1}",
+    "[[1, a]]": ".choices: expected lists of scalars of one kind, got [1, 'a']",
+    "[[[1]]]": ".choices: expected lists of scalars of one kind, got [[1]]",
+    "['${seed}']": ".choices: expected printable text without interpolation, got '${seed}'"
     + OTHERWISE,
-    "['???']": ".choices: expected printable text that stands for itself, got '???'" + OTHERWISE,
-    '["a\\n"]': ".choices: expected printable text that stands for itself, got 'a\\n'" + OTHERWISE,
+    "['???']": ".choices: expected printable text without interpolation, got '???'" + OTHERWISE,
+    '["a\\n"]': ".choices: expected printable text without interpolation, got 'a\\n'" + OTHERWISE,
 }
 
 LATER = f"{INT[:-1]}, when: {{learner.views: weak}}}}\n{VIEWS}"
@@ -196,11 +195,12 @@ CONDITIONS = {
     f"{INT[:-1]}, when: weak}}": f"{K}.when: expected a mapping from keys to values, got 'weak'",
     f"{INT[:-1]}, when: {{seed: []}}}}": f"{K}.when: seed: expected a value or a list of values, "
     "got []",
-    f"{INT[:-1]}, when: {{{K}: 1}}}}": f"{K}.when: expected another key, got the parameter's own",
-    LATER: f"{K}.when: learner.views is listed later; expected the parameter it depends on first",
-    NEVER: f'{K}.when: learner.views is never "strong"; it is one of "weak", "both"',
+    f"{INT[:-1]}, when: {{{K}: 1}}}}": f"{K}.when: expected another key, got the key "
+    "of the parameter itself",
+    LATER: f"{K}.when: learner.views is listed later; list it before this parameter",
+    NEVER: f'{K}.when: learner.views is never "strong"; expected one of "weak", "both"',
     f"{INT}\n{ALPHA}: {{type: float, low: 0, high: 1, when: {{{K}: 9}}}}": f"{ALPHA}.when: {K} is "
-    "never 9; it is 1 to 8",
+    "never 9; expected 1 to 8",
 }
 
 
@@ -214,15 +214,15 @@ def refusals() -> dict[str, str]:
 
 
 @pytest.mark.parametrize(("text", "message"), refusals().items())
-def test_a_malformed_space_is_refused(text, message, tmp_path):
-    file = written(tmp_path, text)
+def test_a_malformed_space_raises(text, message, tmp_path):
+    file = write_space(tmp_path, text)
     with pytest.raises(SpaceError) as error:
         load_space(file)
     assert str(error.value) == f"{file}: {message}"
 
 
-def test_a_key_given_twice_is_refused(tmp_path):
-    file = written(tmp_path, f"{INT}\n{INT}")
+def test_a_duplicate_key_raises(tmp_path):
+    file = write_space(tmp_path, f"{INT}\n{INT}")
     with pytest.raises(SpaceError) as error:
         load_space(file)
     assert str(error.value).startswith(f"{file}: expected YAML; ")
@@ -230,20 +230,20 @@ def test_a_key_given_twice_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["a: [", "\x00", f"{K}: {{type: int, low: ${{}}"])
-def test_what_is_no_yaml_is_refused(text, tmp_path):
-    file = written(tmp_path, text)
+def test_invalid_yaml_raises(text, tmp_path):
+    file = write_space(tmp_path, text)
     with pytest.raises(SpaceError, match=r"x\.yaml: expected YAML; "):
         load_space(file)
 
 
-def test_what_is_no_text_is_refused(tmp_path):
+def test_undecodable_text_raises(tmp_path):
     (tmp_path / "x.yaml").write_bytes(b"a: \x80")
     with pytest.raises(SpaceError, match="expected YAML; 'utf-8' codec"):
         load_space(str(tmp_path / "x.yaml"))
 
 
-def test_all_problems_of_a_parameter_are_told_at_once(tmp_path):
-    file = written(tmp_path, f"{K}: {{type: int, low: a, lgo: true}}")
+def test_all_problems_of_a_parameter_are_reported_together(tmp_path):
+    file = write_space(tmp_path, f"{K}: {{type: int, low: a, lgo: true}}")
     with pytest.raises(SpaceError) as error:
         load_space(file)
     assert len(str(error.value).splitlines()) == 3
@@ -252,14 +252,14 @@ def test_all_problems_of_a_parameter_are_told_at_once(tmp_path):
 @pytest.mark.parametrize(
     ("name", "hint"), [("vlad", "; did you mean vladr?"), ("zzzzz", ""), ("", "")]
 )
-def test_an_unknown_space_is_refused(name, hint):
+def test_an_unknown_space_raises(name, hint):
     with pytest.raises(SpaceError) as error:
         load_space(name)
     known = ", ".join(space_names())
     assert str(error.value) == f"SPACE: expected a file or one of {known}; got {name!r}{hint}"
 
 
-# What is refused for a preset
+# Spaces that do not fit a preset
 
 
 def when(conditions: str) -> str:
@@ -267,39 +267,39 @@ def when(conditions: str) -> str:
 
 
 UNFIT = {
-    f"{K}: {{type: int, low: 0, high: 2}}": f"{K}: 0 (low) is no valid setting: {K}: Input should "
-    "be greater than or equal to 1 (got 0)",
-    f"{ALPHA}: {{type: float, low: 0.5, high: 1.5}}": f"{ALPHA}: 1.5 (high) is no valid setting: "
-    f"{ALPHA}: Input should be less than or equal to 1 (got 1.5)",
-    f"{K}: {{type: float, low: 1, high: 6}}": f"{K}: 2.91 (a value between) is no valid setting: "
-    f"{K}: Input should be a valid integer, got a number with a fractional part (got 2.91)",
-    f"{MODE}: {{type: categorical, choices: [none, fixd]}}": f'{MODE}: "fixd" (choice 2) is no '
-    f"valid setting: {MODE}: Input should be 'none', 'fixed' or 'adaptive' (got 'fixd')",
+    f"{K}: {{type: int, low: 0, high: 2}}": f"{K}: 0 (low) is not a valid setting: {K}: Input "
+    "should be greater than or equal to 1 (got 0)",
+    f"{ALPHA}: {{type: float, low: 0.5, high: 1.5}}": f"{ALPHA}: 1.5 (high) is not a valid "
+    f"setting: {ALPHA}: Input should be less than or equal to 1 (got 1.5)",
+    f"{K}: {{type: float, low: 1, high: 6}}": f"{K}: 2.91 (a value between) is not a valid "
+    f"setting: {K}: Input should be a valid integer, got a number with a "
+    "fractional part (got 2.91)",
+    f"{MODE}: {{type: categorical, choices: [none, fixd]}}": f'{MODE}: "fixd" (choice 2) is not '
+    f"a valid setting: {MODE}: Input should be 'none', 'fixed' or 'adaptive' (got 'fixd')",
     "learner.icar.optimizer.lr: {type: categorical, choices: [null, 1e-3]}": "learner.icar."
-    "optimizer.lr: null (choice 1) is no valid setting: learner.icar.optimizer.lr: Input should be "
-    "a valid number (got None)",
+    "optimizer.lr: null (choice 1) is not a valid setting: learner.icar.optimizer.lr: Input should "
+    "be a valid number (got None)",
     f"{K}: {{type: categorical, choices: ['1']}}": f'{K}: "1" (choice 1) would be read as 1; write '
-    "it like that",
+    "it in that form",
     f"{K}: {{type: categorical, choices: [true]}}": f"{K}: true (choice 1) would be read as 1; "
-    "write it like that",
+    "write it in that form",
     "learner.num_atributes: {type: int, low: 1, high: 2}": "learner.num_atributes: unknown key of "
     "learner vladr; did you mean learner.num_attributes?",
     "zzz: {type: int, low: 1, high: 2}": "zzz: unknown key of learner vladr",
     "learner.fusion.mixer: {type: categorical, choices: [none]}": "learner.fusion.mixer: unknown "
     "key of learner vladr; it belongs to learner bdam",
-    "learner.losses.cma: {type: float, low: 1, high: 2}": "learner.losses.cma: a section of 5 "
-    "settings; name one, like learner.losses.cma.weight",
-    "seed: {type: int, low: 0, high: 3}": "seed: a sweep has its own seeds (--seeds), which are "
-    "not searched",
-    "learner.name: {type: categorical, choices: [bdam]}": "learner.name: a space belongs to one "
-    "learner; choose it by --preset",
-    "cluster.num_workers: {type: int, low: 1, high: 2}": "cluster.num_workers: changes no result "
-    "of a run, so there is nothing to search",
-    "storage.root: {type: categorical, choices: [a]}": "storage.root: changes no result of a run, "
-    "so there is nothing to search",
+    "learner.losses.cma: {type: float, low: 1, high: 2}": "learner.losses.cma: is a section of 5 "
+    "settings; use one, like learner.losses.cma.weight",
+    "seed: {type: int, low: 0, high: 3}": "seed: the seed cannot be searched; set --seeds",
+    "learner.name: {type: categorical, choices: [bdam]}": "learner.name: the learner cannot be "
+    "searched; choose it with --preset",
+    "cluster.num_workers: {type: int, low: 1, high: 2}": "cluster.num_workers: does not change "
+    "the results of a run and cannot be searched",
+    "storage.root: {type: categorical, choices: [a]}": "storage.root: does not change the results "
+    "of a run and cannot be searched",
     "benchmark.num_validation_identities: {type: int, low: 8, high: 16}": "benchmark."
-    "num_validation_identities: says what trials are measured on; scores of different benchmarks "
-    "cannot be compared",
+    "num_validation_identities: cannot be searched; scores on different benchmarks "
+    "are not comparable",
     when("learner.viws: weak"): f"{K}.when: learner.viws: unknown key of learner vladr; did you "
     "mean learner.views?",
     when("learner.views: strong"): f'{K}.when: learner.views: never "strong": Input should be '
@@ -308,21 +308,21 @@ UNFIT = {
     "write 1.0",
     f"{MODE}: {{type: categorical, choices: [none, fixed], when: {{learner.views: both}}}}\n"
     f"{ALPHA}: {{type: float, low: 0, high: 9, when: {{{MODE}: fixed}}}}": "no parameter applies "
-    f"to preset {PRESET}: the conditions of {MODE}, {ALPHA} do not hold",
+    f"to preset {PRESET}; the conditions of {MODE}, {ALPHA} do not hold",
     f"{VIEWS}\n{MODE}: {{type: categorical, choices: [fixed], when: {{learner.views: weak}}}}\n"
     f"{ALPHA}: {{type: float, low: 0, high: 1, when: {{{MODE}: fixed, learner.views: both}}}}": (
-        f"{ALPHA}: never applies: its conditions and those of what it depends on ask for different "
-        "values of learner.views"
+        f"{ALPHA}: never applies: its conditions and those of the parameters it depends on require "
+        "different values of learner.views"
     ),
     f"{MODE}: {{type: categorical, choices: [fixed, none]}}\n"
     f"{ALPHA}: {{type: float, low: 0, high: 9, when: {{{MODE}: fixed}}}}": f"{ALPHA}: 9.0 (high) "
-    f'is no valid setting with {MODE}="fixed": {ALPHA}: Input should be less than or equal to 1 '
+    f'is not a valid setting with {MODE}="fixed": {ALPHA}: Input should be less than or equal to 1 '
     "(got 9.0)",
 }
 
 
 @pytest.mark.parametrize(("text", "message"), UNFIT.items())
-def test_a_space_that_does_not_fit_the_preset_is_refused(text, message, read):
+def test_a_space_that_does_not_fit_the_preset_raises(text, message, read):
     space = read(text)
     with pytest.raises(SpaceError) as error:
         check_space(space, PRESET)
@@ -330,27 +330,27 @@ def test_a_space_that_does_not_fit_the_preset_is_refused(text, message, read):
 
 
 @pytest.mark.parametrize("override", [f"{K}=3", "learner={num_attributes: 3}"])
-def test_a_key_both_searched_and_overridden_is_refused(override, read):
+def test_an_override_of_a_searched_key_raises(override, read):
     with pytest.raises(SpaceError) as error:
         check_space(read(INT), PRESET, [override])
     assert str(error.value) == (
-        f"search space x: {K}: searched and overridden; drop the override, or take the key out of "
+        f"search space x: {K}: searched and overridden; remove the override, or the key from "
         "the space"
     )
 
 
-def test_overrides_beside_searched_keys_are_in_the_configuration(read):
+def test_overrides_of_other_keys_are_applied(read):
     config = check_space(read(INT), PRESET, ["learner.losses.cma={weight: 2}", "seed=3"])
     assert config == load_config(PRESET, ["learner.losses.cma.weight=2", "seed=3"])
 
 
-def test_a_wrong_override_is_told_as_ever(read):
+def test_an_unknown_override_raises(read):
     with pytest.raises(ConfigError, match=r"^learner\.num_attribute: unknown key"):
         check_space(read(INT), PRESET, ["learner.num_attribute=3"])
 
 
-def test_a_setting_that_would_reset_its_neighbours_is_refused(read, tmp_path):
-    """A section that only the learner's defaults fill is empty under a single override."""
+def test_a_setting_that_resets_other_settings_raises(read, tmp_path):
+    """A section that only has the learner's defaults is empty under a single override."""
     preset = tmp_path / "bare.yaml"
     preset.write_text("base: [_demo]\nbackbone: {name: tiny-vit-bert}\nlearner: {name: bdam}\n")
     space = read("learner.optimizer.lr: {type: float, low: 1e-4, high: 1e-3, log: true}")
@@ -359,15 +359,15 @@ def test_a_setting_that_would_reset_its_neighbours_is_refused(read, tmp_path):
     assert str(error.value) == (
         "search space x: learner.optimizer.lr: 0.0001 (low) would also reset "
         "learner.optimizer.schedule.kind, learner.optimizer.weight_decay: the preset does not "
-        "write learner.optimizer out, so that an override of one setting begins from an empty "
-        "section; write the section in a preset of your own"
+        "define learner.optimizer, so an override of one setting starts from an empty "
+        "section; define the section in your own preset"
     )
 
 
 # Conditions
 
 
-def drawn(space: SearchSpace, chosen: dict[str, Any]) -> dict[str, Any]:
+def suggested(space: SearchSpace, chosen: dict[str, Any]) -> dict[str, Any]:
     return space.suggest(optuna.trial.FixedTrial(chosen))
 
 
@@ -379,9 +379,9 @@ def drawn(space: SearchSpace, chosen: dict[str, Any]) -> dict[str, Any]:
         ("adaptive", {"learner.interpolation.keep_diagonal": False}),
     ],
 )
-def test_a_conditional_parameter_is_drawn_only_where_it_applies(mode, inner, read):
+def test_a_conditional_parameter_is_sampled_only_if_it_applies(mode, inner, read):
     everything = {ALPHA: 0.5, "learner.interpolation.keep_diagonal": False, MODE: mode}
-    assert drawn(read(CONDITIONAL), everything) == {MODE: mode, **inner}
+    assert suggested(read(CONDITIONAL), everything) == {MODE: mode, **inner}
 
 
 NESTED = f"""
@@ -392,10 +392,10 @@ NESTED = f"""
 """
 
 
-def test_what_depends_on_an_absent_parameter_is_absent(read):
+def test_a_parameter_that_depends_on_an_absent_one_is_absent(read):
     chosen = {"learner.views": "weak", MODE: "fixed", ALPHA: 0.5, K: 2}
-    assert drawn(read(NESTED), chosen) == {"learner.views": "weak"}
-    assert drawn(read(NESTED), {**chosen, "learner.views": "both"}) == {
+    assert suggested(read(NESTED), chosen) == {"learner.views": "weak"}
+    assert suggested(read(NESTED), {**chosen, "learner.views": "both"}) == {
         **chosen,
         "learner.views": "both",
     }
@@ -408,11 +408,11 @@ def test_all_conditions_must_hold(read):
     )
     for views in ("weak", "both"):
         for mode in ("none", "fixed"):
-            values = drawn(space, {"learner.views": views, MODE: mode, K: 2})
+            values = suggested(space, {"learner.views": views, MODE: mode, K: 2})
             assert (K in values) == (views == "both" and mode == "fixed")
 
 
-def test_conditions_on_the_fixed_configuration_are_decided_once(read):
+def test_within_resolves_conditions_on_the_fixed_configuration(read):
     space = read(when("learner.descriptions: whole, backbone.name: [tiny-clip]"))
     assert list(space.within(load_config(PRESET)).parameters) == [K]
     assert space.within(load_config(PRESET)).parameters[K].when == {}
@@ -420,35 +420,35 @@ def test_conditions_on_the_fixed_configuration_are_decided_once(read):
     assert space.within(parts).parameters == {}
 
 
-def test_what_depends_on_a_parameter_left_out_is_left_out(read):
+def test_within_removes_parameters_that_depend_on_removed_ones(read):
     space = read(
         f"{VIEWS}\n{MODE}: {{type: categorical, choices: [fixed], when: {{seed: 1}}}}\n"
         f"{ALPHA}: {{type: float, low: 0, high: 1, when: {{{MODE}: fixed}}}}"
     )
-    # Not decided by the configuration's own value of a key that is searched.
+    # The configuration's value of a searched key does not resolve a condition.
     config = load_config(PRESET, [f"{MODE}=fixed"])
     assert list(space.within(config).parameters) == ["learner.views"]
     assert len(space.within(load_config(PRESET, ["seed=1"])).parameters) == 3
     assert space.within(config).within(config) == space.within(config)
 
 
-def test_what_is_not_decided_cannot_be_drawn(read):
+def test_suggesting_with_unresolved_conditions_raises(read):
     with pytest.raises(ValueError, match=rf"^{K} depends on learner\.views of the fixed") as error:
-        drawn(read(when("learner.views: weak")), {K: 1})
+        suggested(read(when("learner.views: weak")), {K: 1})
     assert str(error.value).endswith("call within(config) first")
 
 
-def test_a_range_that_never_applies_to_the_preset_is_not_tried(read):
+def test_a_range_that_does_not_apply_to_the_preset_is_not_validated(read):
     text = f"{VIEWS}\n{K}: {{type: int, low: -5, high: 8, when: {{learner.descriptions: parts}}}}"
     check_space(read(text), PRESET)
-    with pytest.raises(SpaceError, match=r"-5 \(low\) is no valid setting"):
+    with pytest.raises(SpaceError, match=r"-5 \(low\) is not a valid setting"):
         check_space(read(text), PRESET, ["learner.descriptions=parts"])
 
 
-# The configuration's own values
+# The default point
 
 
-def test_the_default_point_has_what_applies(read, config):
+def test_the_default_point_has_the_parameters_that_apply(read, config):
     assert read(CONDITIONAL).default_point(config).values == {MODE: "none"}
     fixed = load_config(PRESET, [f"{MODE}=fixed", f"{ALPHA}=0.7"])
     assert read(CONDITIONAL).default_point(fixed).values == {MODE: "fixed", ALPHA: 0.7}
@@ -461,22 +461,22 @@ def test_the_default_point_has_what_applies(read, config):
         ([f"{MODE}=fixed", f"{ALPHA}=0.2"], f"{ALPHA}=0.2 is not 0.25 to 0.75"),
     ],
 )
-def test_values_outside_of_a_range_are_no_point(overrides, reason, read):
+def test_values_outside_the_range_give_no_default_point(overrides, reason, read):
     point = read(CONDITIONAL).default_point(load_config(PRESET, overrides))
     assert (point.values, point.reason) == (None, reason)
 
 
 @pytest.mark.parametrize(
-    ("inner", "spelled"),
+    ("inner", "description"),
     [
         ("type: int, low: 1, high: 7, step: 2", "1 to 7 by 2"),
         ("type: categorical, choices: [1, 2]", "one of 1, 2"),
         ("type: float, low: 3.5, high: 4.5, step: 1", "3.5 to 4.5 by 1"),
     ],
 )
-def test_values_between_steps_or_choices_are_no_point(inner, spelled, read, config):
+def test_values_between_steps_or_choices_give_no_default_point(inner, description, read, config):
     point = read(f"{K}: {{{inner}}}").default_point(config)
-    assert (point.values, point.reason) == (None, f"{K}=4 is not {spelled}")
+    assert (point.values, point.reason) == (None, f"{K}=4 is not {description}")
 
 
 # Values
@@ -493,7 +493,7 @@ scalars = numbers | st.booleans() | st.none() | texts
 
 @settings(max_examples=40)
 @given(scalars | st.lists(scalars, max_size=3))
-def test_a_value_is_read_back_from_its_override(value):
+def test_an_override_is_parsed_to_the_same_value(value):
     [override] = as_overrides({"a.b": value})
     read = OmegaConf.merge({"a": {"b": 1}}, OmegaConf.from_dotlist([override]))
     plain: Any = OmegaConf.to_container(read, resolve=True)
@@ -518,13 +518,13 @@ def test_a_value_is_read_back_from_its_override(value):
         ("storage.root", "a=b: [c], 'd' # \\e"),
     ],
 )
-def test_a_configuration_has_exactly_the_value(key, value):
+def test_an_override_sets_exactly_the_value(key, value):
     read = flatten(load_config(PRESET, as_overrides({key: value})))[key]
     assert type(read) is type(value)
     assert read == value
 
 
-def test_two_values_are_one_setting_only_if_truth_is_not_a_number():
+def test_numbers_equal_across_types_but_booleans_are_not_numbers():
     assert same(1, 1.0)
     assert same(["a", 1], ("a", 1.0))
     assert not same(True, 1)
@@ -536,7 +536,7 @@ def test_two_values_are_one_setting_only_if_truth_is_not_a_number():
     assert same(None, None)
 
 
-def test_lists_are_kept_by_a_study_as_json(read):
+def test_a_study_stores_lists_as_json(read):
     space = read("learner.alignment: {type: categorical, choices: [[affinity], null, []]}")
     study = optuna.create_study()
     for value in (["affinity"], None, []):
@@ -551,7 +551,7 @@ def test_lists_are_kept_by_a_study_as_json(read):
     }
 
 
-# Laws
+# Properties
 
 
 @st.composite
@@ -570,7 +570,7 @@ def ranges(draw: st.DrawFn) -> FloatRange | IntRange:
 
 @settings(max_examples=40)
 @given(ranges(), st.integers(0, 2**31))
-def test_whatever_optuna_draws_is_inside_of_the_range(parameter, seed):
+def test_values_sampled_by_optuna_are_in_the_range(parameter, seed):
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed))
     value = parameter.suggest("key", study.ask())
     assert type(value) is (int if parameter.type == "int" else float)
@@ -582,7 +582,7 @@ def test_whatever_optuna_draws_is_inside_of_the_range(parameter, seed):
 
 @settings(max_examples=40)
 @given(ranges())
-def test_both_ends_are_drawn(parameter):
+def test_both_ends_can_be_sampled(parameter):
     for end in (parameter.low, parameter.high):
         chosen = optuna.trial.FixedTrial({"key": end})
         assert same(parameter.suggest("key", chosen), end)
@@ -591,21 +591,21 @@ def test_both_ends_are_drawn(parameter):
 
 @settings(max_examples=40)
 @given(ranges(), st.floats(0.01, 0.99))
-def test_what_lies_between_two_steps_is_outside(parameter, part):
+def test_values_between_two_steps_are_outside(parameter, part):
     if parameter.step:
         assert not parameter.contains(parameter.low + part * parameter.step)
 
 
 @pytest.mark.parametrize("name", space_names())
-def test_drawn_values_are_a_configurations_own(name):
-    """What a trial draws is inside of the space, and the configuration it makes says the same."""
+def test_sampled_values_are_the_default_point_of_their_configuration(name):
+    """Sampled values are in the space, and in the configuration made from them."""
     whole = load_space(name)
     space = whole.within(load_config(str(whole.preset)))
 
     @settings(max_examples=3)
     @given(st.data())
     def holds(data: st.DataObject) -> None:
-        values = space.suggest(Drawn(data))
+        values = space.suggest(HypothesisTrial(data))
         assert all(space.parameters[key].contains(value) for key, value in values.items())
         config = load_config(str(space.preset), as_overrides(values))
         assert space.default_point(config).values == values
@@ -614,7 +614,7 @@ def test_drawn_values_are_a_configurations_own(name):
 
 
 @pytest.mark.slow
-def test_ray_sees_what_is_drawn(read):
+def test_ray_captures_the_sampled_values(read):
     from ray.tune.search.optuna.optuna_search import _OptunaTrialSuggestCaptor
 
     captor = _OptunaTrialSuggestCaptor(optuna.create_study().ask())

@@ -1,4 +1,4 @@
-"""Sweeps of tiny trials: what fails, what is killed, and what a second driver goes on with."""
+"""Sweeps of tiny trials: failures, killed processes, and resuming."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SPACE = """
 learner.optimizer.lr: {type: categorical, choices: [0.0005, 1.0e+30]}
 learner.losses.identity.label_smoothing: {type: float, low: 0.0, high: 0.2}
 """
-STILL = """
+STABLE = """
 learner.losses.identity.label_smoothing: {type: float, low: 0.0, high: 0.2}
 """
 
@@ -66,13 +66,13 @@ def test_two_objectives_and_trials_that_raise(
 ) -> None:
     objective = ("--objective", "seen_mAP,forgetting_mAP", "--sampler", "random")
     status = lifelong.main(arguments(SPACE, *objective, "--trials", "5", "--concurrent", "3"))
-    said = capsys.readouterr().out
-    assert status == 0, said
+    output = capsys.readouterr().out
+    assert status == 0, output
     sweep = tmp_path / "sweep"
     records = read_records(sweep)
     assert [each.number for each in records] == [0, 1, 2, 3, 4]
     raised = [each.values["learner.optimizer.lr"] > 1 for each in records]
-    assert not raised[0], "the first trial is the configuration's own"
+    assert not raised[0], "the first trial has the values of the preset"
     assert any(raised)
     for record, has_raised in zip(records, raised, strict=True):
         assert record.state == ("failed" if has_raised else "finished")
@@ -93,23 +93,23 @@ def test_two_objectives_and_trials_that_raise(
     assert study.trials[0].values == [
         last.validation["seen_mAP"], last.validation["forgetting_mAP"]
     ]  # fmt: skip
-    # All is done: another start finds that, and asks no cluster for anything.
+    # All trials have ended: another start does not connect to Ray.
     monkeypatch.delattr("runner.sweep.run.connected")
     before = {each: each.stat().st_mtime_ns for each in sweep.glob("trials/*/seed0/*")}
     again = arguments(SPACE, *objective, "--trials", "5", "--concurrent", "3")
     assert lifelong.main(again) == 0
-    said = capsys.readouterr().out
-    assert said.startswith("Sweep sweep: found 5 of 5 trials ended")
+    output = capsys.readouterr().out
+    assert output.startswith("Sweep sweep: found 5 of 5 trials ended")
     assert before == {each: each.stat().st_mtime_ns for each in before}
 
 
 @pytest.fixture
 def start(run_environment: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., Any]]:
-    """Starts drivers in processes of their own; whatever of them lives at the end is ended."""
+    """Starts drivers in separate processes and kills them after the test."""
     family = set[psutil.Process]()
     drivers: list[psutil.Popen] = []
 
-    def begin(arguments: list[str]) -> psutil.Popen:
+    def start_driver(arguments: list[str]) -> psutil.Popen:
         command = [sys.executable, str(Path(lifelong.__file__)), *arguments]
         with (tmp_path / "log").open("wb") as log:
             drivers.append(
@@ -117,7 +117,7 @@ def start(run_environment: dict[str, str], tmp_path: Path) -> Iterator[Callable[
             )
         return drivers[-1]
 
-    yield begin
+    yield start_driver
     for driver in drivers:
         with contextlib.suppress(psutil.NoSuchProcess):
             family.update([driver, *driver.children(recursive=True)])
@@ -138,9 +138,9 @@ def test_a_killed_driver_and_a_killed_trial(
     start: Callable[..., psutil.Popen], arguments: Arguments, tmp_path: Path
 ) -> None:
     sweep, log = tmp_path / "sweep", tmp_path / "log"
-    # Long enough that a process that is to be killed cannot end first.
+    # Long enough that processes do not end before they are killed.
     given = ["--trials", "3", "--concurrent", "1", "--scheduler", "none", "learner.epochs=12"]
-    command = arguments(STILL, *given)
+    command = arguments(STABLE, *given)
     driver = start(command)
     wait_until(lambda: len(learned(sweep, 1)) == 1, driver, log)
     family = [driver, *driver.children(recursive=True)]
@@ -160,8 +160,10 @@ def test_a_killed_driver_and_a_killed_trial(
     ]
     trial.kill()
     assert driver.wait(600) == 0, log.read_text()
-    said = log.read_text()
-    assert said.startswith("Sweep sweep: found 1 of 3 trials ended (1 finished); 1 begun"), said
+    output = log.read_text()
+    assert output.startswith("Sweep sweep: found 1 of 3 trials ended (1 finished); 1 resume"), (
+        output
+    )
     assert [each.state for each in read_records(sweep)] == ["finished"] * 3
     assert results.stat().st_mtime_ns == before
     assert [num_starts(sweep, number) for number in range(3)] == [1, 2, 2]
@@ -178,19 +180,19 @@ def test_a_killed_driver_and_a_killed_trial(
     assert not left, "processes outlive their driver"
 
 
-def test_what_cannot_start_says_why(
+def test_a_sweep_that_cannot_start_prints_the_reason(
     arguments: Arguments, run_environment: dict[str, str], tmp_path: Path
 ) -> None:
     cpus = len(os.sched_getaffinity(0))
     study = tmp_path / "study.db"
     cases = {
         f"at most --concurrent {cpus} fits": [f"--concurrent={cpus + 1}", "--trials=99"],
-        "cannot be written (database is locked)": [f"--storage=sqlite:///{study}"],
+        "is not writable (database is locked)": [f"--storage=sqlite:///{study}"],
     }
     with sqlite3.connect(study, isolation_level=None) as other:
         other.execute("BEGIN EXCLUSIVE")
         for expected, options in cases.items():
-            command = [sys.executable, str(Path(lifelong.__file__)), *arguments(STILL, *options)]
+            command = [sys.executable, str(Path(lifelong.__file__)), *arguments(STABLE, *options)]
             done = subprocess.run(
                 command, env=run_environment, capture_output=True, text=True, check=False
             )

@@ -1,4 +1,4 @@
-"""A sweep that never ran: its folder through the real writers, scores by a formula."""
+"""Synthetic sweeps: folders written by the product, with scores from a formula."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NAMES = (
 
 
 def settings_of(name: str = "demo-demo-sweep", **changes: Any) -> SweepSettings:
-    """Of a sweep of twelve trials over the demo's space."""
+    """Settings of a sweep of twelve trials over the space `demo`."""
     given: dict[str, Any] = {
         "name": name, "preset": "demo-sweep", "overrides": (), "num_trials": 12, "concurrent": 2,
         "sampler": "tpe", "scheduler": "asha", "objective": "seen_mAP", "seeds": (0,),
@@ -33,16 +33,16 @@ def settings_of(name: str = "demo-demo-sweep", **changes: Any) -> SweepSettings:
 
 
 def sampled(space: SearchSpace, config: RunConfig, num: int) -> list[dict[str, Any]]:
-    """The configuration's own values if the space has them, then random ones."""
+    """Values of the preset if they are in the space, then random values."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    own = space.default_point(config).values
-    drawn = [space.within(config).suggest(study.ask()) for _ in range(num)]
-    return ([own] if own else [])[:num] + drawn[: num - bool(own)]
+    default = space.default_point(config).values
+    random = [space.within(config).suggest(study.ask()) for _ in range(num)]
+    return ([default] if default else [])[:num] + random[: num - bool(default)]
 
 
 def scores_of(values: dict[str, Any], learned: int) -> dict[str, float | None]:
-    """Smooth in every number, different for every choice, less after more domains."""
+    """Scores that are smooth in numbers, differ between choices, and decrease with more domains."""
     total = 0.0
     for key, value in values.items():
         weight = 1 + sum(map(ord, key)) % 7
@@ -62,7 +62,7 @@ def record_of(
     learned: int = 4,
     reason: str | None = None,
 ) -> TrialRecord:
-    """A trial that learned so many domains, 30 s each."""
+    """Record of a trial that learned this many domains, 30 s each."""
     record = TrialRecord(number, values, state, began=1_700_000_000.0 + 100 * number, reason=reason)
     for domain in range(1, learned + 1):
         scores = scores_of(values, domain)
@@ -75,7 +75,7 @@ def record_of(
     return TrialRecord(**{**vars(record), "ended": ended})
 
 
-def fabricate(
+def write_sweep(
     folder: Path,
     settings: SweepSettings,
     space_name: str = "demo",
@@ -85,11 +85,11 @@ def fabricate(
     """Writes settings, records, and the configuration of every trial's first run.
 
     Args:
-        folder: of the sweep.
-        settings: of the sweep.
-        space_name: of a space that ships with the project.
-        num: of trials; default all.
-        states: how trials from the second on ended, and after how many domains; then all finish.
+        folder: folder of the sweep.
+        settings: settings of the sweep.
+        space_name: name in search_spaces/.
+        num: number of trials; default all.
+        states: state and number of domains of trials from the second on; later ones finish.
     """
     folder.mkdir(parents=True)
     write_settings(folder, settings)
@@ -104,7 +104,7 @@ def fabricate(
 
 
 def write_run(folder: Path, settings: SweepSettings, number: int, values: dict[str, Any]) -> Path:
-    """What a trial's run leaves first: its configuration."""
+    """Writes the configuration of a trial's first run."""
     root = trial_folder(folder, number)
     name = f"seed{settings.seeds[0]}"
     own = [f"storage.root={root}", f"run.name={name}", f"seed={settings.seeds[0]}"]
