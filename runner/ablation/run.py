@@ -17,7 +17,7 @@ from runner.ablation.cells import Cell
 from runner.config.run_config import RunConfig, base_folder, validate
 from runner.experiment import run_experiment
 from runner.on_ray.cluster import connected
-from runner.on_ray.resources import await_resources
+from runner.on_ray.resources import wait_for_resources
 
 _HOME = "LIFELONG_REID_HOME"
 _USUAL = (ValueError, OSError, RuntimeError, FloatingPointError)
@@ -57,7 +57,7 @@ def workplace(cells: Sequence[Cell], jobs: int | None) -> Iterator[int]:
         if any(cell.config.cluster.use_gpu for cell in cells):
             of_cell["GPU"] = 1.0
         wanted = [of_cell] * min(jobs or 1, len(cells))
-        resources = await_resources(wanted, cells[0].config.cluster.wait_s)
+        resources = wait_for_resources(wanted, cells[0].config.cluster.wait_s)
         room = min(int(resources.get(name, 0.0) // need) for name, need in of_cell.items())
         if room < 1:
             raise ValueError(

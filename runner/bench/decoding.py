@@ -75,7 +75,9 @@ def _ray_images_per_s(domain: Domain) -> float:
     num_tasks = max(1, int(ray.cluster_resources()["CPU"]))
     task_cpus = DataConfig().decode_cpus
     options = DecodeOptions(HEIGHT, WIDTH, task_cpus, IMAGES_PER_BLOCK, num_tasks)
-    files = DomainFiles(domain.name, tuple(each.image_path for each in domain.train), held=True)
+    files = DomainFiles(
+        domain.name, tuple(each.image_path for each in domain.train), keep_pixels=True
+    )
     began = time.perf_counter()
     decode_domain(files, options)
     return len(domain.train) / (time.perf_counter() - began)

@@ -1,4 +1,7 @@
-"""The run's list of unreadable images: one JSON line each, written once (no torch, no ray)."""
+"""List of the unreadable images of a run, one JSON line each.
+
+This module imports neither torch nor ray.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,13 @@ from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
-class BadImage:
+class UnreadableImage:
     """An image that could not be decoded.
 
     Attributes:
-        path: the file.
-        reason: what the decoder said.
-        domain: name of the domain that lists it.
+        path: path of the file.
+        reason: error message of the decoder.
+        domain: name of the domain that contains the image.
         split: "train", "validation" or "test".
     """
 
@@ -26,10 +29,11 @@ class BadImage:
     split: str
 
 
-class Quarantine:
-    """Appends to `quarantine.jsonl`, each path once in the life of the run; thread-safe.
+class UnreadableImages:
+    """Appends unreadable images to `quarantine.jsonl`, each path once per run; thread-safe.
 
-    One object writes a file at a time: that of the only process, or that of the run's actor.
+    Only one object may write to a file at a time: that of the only process, or that of the stream
+    actor.
     """
 
     def __init__(self, file: Path) -> None:
@@ -37,8 +41,8 @@ class Quarantine:
         self._lock = threading.Lock()
         self._known = _listed_paths(file)
 
-    def add(self, images: Iterable[BadImage]) -> None:
-        """Lists those images whose path is not listed yet."""
+    def add(self, images: Iterable[UnreadableImage]) -> None:
+        """Appends the images whose path is not listed yet."""
         with self._lock:
             new = {image.path: image for image in images if image.path not in self._known}
             if not new:
@@ -53,8 +57,8 @@ def _listed_paths(file: Path) -> set[str]:
     if not file.exists():
         return set()
     text = file.read_text(encoding="utf-8")
-    complete, _, torn = text.rpartition("\n")
-    if torn:
-        # The writer was killed in mid-line; what it had not finished is found and listed again.
+    complete, _, incomplete = text.rpartition("\n")
+    if incomplete:
+        # A writer was killed while writing this line; the image is reported again.
         file.write_text(complete + "\n" if complete else "", encoding="utf-8")
     return {json.loads(line)["path"] for line in complete.splitlines()}

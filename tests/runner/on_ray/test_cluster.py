@@ -32,6 +32,6 @@ def test_a_local_cluster_has_the_machine_s_gpus(
     monkeypatch.setattr(ray, "init", started)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: num_gpus)
     config = tiny_config(tmp_path, "finetune", "cluster.num_workers=1", "cluster.use_gpu=true")
-    expected, message = (StartedError, "") if num_gpus else (ValueError, "cluster has 0")
+    expected, message = (StartedError, "") if num_gpus else (ValueError, "got 0")
     with pytest.raises(expected, match=message), connected(config):
         pass

@@ -10,7 +10,12 @@ import ray
 
 from runner.config.run_config import RunConfig
 from runner.on_ray import resources
-from runner.on_ray.resources import TRAIN_WAITS_S, await_resources, patience, worker_bundles
+from runner.on_ray.resources import (
+    TRAIN_START_TIMEOUT_S,
+    start_timeout,
+    wait_for_resources,
+    worker_bundles,
+)
 
 WORKER, DECODING = {"CPU": 4.0, "GPU": 1.0}, {"CPU": 0.25}
 
@@ -65,7 +70,7 @@ def test_nobody_waits_who_was_not_told_to(
     start: Callable[..., Autoscaler], clock: list[float]
 ) -> None:
     autoscaler = start()
-    assert await_resources([WORKER, DECODING], 0.0) == {"CPU": 2.0}
+    assert wait_for_resources([WORKER, DECODING], 0.0) == {"CPU": 2.0}
     assert (autoscaler.requests, autoscaler.looks, clock) == ([], 1, [0.0])
 
 
@@ -73,7 +78,7 @@ def test_room_that_is_there_is_not_asked_for(
     start: Callable[..., Autoscaler], clock: list[float]
 ) -> None:
     autoscaler = start(machines=1)
-    assert await_resources([WORKER, DECODING], 600.0)["GPU"] == 1
+    assert wait_for_resources([WORKER, DECODING], 600.0)["GPU"] == 1
     assert (autoscaler.requests, clock) == ([], [0.0])
 
 
@@ -81,7 +86,7 @@ def test_machines_are_asked_for_awaited_and_the_request_taken_back(
     start: Callable[..., Autoscaler], clock: list[float]
 ) -> None:
     autoscaler = start()
-    assert await_resources([WORKER, WORKER, DECODING], 600.0) == {"CPU": 18.0, "GPU": 2.0}
+    assert wait_for_resources([WORKER, WORKER, DECODING], 600.0) == {"CPU": 18.0, "GPU": 2.0}
     asked, taken_back = autoscaler.requests
     assert asked == [{"CPU": 4, "GPU": 1}, {"CPU": 4, "GPU": 1}, {"CPU": 1}]
     assert all(isinstance(amount, int) for bundle in asked for amount in bundle.values())
@@ -93,7 +98,7 @@ def test_what_never_comes_is_waited_for_no_longer_than_said(
     start: Callable[..., Autoscaler], clock: list[float]
 ) -> None:
     autoscaler = start(at_most=1)
-    assert await_resources([WORKER, WORKER], 15.0)["GPU"] == 1
+    assert wait_for_resources([WORKER, WORKER], 15.0)["GPU"] == 1
     assert clock == [15.0]
     assert autoscaler.requests[-1] == []
 
@@ -107,7 +112,7 @@ def test_the_request_is_taken_back_after_ctrl_c_too(
     autoscaler = start()
     monkeypatch.setattr(resources.time, "sleep", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        await_resources([WORKER], 60.0)
+        wait_for_resources([WORKER], 60.0)
     assert autoscaler.requests[-1] == []
 
 
@@ -123,7 +128,7 @@ def test_what_a_run_asks_for(tmp_path: Path, tiny_config: Callable[..., RunConfi
 def test_a_lost_machine_is_waited_for_as_long() -> None:
     from ray.train.v2._internal import constants
 
-    assert patience(0.0) == {}
-    assert patience(900.0) == {constants.WORKER_GROUP_START_TIMEOUT_S_ENV_VAR: "900"}
-    assert set(patience(900.0)) <= constants.ENV_VARS_TO_PROPAGATE
-    assert constants.DEFAULT_WORKER_GROUP_START_TIMEOUT_S == TRAIN_WAITS_S
+    assert start_timeout(0.0) == {}
+    assert start_timeout(900.0) == {constants.WORKER_GROUP_START_TIMEOUT_S_ENV_VAR: "900"}
+    assert set(start_timeout(900.0)) <= constants.ENV_VARS_TO_PROPAGATE
+    assert constants.DEFAULT_WORKER_GROUP_START_TIMEOUT_S == TRAIN_START_TIMEOUT_S

@@ -249,7 +249,7 @@ def test_a_run_waits_for_the_machine_that_it_asks_for(
 
     refused = run()
     assert refused.returncode == 2
-    assert "do not fit the 2 CPUs" in refused.stderr
+    assert "do not fit 2 available CPUs" in refused.stderr
     done = run("cluster.wait_s=90")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert list(tmp_path.glob("*/results.json"))

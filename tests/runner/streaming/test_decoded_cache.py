@@ -12,7 +12,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from runner.streaming import decoded_cache
-from runner.streaming.decoded_cache import SharedDecoder, decode_block, files_in_order, fitting
+from runner.streaming.decoded_cache import (
+    SharedDecoder,
+    decode_block,
+    files_by_priority,
+    select_within_budget,
+)
 from runner.streaming.image_decoding import DecodedImages, decode_many
 from tasks.schema import Benchmark, Domain, Record, Split
 
@@ -68,8 +73,8 @@ def test_neighbours_of_a_block_are_not_copied(paths: list[str]) -> None:
     one, again = (shared(paths[0:3], HEIGHT, WIDTH).pixels for _ in range(2))
     assert np.shares_memory(one, again)
     assert not one.flags.writeable
-    assert shared.serves(paths[:NUM_SHARED], HEIGHT, WIDTH)
-    assert not shared.serves(paths[: NUM_SHARED + 1], HEIGHT, WIDTH)
+    assert shared.contains(paths[:NUM_SHARED], HEIGHT, WIDTH)
+    assert not shared.contains(paths[: NUM_SHARED + 1], HEIGHT, WIDTH)
     both = shared(paths[4:6], HEIGHT, WIDTH).pixels
     assert not np.shares_memory(both, shared(paths[4:5], HEIGHT, WIDTH).pixels)
 
@@ -109,16 +114,16 @@ def test_tests_come_before_training_and_nothing_comes_twice() -> None:
     by_text = Split(records("b", "t"), records("g", "q"), "text")
     unseen = Domain("unseen", records("never"), Split((), ()), by_text)
     benchmark = Benchmark("two", (seen,), (unseen,), {})
-    assert files_in_order(benchmark) == [["q"], ["v", "w"], ["g"], ["a", "b"]]
+    assert files_by_priority(benchmark) == [["q"], ["v", "w"], ["g"], ["a", "b"]]
     # Joint training learns the same files.
-    assert files_in_order(benchmark.for_course("joint")) == files_in_order(benchmark)
+    assert files_by_priority(benchmark.for_course("joint")) == files_by_priority(benchmark)
 
 
 def test_what_does_not_fit_is_passed_over() -> None:
     portions = ["ab", "cdef", "g", "hi"]
-    assert fitting(portions, 3) == ["ab", "g"]
-    assert fitting(portions, 9) == portions
-    assert fitting(portions, 0) == []
+    assert select_within_budget(portions, 3) == ["ab", "g"]
+    assert select_within_budget(portions, 9) == portions
+    assert select_within_budget(portions, 0) == []
 
 
 def test_what_was_unreadable_to_the_decoding_process_is_tried_again(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.streaming.prefetch import ahead
+from runner.streaming.prefetch import prefetch
 
 WAIT_S = 5.0
 
@@ -27,7 +27,7 @@ def wait_for(condition):
 @given(st.lists(st.one_of(st.none(), st.integers(), st.just(ValueError("an item")))), st.data())
 def test_items_come_in_order_whatever_they_are(items, data):
     depth = data.draw(st.integers(1, 4))
-    assert list(ahead(iter(items), depth)) == items
+    assert list(prefetch(iter(items), depth)) == items
 
 
 @pytest.mark.parametrize("depth", [1, 3])
@@ -39,7 +39,7 @@ def test_as_many_are_made_ahead_as_asked_for(depth):
             made.append(number)
             yield number
 
-    stream = ahead(items(), depth)
+    stream = prefetch(items(), depth)
     assert made == [], "nothing is made before somebody asks"
     assert next(stream) == 0
     # `depth` in the queue and one in the thread's hand.
@@ -55,7 +55,7 @@ def test_an_error_comes_where_it_belongs():
         yield 2
         raise OSError("the disk went away")
 
-    stream = ahead(items(), 4)
+    stream = prefetch(items(), 4)
     assert [next(stream), next(stream)] == [1, 2]
     with pytest.raises(OSError, match="the disk went away"):
         next(stream)
@@ -70,7 +70,7 @@ def test_leaving_early_stops_the_thread():
             made.append(threading.current_thread().name)
             yield len(made)
 
-    for item in ahead(endless(), 2):
+    for item in prefetch(endless(), 2):
         if item == 3:
             break
     wait_for(lambda: not threads())
@@ -79,11 +79,11 @@ def test_leaving_early_stops_the_thread():
 
 
 def test_the_end_leaves_no_thread():
-    assert list(ahead(iter([]), 2)) == []
-    assert list(ahead(iter(range(3)), 2)) == [0, 1, 2]
+    assert list(prefetch(iter([]), 2)) == []
+    assert list(prefetch(iter(range(3)), 2)) == [0, 1, 2]
     assert not threads()
 
 
 def test_a_depth_without_limit_is_refused():
-    with pytest.raises(AssertionError, match="without a limit"):
-        next(ahead(iter([1]), 0))
+    with pytest.raises(AssertionError, match="at least 1, got 0"):
+        next(prefetch(iter([1]), 0))

@@ -10,7 +10,7 @@ import pytest
 from runner.config.run_config import RunConfig
 from runner.experiment import read_benchmark, run_experiment
 from runner.streaming import decoded_cache
-from runner.streaming.decoded_cache import files_in_order
+from runner.streaming.decoded_cache import files_by_priority
 from runner.streaming.image_decoding import decode_many
 from tasks.schema import Benchmark
 
@@ -38,7 +38,7 @@ def shared(benchmark_: Benchmark, config: RunConfig) -> Any:
 
 
 def test_all_images_are_shared(shared: Any, benchmark_: Benchmark) -> None:
-    paths = [path for portion in files_in_order(benchmark_) for path in portion]
+    paths = [path for portion in files_by_priority(benchmark_) for path in portion]
     assert shared.num_shared == shared.num_images == len(paths)
     assert str(shared) == f"{len(paths)} of {len(paths)} images are decoded once for all trials"
     served = shared.decoder()(paths, *SIZE)
@@ -51,7 +51,7 @@ def test_trials_read_them_in_place_and_may_die(shared: Any, benchmark_: Benchmar
     import ray
     from ray.exceptions import RayActorError
 
-    paths = files_in_order(benchmark_)[0][:4]
+    paths = files_by_priority(benchmark_)[0][:4]
 
     class Trial:
         def look(self, shared: Any) -> tuple[bool, int]:
@@ -92,7 +92,7 @@ def test_what_exceeds_the_budget_is_left_to_the_trials(
 ) -> None:
     from runner.sweep.shared_images import share_images
 
-    portions = files_in_order(benchmark_)
+    portions = files_by_priority(benchmark_)
     fits = len(portions[0]) * SIZE[0] * SIZE[1] * 3
     data = config.data.model_copy(update={"object_store_share": fits / 300_000_000})
     some = share_images(benchmark_, config.model_copy(update={"data": data}))
@@ -101,8 +101,8 @@ def test_what_exceeds_the_budget_is_left_to_the_trials(
     paths = [path for portion in portions for path in portion]
     decoder = some.decoder()
     assert decoder is not None
-    assert decoder.serves(portions[0], *SIZE)
-    assert not decoder.serves(paths, *SIZE)
+    assert decoder.contains(portions[0], *SIZE)
+    assert not decoder.contains(paths, *SIZE)
     served = decoder(paths, *SIZE)
     np.testing.assert_array_equal(served.pixels, decode_many(paths, *SIZE).pixels)
     data = config.data.model_copy(update={"object_store_share": 1e-9})

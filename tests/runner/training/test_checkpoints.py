@@ -53,7 +53,7 @@ def test_a_checkpoint_comes_back_bit_for_bit(tmp_path):
     assert_bit_equal(written.tensors, read.tensors)
     assert read.position == Position(1, 2, 3)
     assert read.facts == {"offset": 8}
-    assert read.progress == {"iteration": 0}
+    assert read.run_state == {"iteration": 0}
     assert read.optimizer is None
 
 
@@ -111,7 +111,7 @@ def test_the_newest_position_wins_and_only_some_are_kept(tmp_path):
         store.save(checkpoint(position, seed))
         latest = store.latest()
         assert latest is not None
-        assert (latest.position, latest.progress["iteration"]) == (position, seed)
+        assert (latest.position, latest.run_state["iteration"]) == (position, seed)
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["position-000-01-0010", "position-002-00-0000"]
 
@@ -122,13 +122,15 @@ def test_saving_a_position_again_replaces_it(tmp_path):
     store.save(checkpoint(Position(1), 1))
     latest = store.latest()
     assert latest is not None
-    assert (latest.progress, latest.optimizer) == ({"iteration": 1}, None)
+    assert (latest.run_state, latest.optimizer) == ({"iteration": 1}, None)
     assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_checkpoint_of_another_configuration_is_refused(tmp_path):
     CheckpointStore(tmp_path, "abc").save(checkpoint())
-    with pytest.raises(ValueError, match=r"hash abc, this run has xyz\); choose another run\.name"):
+    with pytest.raises(
+        ValueError, match=r"of configuration xyz, got .*abc.*choose another run\.name"
+    ):
         CheckpointStore(tmp_path, "xyz").latest()
 
 
@@ -146,7 +148,7 @@ def test_a_half_written_checkpoint_counts_for_nothing_and_goes(tmp_path, monkeyp
     assert len(list(tmp_path.iterdir())) == 2
     latest = store.latest()
     assert latest is not None
-    assert latest.progress == {"iteration": 1}
+    assert latest.run_state == {"iteration": 1}
     (tmp_path / ".position-000-00-0002.99999").mkdir()
     store.save(checkpoint(Position(0, 0, 3), 3))
     names = sorted(path.name for path in tmp_path.iterdir())
@@ -159,7 +161,7 @@ def test_a_newer_start_fences_the_older_one_off(tmp_path):
     store = CheckpointStore(tmp_path / "c", "abc", attempt_file, attempt=1)
     store.save(checkpoint(Position(0, 0, 1)))
     attempt_file.write_text(json.dumps({"attempt": 2}))
-    message = "start 2 of this run has taken over; start 1 stops here"
+    message = "start 2 of this run owns the storage; start 1 stops"
     with pytest.raises(FencedError, match=message):
         store.save(checkpoint(Position(0, 0, 2)))
     with pytest.raises(FencedError, match=message):

@@ -116,7 +116,7 @@ def train(config: RunConfig, folder: Path, group: WorkerGroup) -> Found:
 
 
 class SharedMemory:
-    """A MemoryStore in a file, in the place of the Ray actor that several workers share."""
+    """A PrototypeStore in a file, in the place of the Ray actor that several workers share."""
 
     def __init__(self, file: Path, group: WorkerGroup) -> None:
         self.file = file

@@ -21,7 +21,7 @@ from runner.experiment import RunResult, run_experiment
 from runner.tracking.event_log import read_events
 from runner.training import loop
 from runner.training.checkpoints import Checkpoint, CheckpointStore
-from runner.training.step_logger import StepLog
+from runner.training.step_logger import StepLogger
 from tasks.retrieval.metrics import METRICS
 
 MakeConfig = Callable[..., RunConfig]
@@ -260,16 +260,16 @@ def before_every_third_checkpoint(patch: pytest.MonkeyPatch) -> None:
 
 def in_mid_epoch(patch: pytest.MonkeyPatch) -> None:
     """The power fails in the second iteration of an epoch, once for each epoch."""
-    add, died = StepLog.add, set[tuple[str, str, int]]()
+    add, died = StepLogger.add, set[tuple[str, str, int]]()
 
-    def add_or_die(self: StepLog, iteration: int, result: Any, learning_rate: float) -> None:
+    def add_or_die(self: StepLogger, iteration: int, result: Any, learning_rate: float) -> None:
         add(self, iteration, result, learning_rate)
-        epoch = (self.where["domain"], self.where["stage"], self.where["epoch"])
+        epoch = (self.position["domain"], self.position["stage"], self.position["epoch"])
         if len(self.steps) == 2 and epoch not in died:
             died.add(epoch)
             raise PowerCutError
 
-    patch.setattr(StepLog, "add", add_or_die)
+    patch.setattr(StepLogger, "add", add_or_die)
 
 
 def between_evaluation_and_checkpoint(patch: pytest.MonkeyPatch) -> None:
@@ -356,13 +356,15 @@ def test_one_ray_worker_finds_the_same_numbers(
 
 def test_a_diverged_loss_ends_the_run(tiny_config: MakeConfig, tmp_path: Path) -> None:
     config = tiny_config(tmp_path, "finetune", "learner.optimizer.lr=1e30")
-    message = r"loss became (nan|inf) at iteration \d+ \(domain plaza, stage finetune; terms .*lr"
+    message = (
+        r"finite loss, got (nan|inf) at iteration \d+ \(domain plaza, stage finetune; terms .*lr"
+    )
     with pytest.raises(FloatingPointError, match=message):
         run_experiment(config)
     folder = tmp_path / config.run_name
     assert not (folder / "results.json").exists()
     (failed,) = events_of(folder, "failed")
-    assert failed["error"].startswith("FloatingPointError: the loss became")
+    assert failed["error"].startswith("FloatingPointError: expected a finite loss")
 
 
 @pytest.mark.slow
@@ -371,7 +373,7 @@ def test_a_diverged_loss_ends_the_run_on_ray_without_another_try(
 ) -> None:
     lr = "learner.optimizer.lr=1e30"
     config = tiny_config(tmp_path, "finetune", lr, "cluster.num_workers=1")
-    with pytest.raises(FloatingPointError, match="loss became"):
+    with pytest.raises(FloatingPointError, match="finite loss"):
         run_experiment(config)
     assert len(events_of(tmp_path / config.run_name, "plan")) == 1
 

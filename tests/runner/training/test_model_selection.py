@@ -22,7 +22,7 @@ from runner.streaming.image_stream import LocalStream
 from runner.training.checkpoints import CheckpointStore
 from runner.training.collectives import LocalGroup
 from runner.training.evaluation import Embedder, evaluate_domains
-from runner.training.model_selection import Candidate, best, selection
+from runner.training.model_selection import Candidate, best_candidate, selection_summary
 from runner.training.worker import build_learner
 
 MakeConfig = Callable[..., RunConfig]
@@ -72,7 +72,7 @@ def test_validation_decides_and_test_only_flatters() -> None:
         candidate(3, 20, 40),
         candidate(4, 1, 2),
     ]
-    found = selection(1, "plaza", candidates)
+    found = selection_summary(1, "plaza", candidates)
     assert found is not None
     entries = {name: found[name]["epoch"] for name in ("last", "validation", "best_on_test")}
     assert entries == {"last": 4, "validation": 2, "best_on_test": 3}
@@ -80,20 +80,20 @@ def test_validation_decides_and_test_only_flatters() -> None:
     marked = [name for name in entries if found[name].get("not_to_be_reported")]
     assert marked == ["best_on_test"]
     flattered = [{**each, "test": {"mAP": 100 - each["test"]["mAP"]}} for each in candidates]
-    other = selection(1, "plaza", [Candidate(**each) for each in flattered])
+    other = selection_summary(1, "plaza", [Candidate(**each) for each in flattered])
     assert other is not None
     assert other["validation"]["epoch"] == 2 != other["best_on_test"]["epoch"] == 4
 
 
 def test_an_epoch_without_a_score_is_never_chosen_and_nothing_is_no_choice() -> None:
     nothing = candidate(1, math.nan, 7)
-    assert best([nothing], "validation") is None
-    assert best([nothing, candidate(2, 0, 0)], "validation") == candidate(2, 0, 0)
-    found = selection(2, "plaza", [nothing])
+    assert best_candidate([nothing], "validation") is None
+    assert best_candidate([nothing, candidate(2, 0, 0)], "validation") == candidate(2, 0, 0)
+    found = selection_summary(2, "plaza", [nothing])
     assert found is not None
     assert found["validation"] is None
     assert found["last"] == {"epoch": 1, "validation": {"mAP": None}, "test": {"mAP": 7}}
-    assert selection(0, "plaza", []) is None
+    assert selection_summary(0, "plaza", []) is None
 
 
 # ---- whole runs
@@ -222,8 +222,8 @@ def test_choosing_changes_no_number_and_off_it_is_not_there(
 @pytest.mark.parametrize(
     ("learner", "overrides", "reason"),
     [
-        ("finetune", (), "learns one domain, and this one learns 2 steps of plaza, station"),
-        ("zero_shot", ONE, "this one learns 0 steps of plaza"),
+        ("finetune", (), "one domain, got 2 steps of plaza, station"),
+        ("zero_shot", ONE, "got 0 steps of plaza"),
         ("finetune", (*ONE, "benchmark.num_validation_identities=0"), "plaza has none"),
     ],
 )

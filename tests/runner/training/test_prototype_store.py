@@ -5,24 +5,24 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from runner.training.prototype_store import LocalMemory, MemoryStore, StaleVersionError
+from runner.training.prototype_store import LocalPrototypeStore, PrototypeStore, StaleVersionError
 
-MakeStore = Callable[[], MemoryStore]
+MakeStore = Callable[[], PrototypeStore]
 """Another client of the same memory (the local store has one client: itself)."""
 
 
 @pytest.fixture(scope="module")
 def ray_memory(ray_session: None) -> Iterator[MakeStore]:
-    from runner.on_ray.prototype_actor import RayMemory, serve_memory
+    from runner.on_ray.prototype_actor import RayPrototypeStore, serve_prototypes
 
-    with serve_memory("test"):
-        yield lambda: RayMemory("test")
+    with serve_prototypes("test"):
+        yield lambda: RayPrototypeStore("test")
 
 
 @pytest.fixture(params=["local", "ray"])
 def connect(request: pytest.FixtureRequest) -> MakeStore:
     if request.param == "local":
-        memory = LocalMemory()
+        memory = LocalPrototypeStore()
         return lambda: memory
     shared: MakeStore = request.getfixturevalue("ray_memory")
     shared().reset(0, {})
@@ -64,9 +64,9 @@ def test_what_is_published_comes_back_bit_for_bit(connect: MakeStore) -> None:
 def test_one_of_two_writers_is_refused(connect: MakeStore) -> None:
     first, second = connect(), connect()
     first.publish({"a": torch.ones(2)}, expected_version=0)
-    with pytest.raises(StaleVersionError, match="version 0: the newest version is 1") as refused:
+    with pytest.raises(StaleVersionError, match="latest version 0, got 1") as refused:
         second.publish({"a": torch.zeros(2)}, expected_version=0)
-    assert (refused.value.expected, refused.value.found) == (0, 1)
+    assert (refused.value.expected, refused.value.latest) == (0, 1)
     version, found = second.latest()
     assert torch.equal(found["a"], torch.ones(2))
     assert second.publish({"a": torch.zeros(2)}, expected_version=version) == 2
@@ -94,30 +94,32 @@ def test_reset_takes_over_a_checkpoint(connect: MakeStore) -> None:
 def test_the_tensors_outlive_the_worker_that_published_them(ray_session: None) -> None:
     import ray
 
-    from runner.on_ray.prototype_actor import RayMemory, serve_memory
+    from runner.on_ray.prototype_actor import RayPrototypeStore, serve_prototypes
 
     class Publisher:
         def publish(self) -> int:
             # Larger than what Ray answers inline, so that it lies in the object store.
-            return RayMemory("mortal").publish({"a": torch.ones(200_000)}, expected_version=0)
+            return RayPrototypeStore("mortal").publish(
+                {"a": torch.ones(200_000)}, expected_version=0
+            )
 
-    with serve_memory("mortal"):
+    with serve_prototypes("mortal"):
         publisher = ray.remote(num_cpus=0)(Publisher).remote()
         assert ray.get(publisher.publish.remote()) == 1
         ray.kill(publisher)
         with pytest.raises(ray.exceptions.RayActorError):
             ray.get(publisher.publish.remote())
-        version, found = RayMemory("mortal").latest()
+        version, found = RayPrototypeStore("mortal").latest()
     assert version == 1
     assert torch.equal(found["a"], torch.ones(200_000))
 
 
 def test_a_run_has_one_memory(ray_session: None) -> None:
-    from runner.on_ray.prototype_actor import serve_memory
+    from runner.on_ray.prototype_actor import serve_prototypes
 
     with (
-        serve_memory("one"),
-        pytest.raises(ValueError, match="memory-one"),
-        serve_memory("one"),
+        serve_prototypes("one"),
+        pytest.raises(ValueError, match="prototypes-one"),
+        serve_prototypes("one"),
     ):
         pass
