@@ -72,7 +72,7 @@ def test_trials_read_them_in_place_and_may_die(shared: Any, benchmark_: Benchmar
 def test_a_run_on_shared_images_gives_the_same_results(
     shared: Any,
     config: RunConfig,
-    no_pictures: None,
+    no_figures: None,
     numbers_of: Callable[[Mapping[str, Any]], dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -138,7 +138,7 @@ def test_lost_blocks_are_decoded_by_the_trial(
 def test_a_trial_on_a_worker_of_ray_train_takes_them_too(
     shared: Any,
     config: RunConfig,
-    no_pictures: None,
+    no_figures: None,
     numbers_of: Callable[[Mapping[str, Any]], dict[str, Any]],
 ) -> None:
     alone = run_experiment(config, fresh=True).results

@@ -37,7 +37,7 @@ def test_evaluating_restores_the_mode_of_each_submodule() -> None:
     assert modes_of(module) == before
 
 
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("learner", learner_names())
 def test_runs_restore_train_mode_after_evaluation(
     learner: str, tmp_path: Path, tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
