@@ -36,12 +36,11 @@ from runner.streaming.image_stream import (
     ChunkDecoder,
     FileImages,
     OpenedDomain,
-    clean_domain,
     decoded_bytes,
     path_chunks,
     stream_test_images,
-    unreadable_training_images,
 )
+from runner.streaming.unreadable_images import clean_domain, unreadable_training_images
 from tasks.schema import Benchmark, Record
 
 CHUNKS_IN_FLIGHT = 8

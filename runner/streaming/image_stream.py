@@ -21,7 +21,13 @@ import numpy as np
 from runner.config.sections import DataConfig
 from runner.streaming.image_decoding import DecodedImages, Decoder, decode_many
 from runner.streaming.prefetch import prefetch
-from runner.streaming.unreadable_images import UnreadableImage, UnreadableImages
+from runner.streaming.unreadable_images import (
+    UnreadableImage,
+    UnreadableImages,
+    clean_domain,
+    unreadable_images,
+    unreadable_training_images,
+)
 from tasks.schema import Benchmark, Domain, Record
 
 IMAGES_PER_BLOCK = 256
@@ -283,66 +289,6 @@ class _DecodedDomain:
 
     blocks: list[np.ndarray] | None
     errors: Mapping[int, str]
-
-
-def clean_domain(
-    domain: Domain, errors: Mapping[int, str], max_bad_share: float
-) -> tuple[Domain, np.ndarray]:
-    """Removes unreadable training images from a domain.
-
-    Args:
-        domain: the domain as listed by the benchmark.
-        errors: error message by position in `domain.train`.
-        max_bad_share: maximum share of unreadable training images, in [0, 1].
-
-    Returns:
-        The cleaned domain, and [N] positions of its images in the original `domain.train`.
-
-    Raises:
-        ValueError: the share is exceeded.
-    """
-    num_images = len(domain.train)
-    if len(errors) > max_bad_share * num_images:
-        first = "; ".join(
-            f"{domain.train[position].image_path} ({errors[position]})"
-            for position in sorted(errors)[:3]
-        )
-        raise ValueError(
-            f"{domain.name}: expected at most {max_bad_share:.2%} unreadable training images "
-            f"(data.max_bad_share), got {len(errors)} of {num_images} "
-            f"({len(errors) / num_images:.2%}). First: {first}. Repair these files (all are listed "
-            "in quarantine.jsonl), or raise data.max_bad_share"
-        )
-    kept = np.delete(np.arange(num_images), sorted(errors))
-    return domain.without(errors.keys()), kept
-
-
-def unreadable_training_images(domain: Domain, errors: Mapping[int, str]) -> list[UnreadableImage]:
-    """Lists the unreadable training images of a domain; `errors` is by position."""
-    return [
-        UnreadableImage(domain.train[position].image_path, errors[position], domain.name, "train")
-        for position in sorted(errors)
-    ]
-
-
-def unreadable_images(
-    benchmark: Benchmark, paths: Sequence[str], errors: Mapping[int, str]
-) -> list[UnreadableImage]:
-    """Lists the unreadable images among files of any domain and split; `errors` is by position."""
-    places = {
-        record.image_path: (domain.name, name)
-        for domain in benchmark.domains
-        for name, records in (
-            ("train", domain.train),
-            ("validation", domain.validation.query + domain.validation.gallery),
-            ("test", domain.test.query + domain.test.gallery),
-        )
-        for record in records
-    }
-    return [
-        UnreadableImage(paths[position], errors[position], *places.get(paths[position], ("", "")))
-        for position in sorted(errors)
-    ]
 
 
 def stream_test_images(
