@@ -1,4 +1,4 @@
-"""One run from configuration to results.json; reads like a lab notebook."""
+"""Execution of one run, from its configuration to results.json."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from runner.tracking.event_log import EventSpool
 from runner.tracking.tracker import DrainReport, Tracker, resolve_uri
 from runner.training.checkpoints import CheckpointStore
 from runner.training.evaluation import check_protocol, check_queries, pinned_settings
-from runner.training.model_selection import check_selection, selection
+from runner.training.model_selection import check_selection, selection_summary
 from tasks.benchmarks import BenchmarkConfig, load_benchmark
 from tasks.retrieval.metrics import ResultMatrix
 from tasks.retrieval.random_baseline import chance_average
@@ -32,10 +32,10 @@ class RunResult:
     """A finished run.
 
     Attributes:
-        folder: the run's storage.
-        results: what results.json holds.
-        was_finished: the run had been finished by an earlier start; nothing was computed.
-        tracking: how tracking ended; None if it was off or nothing was computed.
+        folder: storage folder of the run.
+        results: content of results.json.
+        was_finished: whether an earlier start had finished the run, so nothing was computed.
+        tracking: report of the tracker; None if tracking is disabled or nothing was computed.
     """
 
     folder: Path
@@ -51,20 +51,20 @@ def run_experiment(
     view: EventView | None = None,
     shared: SharedFiles | None = None,
 ) -> RunResult:
-    """Runs, or goes on with, the run that `config` describes.
+    """Starts or resumes the run of a configuration.
 
     Args:
-        config: the run. With cluster.num_workers=0 it stays in this process and imports neither
-            ray nor mlflow; `sync` tracks it afterwards.
-        fresh: start over, dropping what an earlier start of the same run left.
-        view: shows events while the run goes on.
-        shared: files that need not be decoded again; see `runner.sweep.shared_images`.
+        config: configuration of the run. With cluster.num_workers=0 the run stays in this process
+            and imports neither ray nor mlflow; `sync` tracks it afterwards.
+        fresh: whether to delete the files of earlier starts of the same run.
+        view: shows the events of the run on the console.
+        shared: images that are already decoded; see `runner.sweep.shared_images`.
 
     Raises:
-        ValueError, OSError: the input is wrong; says what was expected, what came, what to do.
-        RuntimeError: the run is in use by another process, or workers kept failing.
+        ValueError, OSError: the configuration or the data is invalid.
+        RuntimeError: another process uses the run, or workers failed too often.
     """
-    began = time.time()
+    start_s = time.time()
     storage = RunStorage.of(config)
     benchmark = read_benchmark(config)
     attempt = storage.open(config, fresh=fresh)
@@ -73,18 +73,18 @@ def run_experiment(
         finished = storage.results()
         if finished is not None:
             return RunResult(storage.folder, finished, was_finished=True)
-        spool = EventSpool(storage.events_file)
-        with _shown(storage, view):
-            _announce(spool, config, benchmark, attempt)
+        events = EventSpool(storage.events_file)
+        with _show_events(storage, view):
+            _emit_run(events, config, benchmark, attempt)
             tracker = _tracker(storage, config)
             try:
                 outcome = _compute(config, benchmark, storage, attempt, shared)
-                results = summarise(config, benchmark, outcome, attempt, time.time() - began)
+                results = summarise(config, benchmark, outcome, attempt, time.time() - start_s)
                 storage.write_results(results)
                 write_figures(results, storage.folder)
-                spool.emit("finished", summary=results["summary"], timings=results["timings"])
+                events.emit("finished", summary=results["summary"], timings=results["timings"])
             except BaseException as error:
-                spool.emit("failed", error=f"{type(error).__name__}: {error}")
+                events.emit("failed", error=f"{type(error).__name__}: {error}")
                 raise
             finally:
                 report = tracker.close(timeout_s=30.0) if tracker else None
@@ -94,9 +94,9 @@ def run_experiment(
 
 
 def read_benchmark(config: RunConfig) -> Benchmark:
-    """Reads the data, and asks the learner whether it can learn from them."""
+    """Reads the data and checks that the learner can be trained on them."""
     benchmark = load_benchmark(
-        located(config.benchmark),
+        resolve_folders(config.benchmark),
         image_height=config.backbone.image_height,
         image_width=config.backbone.image_width,
         pinned=pinned_settings(config.evaluation),
@@ -113,14 +113,15 @@ def read_benchmark(config: RunConfig) -> Benchmark:
         method.check_domain(config.learner, domain)
         if domain.num_persons < config.data.persons_per_batch:
             raise ValueError(
-                f"data.persons_per_batch: a batch needs {config.data.persons_per_batch} different "
-                f"people, and {domain.name} has {domain.num_persons} to train on; lower it"
+                f"data.persons_per_batch: expected at most {domain.num_persons}, the number of "
+                f"training identities of {domain.name}, got {config.data.persons_per_batch}; "
+                "lower it"
             )
     return benchmark
 
 
-def located(settings: BenchmarkConfig) -> BenchmarkConfig:
-    """The section with its folders made absolute."""
+def resolve_folders(settings: BenchmarkConfig) -> BenchmarkConfig:
+    """Makes the folders of the section absolute."""
     folders = {
         name: str(base_folder() / Path(getattr(settings, name)).expanduser())
         for name in ("root", "derived")
@@ -135,17 +136,17 @@ def summarise(
     attempt: int,
     wall_s: float,
 ) -> dict[str, Any]:
-    """What results.json holds; see docs/storage.md."""
+    """Builds the content of results.json; see docs/storage.md."""
     seen = tuple(domain.name for domain in benchmark.seen)
     unseen = tuple(domain.name for domain in benchmark.unseen)
     test = ResultMatrix.from_json(outcome["test"], seen, unseen)
     validation = ResultMatrix.from_json(outcome["validation"], seen, unseen)
-    # A data set that is for tests alone has nobody to validate on; its average is the others'.
-    untested = [domain.name for domain in benchmark.unseen if not domain.validation.query]
+    # Test-only data sets have no validation split and are excluded from the validation average.
+    test_only = [domain.name for domain in benchmark.unseen if not domain.validation.query]
     seconds, counts = outcome["seconds"], outcome["counts"]
     timings = {f"{name}_s": value for name, value in seconds.items()} | {
         "wall_s": wall_s,
-        # A method that learns nothing has trained on no image, in no time.
+        # Zero-shot methods train on no images, in no time.
         "train_images_per_s": counts.get("trained_images", 0)
         / max(seconds.get("training", 0.0), 1e-9),
         "evaluation_images_per_s": counts["evaluated_images"] / max(seconds["evaluation"], 1e-9),
@@ -160,13 +161,15 @@ def summarise(
         "scores": test.to_json(),
         "validation": validation.to_json(),
         "summary": test.summary(),
-        "validation_summary": validation.without(untested).summary(),
+        "validation_summary": validation.without(test_only).summary(),
         "chance": {
             f"{group}_{metric}": value
             for group, domains in (("seen", benchmark.seen), ("unseen", benchmark.unseen))
             for metric, value in chance_average(domains, config.evaluation.protocol).items()
         },
-        "selection": selection(config.evaluation.every_epochs, seen[0], outcome["candidates"]),
+        "selection": selection_summary(
+            config.evaluation.every_epochs, seen[0], outcome["candidates"]
+        ),
         "num_iterations": outcome["iteration"],
         "num_unreadable_training_images": sum(outcome["unreadable_images"].values()),
         "num_unreadable_test_images": outcome["unreadable_test_images"],
@@ -197,8 +200,8 @@ def _compute(
     return run_on_ray(config, benchmark, storage, attempt, min(first_domain, last), shared)
 
 
-def _announce(spool: EventSpool, config: RunConfig, benchmark: Benchmark, attempt: int) -> None:
-    spool.emit(
+def _emit_run(events: EventSpool, config: RunConfig, benchmark: Benchmark, attempt: int) -> None:
+    events.emit(
         "run",
         name=config.run_name,
         preset=config.preset,
@@ -214,7 +217,7 @@ def _announce(spool: EventSpool, config: RunConfig, benchmark: Benchmark, attemp
 
 
 def tracking_uri(config: RunConfig) -> str | None:
-    """`tracking.uri` with a relative database path made absolute."""
+    """Returns `tracking.uri`; the path of a database is made absolute."""
     uri = config.tracking.uri
     return resolve_uri(uri, base_folder()) if uri else None
 
@@ -228,8 +231,8 @@ def _tracker(storage: RunStorage, config: RunConfig) -> Tracker | None:
 
 
 @contextmanager
-def _shown(storage: RunStorage, view: EventView | None) -> Iterator[None]:
-    """Shows the run's events on a thread of their own while the block runs."""
+def _show_events(storage: RunStorage, view: EventView | None) -> Iterator[None]:
+    """Shows the events of the run from a separate thread while the block runs."""
     if view is None:
         yield
         return

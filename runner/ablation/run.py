@@ -16,7 +16,7 @@ from runner.ablation.cells import Cell
 from runner.config.run_config import base_folder, validate
 from runner.experiment import run_experiment
 from runner.on_ray.cluster import connected
-from runner.on_ray.resources import await_resources
+from runner.on_ray.resources import wait_for_resources
 from runner.on_ray.task_settings import base_folder_of_driver, connection_config
 
 _EXPECTED_ERRORS = (ValueError, OSError, RuntimeError, FloatingPointError)
@@ -56,7 +56,7 @@ def ray_jobs(cells: Sequence[Cell], jobs: int | None) -> Iterator[int]:
         if any(cell.config.cluster.use_gpu for cell in cells):
             per_cell["GPU"] = 1.0
         wanted = [per_cell] * min(jobs or 1, len(cells))
-        resources = await_resources(wanted, cells[0].config.cluster.wait_s)
+        resources = wait_for_resources(wanted, cells[0].config.cluster.wait_s)
         num_fitting = min(int(resources.get(name, 0.0) // need) for name, need in per_cell.items())
         if num_fitting < 1:
             raise ValueError(

@@ -12,7 +12,7 @@ from typing import Any
 
 from runner.analysis.trained_run import TrainedRun, embedding
 from runner.config.run_config import ConfigError, RunConfig, override_values
-from runner.experiment import located
+from runner.experiment import resolve_folders
 from runner.results.run_folder import git_revision, write_atomically
 from runner.training.evaluation import (
     check_protocol,
@@ -70,7 +70,7 @@ def benchmark_to_test(run: TrainedRun, settings: RunConfig) -> Benchmark:
     """
     backbone = run.config.backbone
     return load_benchmark(
-        located(settings.benchmark),
+        resolve_folders(settings.benchmark),
         image_height=backbone.image_height,
         image_width=backbone.image_width,
         pinned=pinned_settings(settings.evaluation),

@@ -1,1 +1,1 @@
-"""One module a bench, with `measure(bench: Workbench) -> Findings`; `runner.bench` runs them."""
+"""Benchmarks of the runner: one module each, with `measure(workbench) -> BenchResult`."""

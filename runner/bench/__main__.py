@@ -1,7 +1,7 @@
-"""A table of overheads: `python -m runner.bench [--only NAME ...] [--repeats N] [--output FILE]`.
+"""Runs the benchmarks: `python -m runner.bench [--only NAME ...] [--repeats N] [--output FILE]`.
 
-Writes JSON: for each measurement {"median", "values", "unit"}, the same for each of "ratios", and
-"machine". Where something is aimed at, "aim" and "met" stand beside the median.
+Prints a table and writes JSON: {"median", "values", "unit"} for each measurement, the same for each
+of "ratios", and "machine". Measurements with a target also have "aim" and "met".
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from runner.bench.measurements import Findings, Measurement
+from runner.bench.measurements import BenchResult, Measurement
 from runner.bench.workbench import Sizes, Workbench
 from runner.results.run_folder import git_revision, write_atomically
 
@@ -31,10 +31,7 @@ BENCHES = (
     "training_loop",
     "startup",
     "domain_switch",
-    "decoding",
-    "evaluation",
     "ranking",
-    "gallery_index",
     "doctor",
     "training_step",
     "tracking",
@@ -45,34 +42,40 @@ BUSY_LOAD = 1.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the chosen benches; returns the exit status."""
+    """Runs the selected benchmarks; returns the exit status."""
     options = _parser().parse_args(arguments)
     console = Console()
     facts = machine()
     if facts["load_average"] > BUSY_LOAD:
-        console.print(f"The machine is busy (load {facts['load_average']:.1f}): wait, or mistrust.")
+        console.print(
+            f"The machine is busy (load {facts['load_average']:.1f}); measurements are unreliable."
+        )
     sizes = Sizes.quick() if options.quick else Sizes()
-    found = Findings(())
+    result = BenchResult(())
     with tempfile.TemporaryDirectory(prefix="lifelong-reid-bench-") as scratch:
-        bench = Workbench(Path(scratch), options.repeats, sizes)
+        workbench = Workbench(Path(scratch), options.repeats, sizes)
         for name in [name for name in BENCHES if name in (options.only or BENCHES)]:
-            began = time.perf_counter()
-            found += importlib.import_module(f"runner.bench.{name}").measure(bench)
-            console.print(f"{name}: {time.perf_counter() - began:.0f} s")
-            # After each: an error in a later one leaves the earlier ones' numbers.
-            write_atomically(options.output, json.dumps(report(found, facts), indent=1))
-    console.print(table(found))
+            start_s = time.perf_counter()
+            result += importlib.import_module(f"runner.bench.{name}").measure(workbench)
+            console.print(f"{name}: {time.perf_counter() - start_s:.0f} s")
+            # Write after each benchmark, so that a later error does not lose the results.
+            write_atomically(options.output, json.dumps(report(result, facts), indent=1))
+    console.print(table(result))
     console.print(f"Written to {options.output}", soft_wrap=True)
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="bench", description="Measures what the runner costs.")
-    parser.add_argument("--only", nargs="+", choices=BENCHES, help="run these benches alone")
-    parser.add_argument("--repeats", type=_positive, default=3, help="of every measurement")
-    parser.add_argument("--output", type=Path, default=Path("bench.json"), help="JSON file")
+    parser = argparse.ArgumentParser(
+        prog="python -m runner.bench", description="Measures the overhead of the runner."
+    )
+    parser.add_argument("--only", nargs="+", choices=BENCHES, help="run only these benchmarks")
+    parser.add_argument("--repeats", type=_positive, default=3, help="repeats of each measurement")
     parser.add_argument(
-        "--quick", action="store_true", help="only see that the benches work; numbers say nothing"
+        "--output", type=Path, default=Path("bench.json"), help="JSON file to write"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="use minimal sizes to check that the benchmarks work"
     )
     return parser
 
@@ -84,40 +87,41 @@ def _positive(text: str) -> int:
     return number
 
 
-def report(found: Findings, facts: dict[str, Any]) -> dict[str, Any]:
-    """What the JSON file holds."""
-    return found.to_json() | {"machine": facts}
+def report(result: BenchResult, facts: dict[str, Any]) -> dict[str, Any]:
+    """Builds the content of the JSON file."""
+    return result.to_json() | {"machine": facts}
 
 
-def table(found: Findings) -> Table:
-    """Medians with their spread, ratios last, and the aims."""
-    shown = Table(title="Overheads")
-    shown.add_column("", no_wrap=True)
-    shown.add_column("median", justify="right")
-    shown.add_column("range", justify="right")
-    shown.add_column("aim")
-    _add_rows(shown, found.measurements)
-    shown.add_section()
-    _add_rows(shown, found.ratios)
-    return shown
+def table(result: BenchResult) -> Table:
+    """Builds a table of medians, ranges and targets; ratios come last."""
+    table = Table(title="Overhead")
+    table.add_column("measurement", no_wrap=True)
+    table.add_column("median", justify="right")
+    table.add_column("range", justify="right")
+    table.add_column("target")
+    _add_rows(table, result.measurements)
+    table.add_section()
+    _add_rows(table, result.ratios)
+    return table
 
 
-def _add_rows(shown: Table, measurements: Iterable[Measurement]) -> None:
-    for each in measurements:
-        aim = ""
-        if each.aim is not None:
-            aim = f"{each.aim} {'[green]met' if each.met else '[red]missed'}[/]"
-        spread = f"{_number(min(each.values))} - {_number(max(each.values))}"
-        median = f"{_number(each.median)} {each.unit}"
-        shown.add_row(each.name, median, spread if len(each.values) > 1 else "", aim)
+def _add_rows(table: Table, measurements: Iterable[Measurement]) -> None:
+    for measurement in measurements:
+        target = ""
+        if measurement.target is not None:
+            target = f"{measurement.target} {'[green]met' if measurement.met else '[red]missed'}[/]"
+        values = measurement.values
+        spread = f"{_format(min(values))} - {_format(max(values))}" if len(values) > 1 else ""
+        median = f"{_format(measurement.median)} {measurement.unit}"
+        table.add_row(measurement.name, median, spread, target)
 
 
-def _number(value: float) -> str:
+def _format(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers were measured on: CPUs this process may use, their kind, and versions."""
+    """Describes the machine: CPUs available to this process, processor and package versions."""
     versions = {name: importlib.metadata.version(name) for name in ("torch", "ray", "mlflow")}
     return {
         "cpus": len(os.sched_getaffinity(0)),

@@ -1,20 +1,20 @@
-"""Seconds between two domains: waiting for the next one's images, and beginning it."""
+"""Seconds between two domains: waiting for images, and starting the next domain."""
 
 from __future__ import annotations
 
-from runner.bench.measurements import Aim, Findings, Measurement
+from runner.bench.measurements import BenchResult, Measurement, Target
 from runner.bench.timed_runs import gaps
 from runner.bench.workbench import Workbench
 
 
-def measure(bench: Workbench) -> Findings:
-    """From the checkpoint that ends a VLADR domain to the first iteration of the next."""
-    found = list[Measurement]()
-    for variant, traces in bench.pairs("vladr").items():
-        lost = [gap for trace in traces for gap in gaps(trace.events)]
-        waiting = tuple(gap.waiting for gap in lost)
-        beginning = tuple(gap.begin_domain for gap in lost)
+def measure(workbench: Workbench) -> BenchResult:
+    """Measures from the final checkpoint of a VLADR domain to the first stage of the next."""
+    measurements = list[Measurement]()
+    for variant, traces in workbench.pairs("vladr").items():
+        domain_gaps = [gap for trace in traces for gap in gaps(trace.events)]
+        waiting = tuple(gap.waiting for gap in domain_gaps)
+        begin_domain = tuple(gap.begin_domain for gap in domain_gaps)
         name = f"between.{variant}"
-        found.append(Measurement(f"{name}.waiting", "s", waiting, Aim("<=", 1.0)))
-        found.append(Measurement(f"{name}.begin_domain", "s", beginning))
-    return Findings(tuple(found))
+        measurements.append(Measurement(f"{name}.waiting", "s", waiting, Target("<=", 1.0)))
+        measurements.append(Measurement(f"{name}.begin_domain", "s", begin_domain))
+    return BenchResult(tuple(measurements))

@@ -1,12 +1,12 @@
-"""What BDAM's kinds of fusion cost where a gallery image is embedded with its description.
+"""Cost of BDAM's fusion modules when gallery images are embedded with their descriptions.
 
-Parameters and FLOPs are counted, latency and memory are measured, of batches of 32 random images
-and the identity descriptions of 32 drawn people, by learners with the weights that they begin with.
+Parameters and FLOPs are counted; latency and memory are measured with untrained weights on batches
+of 32 random images with the descriptions of 32 synthetic people.
 """
 
 from __future__ import annotations
 
-from runner.bench.measurements import Findings, Measurement, ratio
+from runner.bench.measurements import BenchResult, Measurement, ratio
 from runner.bench.workbench import Workbench
 from runner.config.run_config import load_config
 from runner.profiling.fusion_cost import measure_costs
@@ -14,14 +14,14 @@ from runner.profiling.fusion_cost import measure_costs
 MIXERS = ("none", "simple", "transformer", "mamba")
 
 
-def measure(bench: Workbench) -> Findings:
-    """The four mixers at the sizes of preset demo-t2i; ratios are to `simple`."""
+def measure(workbench: Workbench) -> BenchResult:
+    """Measures the four mixers at the sizes of preset demo-t2i; ratios are relative to `simple`."""
     configs = {
         mixer: load_config("demo-t2i", [f"learner.fusion.mixer={mixer}", "backbone.weights=random"])
         for mixer in MIXERS
     }
-    found = Findings(())
-    costs = measure_costs(configs, bench.repeats)
+    result = BenchResult(())
+    costs = measure_costs(configs, workbench.repeats)
     times = {
         mixer: Measurement(f"fusion.{mixer}.image", "ms/image", cost.image_ms)
         for mixer, cost in costs.items()
@@ -33,7 +33,7 @@ def measure(bench: Workbench) -> Findings:
             "image_flops": ("MFLOP/image", cost.image_flops / 1e6),
             "memory": ("MB", cost.memory_bytes / 1e6),
         }
-        found += Findings(
+        result += BenchResult(
             (
                 *(
                     Measurement(f"fusion.{mixer}.{name}", unit, (float(value),))
@@ -46,4 +46,4 @@ def measure(bench: Workbench) -> Findings:
             if mixer != "simple"
             else (),
         )
-    return found
+    return result

@@ -1,7 +1,7 @@
-"""What a bench finds: repeated values, their median, ratios inside a repeat, and what is aimed at.
+"""Results of benchmarks: repeated measurements, their medians, ratios and targets.
 
-Compared variants take turns (A B A B ...), and a ratio is formed inside each turn before the median
-is taken, so that a machine that slows down in the course of a bench slows both variants.
+Variants are measured in turn (A B A B ...). Ratios are computed per turn, before the median, so
+that a slowdown of the machine affects both variants.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ Sign = Literal[">=", "<="]
 
 
 @dataclass(frozen=True)
-class Aim:
-    """What a median should reach, in the measurement's unit."""
+class Target:
+    """Target for a median, in the unit of the measurement."""
 
     sign: Sign
     value: float
 
     def met(self, value: float) -> bool:
-        """Whether `value` reaches it."""
+        """Whether `value` meets the target."""
         return value >= self.value if self.sign == ">=" else value <= self.value
 
     def __str__(self) -> str:
@@ -30,63 +30,65 @@ class Aim:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Repeated values of one quantity.
+    """Repeated measurements of one quantity.
 
     Attributes:
-        name: bench, variant and quantity, separated by dots.
-        unit: of the values; "x" for a ratio.
-        values: one for each repeat, at least one.
-        aim: what the median should reach, if anything.
+        name: benchmark, variant and quantity, separated by dots.
+        unit: unit of the values; "x" for a ratio.
+        values: one value per repeat, at least one.
+        target: target for the median, or None.
     """
 
     name: str
     unit: str
     values: tuple[float, ...]
-    aim: Aim | None = None
+    target: Target | None = None
 
     @property
     def median(self) -> float:
-        """Of the values."""
+        """Median of the values."""
         return median(self.values)
 
     @property
     def met(self) -> bool | None:
-        """Whether the median reaches the aim; None without one."""
-        return None if self.aim is None else self.aim.met(self.median)
+        """Whether the median meets the target; None without a target."""
+        return None if self.target is None else self.target.met(self.median)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; `aim` and `met` only where there is an aim."""
-        found: dict[str, Any] = {
+        """Converts to JSON values; "aim" and "met" are present only with a target."""
+        values: dict[str, Any] = {
             "median": self.median,
             "values": list(self.values),
             "unit": self.unit,
         }
-        return found if self.aim is None else found | {"aim": str(self.aim), "met": self.met}
+        return (
+            values if self.target is None else values | {"aim": str(self.target), "met": self.met}
+        )
 
 
 @dataclass(frozen=True)
-class Findings:
-    """Measurements and the ratios between some of them."""
+class BenchResult:
+    """Measurements, and ratios between some of them."""
 
     measurements: tuple[Measurement, ...]
     ratios: tuple[Measurement, ...] = ()
 
-    def __add__(self, other: Findings) -> Findings:
-        return Findings(self.measurements + other.measurements, self.ratios + other.ratios)
+    def __add__(self, other: BenchResult) -> BenchResult:
+        return BenchResult(self.measurements + other.measurements, self.ratios + other.ratios)
 
     def to_json(self) -> dict[str, Any]:
-        """The measurements by name, and under "ratios" the ratios by name."""
+        """Converts to JSON values by name; ratios are below the key "ratios"."""
         ratios = {each.name: each.to_json() for each in self.ratios}
         return {each.name: each.to_json() for each in self.measurements} | {"ratios": ratios}
 
 
 def ratio(
-    name: str, numerator: Measurement, denominator: Measurement, aim: Aim | None = None
+    name: str, numerator: Measurement, denominator: Measurement, target: Target | None = None
 ) -> Measurement:
-    """The quotient of two measurements, repeat by repeat.
+    """Computes the ratio of two measurements per repeat.
 
     Raises:
-        ValueError: they do not have as many values.
+        ValueError: the measurements differ in their number of values.
     """
     pairs = zip(numerator.values, denominator.values, strict=True)
-    return Measurement(name, "x", tuple(above / below for above, below in pairs), aim)
+    return Measurement(name, "x", tuple(above / below for above, below in pairs), target)

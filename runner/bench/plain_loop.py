@@ -1,4 +1,7 @@
-"""The plain loop that the doctor is compared with; its processes load this file and little else."""
+"""Plain decoding loop that `doctor` is compared with.
+
+This module imports little, because the processes of `loops_s` load it.
+"""
 
 from __future__ import annotations
 
@@ -16,24 +19,24 @@ if TYPE_CHECKING:
 
 
 def loop_s(paths: Sequence[Path]) -> float:
-    """Seconds of what one writes without thinking."""
-    began = time.perf_counter()
+    """Times the decoding of all files in a simple loop, in seconds."""
+    start_s = time.perf_counter()
     for path in paths:
         with Image.open(path) as image:
             image.load()
-    return time.perf_counter() - began
+    return time.perf_counter() - start_s
 
 
 def loops_s(paths: Sequence[Path], num_loops: int) -> float:
-    """Seconds of the slowest of several such loops that begin together, a process each.
+    """Runs loops concurrently, one per process; returns the time of the slowest in seconds.
 
     Raises:
-        RuntimeError: one of the processes failed.
+        RuntimeError: a process failed.
     """
     context = multiprocessing.get_context("spawn")
     ready, done = context.Barrier(num_loops), context.SimpleQueue()
     processes = [
-        context.Process(target=_loop_with_others, args=(paths, ready, done))
+        context.Process(target=_synchronized_loop, args=(paths, ready, done))
         for _ in range(num_loops)
     ]
     for process in processes:
@@ -41,10 +44,10 @@ def loops_s(paths: Sequence[Path], num_loops: int) -> float:
     for process in processes:
         process.join()
     if any(process.exitcode for process in processes):
-        raise RuntimeError("a loop in a process of its own failed; see above")
+        raise RuntimeError("a loop process failed; see the error above")
     return max(done.get() for _ in processes)
 
 
-def _loop_with_others(paths: Sequence[Path], ready: Barrier, done: SimpleQueue[float]) -> None:
+def _synchronized_loop(paths: Sequence[Path], ready: Barrier, done: SimpleQueue[float]) -> None:
     ready.wait(timeout=120)
     done.put(loop_s(paths))

@@ -1,9 +1,8 @@
-"""Time and memory of ranking splits as large as Market-1501's and MSMT17's, random features.
+"""Time and memory of ranking random features at the sizes of Market-1501 and MSMT17.
 
-Ours ranks all queries. The field's usual evaluator, written down here as it is commonly written
-(the similarities of all queries, an argsort of each row, a loop over the queries), ranks the first
-500 of the same data; what it would need for all of them grows with their number. Each measurement
-has a process of its own, so that the peak of its memory is its own.
+`ours` ranks all queries. `argsort` is the common evaluator (similarities of all queries, argsort of
+each row, loop over the queries); it ranks only the first 500 queries, because its time and memory
+grow with their number. Each measurement runs in a separate process to measure its peak memory.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from runner.bench.measurements import Aim, Findings, Measurement, ratio
+from runner.bench.measurements import BenchResult, Measurement, Target, ratio
 from runner.bench.workbench import Workbench
 from runner.profiling.interleave import interleaved
 from tasks.retrieval.ranking import evaluate_ranking
@@ -36,14 +35,14 @@ FloatArray = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Scale:
-    """How large a test split is.
+    """Size of a test split.
 
     Attributes:
-        name: of the data set.
-        num_queries: images ranked for.
-        num_gallery: images ranked.
-        num_persons: that both are drawn from, all equally likely.
-        num_cameras: likewise.
+        name: name of the data set.
+        num_queries: number of query images.
+        num_gallery: number of gallery images.
+        num_persons: number of persons; the person of each image is uniformly random.
+        num_cameras: number of cameras; the camera of each image is uniformly random.
     """
 
     name: str
@@ -53,7 +52,7 @@ class Scale:
     num_cameras: int
 
     def divided(self, divisor: int) -> Scale:
-        """The same with a part of the images and persons."""
+        """Returns the scale with the numbers of images and persons divided by `divisor`."""
         return replace(
             self,
             num_queries=max(1, self.num_queries // divisor),
@@ -66,17 +65,20 @@ SCALES = (
     Scale("market1501", 3368, 15913, 751, 6),
     Scale("msmt17", 11659, 82161, 3060, 15),
 )
-# A fifth of what the field's compiled evaluator was measured to need at MSMT17's gallery, 8.8 ms.
-AIMS = {"ranking.msmt17.ours": Aim("<=", 1.76), "ranking.msmt17.ours.memory": Aim("<=", 1000)}
+# One fifth of the 8.8 ms measured for the common compiled evaluator at the size of MSMT17.
+TARGETS = {
+    "ranking.msmt17.ours": Target("<=", 1.76),
+    "ranking.msmt17.ours.memory": Target("<=", 1000),
+}
 
 
 @dataclass(frozen=True)
-class Ranked:
-    """What one evaluation took.
+class RankingCost:
+    """Cost of one evaluation.
 
     Attributes:
-        ms_per_query: wall time, the features given.
-        memory_mb: peak of the process's memory beyond what it held before, features included.
+        ms_per_query: wall time without the generation of features.
+        memory_mb: increase of the peak memory of the process during ranking.
     """
 
     ms_per_query: float
@@ -85,14 +87,14 @@ class Ranked:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Features, person ids and camera ids, each of the queries and of the gallery."""
+    """Features, person ids and camera ids, each as a pair (queries, gallery)."""
 
     features: tuple[FloatArray, FloatArray]
     person_ids: tuple[IntArray, IntArray]
     camera_ids: tuple[IntArray, IntArray]
 
     def first(self, num_queries: int) -> Split:
-        """The first queries and the whole gallery."""
+        """Returns the first `num_queries` queries with the whole gallery."""
         return Split(
             (self.features[0][:num_queries], self.features[1]),
             (self.person_ids[0][:num_queries], self.person_ids[1]),
@@ -100,48 +102,48 @@ class Split:
         )
 
 
-def measure(bench: Workbench) -> Findings:
-    """Both evaluators in turns, at both scales."""
+def measure(workbench: Workbench) -> BenchResult:
+    """Measures both evaluators in turn, at both scales."""
     measurements, ratios = list[Measurement](), list[Measurement]()
     for scale in SCALES:
-        part = scale.divided(bench.sizes.ranking_divisor)
-        variants = {name: partial(in_child, name, part) for name in EVALUATORS}
+        reduced = scale.divided(workbench.sizes.ranking_divisor)
+        variants = {name: partial(rank_in_subprocess, name, reduced) for name in EVALUATORS}
         times = dict[str, Measurement]()
-        for variant, found in interleaved(variants, bench.repeats).items():
+        for variant, costs in interleaved(variants, workbench.repeats).items():
             name = f"ranking.{scale.name}.{variant}"
-            values = tuple(each.ms_per_query for each in found)
-            memory = tuple(each.memory_mb for each in found)
-            times[variant] = Measurement(name, "ms/query", values, AIMS.get(name))
+            values = tuple(cost.ms_per_query for cost in costs)
+            memory = tuple(cost.memory_mb for cost in costs)
+            times[variant] = Measurement(name, "ms/query", values, TARGETS.get(name))
             name += ".memory"
-            measurements += [times[variant], Measurement(name, "MB", memory, AIMS.get(name))]
+            measurements += [times[variant], Measurement(name, "MB", memory, TARGETS.get(name))]
         name = f"ranking.{scale.name}.argsort / ours"
         ratios.append(ratio(name, times["argsort"], times["ours"]))
-    return Findings(tuple(measurements), tuple(ratios))
+    return BenchResult(tuple(measurements), tuple(ratios))
 
 
-def in_child(evaluator: str, scale: Scale) -> Ranked:
-    """`rank` in a process of its own.
+def rank_in_subprocess(evaluator: str, scale: Scale) -> RankingCost:
+    """Runs `rank` in a separate process.
 
     Raises:
-        RuntimeError: it failed; with all that it said.
+        RuntimeError: the process failed.
     """
     command = [sys.executable, "-m", __name__, evaluator, json.dumps(asdict(scale))]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"ranking with {evaluator} at {scale} failed:\n{done.stderr}")
-    return Ranked(**json.loads(done.stdout))
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    if process.returncode:
+        raise RuntimeError(f"ranking with {evaluator} at {scale} failed:\n{process.stderr}")
+    return RankingCost(**json.loads(process.stdout))
 
 
 def random_split(scale: Scale, seed: int = 0) -> Split:
-    """Unit features without any order among them: the hardest case, matches are everywhere."""
+    """Generates random unit features: the hardest case, as matches occur at all ranks."""
     generator = torch.Generator().manual_seed(seed)
 
     def features(count: int) -> FloatArray:
-        drawn = torch.randn(count, WIDTH, generator=generator)
-        drawn /= drawn.norm(dim=1, keepdim=True)
-        return drawn.numpy()
+        vectors = torch.randn(count, WIDTH, generator=generator)
+        vectors /= vectors.norm(dim=1, keepdim=True)
+        return vectors.numpy()
 
-    def numbers(bound: int) -> tuple[IntArray, IntArray]:
+    def ids(bound: int) -> tuple[IntArray, IntArray]:
         query, gallery = (
             torch.randint(bound, (count,), generator=generator).numpy()
             for count in (scale.num_queries, scale.num_gallery)
@@ -150,19 +152,19 @@ def random_split(scale: Scale, seed: int = 0) -> Split:
 
     return Split(
         (features(scale.num_queries), features(scale.num_gallery)),
-        numbers(scale.num_persons),
-        numbers(scale.num_cameras),
+        ids(scale.num_persons),
+        ids(scale.num_cameras),
     )
 
 
 def rank_ours(split: Split) -> float:
-    """mAP by `tasks.retrieval.ranking`."""
+    """Computes mAP with `tasks.retrieval.ranking`."""
     query, gallery = map(torch.from_numpy, split.features)
     return evaluate_ranking(query, gallery, *split.person_ids, *split.camera_ids).mAP
 
 
 def rank_by_argsort(split: Split) -> float:
-    """mAP by the whole rankings of all queries, as the field's evaluators compute it."""
+    """Computes mAP from the full rankings of all queries, like common evaluators."""
     query, gallery = split.features
     query_ids, gallery_ids = split.person_ids
     query_cameras, gallery_cameras = split.camera_ids
@@ -182,24 +184,24 @@ def rank_by_argsort(split: Split) -> float:
 EVALUATORS = {"ours": rank_ours, "argsort": rank_by_argsort}
 
 
-def rank(evaluator: str, scale: Scale) -> Ranked:
+def rank(evaluator: str, scale: Scale) -> RankingCost:
     """Ranks once in this process.
 
     Raises:
-        RuntimeError: the evaluators do not agree on the queries that both can rank.
+        RuntimeError: the mAP of the two evaluators differs.
     """
-    EVALUATORS[evaluator](random_split(scale.divided(100)))  # what the libraries set up at first
+    EVALUATORS[evaluator](random_split(scale.divided(100)))  # initialises the libraries
     split = random_split(scale)
     if evaluator == "argsort":
         split = split.first(NUM_ARGSORT_QUERIES)
-    before = _peak_bytes()
-    began = time.perf_counter()
-    found = EVALUATORS[evaluator](split)
-    wall_s = time.perf_counter() - began
-    memory = _peak_bytes() - before
-    if evaluator == "argsort" and not abs(found - (ours := rank_ours(split))) <= TOLERANCE:
-        raise RuntimeError(f"mAP by argsort is {found}, ours {ours}: one of them is wrong")
-    return Ranked(1e3 * wall_s / len(split.features[0]), memory / 1e6)
+    peak_before = _peak_bytes()
+    start_s = time.perf_counter()
+    mAP = EVALUATORS[evaluator](split)
+    wall_s = time.perf_counter() - start_s
+    memory = _peak_bytes() - peak_before
+    if evaluator == "argsort" and not abs(mAP - (ours := rank_ours(split))) <= TOLERANCE:
+        raise RuntimeError(f"expected equal mAP of both evaluators, got argsort {mAP}, ours {ours}")
+    return RankingCost(1e3 * wall_s / len(split.features[0]), memory / 1e6)
 
 
 def _peak_bytes() -> int:
@@ -208,7 +210,7 @@ def _peak_bytes() -> int:
 
 
 def main(evaluator: str, scale: str) -> None:
-    """The process of one measurement: prints a `Ranked` as JSON."""
+    """Entry point of the subprocess: prints a `RankingCost` as JSON."""
     fields: dict[str, Any] = json.loads(scale)
     print(json.dumps(asdict(rank(evaluator, Scale(**fields)))))
 

@@ -1,9 +1,9 @@
-"""VLADR's image step written straight down: every input is encoded where a loss asks for it.
+"""Straightforward version of VLADR's image step, for comparison of run times.
 
-The same losses on the same weights as `models.learners.vladr`, by the course of the authors' code:
-a forward for each view, a third one of the weak view for L_global, in every step the captions of
-each image and the prompts of the batch's identities through the text tower at its full context, and
-one optimiser group for each parameter. It stands here to be timed against.
+It computes the same losses with the same weights as `models.learners.vladr`, but in the order of
+the authors' code: one forward pass per view, a third pass of the weak view for L_global, encoding
+of the captions of each image and of the prompts of the identities in the batch with the full text
+context in each step, and one optimiser group per parameter.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ TERMS = ("identity", "triplet", "image_text", "cma", "affinity")
 
 
 class ReferenceStep:
-    """The step of a VLADR learner that stands at the image stage of a later domain.
+    """Image step of a VLADR learner in a domain after the first.
 
     Args:
-        learner: its networks are read and trained; its cached text features are not read. Its
-            configuration has raw captions, the form `affinity` alone and the weak view alone.
-        domain: the domain it learns.
+        learner: its networks are used and trained; its cached text features are not used. Its
+            configuration must use raw captions, only the alignment `affinity` and only the weak
+            view.
+        domain: the domain being learned.
     """
 
     def __init__(self, learner: Method, domain: Domain) -> None:
@@ -45,7 +46,7 @@ class ReferenceStep:
         self._first_class = learner.network.num_identities - domain.num_persons
 
     def forward(self, batch: Batch) -> StepResult:
-        """The loss and its terms on one batch."""
+        """Computes the loss and its terms on one batch."""
         losses, network = self._config.losses, self._network
         weak, strong = batch.views["weak"], batch.views["strong"]
         targets = batch.person_ids + self._first_class
@@ -58,11 +59,11 @@ class ReferenceStep:
                 for g, f, _ in passes
             ]
         )
-        _, again, _ = self._encode(network, weak)
+        _, projected, _ = self._encode(network, weak)
         identities, rows = batch_candidates(batch.person_ids)
         prompts = self._encode_prompts(identities)
         temperature = losses.image_text.temperature
-        terms["image_text"] = image_text_cross_entropy(again, prompts, rows, temperature)
+        terms["image_text"] = image_text_cross_entropy(projected, prompts, rows, temperature)
         v = passes[0][2]
         terms["cma"] = attribute_alignment(
             v,
@@ -86,16 +87,16 @@ class ReferenceStep:
         return StepResult.of(terms, weights_of(terms, losses))
 
     def _encode(self, network: AttributeNetwork, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """g [B, W], f [B, D] and v [B, K, D], whichever of them will be read."""
+        """Computes g [B, W], f [B, D] and v [B, K, D], even if not all of them are used."""
         features = network.image(images)
         return features.class_token, features.projected, network.decoder(features.patches)
 
     @torch.no_grad()
     def _encode_captions(self, indices: Tensor) -> Tensor:
-        """[B] images -> t_k [B, K, D], one image after the other."""
+        """[B] images -> t_k [B, K, D], encoded one image at a time."""
         rows = list[Tensor]()
         for index in indices.tolist():
-            tokens = self._whole_context(list(self._domain.train[index].parts))
+            tokens = self._full_context(list(self._domain.train[index].parts))
             ends = self._text.end_positions(tokens)
             rows.append(self._text(self._text.embed_tokens(tokens), ends))
         return functional.normalize(torch.stack(rows), dim=-1)
@@ -105,19 +106,19 @@ class ReferenceStep:
         """[C] identities -> t_g [C, D]."""
         vectors = self._textual.identities.vectors[identities]
         words = " ".join(["X"] * vectors.shape[1])
-        tokens = self._whole_context([f"{TEMPLATE_START} {words} person."])
+        tokens = self._full_context([f"{TEMPLATE_START} {words} person."])
         template = self._text.embed_tokens(tokens)[0]
         prompts = splice(template, vectors, 1 + len(TEMPLATE_START.split()))
         ends = self._text.end_positions(tokens).expand(len(identities))
         return functional.normalize(self._text(prompts, ends), dim=1)
 
-    def _whole_context(self, texts: list[str]) -> Tensor:
+    def _full_context(self, texts: list[str]) -> Tensor:
         tokens = self._text.tokenize(texts)
         return functional.pad(tokens, (0, self._text.context_length - tokens.shape[1]))
 
 
 def build_reference_optimizer(learner: Method, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """Adam with a group for each parameter that trains."""
+    """Builds Adam with one group per trainable parameter."""
     groups = [
         {
             "params": [parameter],

@@ -1,4 +1,4 @@
-"""Runs of the command line, as somebody who types it would time them, and how to read them."""
+"""Timed runs of the command line, and measurements from their event logs."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ ENTRY = Path(__file__).resolve().parents[1] / "lifelong.py"
 
 @dataclass(frozen=True)
 class Trace:
-    """One run of the command line from its first moment to its end.
+    """Times and results of one run of the command line.
 
     Attributes:
-        began: when the command was typed, in Unix seconds.
-        first_line_s: seconds until the first line of progress was on the screen.
-        wall_s: seconds until the command was done.
-        events: what the run wrote down.
-        results: its results.json.
+        start_time: start of the command, in Unix seconds.
+        first_line_s: seconds until the first line of output.
+        wall_s: seconds until the end of the command.
+        events: the event log of the run.
+        results: content of results.json.
     """
 
-    began: float
+    start_time: float
     first_line_s: float
     wall_s: float
     events: Sequence[Event]
@@ -38,11 +38,11 @@ class Trace:
 
 @dataclass(frozen=True)
 class Gap:
-    """What lay between two domains, in seconds.
+    """Time between two domains, in seconds.
 
     Attributes:
-        waiting: for the images of the next domain.
-        begin_domain: for all else: class centres, prompts, texts, the optimiser.
+        waiting: waiting for the images of the next domain.
+        begin_domain: everything else: class centres, prompts, texts, the optimiser.
     """
 
     waiting: float
@@ -50,31 +50,34 @@ class Gap:
 
 
 def run_command(preset: str, overrides: Iterable[str], folder: Path) -> Trace:
-    """Runs `lifelong.py run` in a process of its own and times it.
+    """Times `lifelong.py run` in a separate process.
 
     Args:
         preset: name of the preset.
-        overrides: `key=value`; they name the run so that it is stored at `folder`.
-        folder: the run's storage.
+        overrides: overrides `key=value`; they must set the storage of the run to `folder`.
+        folder: storage folder of the run.
 
     Raises:
-        RuntimeError: the command failed; the message ends with its last lines.
+        RuntimeError: the command failed; the message contains its last lines of output.
     """
-    began = time.time()
+    start_time = time.time()
     first_line_s, wall_s = time_command("run", "--preset", preset, *overrides)
     events = read_events(folder / "events.jsonl").events
     results = json.loads((folder / "results.json").read_text())
-    return Trace(began, first_line_s, wall_s, events, results)
+    return Trace(start_time, first_line_s, wall_s, events, results)
 
 
 def time_command(*arguments: str) -> tuple[float, float]:
-    """Runs `lifelong.py` in a process of its own: seconds to its first line, and to its end.
+    """Runs `lifelong.py` in a separate process.
+
+    Returns:
+        Seconds to its first line of output, and to its end.
 
     Raises:
-        RuntimeError: it failed; the message ends with its last lines.
+        RuntimeError: the command failed; the message contains its last lines of output.
     """
     command = [sys.executable, str(ENTRY), *arguments]
-    clock = time.perf_counter()
+    start_s = time.perf_counter()
     first_line_s, lines = 0.0, list[str]()
     with subprocess.Popen(
         command,
@@ -86,30 +89,30 @@ def time_command(*arguments: str) -> tuple[float, float]:
         assert process.stdout is not None
         for line in process.stdout:
             if not lines:
-                first_line_s = time.perf_counter() - clock
+                first_line_s = time.perf_counter() - start_s
             lines.append(line)
-    wall_s = time.perf_counter() - clock
+    wall_s = time.perf_counter() - start_s
     if process.returncode != 0:
         raise RuntimeError(
-            f"{' '.join(command)}\nended with status {process.returncode}:\n{''.join(lines[-20:])}"
+            f"{' '.join(command)}\nfailed with status {process.returncode}:\n{''.join(lines[-20:])}"
         )
     return first_line_s, wall_s
 
 
 def first_iteration_s(trace: Trace) -> float:
-    """Seconds from the command to the beginning of the first iteration."""
-    return _of_kind(trace.events, "stage")[0]["time"] - trace.began
+    """Seconds from the start of the command to the start of the first stage."""
+    return _of_kind(trace.events, "stage")[0]["time"] - trace.start_time
 
 
 def steady_images_per_s(events: Sequence[Event], stage: str, batch_size: int) -> float:
-    """Images trained on each second in a stage, over all domains, its first epochs left out.
+    """Computes the training images/s of a stage over all domains, without the first epochs.
 
-    What belongs to every epoch (its plan, its checkpoint) is part of the time.
+    The time includes the work of each epoch, such as its plan and its checkpoint.
 
     Args:
-        events: of a run with at least two epochs of the stage.
+        events: event log of a run.
         stage: name of the stage.
-        batch_size: images of an iteration.
+        batch_size: images per iteration.
 
     Raises:
         ValueError: no domain has a second epoch of the stage.
@@ -117,29 +120,29 @@ def steady_images_per_s(events: Sequence[Event], stage: str, batch_size: int) ->
     seconds, images = 0.0, 0
     iterations = [each for each in _of_kind(events, "iteration") if each["stage"] == stage]
     for domain in sorted({each["domain_index"] for each in iterations}):
-        own = [each for each in iterations if each["domain_index"] == domain]
-        later = [each for each in own if each["epoch"] > own[0]["epoch"]]
+        in_domain = [each for each in iterations if each["domain_index"] == domain]
+        later = [each for each in in_domain if each["epoch"] > in_domain[0]["epoch"]]
         if later:
-            # Events carry the time of the flush, and an epoch ends with one.
-            seconds += later[-1]["time"] - own[-len(later) - 1]["time"]
+            # The logger flushes at the end of an epoch, so the last event has the end time.
+            seconds += later[-1]["time"] - in_domain[-len(later) - 1]["time"]
             images += len(later) * batch_size
     if not images:
-        raise ValueError(f"a steady state needs two epochs of stage {stage}; the run has one")
+        raise ValueError(f"stage {stage}: expected at least two epochs in a domain, got one")
     return images / seconds
 
 
 def gaps(events: Sequence[Event]) -> list[Gap]:
-    """What lay between the end of every domain (its checkpoint) and the next one's training."""
+    """Computes the gaps between the final checkpoint of each domain and the next first stage."""
     finished = {each["domain_index"]: each for each in _of_kind(events, "domain_finished")}
-    began: dict[int, Event] = {}
+    first_stages: dict[int, Event] = {}
     for stage in _of_kind(events, "stage"):
-        began.setdefault(stage["domain_index"], stage)
-    found = list[Gap]()
+        first_stages.setdefault(stage["domain_index"], stage)
+    gaps = list[Gap]()
     for index in sorted(finished.keys() & {index + 1 for index in finished}):
         waiting = finished[index]["timings"]["waiting"]
-        between = began[index]["time"] - finished[index - 1]["time"]
-        found.append(Gap(waiting, between - waiting))
-    return found
+        between = first_stages[index]["time"] - finished[index - 1]["time"]
+        gaps.append(Gap(waiting, between - waiting))
+    return gaps
 
 
 def _of_kind(events: Iterable[Event], kind: str) -> list[Event]:

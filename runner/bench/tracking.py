@@ -1,4 +1,4 @@
-"""Training time with a tracking server that answers, against one that is dead from the start."""
+"""Training time with an available and with an unavailable tracking server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from runner.bench.measurements import Aim, Findings, Measurement, ratio
+from runner.bench.measurements import BenchResult, Measurement, Target, ratio
 from runner.bench.workbench import Workbench
 from runner.experiment import read_benchmark
 from runner.profiling.interleave import interleaved
@@ -20,33 +20,35 @@ from runner.profiling.interleave import interleaved
 START_TIMEOUT_S = 120.0
 
 
-def measure(bench: Workbench) -> Findings:
-    """The same fine-tuning on Ray, its events sent to a server over HTTP."""
-    read_benchmark(bench.config("finetune"))
-    with tracking_server(bench.folder / "server") as alive:
+def measure(workbench: Workbench) -> BenchResult:
+    """Measures fine-tuning on Ray with events sent to an MLflow server over HTTP."""
+    read_benchmark(workbench.config("finetune"))
+    with tracking_server(workbench.folder / "server") as alive:
         dead = f"http://127.0.0.1:{free_port()}"
-        found = interleaved(
+        seconds = interleaved(
             {
-                "alive": lambda: _training_s(bench, alive),
-                "dead": lambda: _training_s(bench, dead),
+                "alive": lambda: _training_s(workbench, alive),
+                "dead": lambda: _training_s(workbench, dead),
             },
-            bench.repeats,
+            workbench.repeats,
         )
-    measured = {
+    measurements = {
         variant: Measurement(f"tracking.{variant}.training", "s", tuple(values))
-        for variant, values in found.items()
+        for variant, values in seconds.items()
     }
-    slowdown = ratio("tracking.dead / alive", measured["dead"], measured["alive"], Aim("<=", 1.1))
-    return Findings(tuple(measured.values()), (slowdown,))
+    slowdown = ratio(
+        "tracking.dead / alive", measurements["dead"], measurements["alive"], Target("<=", 1.1)
+    )
+    return BenchResult(tuple(measurements.values()), (slowdown,))
 
 
-def _training_s(bench: Workbench, uri: str) -> float:
-    trace = bench.run("finetune", "cluster.num_workers=1", f"tracking.uri={uri}")
+def _training_s(workbench: Workbench, uri: str) -> float:
+    trace = workbench.run("finetune", "cluster.num_workers=1", f"tracking.uri={uri}")
     return trace.results["timings"]["training_s"]
 
 
 def free_port() -> int:
-    """A local port on which nothing listens."""
+    """Returns an unused local port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -54,10 +56,10 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def tracking_server(folder: Path) -> Iterator[str]:
-    """An MLflow server of this machine, by its URI, while the context is open.
+    """Runs a local MLflow server while the context is open and returns its URI.
 
     Raises:
-        RuntimeError: it does not answer within two minutes; the message ends with its log.
+        RuntimeError: the server does not answer within two minutes; the message contains its log.
     """
     folder.mkdir(parents=True)
     port = free_port()
@@ -72,7 +74,7 @@ def tracking_server(folder: Path) -> Iterator[str]:
         _wait_for(port, server, log_file)
         yield f"http://127.0.0.1:{port}"
     finally:
-        # It starts processes of its own: all of the session ends.
+        # The server starts child processes, so kill the whole session.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(server.pid, signal.SIGKILL)
         server.wait()
@@ -84,4 +86,5 @@ def _wait_for(port: int, server: subprocess.Popen[bytes], log_file: Path) -> Non
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return
         time.sleep(0.2)
-    raise RuntimeError(f"the MLflow server did not start:\n{log_file.read_text()[-2000:]}")
+    log = log_file.read_text()[-2000:]
+    raise RuntimeError(f"the MLflow server did not start within {START_TIMEOUT_S:g} s:\n{log}")

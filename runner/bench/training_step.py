@@ -1,4 +1,4 @@
-"""Seconds of VLADR's image step at ViT-B/16, 256x128, 16 images: ours and a straightforward one."""
+"""Duration of VLADR's image step (ViT-B/16, 256x128, 16 images), compared with a reference."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 from models.backbones.clip import BackboneConfig, build
 from models.learner import Encode, LocalCollective, Stage, StepResult
 from models.learners.vladr import IDENTITY_STAGE, IMAGE_STAGE, Config, Method
-from runner.bench.measurements import Aim, Findings, Measurement, ratio
+from runner.bench.measurements import BenchResult, Measurement, Target, ratio
 from runner.bench.reference_step import TERMS, ReferenceStep, build_reference_optimizer
 from runner.bench.workbench import Workbench
 from runner.profiling.interleave import interleaved
@@ -31,31 +31,31 @@ TOLERANCE = 1e-3
 Step = Callable[[], float]
 
 
-def measure(bench: Workbench) -> Findings:
-    """Both on all CPUs of this process, from the same weights, after their losses were compared.
+def measure(workbench: Workbench) -> BenchResult:
+    """Measures both versions on all CPUs, from the same weights, after comparing their losses.
 
     Raises:
-        RuntimeError: the two versions do not compute the same.
+        RuntimeError: the losses of the two versions differ.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     try:
-        variants = build_steps(bench.sizes.step_backbone, bench.sizes.step_image_height)
-        found = interleaved(variants, bench.repeats)
+        variants = build_steps(workbench.sizes.step_backbone, workbench.sizes.step_image_height)
+        seconds = interleaved(variants, workbench.repeats)
     finally:
         torch.set_num_threads(threads)
     ours, reference = (
-        Measurement(f"step.{name}", "s", tuple(found[name])) for name in ("ours", "reference")
+        Measurement(f"step.{name}", "s", tuple(seconds[name])) for name in ("ours", "reference")
     )
-    speedup = ratio("step.reference / ours", reference, ours, Aim(">=", 2.0))
-    return Findings((ours, reference), (speedup,))
+    speedup = ratio("step.reference / ours", reference, ours, Target(">=", 2.0))
+    return BenchResult((ours, reference), (speedup,))
 
 
 def build_steps(backbone: str, image_height: int) -> dict[str, Step]:
-    """`ours` and `reference`: each call does one step and returns its seconds.
+    """Builds the functions `ours` and `reference`, which do one step and return its seconds.
 
     Raises:
-        RuntimeError: as `measure`.
+        RuntimeError: the losses of the two versions differ.
     """
     generator = torch.Generator().manual_seed(0)
     first = described_domain(0, images_per_person=1)
@@ -77,7 +77,11 @@ def build_steps(backbone: str, image_height: int) -> dict[str, Step]:
 
 
 def check_agreement(ours: StepResult, reference: StepResult) -> None:
-    """Raises a RuntimeError that names the terms in which the two versions differ."""
+    """Checks that the loss terms of the two versions agree.
+
+    Raises:
+        RuntimeError: a term differs.
+    """
     assert set(ours.terms) == set(reference.terms) == set(TERMS)
     pairs = {name: (ours.terms[name].item(), reference.terms[name].item()) for name in TERMS}
     differing = {
@@ -86,27 +90,25 @@ def check_agreement(ours: StepResult, reference: StepResult) -> None:
         if abs(pair[0] - pair[1]) > TOLERANCE * max(1.0, abs(pair[1]))
     }
     if differing:
-        raise RuntimeError(
-            f"step: the versions do not compute the same (ours, theirs): {differing}"
-        )
+        raise RuntimeError(f"step: expected equal loss terms, got (ours, reference): {differing}")
 
 
 def described_domain(index: int, images_per_person: int) -> Domain:
-    """Four people of a synthetic domain with an annotator's part sentences; there are no files."""
-    place = training_domains()[index]
+    """Creates a domain of four synthetic people with part descriptions, without image files."""
+    style = training_domains()[index]
     rng = np.random.default_rng(index)
     records = list[Record]()
     for person_id in range(NUM_PERSONS):
-        person = sample_person(place.wardrobe, rng)
+        person = sample_person(style.wardrobe, rng)
         for number in range(images_per_person):
             parts = write_captions(person, rng).parts
-            path = f"{place.name}/{person_id}-{number}.jpg"
+            path = f"{style.name}/{person_id}-{number}.jpg"
             records.append(Record(path, person_id, number, (" ".join(parts),), parts))
-    return Domain(place.name, tuple(records), Split((), ()), Split((), ()))
+    return Domain(style.name, tuple(records), Split((), ()), Split((), ()))
 
 
 def _config() -> Config:
-    """The authors' settings of the stage, as far as they decide what is computed."""
+    """Settings of the authors that affect the computation of the stage."""
     values: dict[str, Any] = {
         "num_attribute_tokens": 0,
         "losses": {
@@ -143,7 +145,7 @@ def _learner_in_second_domain(
         if domain is first:
             learner.end_domain(probe)
     with torch.no_grad():
-        # As after some training: were old and new alike, the affinity term would be 0.
+        # Simulate training: with equal old and new networks, the affinity term would be 0.
         for parameter in learner.network.image.parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             parameter.add_(0.1 * parameter.abs().mean() * noise)
@@ -157,8 +159,8 @@ def _batch(domain: Domain, image_height: int, generator: Generator) -> Batch:
     return Batch(indices, person_ids, torch.zeros_like(indices), views)
 
 
-def _images(number: int, height: int, generator: Generator) -> Tensor:
-    return torch.randn(number, 3, height, height // 2, generator=generator)
+def _images(num_images: int, height: int, generator: Generator) -> Tensor:
+    return torch.randn(num_images, 3, height, height // 2, generator=generator)
 
 
 def _our_optimizer(learner: Method, stage: Stage) -> torch.optim.Optimizer:
@@ -169,11 +171,11 @@ def _our_optimizer(learner: Method, stage: Stage) -> torch.optim.Optimizer:
 
 def _timed(forward: Callable[[], StepResult], optimizer: torch.optim.Optimizer) -> Step:
     def step() -> float:
-        began = time.perf_counter()
+        start_s = time.perf_counter()
         loss = forward().loss
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        return time.perf_counter() - began
+        return time.perf_counter() - start_s
 
     return step

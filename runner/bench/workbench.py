@@ -1,4 +1,4 @@
-"""What the benches share: a scratch folder, how large everything is, and runs that several read."""
+"""Shared state of the benchmarks: scratch folder, sizes, and runs used by several of them."""
 
 from __future__ import annotations
 
@@ -13,49 +13,43 @@ from tasks.synthetic.domains import training_domains
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much work a repeat of each bench is.
+    """Amount of work per repeat of the benchmarks.
 
     Attributes:
-        num_train_identities: people of a training domain of the runs.
-        num_test_identities: test people of each of their domains.
-        num_finetune_epochs: epochs of fine-tuning, in one domain.
-        num_icar_epochs: epochs of VLADR's image stage, in each of two domains.
-        num_decoded_images: images of the domain that is decoded.
-        num_evaluated_copies: times that the test images of the runs are evaluated in one pass.
-        step_backbone: open_clip's name of the network of the step.
-        step_image_height: its input in pixels; the width is half of it.
-        ranking_divisor: of the real data sets' sizes, for the splits that are ranked.
-        num_indexed_vectors: of the gallery index.
-        num_doctored_images: that the doctor opens.
-        num_trials: of a sweep of the small runs.
+        num_train_identities: training identities per domain of the runs.
+        num_test_identities: test identities per domain of the runs.
+        num_finetune_epochs: epochs of fine-tuning on one domain.
+        num_icar_epochs: epochs of VLADR's image stage on each of two domains.
+        step_backbone: open_clip name of the backbone of the training step.
+        step_image_height: height of its input in pixels; the width is half of it.
+        ranking_divisor: divisor of the sizes of the real data sets for ranking.
+        num_doctor_images: images opened by `doctor`.
+        num_trials: trials of the sweep.
     """
 
     num_train_identities: int = 56
     num_test_identities: int = 16
     num_finetune_epochs: int = 8
     num_icar_epochs: int = 5
-    num_decoded_images: int = 4096
-    num_evaluated_copies: int = 12
     step_backbone: str = "ViT-B-16-quickgelu"
     step_image_height: int = 256
     ranking_divisor: int = 1
-    num_indexed_vectors: int = 1_000_000
-    num_doctored_images: int = 50_000
+    num_doctor_images: int = 50_000
     num_trials: int = 4
 
     @staticmethod
     def quick() -> Sizes:
-        """Just enough to see that every bench works; its numbers say nothing."""
-        return Sizes(24, 4, 2, 2, 48, 1, "tiny-clip", 64, 50, 12_000, 240, 2)
+        """Minimal sizes to check that all benchmarks work; the measurements are meaningless."""
+        return Sizes(24, 4, 2, 2, "tiny-clip", 64, 50, 240, 2)
 
 
 class Workbench:
-    """Where benches run.
+    """Settings and cached runs of a benchmark session.
 
     Args:
-        folder: an empty scratch folder; data, runs and all else go there.
-        repeats: how often everything is measured, at least once.
-        sizes: how much work a repeat is.
+        folder: empty scratch folder for data and runs.
+        repeats: number of repeats of each measurement, at least 1.
+        sizes: amount of work per repeat.
     """
 
     def __init__(self, folder: Path, repeats: int, sizes: Sizes) -> None:
@@ -66,9 +60,9 @@ class Workbench:
         self._num_runs = 0
 
     def overrides(self, learner: str) -> list[str]:
-        """What the small runs of a learner change in its demo preset."""
+        """Overrides of the demo preset of a learner for the small runs."""
         sizes = self.sizes
-        own = {
+        by_learner = {
             "finetune": [
                 f"learner.epochs={sizes.num_finetune_epochs}",
                 f"benchmark.order=[{training_domains()[0].name}]",
@@ -80,8 +74,8 @@ class Workbench:
             ],
         }
         return [
-            *own[learner],
-            # Speed does not depend on the weights; random ones need no file.
+            *by_learner[learner],
+            # The speed does not depend on the weights; random weights need no file.
             "backbone.weights=random",
             f"benchmark.root={self.folder / 'data'}",
             "benchmark.num_validation_identities=8",
@@ -95,35 +89,35 @@ class Workbench:
         ]
 
     def config(self, learner: str, *overrides: str) -> RunConfig:
-        """The configuration of the small runs of a learner."""
+        """Configuration of the small runs of a learner."""
         return load_config(f"demo-{learner}", [*self.overrides(learner), *overrides])
 
     def run(self, learner: str, *overrides: str) -> Trace:
-        """One small run by the command line; every call is a new run."""
+        """Starts a new small run with the command line."""
         self._num_runs += 1
         name = f"{learner}-{self._num_runs}"
         changes = [*self.overrides(learner), *overrides, f"run.name={name}"]
         return run_command(f"demo-{learner}", changes, self.folder / "runs" / name)
 
     def sweep_arguments(self, learner: str, space: Path) -> list[str]:
-        """What `sweep` is given for a search over small runs; every call is a new sweep."""
+        """Arguments of the command `sweep` for a new sweep of small runs."""
         self._num_runs += 1
-        of_runs = ("storage.root", "tracking.uri")
-        overrides = [each for each in self.overrides(learner) if not each.startswith(of_runs)]
+        run_settings = ("storage.root", "tracking.uri")
+        overrides = [each for each in self.overrides(learner) if not each.startswith(run_settings)]
         return [
             *(str(space), "--preset", f"demo-{learner}", "--name", f"sweep-{self._num_runs}"),
             *("--root", str(self.folder / "sweeps"), "--trials", str(self.sizes.num_trials)),
             *("--concurrent", "1", "--sampler", "random", "--scheduler", "none"),
-            # Runs in one process are not tracked either.
+            # Single in-process runs are not tracked either.
             *(*overrides, "tracking.uri=null"),
         ]
 
     def pairs(self, learner: str) -> dict[str, list[Trace]]:
-        """Runs `in_process` and on `ray`, in turns and otherwise alike; once for all benches."""
+        """Runs the learner `in_process` and on `ray`, in turn; the results are cached."""
         if learner not in self._pairs:
             from runner.experiment import read_benchmark
 
-            read_benchmark(self.config(learner))  # draws the people, which no run is to pay for
+            read_benchmark(self.config(learner))  # generates the data before the measurement
             self._pairs[learner] = interleaved(
                 {
                     "in_process": lambda: self.run(learner, "cluster.num_workers=0"),

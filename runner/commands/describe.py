@@ -172,7 +172,7 @@ def _prepared(options: argparse.Namespace) -> tuple[ImageSet, Prompt, str, Ask]:
     from runner.config.run_config import load_config
     from runner.descriptions.images import find_images
     from runner.descriptions.prompts import load_prompt
-    from runner.experiment import located
+    from runner.experiment import resolve_folders
 
     if not options.dataset or not options.backend:
         raise ValueError("expected --dataset and --backend, or --check FILE")
@@ -185,7 +185,7 @@ def _prepared(options: argparse.Namespace) -> tuple[ImageSet, Prompt, str, Ask]:
     prompt = load_prompt(options.prompt)
     styles = _style_settings(options)
     config = load_config(options.preset, options.overrides)
-    settings = located(config.benchmark)
+    settings = resolve_folders(config.benchmark)
     options.derived = settings.derived
     # First what is quickly seen to be wrong: a drawn domain may have to be drawn, and styles found.
     client = _client(options) if options.backend == "openai" else None

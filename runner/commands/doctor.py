@@ -67,12 +67,12 @@ def main(options: argparse.Namespace) -> int:
 
 def _settings(options: argparse.Namespace, overrides: Sequence[str]) -> BenchmarkConfig:
     from runner.config.run_config import load_config
-    from runner.experiment import located
+    from runner.experiment import resolve_folders
 
     settings = load_config(options.preset, overrides).benchmark
     if options.root is not None:
         settings = settings.model_copy(update={"root": os.path.abspath(options.root)})
-    return located(settings)
+    return resolve_folders(settings)
 
 
 def _open_images(reports: Mapping[str, Report]) -> dict[str, Report]:

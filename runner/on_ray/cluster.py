@@ -1,8 +1,7 @@
-"""Everything Ray: connecting, checking resources, and one long Train fit for the whole run.
+"""Runs on a Ray cluster: connection, resource checks, and one Ray Train fit per run.
 
-One fit walks all domains. A fit per domain would pay 15 s of process starts each time; here a
-domain step is a span of one fit with its own checkpoint, and a worker that dies costs at most the
-epoch it was in.
+One fit trains all domains, because a fit per domain would spend 15 s on starting processes each
+time. Each domain has its own checkpoints; the death of a worker costs at most one epoch.
 """
 
 from __future__ import annotations
@@ -22,8 +21,13 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from runner.config.run_config import RunConfig, validate
 from runner.on_ray.image_stream import RayStream, serve_stream
-from runner.on_ray.prototype_actor import RayMemory, serve_memory
-from runner.on_ray.resources import MIN_WORKER_CPUS, await_resources, patience, worker_bundles
+from runner.on_ray.prototype_actor import RayPrototypeStore, serve_prototypes
+from runner.on_ray.resources import (
+    MIN_WORKER_CPUS,
+    start_timeout,
+    wait_for_resources,
+    worker_bundles,
+)
 from runner.results.run_folder import RunStorage
 from runner.streaming.decoded_cache import SharedFiles
 from runner.training.collectives import DistributedGroup, LocalGroup
@@ -42,27 +46,27 @@ def run_on_ray(
     first_domain: int,
     shared: SharedFiles | None = None,
 ) -> dict[str, Any]:
-    """Trains on `cluster.num_workers` Ray Train workers and returns what rank 0 found.
+    """Trains on `cluster.num_workers` Ray Train workers and returns the result of rank 0.
 
     Args:
-        config: the run.
-        benchmark: its domains; workers take them from the object store.
-        storage: the run's folder, which every worker must be able to write.
+        config: configuration of the run.
+        benchmark: domains of the run; workers get them from the object store.
+        storage: folder of the run, which must be writable by every worker.
         attempt: number of this start of the run.
-        first_domain: the domain a resumed run goes on with, decoded first.
-        shared: files that need not be decoded again.
+        first_domain: index of the first domain to train, which is decoded first.
+        shared: images that are already decoded.
 
     Raises:
-        ValueError: the cluster cannot hold the workers, or what a worker refused.
-        FloatingPointError: the loss became NaN or infinite.
-        RuntimeError: workers died more often than cluster.max_failures.
+        ValueError: the workers do not fit the cluster, or a worker raised it.
+        FloatingPointError: the loss is NaN or infinite.
+        RuntimeError: workers failed more often than cluster.max_failures.
     """
     height, width = config.backbone.image_height, config.backbone.image_width
     with connected(config):
-        room = await_resources(worker_bundles(config), config.cluster.wait_s)
-        cpus = worker_cpus(config, room)
+        resources = wait_for_resources(worker_bundles(config), config.cluster.wait_s)
+        cpus = worker_cpus(config, resources)
         with (
-            serve_memory(config.run_name),
+            serve_prototypes(config.run_name),
             serve_stream(
                 config.run_name,
                 benchmark,
@@ -83,13 +87,13 @@ def run_on_ray(
 
 @contextlib.contextmanager
 def connected(config: RunConfig) -> Iterator[None]:
-    """Joins the configured cluster, or starts a local one and ends it afterwards.
+    """Connects to the configured cluster, or starts a local one, and disconnects at the end.
 
-    Inside a process that is connected already (a sweep's trial) this does nothing.
+    Does nothing in a process that is already connected, such as a trial of a sweep.
 
     Raises:
-        ValueError: more workers than the local machine has CPUs for.
-        ConnectionError: the cluster does not answer.
+        ValueError: the workers do not fit the CPUs of the local machine.
+        ConnectionError: the cluster is not reachable.
     """
     if ray.is_initialized():
         yield
@@ -98,15 +102,15 @@ def connected(config: RunConfig) -> Iterator[None]:
     quiet_ray()
     settings: dict[str, Any] = {}
     if address == "local":
-        own = {"CPU": len(os.sched_getaffinity(0)), "GPU": torch.cuda.device_count()}
-        worker_cpus(config, own)
+        resources = {"CPU": len(os.sched_getaffinity(0)), "GPU": torch.cuda.device_count()}
+        worker_cpus(config, resources)
         settings = {
             "num_cpus": len(os.sched_getaffinity(0)),
             "object_store_memory": int(config.cluster.object_store_gb * 1e9),
             "include_dashboard": False,
         }
     try:
-        _knock(address)
+        _check_reachable(address)
         ray.init(
             address=address,
             log_to_driver=False,
@@ -116,8 +120,8 @@ def connected(config: RunConfig) -> Iterator[None]:
         )
     except (OSError, RuntimeError) as error:
         raise ConnectionError(
-            f"cluster.address: no Ray cluster answers at {address!r} ({error}); start one with "
-            "`ray start --head`, or unset RAY_ADDRESS to run on this machine"
+            f"cluster.address: expected a Ray cluster at {address!r}, got no answer ({error}); "
+            "start one with `ray start --head`, or unset RAY_ADDRESS to run on this machine"
         ) from error
     try:
         yield
@@ -125,41 +129,41 @@ def connected(config: RunConfig) -> Iterator[None]:
         ray.shutdown()
 
 
-def _knock(address: str) -> None:
-    """Ray itself would wait two minutes before it says that nobody is there."""
+def _check_reachable(address: str) -> None:
+    """Opens a connection to the cluster, because `ray.init` would time out only after 2 minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if port.isdecimal():
         socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S).close()
 
 
 def worker_cpus(config: RunConfig, resources: Mapping[str, float]) -> float:
-    """Ray CPUs of one worker, so that all workers and one decoding task fit side by side.
+    """Returns the Ray CPUs per worker such that all workers and one decoding task fit.
 
     Raises:
-        ValueError: they do not fit; says what would.
+        ValueError: they do not fit the resources.
     """
     cluster, decode = config.cluster, config.data.decode_cpus
     available = resources.get("CPU", 0.0)
-    fair = min(1.0, (available - decode) / cluster.num_workers)
-    wanted = cluster.cpus_per_worker or fair
-    fitting = int((available - decode) / (cluster.cpus_per_worker or MIN_WORKER_CPUS))
-    if wanted < MIN_WORKER_CPUS or cluster.num_workers * wanted + decode > available:
+    default = min(1.0, (available - decode) / cluster.num_workers)
+    cpus = cluster.cpus_per_worker or default
+    max_workers = int((available - decode) / (cluster.cpus_per_worker or MIN_WORKER_CPUS))
+    if cpus < MIN_WORKER_CPUS or cluster.num_workers * cpus + decode > available:
         raise ValueError(
             f"cluster.num_workers: {cluster.num_workers} workers of "
             f"{cluster.cpus_per_worker or MIN_WORKER_CPUS:g} CPUs and data.decode_cpus={decode:g} "
-            f"do not fit the {available:g} CPUs there are; at most {max(fitting, 0)} workers do"
+            f"do not fit {available:g} available CPUs; use at most {max(max_workers, 0)} workers"
         )
     if cluster.use_gpu and resources.get("GPU", 0.0) < cluster.num_workers:
         raise ValueError(
-            f"cluster.use_gpu: {cluster.num_workers} workers need as many GPUs, the cluster has "
+            f"cluster.use_gpu: expected at least {cluster.num_workers} GPUs, one per worker, got "
             f"{resources.get('GPU', 0.0):g}; lower cluster.num_workers, set cluster.use_gpu=false, "
-            "or cluster.wait_s where an autoscaler adds machines"
+            "or set cluster.wait_s if an autoscaler adds nodes"
         )
-    return wanted
+    return cpus
 
 
 def quiet_ray() -> None:
-    """Leaves the screen to the run's own progress; warnings still come through."""
+    """Reduces Ray's console output to warnings, because the run shows its own progress."""
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     for name in ("ray.data", "ray.train", "ray.tune"):
@@ -167,7 +171,7 @@ def quiet_ray() -> None:
 
 
 def _worker_environment() -> dict[str, str]:
-    # In a submitted job Ray itself puts the uploaded folder on every node's path.
+    # In a submitted job, Ray adds the uploaded folder to the Python path of every node.
     in_job = "working_dir_files" in ROOT.parts
     return {} if in_job else {"PYTHONPATH": str(ROOT)}
 
@@ -181,7 +185,7 @@ def _fit(
     shared: SharedFiles | None,
 ) -> dict[str, Any]:
     cluster = config.cluster
-    os.environ.update(patience(cluster.wait_s))
+    os.environ.update(start_timeout(cluster.wait_s))
     trainer = TorchTrainer(
         _work,
         train_loop_config={
@@ -198,7 +202,7 @@ def _fit(
             resources_per_worker={"CPU": cpus} | ({"GPU": 1} if cluster.use_gpu else {}),
         ),
         run_config=ray.train.RunConfig(
-            # A name of its own for every start: resuming is the run's business, not Train's.
+            # A new name for each start: the training loop resumes from its own checkpoints.
             name=f"start-{attempt}",
             storage_path=str(storage.folder / "train"),
             failure_config=ray.train.FailureConfig(
@@ -210,15 +214,18 @@ def _fit(
         result = trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise RuntimeError(
-            f"the workers failed more than cluster.max_failures={cluster.max_failures} times; "
-            f"the last failure: {error}. The same command goes on from the last checkpoint"
+            f"cluster.max_failures: expected at most {cluster.max_failures} worker failures, got "
+            f"more; last failure: {error}. Run the same command to resume from the last checkpoint"
         ) from error
     assert result.return_value is not None
     return result.return_value
 
 
 def _work(parameters: dict[str, Any]) -> dict[str, Any]:
-    """What each Train worker runs; a refusal comes back as a value, lest Train tries again."""
+    """Runs one Train worker.
+
+    ValueError and FloatingPointError are returned as values, because Train would retry the worker.
+    """
     config = validate(parameters["config"])
     benchmark: Benchmark = ray.get(parameters["benchmark"][0])
     storage = RunStorage(Path(parameters["folder"]))
@@ -237,7 +244,7 @@ def _work(parameters: dict[str, Any]) -> dict[str, Any]:
             storage,
             parameters["attempt"],
             stream,
-            RayMemory(config.run_name),
+            RayPrototypeStore(config.run_name),
             group,
             device,
         )

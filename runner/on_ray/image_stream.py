@@ -1,8 +1,8 @@
-"""The stream of a run on a Ray cluster: `StreamActor` decodes, every worker has a `RayStream`.
+"""Image stream on a Ray cluster: a `StreamActor` decodes, each worker reads via a `RayStream`.
 
-A domain is decoded once, by Ray Data, into the object store; workers gather their batches from
-shared memory. Test images take plain tasks instead: they are small, many and different in every
-pass, and each Ray Data pipeline costs about three seconds before its first row.
+Ray Data decodes each domain once into the object store, and workers gather their batches from
+shared memory. Test images are decoded by plain tasks instead, because each Ray Data pipeline takes
+about three seconds before its first row.
 """
 
 from __future__ import annotations
@@ -36,19 +36,18 @@ from runner.streaming.image_stream import (
     ChunkDecoder,
     FileImages,
     OpenedDomain,
-    bad_training_images,
-    clean_domain,
     decoded_bytes,
     path_chunks,
     stream_test_images,
 )
+from runner.streaming.unreadable_images import clean_domain, unreadable_training_images
 from tasks.schema import Benchmark, Record
 
 CHUNKS_IN_FLIGHT = 8
-"""Chunks of test images decoding or waiting at a time, for each worker: 100 MB at 256x128."""
+"""Maximum number of pending chunks of test images per worker: 100 MB at 256x128."""
 
 ACTOR_THREADS = 32
-"""Calls that the actor answers at the same time; workers past them wait for their turn."""
+"""Maximum number of concurrent calls to the actor; further calls wait."""
 
 
 @contextlib.contextmanager
@@ -58,29 +57,30 @@ def serve_stream(
     config: DataConfig,
     height: int,
     width: int,
-    quarantine_path: Path,
+    unreadable_file: Path,
     first_index: int = 0,
     shared: SharedDecoder | None = None,
 ) -> Iterator[None]:
-    """The run's stream actor lives, and with it every decoded block, while this context is open.
+    """Runs the stream actor, which owns all decoded blocks, while this context is open.
 
-    Decoding of the first domain begins at once, while Train starts its workers. The actor stays on
-    the caller's node, where the run's storage is, and comes back (empty) if its process dies.
+    Decoding of the first domain starts immediately, while Train starts its workers. The actor runs
+    on the node of the caller, where the storage of the run is. If its process dies, it is restarted
+    without its blocks.
 
     Args:
-        run_name: names the actor; unique among the runs of this driver.
+        run_name: name of the actor, unique among the runs of this driver.
         benchmark: domains in lifelong order.
         config: the section `data`.
-        height: of the decoded images, in pixels.
-        width: of the decoded images, in pixels.
-        quarantine_path: the run's list of unreadable images.
-        first_index: the seen domain that a resumed run goes on with.
-        shared: files that need not be decoded again; the actor leaves them alone.
+        height: height of the decoded images in pixels.
+        width: width of the decoded images in pixels.
+        unreadable_file: file that lists the unreadable images of the run.
+        first_index: index of the first seen domain to train.
+        shared: decoder with images that are already decoded; the actor does not decode them.
 
     Raises:
-        ValueError: this driver has a stream of that name already.
+        ValueError: this driver already has a stream with this name.
     """
-    here = ray.get_runtime_context().get_node_id()
+    node_id = ray.get_runtime_context().get_node_id()
     remote: Any = ray.remote(StreamActor)
     options = _decode_options(config, height, width)
     actor = remote.options(
@@ -89,8 +89,8 @@ def serve_stream(
         max_concurrency=ACTOR_THREADS,
         max_restarts=-1,
         max_task_retries=-1,
-        scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=True),
-    ).remote(options, str(quarantine_path.absolute()))
+        scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=True),
+    ).remote(options, str(unreadable_file.absolute()))
     try:
         if first := _domain_files(benchmark, first_index, config, options, shared):
             ray.get(actor.prefetch.remote(first))
@@ -100,15 +100,9 @@ def serve_stream(
 
 
 class RayStream:
-    """One worker's stream; the driver is inside `serve_stream`.
+    """Image stream of one worker, connected to the stream actor of the driver.
 
-    Args:
-        run_name: that of `serve_stream`.
-        benchmark: the same.
-        config: the same.
-        height: the same.
-        width: the same.
-        shared: the same.
+    All arguments must equal those of `serve_stream`.
     """
 
     def __init__(
@@ -129,16 +123,16 @@ class RayStream:
         self._open: dict[int, BlockImages] = {}
 
     def open(self, index: int) -> OpenedDomain:
-        """Waits for the actor; the blocks are views of shared memory, one copy a node."""
+        """Waits for the actor; the blocks are views of shared memory, one copy per node."""
         for other in self._open.keys() - {index}:
             self._close(other)
-        this, following = (
+        current, following = (
             _domain_files(self._benchmark, at, self._config, self._options, self._shared)
             for at in (index, index + 1)
         )
-        if this is None:
+        if current is None:
             return self._open_shared(index, following)
-        decoded: DecodedBlocks = ray.get(self._actor.open.remote(this, following))
+        decoded: DecodedBlocks = ray.get(self._actor.open.remote(current, following))
         domain = self._benchmark.steps[index]
         cleaned, kept = clean_domain(domain, decoded.errors, self._config.max_bad_share)
         if decoded.blocks is None:
@@ -152,10 +146,10 @@ class RayStream:
         return OpenedDomain(cleaned, images, len(decoded.errors))
 
     def _open_shared(self, index: int, following: DomainFiles | None) -> OpenedDomain:
-        """A domain of shared files alone; the actor decodes the next one if that is not."""
+        """Opens a domain whose images are all shared; the actor prefetches the next domain."""
         if following:
             ray.get(self._actor.prefetch.remote(following))
-        assert self._shared is not None, "only the actor has what is not shared"
+        assert self._shared is not None, "only domains with shared images have no files to decode"
         domain, options = self._benchmark.steps[index], self._options
         blocks: list[np.ndarray] = []
         errors: dict[int, str] = {}
@@ -164,28 +158,28 @@ class RayStream:
             start = number * IMAGES_PER_BLOCK
             errors.update({start + at: reason for at, reason in decoded.errors.items()})
             blocks.append(decoded.pixels)
-        ray.get(self._actor.quarantine.remote(bad_training_images(domain, errors)))
+        ray.get(self._actor.report_unreadable.remote(unreadable_training_images(domain, errors)))
         cleaned, kept = clean_domain(domain, errors, self._config.max_bad_share)
         images = self._open[index] = BlockImages(blocks, kept)
         return OpenedDomain(cleaned, images, len(errors))
 
     def release(self, index: int) -> None:
-        """Lets go of the blocks here and in the actor."""
+        """Releases the blocks here and in the actor."""
         self._close(index)
         ray.get(self._actor.release.remote(self._benchmark.steps[index].name))
 
     def test_images(self, records: Sequence[Record]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Decodes by plain tasks, a bounded number of chunks ahead."""
+        """Decodes with plain tasks, prefetching a bounded number of chunks."""
         return stream_test_images(
             self._benchmark,
             records,
             self._config.evaluation_batch_size,
             self._decode,
-            lambda images: ray.get(self._actor.quarantine.remote(images)),
+            lambda images: ray.get(self._actor.report_unreadable.remote(images)),
         )
 
     def close(self) -> None:
-        """Lets go of the blocks here; the actor goes on."""
+        """Releases the blocks here; the actor keeps running."""
         for index in list(self._open):
             self._close(index)
 
@@ -196,22 +190,22 @@ class RayStream:
 
 @dataclass(frozen=True)
 class StreamedImages:
-    """Training images of a domain too large for the object store: decoded as they are read.
+    """Training images of a domain that exceeds the object store; they are decoded when read.
 
     Attributes:
-        files: the images by chunks of files; reads what is asked for once.
-        options: size of the images, and of the decoding tasks.
+        files: the files of the images; used for single requests.
+        options: image size and task settings.
     """
 
     files: FileImages
     options: DecodeOptions
 
     def batches(self, plan: np.ndarray) -> Iterator[np.ndarray]:
-        """One Ray Data pipeline for the whole plan."""
+        """Decodes the whole plan with one Ray Data pipeline."""
         if not plan.size:
             return
         batch_size = plan.shape[1]
-        # Whole batches in a task: none is glued together from two blocks.
+        # Each task decodes whole batches, so no batch must be concatenated from two blocks.
         rows_per_task = batch_size * max(1, self.options.images_per_task // batch_size)
         indices = plan.reshape(-1)
         rows = pa.table({"index": indices, "path": self.files.select(indices)})
@@ -221,13 +215,13 @@ class StreamedImages:
             yield np.require(batch["pixels"], requirements=["C", "W"])
 
     def fetch(self, indices: np.ndarray) -> np.ndarray:
-        """Decodes by plain tasks, a bounded number of chunks ahead."""
+        """Decodes with plain tasks, prefetching a bounded number of chunks."""
         return self.files.fetch(indices)
 
 
 def _task_decoder(options: DecodeOptions, shared: SharedDecoder | None) -> ChunkDecoder:
-    # SPREAD: on whatever node has a free CPU, and never inside a worker's own placement group,
-    # whose CPUs that worker holds.
+    # SPREAD: use any node with a free CPU, and not the placement group of the calling worker,
+    # whose CPUs the worker holds.
     remote = ray.remote(num_cpus=options.task_cpus, scheduling_strategy="SPREAD")
     task: Any = remote(decode_many)
 
@@ -235,7 +229,7 @@ def _task_decoder(options: DecodeOptions, shared: SharedDecoder | None) -> Chunk
         size = options.height, options.width
         pending: deque[tuple[list[str], ray.ObjectRef | DecodedImages]] = deque()
         for paths in chunks:
-            if shared is not None and shared.serves(paths, *size):
+            if shared is not None and shared.contains(paths, *size):
                 pending.append((paths, shared(paths, *size)))
             else:
                 pending.append((paths, task.remote(paths, *size)))
@@ -261,30 +255,29 @@ def _domain_files(
     options: DecodeOptions,
     shared: SharedDecoder | None,
 ) -> DomainFiles | None:
-    """What the actor must know of a seen domain; None past the last and for a shared one."""
+    """Returns the files of a seen domain; None after the last one or if all images are shared."""
     if index >= len(benchmark.steps):
         return None
     domain = benchmark.steps[index]
     paths = tuple(record.image_path for record in domain.train)
-    if shared and shared.serves(paths, options.height, options.width):
+    if shared and shared.contains(paths, options.height, options.width):
         return None
     size_bytes = decoded_bytes(len(paths), options.height, options.width)
-    held = size_bytes <= config.object_store_share * smallest_store_bytes()
-    return DomainFiles(domain.name, paths, held)
+    keep_pixels = size_bytes <= config.object_store_share * smallest_store_bytes()
+    return DomainFiles(domain.name, paths, keep_pixels)
 
 
 def _decode_options(config: DataConfig, height: int, width: int) -> DecodeOptions:
-    # As many decoders as CPUs: `decode_cpus` says how little of a CPU a decoder may be content
-    # with beside training; more processes than CPUs would only cost memory.
+    # One task per CPU. `decode_cpus` is only the minimum that a task needs beside training; more
+    # tasks than CPUs would only use more memory.
     num_tasks = max(1, int(ray.cluster_resources().get("CPU", 1)))
     return DecodeOptions(height, width, config.decode_cpus, IMAGES_PER_BLOCK, num_tasks)
 
 
 def smallest_store_bytes() -> float:
-    """Object store of the node that has least of it, in bytes.
+    """Returns the size of the smallest object store of all nodes, in bytes.
 
-    Every node that trains holds a whole copy of what is decoded, so that the smallest store is the
-    limit and not the sum of all.
+    Each training node holds a full copy of the decoded images, so the smallest store is the limit.
     """
     nodes = (node["Resources"] for node in ray.nodes() if node["Alive"])
     return min(

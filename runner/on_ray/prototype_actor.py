@@ -1,7 +1,7 @@
-"""The memory store of a run on a Ray cluster: a named actor that keeps versions in shared memory.
+"""Prototype store on a Ray cluster: a named actor that keeps the prototypes in shared memory.
 
-The actor puts the tensors into the object store itself: what a worker puts dies with the worker.
-torch is imported by the clients alone; the actor's process does without its half gigabyte.
+The actor itself puts the tensors into the object store, because objects put by a worker are lost
+when the worker dies. Only clients import torch; the actor process saves its half gigabyte.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PackedTensor:
-    """A tensor as bytes, for dtypes that numpy does not have (bfloat16) like any other.
+    """A tensor as bytes; this supports dtypes that numpy lacks, such as bfloat16.
 
     Attributes:
-        data: uint8 [bytes].
-        dtype: name of the torch dtype, "float32" for example.
-        shape: of the tensor.
+        data: uint8 [number of bytes].
+        dtype: name of the torch dtype, for example "float32".
+        shape: shape of the tensor.
     """
 
     data: np.ndarray
@@ -35,8 +35,8 @@ class PackedTensor:
     shape: tuple[int, ...]
 
 
-class MemoryActor:
-    """Owns the newest version of a run's tensors; only one call runs at a time."""
+class PrototypeActor:
+    """Owns the latest version of the prototypes; calls are processed one at a time."""
 
     def __init__(self) -> None:
         self._version = 0
@@ -45,33 +45,40 @@ class MemoryActor:
     def publish(
         self, tensors: Mapping[str, PackedTensor], expected_version: int
     ) -> tuple[bool, int]:
-        """Takes the tensors if the writer is up to date; whether it was, and the newest version."""
+        """Publishes the tensors if `expected_version` is the latest version.
+
+        Returns:
+            Whether the tensors were accepted, and the latest version.
+        """
         if expected_version != self._version:
             return False, self._version
         self.reset(expected_version + 1, tensors)
         return True, self._version
 
     def latest(self) -> tuple[int, list[ray.ObjectRef]]:
-        """The version and a reference to its tensors, in a list lest Ray resolves it."""
+        """Returns the version and a reference to its tensors.
+
+        The reference is in a list, because Ray would resolve it otherwise.
+        """
         return self._version, [self._tensors]
 
     def reset(self, version: int, tensors: Mapping[str, PackedTensor]) -> None:
-        """Takes version and tensors as they are."""
+        """Replaces version and tensors."""
         self._tensors = ray.put(dict(tensors))
         self._version = version
 
 
 @contextlib.contextmanager
-def serve_memory(run_name: str) -> Iterator[None]:
-    """The run's memory actor lives, and with it every version, while this context is open.
+def serve_prototypes(run_name: str) -> Iterator[None]:
+    """Runs the prototype actor while this context is open.
 
-    A restarted actor is empty: the next `publish` is refused, the worker fails, and Train begins
-    again from the checkpoint, from which the memory is reset.
+    A restarted actor is empty: it rejects the next `publish`, the worker fails, and Train restarts
+    from the latest checkpoint, which also resets the store.
 
     Raises:
-        ValueError: this driver has a memory of that name already.
+        ValueError: this driver already has a prototype store with this name.
     """
-    remote: Any = ray.remote(num_cpus=0, max_restarts=-1)(MemoryActor)
+    remote: Any = ray.remote(num_cpus=0, max_restarts=-1)(PrototypeActor)
     actor = remote.options(name=_actor_name(run_name)).remote()
     try:
         ray.get(actor.latest.remote())
@@ -80,21 +87,21 @@ def serve_memory(run_name: str) -> Iterator[None]:
         ray.kill(actor)
 
 
-class RayMemory:
-    """One process's access to the memory of a run; the driver is inside `serve_memory`."""
+class RayPrototypeStore:
+    """Client of the prototype actor of a run; the driver must be inside `serve_prototypes`."""
 
     def __init__(self, run_name: str) -> None:
         self._actor: Any = ray.get_actor(_actor_name(run_name))
 
     def publish(self, tensors: Mapping[str, Tensor], expected_version: int) -> int:
-        """Sends the tensors to the actor, which answers whether it took them."""
+        """Sends the tensors to the actor."""
         accepted, version = ray.get(self._actor.publish.remote(_pack(tensors), expected_version))
         if not accepted:
             raise StaleVersionError(expected_version, version)
         return version
 
     def latest(self) -> tuple[int, dict[str, Tensor]]:
-        """Asks the actor for the reference and copies the tensors out of shared memory."""
+        """Gets the reference from the actor and copies the tensors from shared memory."""
         version, (reference,) = ray.get(self._actor.latest.remote())
         return version, _unpack(ray.get(reference))
 
@@ -119,11 +126,11 @@ def _unpack(packed: Mapping[str, PackedTensor]) -> dict[str, Tensor]:
 
     tensors: dict[str, Tensor] = {}
     for name, tensor in packed.items():
-        # A copy: shared memory is read-only, and the object may go while the tensor is in use.
+        # Copy: shared memory is read-only, and the object may be freed while the tensor is used.
         tensors[name] = torch.empty(tensor.shape, dtype=getattr(torch, tensor.dtype))
         tensors[name].reshape(-1).view(torch.uint8).numpy()[:] = tensor.data
     return tensors
 
 
 def _actor_name(run_name: str) -> str:
-    return f"memory-{run_name}"
+    return f"prototypes-{run_name}"

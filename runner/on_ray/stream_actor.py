@@ -1,7 +1,7 @@
-"""The actor of a run that decodes its domains by Ray Data and owns the decoded blocks.
+"""Actor that decodes the domains of a run with Ray Data and owns the decoded blocks.
 
-The blocks belong to the process that asked for their decoding: were that a Train worker, they
-would die with it. No torch here: the decoding processes load this file.
+Objects are lost when their owner process dies, so a Train worker must not own the blocks. This
+module does not import torch, because the decoding processes load it.
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ import ray
 import ray.data
 
 from runner.streaming.image_decoding import decode_many
-from runner.streaming.unreadable_images import BadImage, Quarantine
+from runner.streaming.unreadable_images import UnreadableImage, UnreadableImages
 
 
 @dataclass(frozen=True)
 class DomainFiles:
-    """What the actor needs to know of a seen domain.
+    """Training files of a seen domain.
 
     Attributes:
-        name: of the domain, unique in the benchmark.
-        paths: files of its training list, in order.
-        held: whether its decoded images fit the budget; if not, they are only checked.
+        name: name of the domain, unique in the benchmark.
+        paths: files of the training images, in order.
+        keep_pixels: whether the decoded images fit the budget; otherwise they are only checked.
     """
 
     name: str
     paths: Sequence[str]
-    held: bool
+    keep_pixels: bool
 
 
 @dataclass(frozen=True)
 class DecodedBlocks:
-    """A decoded domain, as the actor answers it.
+    """References to a decoded domain.
 
     Attributes:
-        blocks: references to Arrow tables whose column `pixels` holds uint8 [n_i, H, W, 3] rows,
-            together the training list in order; None if the domain is too large to hold.
-        errors: position in the training list -> why the image could not be decoded.
+        blocks: references to Arrow tables with a column `pixels`, uint8 [n_i, H, W, 3];
+            concatenated, all training images in order. None if the domain exceeds the budget.
+        errors: error message by position of an unreadable training image.
     """
 
     blocks: Sequence[Any] | None
@@ -56,14 +56,14 @@ class DecodedBlocks:
 
 @dataclass(frozen=True)
 class DecodeOptions:
-    """How files become blocks.
+    """Image size and task settings of decoding.
 
     Attributes:
-        height: of the decoded images, in pixels.
-        width: of the decoded images, in pixels.
-        task_cpus: CPUs that one decoding task asks for.
-        images_per_task: files that one decoding task reads.
-        num_tasks: tasks at the same time.
+        height: height of the decoded images in pixels.
+        width: width of the decoded images in pixels.
+        task_cpus: CPUs requested by one decoding task.
+        images_per_task: number of files per decoding task.
+        num_tasks: maximum number of concurrent tasks.
     """
 
     height: int
@@ -74,32 +74,32 @@ class DecodeOptions:
 
 
 class StreamActor:
-    """Decodes each seen domain once, the next one while the present one trains.
+    """Decodes each seen domain once; the next domain is decoded while the current one trains.
 
-    Callers say which files a domain has, so that an actor whose process died and came back needs
-    nothing but its constructor's few words. Ray calls the methods from several threads: every
-    worker may wait in `open` at once.
+    Callers pass the files of a domain, so a restarted actor needs only its constructor arguments.
+    Ray calls the methods from several threads, because all workers may wait in `open` at the same
+    time.
 
     Args:
-        options: size of the images, and of the decoding tasks.
-        quarantine_path: the run's list of unreadable images.
+        options: image size and task settings.
+        unreadable_file: file that lists the unreadable images of the run.
     """
 
-    def __init__(self, options: DecodeOptions, quarantine_path: str) -> None:
+    def __init__(self, options: DecodeOptions, unreadable_file: str) -> None:
         self._options = options
-        self._quarantine = Quarantine(Path(quarantine_path))
+        self._unreadable = UnreadableImages(Path(unreadable_file))
         self._lock = threading.Lock()
-        # One thread: two domains at once would share the CPUs and make the nearer one late.
+        # One thread: decoding two domains at the same time would delay the one needed first.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode")
         self._decoded: dict[str, Future[DecodedBlocks]] = {}
 
     def prefetch(self, domain: DomainFiles) -> None:
-        """Starts to decode a domain if it is not there yet."""
+        """Starts to decode a domain unless it is decoded already."""
         with self._lock:
             self._start(domain)
 
     def open(self, domain: DomainFiles, next_domain: DomainFiles | None) -> DecodedBlocks:
-        """Waits for a domain, starts the next one, and forgets every other."""
+        """Waits for a domain, starts to decode the next one and releases all others."""
         with self._lock:
             wanted = {domain.name} | ({next_domain.name} if next_domain else set())
             for other in self._decoded.keys() - wanted:
@@ -108,29 +108,29 @@ class StreamActor:
             if next_domain:
                 self._start(next_domain)
         decoded = current.result()
-        self._quarantine.add(
-            BadImage(domain.paths[position], reason, domain.name, "train")
+        self._unreadable.add(
+            UnreadableImage(domain.paths[position], reason, domain.name, "train")
             for position, reason in sorted(decoded.errors.items())
         )
         return decoded
 
     def release(self, name: str) -> None:
-        """Forgets a domain; its blocks are freed once no worker holds them."""
+        """Releases a domain; its blocks are freed when no worker holds a reference."""
         with self._lock:
             self._forget(name)
 
-    def quarantine(self, images: Sequence[BadImage]) -> None:
-        """Lists unreadable images that a worker found."""
-        self._quarantine.add(images)
+    def report_unreadable(self, images: Sequence[UnreadableImage]) -> None:
+        """Adds unreadable images that a worker encountered to the list."""
+        self._unreadable.add(images)
 
     def decoded_domains(self) -> set[str]:
-        """Names of the domains that are ready."""
+        """Returns the names of the decoded domains."""
         with self._lock:
             return {name for name, future in self._decoded.items() if future.done()}
 
     def _start(self, domain: DomainFiles) -> Future[DecodedBlocks]:
         known = self._decoded.get(domain.name)
-        # One that failed (a decoder killed for memory, say) is tried again when asked for again.
+        # Decoding that failed, for example out of memory, is retried at the next request.
         if known is None or (known.done() and known.exception()):
             future = self._thread.submit(decode_domain, domain, self._options)
             self._decoded[domain.name] = future
@@ -142,38 +142,40 @@ class StreamActor:
 
 
 def decode_domain(domain: DomainFiles, options: DecodeOptions) -> DecodedBlocks:
-    """Decodes a domain by one Ray Data pipeline; the calling process owns the blocks.
+    """Decodes a domain with one Ray Data pipeline; the calling process owns the blocks.
 
-    The blocks stay the Arrow tables that Ray Data made: a reader's view of their pixels costs
-    0.2 ms a block and no memory, while converting them to arrays would copy the whole domain.
+    The blocks remain Arrow tables: a view of their pixels takes 0.2 ms per block and no memory,
+    while a conversion to arrays would copy the whole domain.
     """
     num_images = len(domain.paths)
     rows = pa.table({"index": np.arange(num_images), "path": list(domain.paths)})
     size = options.images_per_task
     tables = [rows.slice(start, size) for start in range(0, num_images, size)]
-    blocks = decode_rows(tables, options, keep_pixels=domain.held, strict=False).to_arrow_refs()
-    # num_cpus=0: a look at a block where it lies must not wait for a CPU that training holds.
+    blocks = decode_rows(
+        tables, options, keep_pixels=domain.keep_pixels, strict=False
+    ).to_arrow_refs()
+    # num_cpus=0: these short tasks must not wait for a CPU that a training worker holds.
     find_errors = ray.remote(num_cpus=0)(_errors_of_block)
     errors: dict[int, str] = {}
-    for found in ray.get([find_errors.remote(block) for block in blocks]):
-        errors.update(found)
-    return DecodedBlocks(blocks if domain.held else None, errors)
+    for block_errors in ray.get([find_errors.remote(block) for block in blocks]):
+        errors.update(block_errors)
+    return DecodedBlocks(blocks if domain.keep_pixels else None, errors)
 
 
 def decode_rows(
     tables: Sequence[pa.Table], options: DecodeOptions, keep_pixels: bool, strict: bool
 ) -> ray.data.Dataset:
-    """A lazy data set of decoded rows in the order of the given rows.
+    """Builds a lazy Ray data set of decoded rows, in the order of the given rows.
 
     Args:
-        tables: columns `index` and `path`; each is one task's work.
-        options: size of the images, and of the tasks.
-        keep_pixels: whether the rows carry a column `pixels`; they always carry `index`, `error`.
-        strict: whether an unreadable image stops the pipeline.
+        tables: tables with columns `index` and `path`; each is processed by one task.
+        options: image size and task settings.
+        keep_pixels: whether the result has a column `pixels` besides `index` and `error`.
+        strict: whether an unreadable image stops the pipeline with an OSError.
     """
     with quiet_ordered_data():
-        # Not from_arrow: it looks at every table in a task of a whole CPU, which is never free
-        # where workers have left no more than a decoder's share.
+        # Not from_arrow: it reads each table in a task that needs a whole CPU, which may never
+        # be free because workers leave only `task_cpus`.
         return ray.data.from_blocks(list(tables)).map_batches(
             functools.partial(
                 _decode_rows, options=options, keep_pixels=keep_pixels, strict=strict
@@ -187,10 +189,9 @@ def decode_rows(
 
 @contextlib.contextmanager
 def quiet_ordered_data() -> Iterator[None]:
-    """Data sets made inside keep the order of their rows and leave the terminal alone.
+    """Data sets created in this context preserve the order of rows and print no progress bars.
 
-    Without `preserve_order` the order of rows differs between runs as soon as tasks take
-    different times.
+    Without `preserve_order`, the order of rows depends on the duration of the tasks.
     """
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
@@ -204,7 +205,7 @@ def quiet_ordered_data() -> Iterator[None]:
 
 
 def block_pixels(table: pa.Table) -> np.ndarray:
-    """Read-only view of a decoded block in shared memory, uint8 [n, H, W, 3]."""
+    """Returns a read-only view of a decoded block in shared memory, uint8 [n, H, W, 3]."""
     column = table.column("pixels").combine_chunks()
     if isinstance(column, pa.ChunkedArray):
         (column,) = column.chunks

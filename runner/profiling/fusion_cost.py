@@ -37,30 +37,26 @@ from tasks.synthetic.domains import training_domains
 from tasks.synthetic.people import sample_person
 
 BATCH = 32
-
-
 CALLS_PER_REPEAT = 5
 
-
 SCAN_OPERATIONS = 9
-"""Of one state in one position: exp(dt A), dt B x, h = exp(dt A) h + dt B x, and its part of C h.
+"""FLOPs of Mamba's scan per state and position: exp(dt A), dt B x, h = exp(dt A) h + dt B x, C h.
 
-The count that papers on such scans use (9 L D N); FlopCounterMode does not see them.
+Papers on such scans use the same count (9 L D N). FlopCounterMode does not count them.
 """
 
 
 @dataclass(frozen=True)
 class FusionCost:
-    """What one kind of fusion costs.
+    """Cost of one fusion module.
 
     Attributes:
-        num_parameters: of the fusion.
-        flops: of the fusion for one image, multiplications and additions.
-        image_flops: of all that embeds the image with its description, towers included.
-        fusion_ms: of the fusion, per image of a batch, one value for each repeat.
-        image_ms: the same of all that embeds the image.
-        memory_bytes: most that is allocated at once while a batch is embedded, parameters and
-            inputs not counted.
+        num_parameters: parameters of the fusion module.
+        flops: FLOPs (multiplications and additions) of the fusion module per image.
+        image_flops: FLOPs per image of the whole embedding with its description, including towers.
+        fusion_ms: time of the fusion module per image of a batch, one value per repeat.
+        image_ms: time of the whole embedding per image of a batch, one value per repeat.
+        memory_bytes: peak memory allocated while embedding a batch, without parameters and inputs.
     """
 
     num_parameters: int
@@ -72,88 +68,88 @@ class FusionCost:
 
 
 def measure_costs(configs: Mapping[str, RunConfig], repeats: int) -> dict[str, FusionCost]:
-    """The costs of several configurations of BDAM, measured one after the other in turns.
+    """Measures the costs of several configurations of BDAM, in turn.
 
-    A GPU is used where there is one, else one thread. FLOPs are counted on the CPU, of
-    transformers' Mamba block, so they are the same everywhere.
+    Times are measured on a GPU if one is available, otherwise with one CPU thread. FLOPs are
+    counted on the CPU with the Mamba block of transformers, so they do not depend on the machine.
 
     Args:
-        configs: each with learner bdam, by name.
-        repeats: turns; each value of a time is the median of five batches in a row.
+        configs: configurations with learner bdam, by name.
+        repeats: number of repeats; each time is the median of five consecutive batches.
 
     Raises:
-        ValueError: one is of another learner.
+        ValueError: a configuration has another learner.
     """
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as a table's runs have it
+    torch.set_num_threads(1)  # like the runs of an ablation table
     try:
-        return _measured(configs, repeats)
+        return _measure_costs(configs, repeats)
     finally:
         torch.set_num_threads(threads)
 
 
-def _measured(configs: Mapping[str, RunConfig], repeats: int) -> dict[str, FusionCost]:
+def _measure_costs(configs: Mapping[str, RunConfig], repeats: int) -> dict[str, FusionCost]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    subjects = {name: _Subject(config, device) for name, config in configs.items()}
-    for subject in subjects.values():
-        subject.embed_batch()  # warms up
-    whole = interleaved({name: each.time_image for name, each in subjects.items()}, repeats)
-    alone = interleaved({name: each.time_fusion for name, each in subjects.items()}, repeats)
+    learners = {name: _ProfiledLearner(config, device) for name, config in configs.items()}
+    for learner in learners.values():
+        learner.embed_batch()  # warm-up
+    image_ms = interleaved({name: each.time_image for name, each in learners.items()}, repeats)
+    fusion_ms = interleaved({name: each.time_fusion for name, each in learners.items()}, repeats)
     return {
         name: FusionCost(
-            subject.num_parameters,
-            *subject.flops(),
-            fusion_ms=tuple(alone[name]),
-            image_ms=tuple(whole[name]),
-            memory_bytes=subject.peak_bytes(),
+            learner.num_parameters,
+            *learner.flops(),
+            fusion_ms=tuple(fusion_ms[name]),
+            image_ms=tuple(image_ms[name]),
+            memory_bytes=learner.peak_bytes(),
         )
-        for name, subject in subjects.items()
+        for name, learner in learners.items()
     }
 
 
-class _Subject:
-    """One learner with a batch to embed."""
+class _ProfiledLearner:
+    """A BDAM learner with a batch of images and descriptions."""
 
     def __init__(self, config: RunConfig, device: torch.device) -> None:
         self.config = config
         self.device = device
-        self.learner = _bdam(config).to(device)
+        self.learner = _build_bdam(config).to(device)
         size = config.backbone.image_height, config.backbone.image_width
         generator = torch.Generator().manual_seed(0)
         self.images = torch.randn(BATCH, 3, *size, generator=generator).to(device)
-        self.texts = descriptions(BATCH)
+        self.texts = generate_descriptions(BATCH)
 
     @property
     def num_parameters(self) -> int:
-        """Numbers in the fusion; 0 where none is trained."""
+        """Parameters of the fusion module; 0 without a fusion module."""
         fusion = self.learner.network.fusion
         return sum(each.numel() for each in fusion.parameters()) if fusion else 0
 
     def embed_batch(self) -> Tensor:
-        """The batch embedded as `evaluate` embeds it."""
-        half = autocast(self.config.precision, self.device)
-        with torch.no_grad(), evaluating(self.learner), half:
+        """Embeds the batch like an evaluation does."""
+        precision = autocast(self.config.precision, self.device)
+        with torch.no_grad(), evaluating(self.learner), precision:
             return self.learner.embed_gallery(self.images, self.texts)
 
     def time_image(self) -> float:
-        """Milliseconds of an image of the batch."""
-        return self._timed(self.embed_batch)
+        """Times the whole embedding: milliseconds per image."""
+        return self._time(self.embed_batch)
 
     def time_fusion(self) -> float:
-        """Milliseconds of an image of the batch in the fusion alone."""
+        """Times the fusion module only: milliseconds per image."""
         fusion = self.learner.network.fusion
         if fusion is None:
             return 0.0
-        given = _inputs_of(fusion, self.embed_batch)
-        half = autocast(self.config.precision, self.device)
-        with torch.no_grad(), evaluating(fusion), half:
-            return self._timed(lambda: fusion(*given))
+        inputs = _inputs_of(fusion, self.embed_batch)
+        precision = autocast(self.config.precision, self.device)
+        with torch.no_grad(), evaluating(fusion), precision:
+            return self._time(lambda: fusion(*inputs))
 
     def peak_bytes(self) -> int:
-        """Most that is allocated at once, beyond what is there before.
+        """Measures the peak memory allocated while embedding the batch, in bytes.
 
-        On a GPU by torch's own statistics; on the CPU of all tensors that operations return, which
-        leaves out what an operation needs while it runs.
+        On a GPU, torch's statistics are used. On the CPU, only tensors returned by operations are
+        counted, not the temporary memory within an operation.
         """
         if self.device.type == "cuda":
             torch.cuda.synchronize()
@@ -162,142 +158,143 @@ class _Subject:
             self.embed_batch()
             torch.cuda.synchronize()
             return torch.cuda.max_memory_allocated() - before
-        with HeldBytes() as held:
+        with TensorMemory() as memory:
             self.embed_batch()
-        return held.peak
+        return memory.peak_bytes
 
     def flops(self) -> tuple[float, float]:
-        """Of one image in the fusion, and in all that embeds it."""
-        learner = _bdam(_with_plain_blocks(self.config)).eval()
+        """Counts the FLOPs per image of the fusion module and of the whole embedding."""
+        learner = _build_bdam(_with_transformers_block(self.config)).eval()
         images = self.images.cpu()
 
         def embed() -> Tensor:
             return learner.embed_gallery(images, self.texts)
 
-        with _countable():
-            whole, fusion = _counted(embed), learner.network.fusion
+        with _countable_operations():
+            total, fusion = _count_flops(embed), learner.network.fusion
             if fusion is None:
-                return 0.0, whole / BATCH
-            given = _inputs_of(fusion, embed)
-            return fusion_flops(fusion, given) / BATCH, (
-                whole + _flops_of_blocks(fusion, given)
-            ) / BATCH
+                return 0.0, total / BATCH
+            inputs = _inputs_of(fusion, embed)
+            total += _mamba_flops(fusion, inputs)
+            return fusion_flops(fusion, inputs) / BATCH, total / BATCH
 
-    def _timed(self, call: Callable[[], Tensor | Fused]) -> float:
-        """Milliseconds per image, the median of some calls in a row."""
-        found: list[float] = []
+    def _time(self, call: Callable[[], Tensor | Fused]) -> float:
+        """Times consecutive calls; returns the median in milliseconds per image."""
+        times_ms: list[float] = []
         for _ in range(CALLS_PER_REPEAT):
-            self._wait()
-            began = time.perf_counter()
+            self._synchronize()
+            start_s = time.perf_counter()
             call()
-            self._wait()
-            found.append(1e3 * (time.perf_counter() - began) / BATCH)
-        return median(found)
+            self._synchronize()
+            times_ms.append(1e3 * (time.perf_counter() - start_s) / BATCH)
+        return median(times_ms)
 
-    def _wait(self) -> None:
+    def _synchronize(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 
 
-class HeldBytes(TorchDispatchMode):
-    """Bytes of the tensors that operations returned and that are still there.
+class TensorMemory(TorchDispatchMode):
+    """Tracks the memory of all live tensors that were returned by operations.
 
     Attributes:
-        held: now.
-        peak: at most.
+        current_bytes: current memory in bytes.
+        peak_bytes: peak memory in bytes.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.held = self.peak = 0
+        self.current_bytes = self.peak_bytes = 0
         self._known = WeakIdKeyDictionary()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Calls the operation, and counts the storage of what it returns until that is freed."""
-        found = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(found):
+        """Calls the operation and counts the storage of its results until it is freed."""
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
                 self._count(tensor.untyped_storage())
-        return found
+        return result
 
     def _count(self, storage: torch.UntypedStorage) -> None:
         if storage in self._known:
             return
         num_bytes = storage.nbytes()
         self._known[storage] = num_bytes
-        self.held += num_bytes
-        self.peak = max(self.peak, self.held)
-        weakref.finalize(storage, self._freed, num_bytes)
+        self.current_bytes += num_bytes
+        self.peak_bytes = max(self.peak_bytes, self.current_bytes)
+        weakref.finalize(storage, self._release, num_bytes)
 
-    def _freed(self, num_bytes: int) -> None:
-        self.held -= num_bytes
-
-
-def fusion_flops(fusion: Fusion, given: tuple[Modality, Modality | None]) -> int:
-    """Of one call of the fusion, with transformers' Mamba block if it has one."""
-    with _countable():
-        return _counted(lambda: fusion(*given)) + _flops_of_blocks(fusion, given)
+    def _release(self, num_bytes: int) -> None:
+        self.current_bytes -= num_bytes
 
 
-def descriptions(count: int) -> list[str]:
-    """Identity descriptions of drawn people, the same at every call."""
+def fusion_flops(fusion: Fusion, inputs: tuple[Modality, Modality | None]) -> int:
+    """Counts the FLOPs of one call of a fusion module, whose Mamba blocks are of transformers."""
+    with _countable_operations():
+        return _count_flops(lambda: fusion(*inputs)) + _mamba_flops(fusion, inputs)
+
+
+def generate_descriptions(count: int) -> list[str]:
+    """Generates identity descriptions of synthetic people; each call returns the same texts."""
     rng = np.random.default_rng(0)
     wardrobe = training_domains()[0].wardrobe
     return [write_captions(sample_person(wardrobe, rng), rng).identity for _ in range(count)]
 
 
-def _bdam(config: RunConfig) -> Method:
+def _build_bdam(config: RunConfig) -> Method:
     learner = build_learner(config, LocalGroup())
     if not isinstance(learner, Method):
-        raise ValueError(f"the cost of a fusion is that of learner bdam; got {config.learner.name}")
+        raise ValueError(
+            f"learner.name: expected bdam, got {config.learner.name}; only bdam has fusion modules"
+        )
     return learner
 
 
-def _with_plain_blocks(config: RunConfig) -> RunConfig:
+def _with_transformers_block(config: RunConfig) -> RunConfig:
     return override_values(
         config.model_dump(mode="json"), ["learner.fusion.mamba_block=transformers"]
     )
 
 
 def _inputs_of(fusion: Fusion, embed: Callable[[], Tensor]) -> tuple[Modality, Modality | None]:
-    """What the fusion is given while a batch is embedded."""
-    seen: list[tuple[Modality, Modality | None]] = []
-    handle = fusion.register_forward_pre_hook(lambda _, given: seen.append(given))
+    """Records the inputs of the fusion module while a batch is embedded."""
+    recorded: list[tuple[Modality, Modality | None]] = []
+    handle = fusion.register_forward_pre_hook(lambda _, inputs: recorded.append(inputs))
     try:
         embed()
     finally:
         handle.remove()
-    return seen[0]
+    return recorded[0]
 
 
 @contextmanager
-def _countable() -> Iterator[None]:
-    """Attention and transformer layers made of operations that FlopCounterMode knows."""
-    fast = torch.backends.mha.get_fastpath_enabled()
+def _countable_operations() -> Iterator[None]:
+    """Disables fused attention and transformer kernels, which FlopCounterMode does not count."""
+    fastpath = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
+        torch.backends.mha.set_fastpath_enabled(fastpath)
 
 
-def _counted(call: Callable[[], Tensor | Fused]) -> int:
-    """Matrix products, attention and convolutions of a call, those in Mamba blocks left out."""
+def _count_flops(call: Callable[[], Tensor | Fused]) -> int:
+    """Counts matrix products, attention and convolutions of a call, except in Mamba blocks."""
     with FlopCounterMode(display=False) as counter:
         call()
-    inside = sum(
+    mamba_flops = sum(
         sum(operations.values())
         for name, operations in counter.get_flop_counts().items()
         if name.endswith(".block")
     )
-    return counter.get_total_flops() - inside
+    return counter.get_total_flops() - mamba_flops
 
 
-def _flops_of_blocks(fusion: Fusion, given: tuple[Modality, Modality | None]) -> int:
-    """Of all Mamba blocks: 2 for each weight of projections and convolution, 9 for each state.
+def _mamba_flops(fusion: Fusion, inputs: tuple[Modality, Modality | None]) -> int:
+    """Counts the FLOPs of all Mamba blocks.
 
-    In each position of the sequence and for each image.
+    Per image and position: 2 for each weight of projections and convolution, 9 for each state.
     """
     if not isinstance(fusion.mixer, MambaStack):
         return 0
@@ -306,13 +303,13 @@ def _flops_of_blocks(fusion: Fusion, given: tuple[Modality, Modality | None]) ->
         lambda _, tokens: num_positions.append(tokens[0].shape[0] * tokens[0].shape[1])
     )
     try:
-        fusion(*given)
+        fusion(*inputs)
     finally:
         handle.remove()
-    each = 0
+    per_position = 0
     for name, parameter in fusion.mixer.named_parameters():
         if name.endswith(("_proj.weight", "conv1d.weight")):
-            each += 2 * parameter.numel()
+            per_position += 2 * parameter.numel()
         elif name.endswith("A_log"):
-            each += SCAN_OPERATIONS * parameter.numel()
-    return num_positions[0] * each
+            per_position += SCAN_OPERATIONS * parameter.numel()
+    return num_positions[0] * per_position

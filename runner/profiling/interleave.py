@@ -1,4 +1,4 @@
-"""Timing of several variants in turn, so that a drift of the machine affects all of them alike."""
+"""Interleaved timing, so that a slowdown of the machine affects all variants equally."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ T = TypeVar("T")
 
 
 def interleaved(variants: Mapping[str, Callable[[], T]], repeats: int) -> dict[str, list[T]]:
-    """Calls every variant in turn, `repeats` times, and returns what each call returned."""
-    found: dict[str, list[T]] = {name: [] for name in variants}
+    """Calls all variants in turn, `repeats` times; returns the results of each variant."""
+    results: dict[str, list[T]] = {name: [] for name in variants}
     for _ in range(repeats):
         for name, call in variants.items():
-            found[name].append(call())
-    return found
+            results[name].append(call())
+    return results

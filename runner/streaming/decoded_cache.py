@@ -1,11 +1,10 @@
-"""Files that somebody has decoded already, served as `decode_many` would serve them (no ray here).
+"""Cache of images that another process has already decoded.
 
-A `SharedDecoder` takes the place of `decode_many`, so that a trial's stream is the ordinary one.
-It never serves wrong pixels: a file counts as decoded only at the same path, with the size and the
-time of change that the decoding process saw before it read the file, and at the same height and
-width. Any other file is decoded, and one that was unreadable is tried again.
+A `SharedDecoder` replaces `decode_many`, so the streams of sweep trials need no special code. A
+cached image is used only if path, file size, modification time, height and width all match those at
+decoding time. All other files are decoded, and files that were unreadable are tried again.
 
-No torch either: each decoding process loads this file.
+This module imports neither torch nor ray: each decoding process loads it.
 """
 
 from __future__ import annotations
@@ -23,18 +22,18 @@ if TYPE_CHECKING:
     from tasks.schema import Benchmark
 
 _MISSING = (-1, -1)
-"""The stamp of a file that is not there."""
+"""The stamp of a missing file."""
 
 
 @dataclass(frozen=True)
 class SharedBlock:
-    """Files that were decoded together.
+    """A block of decoded files.
 
     Attributes:
-        paths: in order.
-        stamps: size in bytes and time of change in nanoseconds of each, as they were before the
-            file was read: one that changed while it was read counts as another file.
-        images: may be read-only shared memory.
+        paths: paths of the files.
+        stamps: size in bytes and modification time in nanoseconds of each file, read before the
+            file is decoded; a file that changes during decoding therefore does not match later.
+        images: decoded images, in the order of `paths`; may be read-only shared memory.
     """
 
     paths: Sequence[str]
@@ -43,22 +42,22 @@ class SharedBlock:
 
 
 def decode_block(paths: Sequence[str], height: int, width: int) -> SharedBlock:
-    """Decodes files for others."""
+    """Decodes files into a block that other processes can use."""
     stamps = [_stamp(path) for path in paths]
     return SharedBlock(paths, stamps, decode_many(paths, height, width))
 
 
 class SharedFiles(Protocol):
-    """What a run is given by whom its files were decoded; may travel to other processes."""
+    """Picklable handle to decoded images that are shared between the trials of a sweep."""
 
     def decoder(self) -> SharedDecoder | None:
-        """What serves the files in this process; None if they cannot be had."""
+        """Returns a decoder for this process; None if the images are not accessible."""
         ...
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where a decoded file is, and what it was."""
+class _CacheEntry:
+    """Location and file stamp of a decoded file."""
 
     block: int
     row: int
@@ -67,73 +66,70 @@ class _Place:
 
 
 class SharedDecoder:
-    """Files to pixels, a `Decoder`: from shared memory where it can, by `decode_many` elsewhere.
+    """A `Decoder` that returns cached pixels where possible and decodes all other files.
 
     Args:
-        blocks: what was decoded.
-        height: of the decoded images, in pixels.
-        width: of the decoded images, in pixels.
+        blocks: the decoded files.
+        height: height of the decoded images in pixels.
+        width: width of the decoded images in pixels.
     """
 
     def __init__(self, blocks: Sequence[SharedBlock], height: int, width: int) -> None:
         self._pixels = [block.images.pixels for block in blocks]
         self._height, self._width = height, width
-        self._places = {
-            path: _Place(number, row, stamp, row not in block.images.errors)
+        self._entries = {
+            path: _CacheEntry(number, row, stamp, row not in block.images.errors)
             for number, block in enumerate(blocks)
             for row, (path, stamp) in enumerate(zip(block.paths, block.stamps, strict=True))
         }
 
     def __call__(self, paths: Sequence[str], height: int, width: int) -> DecodedImages:
-        """The images of files, in order.
+        """Returns the same result as `decode_many`.
 
-        Returns:
-            What `decode_many` returns; files that lie beside one another in a block come as a
-            read-only view of it.
+        The pixels are a read-only view if all files are adjacent in one block.
         """
         if (height, width) != (self._height, self._width):
             return decode_many(paths, height, width)
-        places = [self._place(path) for path in paths]
-        if (view := self._view(places)) is not None:
+        entries = [self._entry(path) for path in paths]
+        if (view := self._view(entries)) is not None:
             return DecodedImages(view, {})
-        others = [at for at, place in enumerate(places) if place is None or not place.readable]
-        decoded = decode_many([paths[at] for at in others], height, width)
+        missing = [at for at, entry in enumerate(entries) if entry is None or not entry.readable]
+        decoded = decode_many([paths[at] for at in missing], height, width)
         pixels = np.empty((len(paths), height, width, 3), np.uint8)
-        pixels[others] = decoded.pixels
-        for at, place in enumerate(places):
-            if place is not None and place.readable:
-                pixels[at] = self._pixels[place.block][place.row]
-        return DecodedImages(pixels, {others[at]: why for at, why in decoded.errors.items()})
+        pixels[missing] = decoded.pixels
+        for at, entry in enumerate(entries):
+            if entry is not None and entry.readable:
+                pixels[at] = self._pixels[entry.block][entry.row]
+        return DecodedImages(pixels, {missing[at]: why for at, why in decoded.errors.items()})
 
-    def serves(self, paths: Sequence[str], height: int, width: int) -> bool:
-        """Whether nothing but unreadable files would be left to decode."""
+    def contains(self, paths: Sequence[str], height: int, width: int) -> bool:
+        """Whether all files are cached at this size, including those that were unreadable."""
         same_size = (height, width) == (self._height, self._width)
-        return same_size and all(self._place(path) is not None for path in paths)
+        return same_size and all(self._entry(path) is not None for path in paths)
 
-    def _place(self, path: str) -> _Place | None:
-        """None for a file that was not decoded, or is no longer the same."""
-        place = self._places.get(path)
-        return place if place is not None and place.stamp == _stamp(path) else None
+    def _entry(self, path: str) -> _CacheEntry | None:
+        """Returns the entry of a file; None if it is not cached or has changed."""
+        entry = self._entries.get(path)
+        return entry if entry is not None and entry.stamp == _stamp(path) else None
 
-    def _view(self, places: Sequence[_Place | None]) -> np.ndarray | None:
-        """The pixels of neighbours in one block; None for any other files."""
-        first = places[0] if places else None
+    def _view(self, entries: Sequence[_CacheEntry | None]) -> np.ndarray | None:
+        """Returns a view of adjacent entries in one block; None if they are not adjacent."""
+        first = entries[0] if entries else None
         if first is None:
             return None
-        for at, place in enumerate(places):
-            if place is None or not place.readable:
+        for at, entry in enumerate(entries):
+            if entry is None or not entry.readable:
                 return None
-            if (place.block, place.row) != (first.block, first.row + at):
+            if (entry.block, entry.row) != (first.block, first.row + at):
                 return None
-        return self._pixels[first.block][first.row : first.row + len(places)]
+        return self._pixels[first.block][first.row : first.row + len(entries)]
 
 
-def files_in_order(benchmark: Benchmark) -> list[list[str]]:
-    """A benchmark's files in portions, those first that sharing saves most of.
+def files_by_priority(benchmark: Benchmark) -> list[list[str]]:
+    """Groups the files of a benchmark, in descending order of the work saved by sharing them.
 
-    Test and validation images, which a run decodes anew for every row of its result matrix, domain
-    by domain as they are evaluated; then the training images of each seen domain. No file comes
-    twice.
+    First the test and validation images of each domain, because a run decodes them again for each
+    row of its result matrix; then the training images of each seen domain. Each file occurs once.
     """
     tests = [
         (*split.query, *split.gallery) if split.query_by == "image" else split.gallery
@@ -141,27 +137,27 @@ def files_in_order(benchmark: Benchmark) -> list[list[str]]:
         for split in (domain.test, domain.validation)
     ]
     known = set[str]()
-    portions: list[list[str]] = []
+    groups: list[list[str]] = []
     for records in (*tests, *(domain.train for domain in benchmark.seen)):
-        portion = dict.fromkeys(each.image_path for each in records)
-        portions.append([path for path in portion if path not in known])
-        known.update(portion)
-    return [portion for portion in portions if portion]
+        paths = dict.fromkeys(record.image_path for record in records)
+        groups.append([path for path in paths if path not in known])
+        known.update(paths)
+    return [group for group in groups if group]
 
 
-def fitting(portions: Sequence[Sequence[str]], num_images: int) -> list[Sequence[str]]:
-    """The portions that together are at most `num_images` files; one too large is passed over."""
-    chosen: list[Sequence[str]] = []
-    for portion in portions:
-        if len(portion) <= num_images:
-            chosen.append(portion)
-            num_images -= len(portion)
-    return chosen
+def select_within_budget(groups: Sequence[Sequence[str]], num_images: int) -> list[Sequence[str]]:
+    """Selects groups in order up to `num_images` files in total; too large groups are skipped."""
+    selected: list[Sequence[str]] = []
+    for group in groups:
+        if len(group) <= num_images:
+            selected.append(group)
+            num_images -= len(group)
+    return selected
 
 
 def _stamp(path: str) -> tuple[int, int]:
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except OSError:
         return _MISSING
-    return found.st_size, found.st_mtime_ns
+    return status.st_size, status.st_mtime_ns

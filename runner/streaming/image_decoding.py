@@ -1,7 +1,8 @@
-"""Image files to uint8 pixels; one function for every path a run can take, so all are bit-equal.
+"""Decoding of image files to uint8 pixels.
 
-Neither torch nor ray is imported here: each decoding process of a cluster loads this file, and
-torch would cost every one of them seconds and half a gigabyte.
+All streams use these functions, so their pixels are bit-equal. This module imports neither torch
+nor ray: each decoding process of a cluster loads it, and torch would cost several seconds and half
+a gigabyte per process.
 """
 
 from __future__ import annotations
@@ -15,19 +16,19 @@ import numpy as np
 from PIL import Image
 
 IMAGE_DECODER = "Pillow, RGB, bicubic resize"
-"""How pixels come about, for the protocol lock: another decoder gives other numbers."""
+"""Recorded in the protocol lock, because scores depend on the decoder."""
 
 _UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
-"""What Pillow raises for missing, truncated, foreign and malformed files."""
+"""Errors that Pillow raises for missing, truncated, unsupported and malformed files."""
 
 
 @dataclass(frozen=True, slots=True)
 class DecodedImages:
-    """The images of a list of files.
+    """Decoded images of a list of files.
 
     Attributes:
-        pixels: uint8 [N, H, W, 3] in the order of the files; zeros where a file is unreadable.
-        errors: position in the list -> why this file could not be decoded.
+        pixels: uint8 [N, H, W, 3] in the order of the files; zeros for unreadable files.
+        errors: error message by position of an unreadable file.
     """
 
     pixels: np.ndarray
@@ -35,25 +36,27 @@ class DecodedImages:
 
 
 Decoder = Callable[[Sequence[str], int, int], DecodedImages]
-"""`decode_many`, or what gives the same for files (in order), height and width without decoding
-all of them; its pixels may be read-only."""
+"""`decode_many` or an equivalent with cached results: (files, height, width) -> images in order.
+
+The pixels may be read-only.
+"""
 
 
 def decode_image(path: str | IO[bytes], height: int, width: int) -> np.ndarray:
-    """Reads one image as RGB and resizes it if its size differs (bicubic, antialiased).
+    """Decodes an image to RGB and resizes it if its size differs (bicubic, antialiased).
 
     Args:
-        path: any format Pillow reads; an opened file will do.
-        height: rows of the result, in pixels.
-        width: columns of the result, in pixels.
+        path: path or opened file, in any format that Pillow supports.
+        height: height of the result in pixels.
+        width: width of the result in pixels.
 
     Returns:
         uint8 [height, width, 3].
 
     Raises:
         OSError: the file is missing, not an image, or truncated.
-        SyntaxError, ValueError, struct.error, Image.DecompressionBombError: its content is
-            malformed in a way that Pillow reports so.
+        SyntaxError, ValueError, struct.error, Image.DecompressionBombError: the content is
+            malformed; Pillow raises any of these.
     """
     with Image.open(path) as image:
         rgb = image.convert("RGB")
@@ -63,7 +66,7 @@ def decode_image(path: str | IO[bytes], height: int, width: int) -> np.ndarray:
 
 
 def decode_many(paths: Sequence[str], height: int, width: int) -> DecodedImages:
-    """Decodes files in order; an unreadable one is reported, never raised."""
+    """Decodes files in order; unreadable files are reported in `errors` instead of raised."""
     pixels = np.zeros((len(paths), height, width, 3), np.uint8)
     errors: dict[int, str] = {}
     for position, path in enumerate(paths):

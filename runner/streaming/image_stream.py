@@ -1,8 +1,9 @@
-"""How images reach a worker: seen domains in lifelong order, test images in bounded memory.
+"""Image streams: training images domain by domain, test images in bounded memory.
 
-The loop knows `DomainStream` alone. `LocalStream` is its implementation in one process; the one
-over Ray lives in `runner.on_ray.image_stream`. Both decode by `runner.streaming.image_decoding`
-and gather by `BlockImages`, so that the same plan gives bit-equal batches on either.
+The training loop depends only on `DomainStream`. `LocalStream` implements it in one process and
+`runner.on_ray.image_stream.RayStream` on a cluster. Both decode with
+`runner.streaming.image_decoding` and gather with `BlockImages`, so the same plan yields bit-equal
+batches.
 """
 
 from __future__ import annotations
@@ -19,30 +20,36 @@ import numpy as np
 
 from runner.config.sections import DataConfig
 from runner.streaming.image_decoding import DecodedImages, Decoder, decode_many
-from runner.streaming.prefetch import ahead
-from runner.streaming.unreadable_images import BadImage, Quarantine
+from runner.streaming.prefetch import prefetch
+from runner.streaming.unreadable_images import (
+    UnreadableImage,
+    UnreadableImages,
+    clean_domain,
+    unreadable_images,
+    unreadable_training_images,
+)
 from tasks.schema import Benchmark, Domain, Record
 
 IMAGES_PER_BLOCK = 256
-"""Images that are decoded and stored together: 25 MB at 256x128, a fraction of a second's work."""
+"""Images that are decoded and stored together: 25 MB at 256x128."""
 
 
 class ImageSource(Protocol):
-    """The training images of one opened domain; indices are those of the cleaned list."""
+    """Training images of an opened domain, indexed without the unreadable ones."""
 
     def batches(self, plan: np.ndarray) -> Iterator[np.ndarray]:
-        """Pixel batches of a plan, in its order.
+        """Yields the pixels of each batch of a plan.
 
         Args:
-            plan: [iterations, B] indices: this worker's share of an epoch or a whole stage.
+            plan: [iterations, B] image indices: this worker's share of an epoch or a stage.
 
         Yields:
-            uint8 [B, H, W, 3], writable, the caller's own.
+            uint8 [B, H, W, 3]; a writable copy.
         """
         ...
 
     def fetch(self, indices: np.ndarray) -> np.ndarray:
-        """Pixels of the images at [N] indices: uint8 [N, H, W, 3], writable, the caller's own."""
+        """Returns the pixels of [N] images: uint8 [N, H, W, 3]; a writable copy."""
         ...
 
 
@@ -51,24 +58,24 @@ class OpenedDomain:
     """A seen domain that is ready for training.
 
     Attributes:
-        domain: without its unreadable training images, identities contiguous again.
-        images: the training images, indexed as `domain.train` is.
-        num_bad: unreadable training images that were left out.
+        domain: the domain without unreadable training images; person ids are contiguous again.
+        images: the training images, in the order of `domain.train`.
+        num_unreadable: number of unreadable training images that were removed.
     """
 
     domain: Domain
     images: ImageSource
-    num_bad: int
+    num_unreadable: int
 
 
 class DomainStream(Protocol):
-    """What brings images to one worker."""
+    """Interface through which one worker reads images."""
 
     def open(self, index: int) -> OpenedDomain:
         """Waits until the training images of seen domain `index` are ready.
 
-        The domain after it is decoded from now on in the background, and every other one is
-        forgotten: two at most are held. Unreadable images are listed in the run's quarantine.
+        Starts decoding the next domain in the background and releases all others, so at most two
+        domains are held. Unreadable images are listed in the run's quarantine.jsonl.
 
         Raises:
             ValueError: more than `data.max_bad_share` of the training images are unreadable.
@@ -76,34 +83,34 @@ class DomainStream(Protocol):
         ...
 
     def release(self, index: int) -> None:
-        """Gives back the memory of a finished domain; its image source must not be used again."""
+        """Frees the memory of a domain; its image source must not be used afterwards."""
         ...
 
     def test_images(self, records: Sequence[Record]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Decodes the images of records in order, in bounded memory and ahead of their use.
+        """Decodes images in order, prefetching a bounded number of them.
 
         Args:
-            records: this worker's share of test or validation splits, from any domain; or the
-                exemplars of earlier domains.
+            records: this worker's share of test or validation splits of any domains, or exemplars
+                of earlier domains.
 
         Yields:
             [n] positions in `records` and their pixels, uint8 [n, H, W, 3], writable, with
-            1 <= n <= data.evaluation_batch_size. Positions of unreadable images are absent, and
-            their files are listed in the run's quarantine.
+            1 <= n <= data.evaluation_batch_size. Unreadable images are skipped and listed in the
+            run's quarantine.jsonl.
         """
         ...
 
     def close(self) -> None:
-        """Stops the work in the background; the stream must not be used again."""
+        """Stops background work; the stream must not be used afterwards."""
         ...
 
 
 class BlockImages:
-    """Decoded images of a domain, held in blocks that may be read-only shared memory.
+    """Decoded images of a domain in blocks, which may be read-only shared memory.
 
     Args:
-        blocks: uint8 [n_i, H, W, 3] each; together the whole training list in order.
-        kept: [N] positions in the whole list of the images that can be read.
+        blocks: uint8 [n_i, H, W, 3] each; concatenated, all training images in order.
+        kept: [N] positions of the readable images among all training images.
     """
 
     def __init__(self, blocks: Sequence[np.ndarray], kept: np.ndarray) -> None:
@@ -112,40 +119,40 @@ class BlockImages:
         self._kept = kept
 
     def batches(self, plan: np.ndarray) -> Iterator[np.ndarray]:
-        """One gather a batch."""
+        """Gathers one batch at a time."""
         for indices in plan:
             yield self.fetch(indices)
 
     def fetch(self, indices: np.ndarray) -> np.ndarray:
-        """Copies images out of their blocks."""
+        """Copies images from their blocks."""
         if not self._blocks:
-            raise RuntimeError("the images of a released domain were asked for; open it again")
+            raise RuntimeError("the domain was released; open it again to read its images")
         rows = self._kept[indices]
-        owners = np.searchsorted(self._starts, rows, side="right") - 1
-        offsets = rows - self._starts[owners]
+        blocks = np.searchsorted(self._starts, rows, side="right") - 1
+        offsets = rows - self._starts[blocks]
         pixels = np.empty((len(rows), *self._blocks[0].shape[1:]), np.uint8)
-        pairs = zip(owners.tolist(), offsets.tolist(), strict=True)
-        for position, (owner, offset) in enumerate(pairs):
-            pixels[position] = self._blocks[owner][offset]
+        pairs = zip(blocks.tolist(), offsets.tolist(), strict=True)
+        for position, (block, offset) in enumerate(pairs):
+            pixels[position] = self._blocks[block][offset]
         return pixels
 
     def close(self) -> None:
-        """Lets go of the blocks, shared memory included."""
+        """Releases the blocks, including shared memory."""
         self._blocks.clear()
 
 
 ChunkDecoder = Callable[[Iterable[list[str]]], Iterator[tuple[list[str], DecodedImages]]]
-"""Decodes chunks of files in order, working ahead of their use by a bounded number of chunks."""
+"""Decodes chunks of files in order, prefetching a bounded number of chunks."""
 
 
 @dataclass(frozen=True)
 class FileImages:
-    """Images of a domain too large to hold: every request decodes its files.
+    """Images of a domain that does not fit in memory; they are decoded at each access.
 
     Attributes:
-        paths: files of the cleaned training list.
-        decode: how chunks of files are decoded.
-        chunk_size: files that `fetch` decodes at a time.
+        paths: files of the readable training images.
+        decode: decodes chunks of files.
+        chunk_size: number of files that `fetch` decodes at a time.
     """
 
     paths: Sequence[str]
@@ -153,33 +160,33 @@ class FileImages:
     chunk_size: int
 
     def batches(self, plan: np.ndarray) -> Iterator[np.ndarray]:
-        """One chunk of files a batch."""
+        """Decodes one chunk of files per batch."""
         for paths, decoded in self.decode(self.select(indices) for indices in plan):
             yield writable_pixels(paths, decoded)
 
     def fetch(self, indices: np.ndarray) -> np.ndarray:
-        """Decodes chunk by chunk; only the result is held as a whole."""
+        """Decodes chunk by chunk, so that only the result is held in full."""
         parts = np.split(indices, range(self.chunk_size, len(indices), self.chunk_size))
         results = self.decode(self.select(part) for part in parts)
         return np.concatenate([writable_pixels(paths, decoded) for paths, decoded in results])
 
     def select(self, indices: np.ndarray) -> list[str]:
-        """Files of the images at [N] indices."""
+        """Returns the files of [N] images."""
         return [self.paths[int(index)] for index in indices]
 
 
 class LocalStream:
-    """The stream of a run in one process; needs no ray.
+    """Image stream of a run in one process, without Ray.
 
     Args:
         benchmark: domains in lifelong order.
         config: the section `data`.
-        height: of the decoded images, in pixels.
-        width: of the decoded images, in pixels.
-        quarantine_path: the run's list of unreadable images.
-        capacity_bytes: memory of which one domain may take `data.object_store_share`; by default
-            30% of the machine's, which is what Ray would give to its object store.
-        decode: files to pixels; a sweep's trials take what is decoded already.
+        height: height of the decoded images in pixels.
+        width: width of the decoded images in pixels.
+        unreadable_file: file that lists the unreadable images of the run.
+        capacity_bytes: memory of which one domain may use the share `data.object_store_share`. The
+            default is 30% of physical memory, like Ray's default object store.
+        decode: decodes files; the trials of a sweep pass a decoder that uses shared images.
     """
 
     def __init__(
@@ -188,15 +195,15 @@ class LocalStream:
         config: DataConfig,
         height: int,
         width: int,
-        quarantine_path: Path,
+        unreadable_file: Path,
         capacity_bytes: float | None = None,
         decode: Decoder = decode_many,
     ) -> None:
         self._benchmark = benchmark
         self._config = config
         self._height, self._width = height, width
-        self._files_to_pixels = decode
-        self._quarantine = Quarantine(quarantine_path)
+        self._decode_files = decode
+        self._unreadable = UnreadableImages(unreadable_file)
         capacity = 0.3 * _physical_memory_bytes() if capacity_bytes is None else capacity_bytes
         self._budget_bytes = config.object_store_share * capacity
         self._stopped = threading.Event()
@@ -205,7 +212,7 @@ class LocalStream:
         self._open: dict[int, BlockImages] = {}
 
     def open(self, index: int) -> OpenedDomain:
-        """Waits for the decoding thread, which goes on with the next domain."""
+        """Waits for the decoding thread, which then decodes the next domain."""
         for other in self._decoded.keys() - {index, index + 1}:
             self.release(other)
         current = self._start(index)
@@ -213,135 +220,75 @@ class LocalStream:
             self._start(index + 1)
         decoded = current.result()
         domain = self._benchmark.steps[index]
-        self._quarantine.add(bad_training_images(domain, decoded.errors))
+        self._unreadable.add(unreadable_training_images(domain, decoded.errors))
         cleaned, kept = clean_domain(domain, decoded.errors, self._config.max_bad_share)
         if decoded.blocks is None:
             paths = [record.image_path for record in cleaned.train]
-            images = FileImages(paths, self._decode_ahead, self._config.evaluation_batch_size)
+            images = FileImages(paths, self._prefetch_chunks, self._config.evaluation_batch_size)
         else:
             images = self._open[index] = BlockImages(decoded.blocks, kept)
         return OpenedDomain(cleaned, images, len(decoded.errors))
 
     def release(self, index: int) -> None:
-        """Drops the blocks."""
+        """Releases the blocks."""
         if index in self._decoded:
             self._decoded.pop(index).cancel()
         if index in self._open:
             self._open.pop(index).close()
 
     def test_images(self, records: Sequence[Record]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Decodes one chunk ahead, in a thread."""
+        """Prefetches one chunk in a thread."""
         return stream_test_images(
             self._benchmark,
             records,
             self._config.evaluation_batch_size,
-            self._decode_ahead,
-            self._quarantine.add,
+            self._prefetch_chunks,
+            self._unreadable.add,
         )
 
     def close(self) -> None:
-        """Stops the decoding thread after the block it works on."""
+        """Stops the decoding thread after the current block."""
         self._stopped.set()
         self._thread.shutdown(wait=True, cancel_futures=True)
         for index in list(self._decoded):
             self.release(index)
 
-    def _decode_ahead(
+    def _prefetch_chunks(
         self, chunks: Iterable[list[str]]
     ) -> Iterator[tuple[list[str], DecodedImages]]:
-        return ahead(
-            ((paths, self._files_to_pixels(paths, self._height, self._width)) for paths in chunks),
+        return prefetch(
+            ((paths, self._decode_files(paths, self._height, self._width)) for paths in chunks),
             depth=1,
         )
 
     def _start(self, index: int) -> Future[_DecodedDomain]:
         if index not in self._decoded:
-            self._decoded[index] = self._thread.submit(self._decode, index)
+            self._decoded[index] = self._thread.submit(self._decode_domain, index)
         return self._decoded[index]
 
-    def _decode(self, index: int) -> _DecodedDomain:
+    def _decode_domain(self, index: int) -> _DecodedDomain:
         records = self._benchmark.steps[index].train
-        held = decoded_bytes(len(records), self._height, self._width) <= self._budget_bytes
+        fits = decoded_bytes(len(records), self._height, self._width) <= self._budget_bytes
         blocks: list[np.ndarray] = []
         errors: dict[int, str] = {}
         start = 0
         for paths in path_chunks(records, IMAGES_PER_BLOCK):
             if self._stopped.is_set():
                 break
-            decoded = self._files_to_pixels(paths, self._height, self._width)
+            decoded = self._decode_files(paths, self._height, self._width)
             errors.update({start + at: reason for at, reason in decoded.errors.items()})
-            if held:
+            if fits:
                 blocks.append(decoded.pixels)
             start += len(paths)
-        return _DecodedDomain(blocks if held else None, errors)
+        return _DecodedDomain(blocks if fits else None, errors)
 
 
 @dataclass(frozen=True)
 class _DecodedDomain:
-    """Blocks of a domain (None if it is too large to hold) and its unreadable positions."""
+    """Blocks of a domain, None if they exceed the budget, and errors by position."""
 
     blocks: list[np.ndarray] | None
     errors: Mapping[int, str]
-
-
-def clean_domain(
-    domain: Domain, errors: Mapping[int, str], max_bad_share: float
-) -> tuple[Domain, np.ndarray]:
-    """Leaves unreadable training images out of a domain.
-
-    Args:
-        domain: as the benchmark lists it.
-        errors: position in `domain.train` -> why the image is unreadable.
-        max_bad_share: share of the training images that may be left out.
-
-    Returns:
-        The cleaned domain and [N] positions of its images in the uncleaned list.
-
-    Raises:
-        ValueError: the share is exceeded.
-    """
-    num_images = len(domain.train)
-    if len(errors) > max_bad_share * num_images:
-        first = "; ".join(
-            f"{domain.train[position].image_path} ({errors[position]})"
-            for position in sorted(errors)[:3]
-        )
-        raise ValueError(
-            f"{domain.name}: {len(errors)} of {num_images} training images cannot be decoded "
-            f"({len(errors) / num_images:.2%}); data.max_bad_share allows {max_bad_share:.2%}. "
-            f"First: {first}. Repair these files (all are in quarantine.jsonl), or raise "
-            f"data.max_bad_share."
-        )
-    kept = np.delete(np.arange(num_images), sorted(errors))
-    return domain.without(errors.keys()), kept
-
-
-def bad_training_images(domain: Domain, errors: Mapping[int, str]) -> list[BadImage]:
-    """Quarantine entries of unreadable positions in a domain's training list."""
-    return [
-        BadImage(domain.train[position].image_path, errors[position], domain.name, "train")
-        for position in sorted(errors)
-    ]
-
-
-def bad_test_images(
-    benchmark: Benchmark, paths: Sequence[str], errors: Mapping[int, str]
-) -> list[BadImage]:
-    """Quarantine entries of unreadable positions in a list of files of any domain and split."""
-    places = {
-        record.image_path: (domain.name, name)
-        for domain in benchmark.domains
-        for name, records in (
-            ("train", domain.train),
-            ("validation", domain.validation.query + domain.validation.gallery),
-            ("test", domain.test.query + domain.test.gallery),
-        )
-        for record in records
-    }
-    return [
-        BadImage(paths[position], errors[position], *places.get(paths[position], ("", "")))
-        for position in sorted(errors)
-    ]
 
 
 def stream_test_images(
@@ -349,13 +296,21 @@ def stream_test_images(
     records: Sequence[Record],
     chunk_size: int,
     decode: ChunkDecoder,
-    quarantine: Callable[[list[BadImage]], None],
+    report: Callable[[list[UnreadableImage]], None],
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """`DomainStream.test_images`, whatever decodes the files and lists the unreadable ones."""
+    """Implements `DomainStream.test_images` for any decoder.
+
+    Args:
+        benchmark: benchmark that contains the images.
+        records: images to decode.
+        chunk_size: maximum number of images per chunk.
+        decode: decodes chunks of files.
+        report: receives unreadable images.
+    """
     start = 0
     for paths, decoded in decode(path_chunks(records, chunk_size)):
         if decoded.errors:
-            quarantine(bad_test_images(benchmark, paths, decoded.errors))
+            report(unreadable_images(benchmark, paths, decoded.errors))
         kept = np.delete(np.arange(len(paths)), sorted(decoded.errors))
         if len(kept):
             yield start + kept, decoded.pixels[kept]
@@ -363,27 +318,27 @@ def stream_test_images(
 
 
 def path_chunks(records: Sequence[Record], chunk_size: int) -> Iterator[list[str]]:
-    """The records' files in order, `chunk_size` at a time."""
+    """Yields the files of the records in order, `chunk_size` at a time."""
     for start in range(0, len(records), chunk_size):
         yield [record.image_path for record in records[start : start + chunk_size]]
 
 
 def writable_pixels(paths: Sequence[str], decoded: DecodedImages) -> np.ndarray:
-    """The caller's own pixels of files that were readable when their domain was opened.
+    """Returns writable pixels of files that were readable when their domain was opened.
 
     Raises:
-        OSError: one of them no longer is.
+        OSError: a file is not readable any more.
     """
     for position, reason in sorted(decoded.errors.items()):
         raise OSError(
-            f"{paths[position]} was readable when its domain was opened and no longer is "
-            f"({reason}). Is the data folder being changed during the run?"
+            f"{paths[position]}: readable when its domain was opened, but not any more "
+            f"({reason}); do not change the data folder during a run"
         )
     return np.require(decoded.pixels, requirements=["C", "W"])
 
 
 def decoded_bytes(num_images: int, height: int, width: int) -> int:
-    """Memory of decoded images, in bytes."""
+    """Returns the memory of decoded images in bytes."""
     return num_images * height * width * 3
 
 

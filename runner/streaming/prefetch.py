@@ -1,4 +1,4 @@
-"""An iterator that works ahead on a thread."""
+"""Prefetching of the items of an iterator on a thread."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class _End:
-    """What follows the last item: why there are no more."""
+    """Marks the end of the items; holds the error that ended them, if any."""
 
     error: BaseException | None = None
 
 
-def ahead(items: Iterator[T], depth: int) -> Iterator[T]:
-    """Yields what `items` yields, computing up to `depth` of them in advance on one thread.
+def prefetch(items: Iterator[T], depth: int) -> Iterator[T]:
+    """Yields the items of an iterator, computing up to `depth` of them in advance on one thread.
 
-    Order and errors are those of `items`; leaving the loop early stops the thread. `depth` is at
-    least 1.
+    Order and errors are unchanged. Leaving the loop early stops the thread.
+
+    Args:
+        items: the iterator; it is advanced on the thread.
+        depth: maximum number of items to hold, at least 1.
     """
-    assert depth >= 1, "a queue without a limit would hold everything"
+    assert depth >= 1, f"depth: expected at least 1, got {depth}"
     ready: queue.Queue[T | _End] = queue.Queue(maxsize=depth)
     stopped = threading.Event()
 
@@ -43,7 +46,7 @@ def ahead(items: Iterator[T], depth: int) -> Iterator[T]:
                 if not put(item):
                     return
             put(_End())
-        except BaseException as error:  # handed to the consumer, which raises it
+        except BaseException as error:  # raised by the consumer
             put(_End(error))
 
     thread = threading.Thread(target=work, name="prefetch", daemon=True)

@@ -1,22 +1,31 @@
-"""The run's list of unreadable images: one JSON line each, written once (no torch, no ray)."""
+"""Unreadable images of a run: their list on disk, and their removal from a domain.
+
+This module imports neither torch nor ray, because the stream actor loads it.
+"""
 
 from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from tasks.schema import Benchmark, Domain
 
 
 @dataclass(frozen=True, slots=True)
-class BadImage:
+class UnreadableImage:
     """An image that could not be decoded.
 
     Attributes:
-        path: the file.
-        reason: what the decoder said.
-        domain: name of the domain that lists it.
+        path: path of the file.
+        reason: error message of the decoder.
+        domain: name of the domain that contains the image.
         split: "train", "validation" or "test".
     """
 
@@ -26,10 +35,11 @@ class BadImage:
     split: str
 
 
-class Quarantine:
-    """Appends to `quarantine.jsonl`, each path once in the life of the run; thread-safe.
+class UnreadableImages:
+    """Appends unreadable images to `quarantine.jsonl`, each path once per run; thread-safe.
 
-    One object writes a file at a time: that of the only process, or that of the run's actor.
+    Only one object may write to a file at a time: that of the only process, or that of the stream
+    actor.
     """
 
     def __init__(self, file: Path) -> None:
@@ -37,8 +47,8 @@ class Quarantine:
         self._lock = threading.Lock()
         self._known = _listed_paths(file)
 
-    def add(self, images: Iterable[BadImage]) -> None:
-        """Lists those images whose path is not listed yet."""
+    def add(self, images: Iterable[UnreadableImage]) -> None:
+        """Appends the images whose path is not listed yet."""
         with self._lock:
             new = {image.path: image for image in images if image.path not in self._known}
             if not new:
@@ -49,12 +59,72 @@ class Quarantine:
             self._known.update(new)
 
 
+def clean_domain(
+    domain: Domain, errors: Mapping[int, str], max_bad_share: float
+) -> tuple[Domain, np.ndarray]:
+    """Removes unreadable training images from a domain.
+
+    Args:
+        domain: the domain as listed by the benchmark.
+        errors: error message by position in `domain.train`.
+        max_bad_share: maximum share of unreadable training images, in [0, 1].
+
+    Returns:
+        The cleaned domain, and [N] positions of its images in the original `domain.train`.
+
+    Raises:
+        ValueError: the share is exceeded.
+    """
+    num_images = len(domain.train)
+    if len(errors) > max_bad_share * num_images:
+        first = "; ".join(
+            f"{domain.train[position].image_path} ({errors[position]})"
+            for position in sorted(errors)[:3]
+        )
+        raise ValueError(
+            f"{domain.name}: expected at most {max_bad_share:.2%} unreadable training images "
+            f"(data.max_bad_share), got {len(errors)} of {num_images} "
+            f"({len(errors) / num_images:.2%}). First: {first}. Repair these files (all are listed "
+            "in quarantine.jsonl), or raise data.max_bad_share"
+        )
+    kept = np.delete(np.arange(num_images), sorted(errors))
+    return domain.without(errors.keys()), kept
+
+
+def unreadable_training_images(domain: Domain, errors: Mapping[int, str]) -> list[UnreadableImage]:
+    """Lists the unreadable training images of a domain; `errors` is by position."""
+    return [
+        UnreadableImage(domain.train[position].image_path, errors[position], domain.name, "train")
+        for position in sorted(errors)
+    ]
+
+
+def unreadable_images(
+    benchmark: Benchmark, paths: Sequence[str], errors: Mapping[int, str]
+) -> list[UnreadableImage]:
+    """Lists the unreadable images among files of any domain and split; `errors` is by position."""
+    places = {
+        record.image_path: (domain.name, name)
+        for domain in benchmark.domains
+        for name, records in (
+            ("train", domain.train),
+            ("validation", domain.validation.query + domain.validation.gallery),
+            ("test", domain.test.query + domain.test.gallery),
+        )
+        for record in records
+    }
+    return [
+        UnreadableImage(paths[position], errors[position], *places.get(paths[position], ("", "")))
+        for position in sorted(errors)
+    ]
+
+
 def _listed_paths(file: Path) -> set[str]:
     if not file.exists():
         return set()
     text = file.read_text(encoding="utf-8")
-    complete, _, torn = text.rpartition("\n")
-    if torn:
-        # The writer was killed in mid-line; what it had not finished is found and listed again.
+    complete, _, incomplete = text.rpartition("\n")
+    if incomplete:
+        # A writer was killed while writing this line; the image is reported again.
         file.write_text(complete + "\n" if complete else "", encoding="utf-8")
     return {json.loads(line)["path"] for line in complete.splitlines()}

@@ -20,7 +20,7 @@ from rich.console import Console
 from runner.config.run_config import RunConfig, base_folder
 from runner.experiment import read_benchmark, tracking_uri
 from runner.on_ray.cluster import connected, quiet_ray
-from runner.on_ray.resources import await_resources
+from runner.on_ray.resources import wait_for_resources
 from runner.on_ray.task_settings import connection_config
 from runner.results.run_folder import write_atomically
 from runner.sweep.console import SweepView
@@ -266,7 +266,7 @@ def _cluster_allocation(plan: SweepPlan, config: RunConfig) -> Allocation:
     """Allocation on the cluster, after waiting for an autoscaler to add nodes."""
     cluster, settings = config.cluster, plan.settings
     bundles = trial_bundles(config, cluster.cpus_per_worker or 1.0)
-    await_resources(bundles * max(1, settings.concurrent), cluster.wait_s)
+    wait_for_resources(bundles * max(1, settings.concurrent), cluster.wait_s)
     nodes: list[Mapping[str, float]] = [each["Resources"] for each in ray.nodes() if each["Alive"]]
     return allocate(config, nodes, settings.concurrent or None, settings.num_trials)
 

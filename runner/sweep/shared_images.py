@@ -24,8 +24,8 @@ from runner.streaming.decoded_cache import (
     SharedBlock,
     SharedDecoder,
     decode_block,
-    files_in_order,
-    fitting,
+    files_by_priority,
+    select_within_budget,
 )
 from runner.streaming.image_stream import IMAGES_PER_BLOCK, decoded_bytes
 from tasks.schema import Benchmark
@@ -94,12 +94,12 @@ def share_images(
         searched: configuration paths whose values differ between trials.
     """
     height, width = config.backbone.image_height, config.backbone.image_width
-    portions = files_in_order(benchmark)
+    portions = files_by_priority(benchmark)
     num_images = sum(map(len, portions))
     if sizes := SIZE_KEYS.intersection(searched):
         return SharedImages((), height, width, 0, num_images, f"{min(sizes)} is searched")
     budget_bytes = config.data.object_store_share * smallest_store_bytes()
-    chosen = fitting(portions, int(budget_bytes / decoded_bytes(1, height, width)))
+    chosen = select_within_budget(portions, int(budget_bytes / decoded_bytes(1, height, width)))
     num_shared = sum(map(len, chosen))
     why = "" if num_shared == num_images else "all together exceed data.object_store_share"
     blocks = _decode(chosen, height, width, config.data.decode_cpus)

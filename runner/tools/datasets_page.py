@@ -1,7 +1,7 @@
-"""The generated tables of docs/datasets.md, from the readers' facts and the benchmarks' orders.
+"""Generated tables of docs/datasets.md: facts of the readers and orders of the benchmarks.
 
-The rest of the page is written by hand. A table stands between `<!-- table NAME: made by make docs
--->` and `<!-- end of table -->`; what stands there is replaced.
+The rest of the page is written by hand. The text between `<!-- table NAME: made by make docs -->`
+and `<!-- end of table -->` is replaced.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ _TABLE = re.compile(
 
 
 def fill_tables(page: str) -> str:
-    """The page with every table as the code has it now.
+    """Replaces all tables of the page.
 
     Raises:
-        ValueError: the page lacks a table, has it twice, or has one that nobody makes.
+        ValueError: a table is missing, duplicated or unknown.
     """
     tables = {"datasets": datasets_table(), "places": places_table(), "orders": orders_table()}
     named = [match["name"] for match in _TABLE.finditer(page)]
     if sorted(named) != sorted(tables):
         raise ValueError(
             f"docs/datasets.md: expected the tables {', '.join(sorted(tables))}, each once between "
-            f"its two comments; found {', '.join(sorted(named)) or 'none'}"
+            f"its two comments, got {', '.join(sorted(named)) or 'none'}"
         )
     return _TABLE.sub(lambda match: f"{match[1]}{tables[match['name']]}{match[3]}", page)
 
 
 def datasets_table() -> str:
-    """What each data set holds, what may be done with it, and who describes it."""
+    """Builds the table of sizes, terms and sources of the data sets."""
     rows: list[Sequence[str]] = []
     for name, facts in _all_facts():
-        groups = _alike(facts.layouts)
+        groups = _group_by_counts(facts.layouts)
         for group in groups:
             title = facts.title if len(groups) == 1 else f"{facts.title} ({_names(group, groups)})"
             counts = (count_cell(group[0].expected.get(split)) for split in _SPLITS)
@@ -49,7 +49,7 @@ def datasets_table() -> str:
 
 
 def places_table() -> str:
-    """Where each data set goes, and by which files a layout is known."""
+    """Builds the table of folders and layouts of the data sets."""
     rows: list[Sequence[str]] = []
     for name, facts in _all_facts():
         folders = ", ".join(f"`{folder}/`" for folder in facts.folders)
@@ -57,19 +57,19 @@ def places_table() -> str:
             needs = ", ".join(f"`{need}`" for need in layout.needs)
             rows.append((f"`{name}`", folders, layout.variant, needs))
             folders = ""
-    return _table(("Name", "Folder below `benchmark.root`", "Layout", "Known by"), rows)
+    return _table(("Name", "Folder below `benchmark.root`", "Layout", "Required files"), rows)
 
 
 def orders_table() -> str:
-    """The benchmarks that have a name."""
+    """Builds the table of the named benchmarks."""
     rows = [
         (f"`{name}`", ", ".join(seen), ", ".join(unseen)) for name, (seen, unseen) in ORDERS.items()
     ]
-    return _table(("`benchmark.name`", "Learned, in this order", "Only tested"), rows)
+    return _table(("`benchmark.name`", "Seen domains, in order", "Unseen domains"), rows)
 
 
 def count_cell(counts: Counts | None) -> str:
-    """Images, or queries, / identities; "?" for what no source says, "-" where there is nothing."""
+    """Formats "images / identities": "?" for unknown counts, "-" for an empty split."""
     if counts is None or (counts.images is None and counts.identities is None):
         return "?"
     if counts.images == 0:
@@ -79,29 +79,29 @@ def count_cell(counts: Counts | None) -> str:
 
 
 def _terms(facts: DatasetFacts) -> str:
-    is_said = not facts.withdrawn or "withdrawn" in facts.licence
-    return facts.licence if is_said else f"{facts.licence}; {facts.withdrawn}"
+    is_complete = not facts.withdrawn or "withdrawn" in facts.licence
+    return facts.licence if is_complete else f"{facts.licence}; {facts.withdrawn}"
 
 
 def _all_facts() -> list[tuple[str, DatasetFacts]]:
     return [(name, dataset_facts(name)) for name in dataset_names()]
 
 
-def _alike(layouts: Iterable[Layout]) -> list[list[Layout]]:
-    """The layouts, those of which the same counts are expected together."""
+def _group_by_counts(layouts: Iterable[Layout]) -> list[list[Layout]]:
+    """Groups layouts by their expected counts."""
     groups: list[list[Layout]] = []
     for layout in layouts:
         expected = dict(layout.expected)
-        alike = next((group for group in groups if dict(group[0].expected) == expected), None)
-        if alike is None:
+        same = next((group for group in groups if dict(group[0].expected) == expected), None)
+        if same is None:
             groups.append([layout])
         else:
-            alike.append(layout)
+            same.append(layout)
     return groups
 
 
 def _names(group: Iterable[Layout], groups: Iterable[Iterable[Layout]]) -> str:
-    """The layouts' variants; with what it is known by, where groups share one."""
+    """Names the variants of a group; adds a required file if several groups have the variant."""
     num_groups = Counter(name for each in groups for name in {layout.variant for layout in each})
     named = (
         layout.variant

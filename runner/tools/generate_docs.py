@@ -1,6 +1,6 @@
-"""Writes what the code knows into docs/: `python -m runner.tools.generate_docs [--check]`.
+"""Generates pages of docs/ from the code: `python -m runner.tools.generate_docs [--check]`.
 
-configuration.md comes from the schema; datasets.md gets its tables from the readers.
+configuration.md is generated from the schema, and the tables of datasets.md from the readers.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ STABLE_KEYS = (
     "data.images_per_person",
     "cluster.num_workers",
 )
-"""Keys that other tools may rely on; none is renamed or changes its meaning."""
+"""Keys that other tools may rely on; their names and meanings do not change."""
 
 _BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 _TYPES = {int: "integer", float: "number", str: "text", bool: "true or false", Path: "path"}
@@ -60,42 +60,42 @@ _TYPES = {int: "integer", float: "number", str: "text", bool: "true or false", P
 _INTRODUCTION = """\
 # Configuration
 
-This page is generated from the schema by `make docs`; edit the `Field(...)` descriptions beside the
-code that reads them, not this file. The test suite fails while it is stale.
+This page is generated from the schema by `make docs`. Edit the `Field(...)` descriptions in the
+code, not this file. A test fails if the page is out of date.
 
-A run is defined by one validated object, `RunConfig`. It is made from a preset and overrides:
+A run is defined by one validated object, `RunConfig`, which is built from a preset and overrides:
 
 ```
 python runner/lifelong.py --preset demo seed=1 learner.losses.cma.weight=0.5
 ```
 
-- `--preset` takes a name from the table below, or a YAML file of your own. A file holds the keys
-  that differ from the defaults on this page; `base: [demo]` as one of its keys begins with another
-  preset, which the file then changes.
-- Overrides are `key=value` with the full dotted path; the last one wins. Values are YAML:
+- `--preset` takes a name from the table below or the path of a YAML file. The file contains the
+  keys that differ from the defaults on this page. With the key `base: [demo]` it starts from
+  another preset.
+- Overrides are `key=value` with the full dotted path; the last override wins. Values are YAML:
   `benchmark.identities=500`, `learner.alignment=[affinity,prototype_relation]`,
   `tracking.uri=null`. Quote brackets and spaces for your shell.
-- Lists are replaced as a whole; mappings are merged key by key. A mapping whose keys have dots is
-  given in braces: `'learner.optimizer.lr_factors={"network.head_*": 5}'`.
-- Everything is checked before any work begins. An unknown key is refused with the nearest valid
-  one, a value out of range with its full path.
-- `python runner/lifelong.py show-config [--preset NAME] [key=value ...]` prints the whole result
-  and the run's name. What it prints, and the `config.yaml` in a run's folder, are presets
-  themselves: `--preset runs/<run name>/config.yaml` repeats that run's configuration.
-- Relative paths are taken from `$LIFELONG_REID_HOME`, or else from the current folder (in a job of
-  `ray job submit`, whose folder is temporary: from `~/lifelong-reid`).
-- Secrets (tokens, passwords of a tracking server) belong in the environment, never in a preset.
+- Lists are replaced; mappings are merged key by key. Write a mapping whose keys contain dots in
+  braces: `'learner.optimizer.lr_factors={"network.head_*": 5}'`.
+- The configuration is validated before the run starts. The error for an unknown key suggests the
+  nearest valid key; the error for an invalid value names its full path.
+- `python runner/lifelong.py show-config [--preset NAME] [key=value ...]` prints the complete
+  configuration and the name of the run. Its output and the `config.yaml` in the folder of a run are
+  valid presets: `--preset runs/<run name>/config.yaml` repeats the configuration of that run.
+- Relative paths are resolved against `$LIFELONG_REID_HOME` if it is set, otherwise against the
+  current folder (in a job of `ray job submit`, whose folder is temporary: `~/lifelong-reid`).
+- Set secrets (tokens and passwords of a tracking server) in the environment, never in a preset.
 
-The run's name is `<preset>-<learner>-seed<seed>-<hash>` unless `run.name` is set. The hash covers
-every field except these, which change no result beyond floating-point order:
+The name of a run is `<preset>-<learner>-seed<seed>-<hash>` unless `run.name` is set. The hash
+covers all fields except these, which affect at most the order of floating-point operations:
 {not_in_hash}.
-So the same command finds its own run again, and a run may go on with another number of workers.
+The same command therefore resumes its run, and a run can be resumed with another number of workers.
 """
 
 _STABLE = """\
 ## Stable keys
 
-Tools may rely on these: they keep their names and meanings. Other keys may change between versions.
+Names and meanings of these keys do not change. Other keys may change between versions.
 
 {keys}
 
@@ -105,14 +105,14 @@ Tools may rely on these: they keep their names and meanings. Other keys may chan
 
 @dataclass(frozen=True)
 class Entry:
-    """One field of the schema, in words.
+    """Description of one field of the schema.
 
     Attributes:
-        key: dotted path.
-        kind: what values it takes.
-        default: as YAML's flow style writes it.
-        bounds: the range, "" if there is none.
-        meaning: the field's description.
+        key: dotted path of the field.
+        kind: type of the field in words.
+        default: default value in the flow style of YAML.
+        bounds: valid range, or "".
+        meaning: description of the field.
     """
 
     key: str
@@ -123,7 +123,7 @@ class Entry:
 
 
 def render() -> str:
-    """The whole page, as Markdown."""
+    """Renders configuration.md."""
     sections = ", ".join(f"`{name}`" for name in sorted(NOT_IN_HASH))
     stable = "\n".join(f"- `{key}`" for key in STABLE_KEYS)
     blocks = [
@@ -138,15 +138,15 @@ def render() -> str:
 
 
 def entries(learner: str | None = None) -> list[Entry]:
-    """The fields of every section but `learner`; or, given its name, those of that learner."""
+    """Lists the fields of all sections except `learner`, or of the given learner only."""
     named = learner or learner_names()[0]
     defaults = validate({"learner": {"name": named}}).model_dump(mode="json")
-    found: list[Entry] = []
+    result: list[Entry] = []
     for key, section, name in schema_fields(learner):
         if (learner is not None) == key.startswith("learner."):
             field = section.model_fields[name]
             default = reduce(lambda values, part: values[part], key.split("."), defaults)
-            found.append(
+            result.append(
                 Entry(
                     key,
                     describe_type(field.annotation),
@@ -155,11 +155,11 @@ def entries(learner: str | None = None) -> list[Entry]:
                     field.description or "",
                 )
             )
-    return found
+    return result
 
 
 def describe_type(annotation: Any) -> str:
-    """A field's type in words: "`a` or `b`", "list of numbers", "text or `null`"."""
+    """Describes the type of a field, for example "`a` or `b`" or "list of numbers"."""
     if annotation is NoneType:
         return "`null`"
     if annotation in _TYPES:
@@ -179,25 +179,25 @@ def describe_type(annotation: Any) -> str:
             return f"list of {_plural(arguments[0])}"
         case origin if origin is dict:
             return f"mapping from {describe_type(arguments[0])} to {_plural(arguments[1])}"
-    raise TypeError(f"document.py has no words for the type {annotation!r}; teach it some")
+    raise TypeError(f"expected a supported field type, got {annotation!r}; add it to describe_type")
 
 
 def describe_bounds(metadata: Iterable[Any]) -> str:
-    """The limits among a field's metadata: "at least 0, below 1"."""
-    found: list[str] = []
+    """Describes the bounds in the metadata of a field, for example "at least 0, below 1"."""
+    bounds: list[str] = []
     for item in metadata:
         if isinstance(item, FieldInfo):
-            found.append(describe_bounds(item.metadata))
-        found += [
+            bounds.append(describe_bounds(item.metadata))
+        bounds += [
             f"{words} {getattr(item, name):g}"
             for name, words in _BOUNDS.items()
             if getattr(item, name, None) is not None
         ]
         if pattern := getattr(item, "pattern", None):
-            found.append(f"matches `{pattern}`")
+            bounds.append(f"matches `{pattern}`")
         if length := getattr(item, "min_length", None):
-            found.append(f"{length} or more characters")
-    return ", ".join(text for text in found if text)
+            bounds.append(f"{length} or more characters")
+    return ", ".join(text for text in bounds if text)
 
 
 def _plural(annotation: Any) -> str:
@@ -209,12 +209,12 @@ def _presets() -> str:
     for name in preset_names():
         first = (PRESETS / f"{name}.yaml").read_text(encoding="utf-8").partition("\n")[0]
         rows.append(f"| `{name}` | {_cell(first.removeprefix('#').strip())} |")
-    head = "## Presets\n\n| Name | What it is |\n|---|---|\n"
+    head = "## Presets\n\n| Name | Description |\n|---|---|\n"
     return head + "\n".join(rows) + "\n"
 
 
 def _tables(learner: str | None) -> list[str]:
-    """A heading, what the section is for, and a table, for every section and its larger parts."""
+    """Renders each section as a heading, a description and a table of fields."""
     config = validate({"learner": {"name": learner or learner_names()[0]}})
     groups: dict[str, list[Entry]] = {}
     for entry in entries(learner):
@@ -246,12 +246,12 @@ def _table(path: str, config: RunConfig, rows: Sequence[Entry]) -> str:
 
 
 def _cell(text: str) -> str:
-    """Plain words as Markdown that shows them as they are, in a table too."""
+    """Escapes plain text for a cell of a Markdown table."""
     return text.replace("<", "&lt;").replace("|", "\\|").replace("*", "\\*")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Writes the pages, or with --check only says whether they are up to date (0) or stale (1).
+    """Writes the pages; with --check, returns 0 if they are up to date and 1 otherwise.
 
     Raises:
         ValueError: datasets.md, which is partly written by hand, is missing or lacks a table.
@@ -259,22 +259,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m runner.tools.generate_docs", description=__doc__
     )
-    parser.add_argument("--check", action="store_true", help="write nothing; fail if one is stale")
-    parser.add_argument("--folder", type=Path, default=DOCS, help="where the pages are")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; fail if a page is out of date"
+    )
+    parser.add_argument("--folder", type=Path, default=DOCS, help="folder of the pages")
     options = parser.parse_args(arguments)
     folder: Path = options.folder
     texts = {
         folder / "configuration.md": render(),
         folder / "datasets.md": fill_tables(_content(folder / "datasets.md")),
     }
-    stale = [page for page, text in texts.items() if _content(page) != text]
+    outdated = [page for page, text in texts.items() if _content(page) != text]
     if not options.check:
-        for page in stale:
+        for page in outdated:
             page.write_text(texts[page], encoding="utf-8", newline="\n")
         return 0
-    for page in stale:
-        print(f"{page} does not fit the code any more; run `make docs`", file=sys.stderr)
-    return 1 if stale else 0
+    for page in outdated:
+        print(f"{page}: out of date; run `make docs`", file=sys.stderr)
+    return 1 if outdated else 0
 
 
 def _content(page: Path) -> str:

@@ -1,9 +1,9 @@
-"""Trains the starting weights of a tiny backbone: `python -m runner.tools.train_tiny_backbones`.
+"""Pretrains a tiny backbone: `python -m runner.tools.train_tiny_backbones`.
 
-Contrastive pretraining in the small: drawn people of many random "web-like" domains, none of them
-a domain of the benchmark, with captions of their parts. It stands in for the web-scale
-pretraining that lifelong methods start from, takes minutes on one core, and writes the weights
-that ship with the package together with how they came about.
+Small-scale contrastive pretraining on synthetic people with captions of their parts, from many
+random "web-like" domains outside the benchmark. It replaces the web-scale pretraining that lifelong
+methods start from and takes minutes on one core. It writes the weights that ship with the package
+and a JSON file that describes how they were trained.
 """
 
 from __future__ import annotations
@@ -40,24 +40,24 @@ from tasks.synthetic.captions import vocabulary
 from tasks.synthetic.pool import Pool, draw_pool
 
 HELD_OUT = (4, 50)
-"""Domains, and people in each, that the warm start is measured on."""
+"""Number of domains, and identities per domain, for the evaluation."""
 
 KINDS: Mapping[str, tuple[str, ...]] = {
-    # Hair and shoes are a few pixels: with as many turns as the others they were hardly learned.
+    # Head and foot cover few pixels and are hardly learned unless they occur more often.
     TINY: ("head", "upper", "foot", "lower", "head", "foot", "whole"),
-    # A caption says everything; what is a few pixels, or hard to tell, takes more turns of its own.
+    # A caption describes everything; small or ambiguous parts also occur on their own.
     TINY_VIT_BERT: (
         "caption", "identity", "caption", "head", "caption", "upper",
         "identity", "caption", "clothing", "head", "lower", "foot",
     ),
 }  # fmt: skip
-"""The sentences that each backbone learns from, in the order in which they take turns."""
+"""Kinds of sentences per backbone, in the order in which batches cycle through them."""
 
 RECIPES: Mapping[str, Mapping[str, float]] = {
     TINY: {},
     TINY_VIT_BERT: {"num_steps": 4500, "lr": 2e-3},
 }
-"""What of the recipe of the shipped weights is not `WarmStartConfig`'s default."""
+"""Settings of the shipped weights that differ from the defaults of `WarmStartConfig`."""
 
 WARM_FILES = {TINY: clip_weights.WARM_FILE, TINY_VIT_BERT: vit_bert_weights.WARM_FILE}
 
@@ -65,33 +65,37 @@ TinyBackbone = ClipBackbone | VitBertBackbone
 
 
 class WarmStartConfig(FrozenConfig):
-    """The recipe of the warm start; `RECIPES` says with which the shipped weights were made."""
+    """Settings of the pretraining; `RECIPES` contains those of the shipped weights."""
 
     seed: int = Field(
-        default=0, ge=0, description="decides people, weights, batches and augmentation"
+        default=0, ge=0, description="seed of people, weights, batches and augmentation"
     )
     num_steps: int = Field(default=4000, ge=1, description="optimiser updates")
-    batch_size: int = Field(default=64, ge=2, description="images, each with one caption")
-    lr: float = Field(default=1e-3, gt=0, description="AdamW's highest learning rate")
-    weight_decay: float = Field(default=0.01, ge=0, description="AdamW's weight decay")
-    warmup_steps: int = Field(default=100, ge=0, description="linear warm-up before the cosine")
-    temperature: float = Field(default=0.07, gt=0, description="of the contrastive loss")
-    num_domains: int = Field(default=60, ge=1, description="random domains in the pool")
-    num_identities: int = Field(default=150, ge=1, description="people in each of them")
-    images_per_identity: int = Field(default=2, ge=1, description="images of each of these people")
-    image_height: int = Field(default=64, ge=8, description="pixels")
-    image_width: int = Field(default=32, ge=8, description="pixels")
-    pad_pixels: int = Field(default=4, ge=0, description="border before a crop to the former size")
+    batch_size: int = Field(default=64, ge=2, description="images per batch, each with one caption")
+    lr: float = Field(default=1e-3, gt=0, description="peak learning rate of AdamW")
+    weight_decay: float = Field(default=0.01, ge=0, description="weight decay of AdamW")
+    warmup_steps: int = Field(default=100, ge=0, description="steps of linear warm-up")
+    temperature: float = Field(
+        default=0.07, gt=0, description="temperature of the contrastive loss"
+    )
+    num_domains: int = Field(default=60, ge=1, description="number of random domains")
+    num_identities: int = Field(default=150, ge=1, description="identities per domain")
+    images_per_identity: int = Field(default=2, ge=1, description="images per identity")
+    image_height: int = Field(default=64, ge=8, description="image height in pixels")
+    image_width: int = Field(default=32, ge=8, description="image width in pixels")
+    pad_pixels: int = Field(
+        default=4, ge=0, description="padding before the random crop, in pixels"
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Captions:
-    """The N sentences of one kind, ready for the text tower.
+    """N tokenised sentences of one kind.
 
     Attributes:
-        tokens: [N, L] long.
+        tokens: [N, L] long, token ids.
         ends: [N] long, end-of-text positions.
-        ids: [N] long, equal where two sentences are the same string.
+        ids: [N] long, equal for equal sentences.
     """
 
     tokens: Tensor
@@ -100,13 +104,15 @@ class Captions:
 
 
 def recipe(name: str, num_steps: int | None = None, seed: int = 0) -> WarmStartConfig:
-    """The recipe of a backbone's shipped weights, of another length or seed if these are given."""
-    own: dict[str, Any] = {**RECIPES[name], "seed": seed}
-    return WarmStartConfig(**(own | ({} if num_steps is None else {"num_steps": num_steps})))
+    """Returns the recipe of the shipped weights of a backbone, optionally with another length."""
+    settings: dict[str, Any] = {**RECIPES[name], "seed": seed}
+    if num_steps is not None:
+        settings["num_steps"] = num_steps
+    return WarmStartConfig(**settings)
 
 
 def learning_rate(step: int, config: WarmStartConfig) -> float:
-    """Linear warm-up over `warmup_steps`, then a cosine to 0 at `num_steps`; step from 0."""
+    """Learning rate at `step` (0-based): linear warm-up, then cosine decay to 0 at `num_steps`."""
     if step < config.warmup_steps:
         return config.lr * (step + 1) / config.warmup_steps
     progress = (step - config.warmup_steps) / max(1, config.num_steps - config.warmup_steps)
@@ -114,23 +120,22 @@ def learning_rate(step: int, config: WarmStartConfig) -> float:
 
 
 def make_tokenizer() -> WordTokenizer:
-    """The tokenizer of tiny-vit-bert: the words of drawn people's captions and of prompts."""
+    """Builds the tokenizer of tiny-vit-bert: words of synthetic captions and of prompts."""
     prompt = f"{TEMPLATE_START} {PLACEHOLDER} person"
     return vit_bert_weights.word_tokenizer([*vocabulary(), *prompt.split()])
 
 
 def train(config: WarmStartConfig, pool: Pool, name: str = TINY) -> TinyBackbone:
-    """Trains both towers of a tiny backbone on the pool; prints its progress.
+    """Trains both towers of a tiny backbone on the pool and prints the loss.
 
-    A batch has captions of one kind only (with kinds mixed inside a batch, telling the kinds
-    apart drowns what is to be learned), and the kinds take turns. Positives are images of the
+    A batch contains captions of one kind only, and batches cycle through the kinds. With several
+    kinds in a batch, the model mainly learns to distinguish the kinds. Positives are images of the
     same person and identical captions.
 
-    The result is a function of `config`, `pool` and `name`, to the last bit on one machine with
-    one number of threads.
+    The result is bit-reproducible for the same arguments, machine and number of threads.
     """
     backbone, kinds = _trainable_backbone(name, config), KINDS[name]
-    captions = {kind: _tokenized(backbone, pool.captions[kind]) for kind in kinds}
+    captions = {kind: _tokenize(backbone, pool.captions[kind]) for kind in kinds}
     person_ids = torch.from_numpy(pool.person_ids)
     optimizer = torch.optim.AdamW(
         [parameter for parameter in backbone.parameters() if parameter.requires_grad],
@@ -163,45 +168,47 @@ def train(config: WarmStartConfig, pool: Pool, name: str = TINY) -> TinyBackbone
 
 
 def measure(backbone: TinyBackbone, pool: Pool, name: str = TINY) -> dict[str, float]:
-    """Zero-shot mAP in percent on people that the backbone has not seen, all against all.
+    """Computes the zero-shot mAP in percent on held-out identities.
 
-    "image": the first image of each person among all other images. "head", ..., one for each of
-    the backbone's kinds: the sentence of that first image among all images, those of the person
-    being matches; with "_by_patches" the same among the means of the patches of tiny-vit-bert.
-    "image_chance" and "text_chance" are what a random ranking is expected to reach.
+    Returns:
+        "image": retrieval of the other images with the first image of each person. One entry per
+        kind of sentence, for example "head": retrieval of all images of the person with the
+        sentence of the first image; with "_by_patches", images are represented by the mean of the
+        patches of tiny-vit-bert. "image_chance" and "text_chance": expected mAP of a random
+        ranking.
     """
     with torch.no_grad():
         pixels = normalise(pool.images, TransformConfig.model_validate({})).split(256)
-        views = zip(*(_views_of_images(backbone, part) for part in pixels), strict=True)
+        views = zip(*(_image_features(backbone, part) for part in pixels), strict=True)
         images, *patches = (nn.functional.normalize(torch.cat(view), dim=1) for view in views)
     persons, first = np.unique(pool.person_ids, return_index=True)
     others = np.setdiff1d(np.arange(len(images)), first)
-    rest = pool.person_ids[others]
-    figures = {"image": evaluate_ranking(images[first], images[others], persons, rest).mAP}
+    other_ids = pool.person_ids[others]
+    scores = {"image": evaluate_ranking(images[first], images[others], persons, other_ids).mAP}
     for kind in dict.fromkeys(KINDS[name]):
         texts = backbone.text.encode_texts([pool.captions[kind][row] for row in first])
         texts = nn.functional.normalize(texts, dim=1)
-        figures[kind] = evaluate_ranking(texts, images, persons, pool.person_ids).mAP
+        scores[kind] = evaluate_ranking(texts, images, persons, pool.person_ids).mAP
         for pooled in patches:
-            name_of_pooled = f"{kind}_by_patches"
-            figures[name_of_pooled] = evaluate_ranking(texts, pooled, persons, pool.person_ids).mAP
-    figures["image_chance"] = _random_map(len(rest) // len(persons), len(rest))
-    figures["text_chance"] = _random_map(len(images) // len(persons), len(images))
-    return {name: round(100 * value, 2) for name, value in figures.items()}
+            ranked = evaluate_ranking(texts, pooled, persons, pool.person_ids)
+            scores[f"{kind}_by_patches"] = ranked.mAP
+    scores["image_chance"] = _random_map(len(other_ids) // len(persons), len(other_ids))
+    scores["text_chance"] = _random_map(len(images) // len(persons), len(images))
+    return {name: round(100 * value, 2) for name, value in scores.items()}
 
 
 def _random_map(num_matches: int, num_gallery: int) -> float:
-    """Expected average precision of a random ranking with that many matches in the gallery."""
+    """Expected average precision of a random ranking."""
     harmonic = sum(1 / rank for rank in range(1, num_gallery + 1))
     share = (num_matches - 1) / max(1, num_gallery - 1)
     return (harmonic + (num_gallery - harmonic) * share) / num_gallery
 
 
 def save(backbone: TinyBackbone, path: Path, facts: Mapping[str, Any]) -> None:
-    """Writes the weights, and beside them a JSON of `facts` and the weights' hash.
+    """Saves the weights, and a JSON file of `facts` and the hash of the weights.
 
-    A CLIP's are written under open_clip's names, without the token embedding: it is drawn from a
-    fixed seed.
+    CLIP weights use the parameter names of open_clip. They exclude the token embedding, which is
+    initialised from a fixed seed.
     """
     state = {key: tensor.detach().contiguous() for key, tensor in backbone.state_dict().items()}
     if isinstance(backbone, ClipBackbone):
@@ -216,40 +223,40 @@ def save(backbone: TinyBackbone, path: Path, facts: Mapping[str, Any]) -> None:
 
 
 class _Batches:
-    """Shuffled passes over the pool, cut into full batches, with a seed for each image's view."""
+    """Full batches from shuffled passes over the pool, with an augmentation seed per image."""
 
     def __init__(self, num_images: int, config: WarmStartConfig) -> None:
         self.generator = np.random.default_rng(derive_seed("warm start", config.seed))
         self.num_images, self.batch_size = num_images, config.batch_size
-        self.left = np.empty(0, np.int64)
+        self.remaining = np.empty(0, np.int64)
 
     def next(self) -> tuple[Tensor, np.ndarray]:
-        """Rows [B] of the pool, and a seed [B] for the augmentation of each."""
-        if len(self.left) < self.batch_size:
-            self.left = self.generator.permutation(self.num_images)
-        rows, self.left = np.split(self.left, [self.batch_size])
+        """Returns [B] rows of the pool and their [B] augmentation seeds."""
+        if len(self.remaining) < self.batch_size:
+            self.remaining = self.generator.permutation(self.num_images)
+        rows, self.remaining = np.split(self.remaining, [self.batch_size])
         return torch.from_numpy(rows), self.generator.integers(2**62, size=len(rows))
 
 
 def _trainable_backbone(name: str, config: WarmStartConfig) -> TinyBackbone:
-    described = BackboneConfig(
+    backbone_config = BackboneConfig(
         name=name,
         weights="random",
         image_height=config.image_height,
         image_width=config.image_width,
     )
     if name == TINY_VIT_BERT:
-        backbone = vit_bert.build(described, config.seed)
+        backbone = vit_bert.build(backbone_config, config.seed)
         backbone.text.requires_grad_(True)
         return backbone.train()
-    backbone = clip.build(described, config.seed)
+    backbone = clip.build(backbone_config, config.seed)
     backbone.text.requires_grad_(True)
     backbone.text.token_embedding.requires_grad_(False)
     backbone.text.logit_scale.requires_grad_(False)
     return backbone.train()
 
 
-def _tokenized(backbone: TinyBackbone, sentences: Sequence[str]) -> Captions:
+def _tokenize(backbone: TinyBackbone, sentences: Sequence[str]) -> Captions:
     distinct, ids = np.unique(np.asarray(sentences), return_inverse=True)
     tokens = backbone.text.tokenize(distinct.tolist())
     rows = torch.from_numpy(ids)
@@ -268,16 +275,17 @@ def _loss(
     tokens = captions.tokens[rows, : int(ends.max()) + 1]
     text = backbone.text(backbone.text.embed_tokens(tokens), ends)
     positives = same_identity_or_caption(person_ids, captions.ids[rows])
-    views = _views_of_images(backbone, images)
+    views = _image_features(backbone, images)
     losses = [symmetric_contrastive(view, text, positives, temperature) for view in views]
     return torch.stack(losses).mean()
 
 
-def _views_of_images(backbone: TinyBackbone, images: Tensor) -> tuple[Tensor, ...]:
-    """What of B images learns to fit texts, [B, D] each.
+def _image_features(backbone: TinyBackbone, images: Tensor) -> tuple[Tensor, ...]:
+    """Returns the image features that are contrasted with texts, each [B, D].
 
-    BDAM reads a ViT's patches and leaves its class token out: contrasted by that alone, the patches
-    would know nothing of texts. tiny-clip is as CLIP is.
+    For tiny-vit-bert these are the projected class token and the mean of the patches: BDAM uses
+    only the patches, which a loss on the class token alone would not align with texts. For
+    tiny-clip it is the projected class token, as in CLIP.
     """
     features = backbone.image(images)
     if isinstance(backbone, ClipBackbone):
@@ -285,7 +293,9 @@ def _views_of_images(backbone: TinyBackbone, images: Tensor) -> tuple[Tensor, ..
     return features.projected, features.patches.mean(1)
 
 
-def _draw(config: WarmStartConfig, num_domains: int, num_identities: int, purpose: str) -> Pool:
+def _generate_pool(
+    config: WarmStartConfig, num_domains: int, num_identities: int, purpose: str
+) -> Pool:
     return draw_pool(
         num_domains,
         num_identities,
@@ -297,26 +307,28 @@ def _draw(config: WarmStartConfig, num_domains: int, num_identities: int, purpos
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Draws the pool, trains, measures on other people, and writes weights and facts."""
+    """Generates the pool, trains, evaluates on held-out identities, and saves the weights."""
     options = _parser().parse_args(arguments)
     name = str(options.backbone)
     path = Path(options.output or WARM_FILES[name])
-    torch.set_num_threads(1)  # the weights depend on the number of threads in their last bits
+    torch.set_num_threads(1)  # the last bits of the weights depend on the number of threads
     config = recipe(name, num_steps=options.steps, seed=options.seed)
     if name == TINY_VIT_BERT:
         make_tokenizer().save(str(vit_bert_weights.TOKENIZER_FILE))
-    print(f"drawing {config.num_domains} domains of {config.num_identities} people", flush=True)
-    pool = _draw(config, config.num_domains, config.num_identities, "training")
+    print(
+        f"generating {config.num_domains} domains of {config.num_identities} identities", flush=True
+    )
+    pool = _generate_pool(config, config.num_domains, config.num_identities, "training")
     backbone = train(config, pool, name)
-    figures = measure(backbone, _draw(config, *HELD_OUT, "held out"), name)
-    print(json.dumps(figures, indent=2))
-    chosen = "" if name == TINY else f" --backbone {name}"
+    scores = measure(backbone, _generate_pool(config, *HELD_OUT, "held out"), name)
+    print(json.dumps(scores, indent=2))
+    option = "" if name == TINY else f" --backbone {name}"
     facts = {
-        "command": f"python -m runner.tools.train_tiny_backbones{chosen} "
+        "command": f"python -m runner.tools.train_tiny_backbones{option} "
         f"--steps {config.num_steps} --seed {config.seed}",
         "generator_version": GENERATOR_VERSION,
         "recipe": config.model_dump(),
-        "zero_shot_map_percent": figures,
+        "zero_shot_map_percent": scores,
     }
     save(backbone, path, facts)
     print(f"wrote {path}")
@@ -326,10 +338,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m runner.tools.train_tiny_backbones", description=__doc__
     )
-    parser.add_argument("--backbone", choices=tuple(WARM_FILES), default=TINY, help="what to train")
-    parser.add_argument("--steps", type=int, help="optimiser updates (default: the shipped ones')")
-    parser.add_argument("--seed", type=int, default=0, help="decides everything drawn")
-    parser.add_argument("--output", type=Path, help="where to write the weights")
+    parser.add_argument(
+        "--backbone", choices=tuple(WARM_FILES), default=TINY, help="backbone to train"
+    )
+    parser.add_argument(
+        "--steps", type=int, help="optimiser updates (default: as for the shipped weights)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random numbers")
+    parser.add_argument("--output", type=Path, help="file to write the weights to")
     return parser
 
 

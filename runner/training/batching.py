@@ -1,4 +1,4 @@
-"""An epoch's batches: which images, in which order, under which augmentation."""
+"""Training batches of an epoch: sampling, decoding, augmentation."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from tasks.schema import Batch, Record
 
 @dataclass(frozen=True)
 class Replay:
-    """Exemplars of earlier domains, decoded, and the shape of the batches drawn from them.
+    """Decoded exemplars of earlier domains and the shape of the batches sampled from them.
 
     Attributes:
-        records: what the learner asked for; person ids count over all learned domains.
-        images: their pixels, in memory.
-        shape: of a global batch.
+        records: exemplars of the learner; person ids are unique over all learned domains.
+        images: pixels of the exemplars, in memory.
+        shape: shape of a global batch.
     """
 
     records: Sequence[Record]
@@ -36,46 +36,46 @@ class Replay:
 def open_replay(
     records: Sequence[Record], shape: ReplayShape, stream: DomainStream, world_size: int
 ) -> Replay:
-    """Decodes a learner's exemplars, all of them on every worker.
+    """Decodes all exemplars of a learner on every worker.
 
     Args:
         records: the exemplars, at least one.
-        shape: of a global batch; where they show fewer persons, all of these are in each batch.
-        stream: decodes, and lists what is unreadable.
-        world_size: workers that share each batch.
+        shape: shape of a global batch; the number of persons is capped at the persons in `records`.
+        stream: decodes the images and lists unreadable ones.
+        world_size: number of workers that share each batch.
 
     Raises:
-        OSError: an exemplar can no longer be read.
-        ValueError: the batch cannot be split over the workers.
+        OSError: an exemplar cannot be read any more.
+        ValueError: the batch size is not divisible by `world_size`.
     """
     num_persons = len({record.person_id for record in records})
     shape = shape._replace(num_persons=min(shape.num_persons, num_persons))
     check_replay_shape(shape, world_size)
     chunks = list(stream.test_images(records))
-    found = {int(position) for positions, _ in chunks for position in positions}
-    missing = [record for position, record in enumerate(records) if position not in found]
-    if missing:
+    readable = {int(position) for positions, _ in chunks for position in positions}
+    unreadable = [record for position, record in enumerate(records) if position not in readable]
+    if unreadable:
         raise OSError(
-            f"{len(missing)} of {len(records)} exemplars of earlier domains cannot be read; the "
-            f"first is {missing[0].image_path} (reasons in quarantine.jsonl). They could be read "
-            "when their domain was learned: restore the files, then give the same command again"
+            f"{len(unreadable)} of {len(records)} exemplars of earlier domains cannot be read; the "
+            f"first is {unreadable[0].image_path} (reasons in quarantine.jsonl). They were "
+            "readable when their domain was learned: restore the files and run the same command"
         )
     images = BlockImages([pixels for _, pixels in chunks], np.arange(len(records)))
     return Replay(records, images, shape)
 
 
 def check_replay_shape(shape: ReplayShape, world_size: int) -> None:
-    """Refuses a batch of exemplars that cannot be split over the workers.
+    """Checks that a batch of exemplars can be divided among the workers.
 
     Raises:
-        ValueError: says what would do.
+        ValueError: the batch size is not divisible by `world_size`.
     """
     num_images = shape.num_persons * shape.images_per_person
     if num_images % world_size:
         raise ValueError(
             f"replay: a batch of {shape.num_persons} persons x {shape.images_per_person} images = "
-            f"{num_images} exemplars cannot be split over {world_size} workers; choose numbers "
-            "that cluster.num_workers divides, and no more persons than there are exemplars of"
+            f"{num_images} exemplars cannot be divided among {world_size} workers; choose a batch "
+            "size divisible by cluster.num_workers, and no more persons than there are exemplars of"
         )
 
 
@@ -87,10 +87,10 @@ def training_batches(
     epoch: int,
     replay: Replay | None = None,
 ) -> Iterator[Batch]:
-    """This worker's share of an epoch's global batches, augmented; on the CPU.
+    """Yields this worker's share of the global batches of an epoch, augmented, on the CPU.
 
-    A pure function of (seed, domain, stage, epoch), whatever the number of workers. Exemplars are
-    drawn from a seed of their own: they change nothing of what a batch holds beside them.
+    The global batches depend only on (seed, domain, stage, epoch), not on the number of workers.
+    Exemplars use a separate seed, so they do not change the other images of a batch.
     """
     data = config.data
     keys = (opened.domain.name, stage.name, epoch)
@@ -108,8 +108,8 @@ def training_batches(
     exemplars = _planned(
         plan, seed, replay.records, replay.images, group, stage.views, data.transform
     )
-    for batch, beside in zip(batches, exemplars, strict=True):
-        yield replace(batch, replay=beside)
+    for batch, replayed in zip(batches, exemplars, strict=True):
+        yield replace(batch, replay=replayed)
 
 
 def _planned(
@@ -121,7 +121,7 @@ def _planned(
     views: Sequence[str],
     transform: TransformConfig,
 ) -> Iterator[Batch]:
-    """This worker's columns of each batch of a plan, augmented."""
+    """Yields this worker's columns of each batch of a plan, augmented."""
     person_ids = np.array([record.person_id for record in records], dtype=np.int64)
     camera_ids = np.array([record.camera_id for record in records])
     size = plan.shape[1] // group.world_size
@@ -143,7 +143,7 @@ def _planned(
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch on a device; itself on the CPU."""
+    """Copies a batch to `device`; returns it unchanged if the device is the CPU."""
     if device.type == "cpu":
         return batch
     return Batch(

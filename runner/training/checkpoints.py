@@ -1,9 +1,9 @@
-"""Checkpoints: where a run stands, written so that a kill at any moment loses at most one epoch.
+"""Atomic checkpoints of a run; a process killed at any time loses at most one epoch.
 
-A checkpoint is a folder of plain files: tensors.safetensors (the learner), optimizer.pt (tensors
-only, read with weights_only), state.json (position, result matrices, facts). It is written under a
-temporary name and renamed, so a folder named `position-*` is always whole. Randomness needs no
-state: every draw derives from the run's seed and the position.
+A checkpoint is a folder with tensors.safetensors (the learner), optimizer.pt (tensors only, loaded
+with weights_only) and state.json (position, run state, facts). It is written under a temporary
+name and then renamed, so a folder named `position-*` is always complete. Random generators need no
+state, because all random numbers are derived from the seed of the run and the position.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from torch import Tensor
 
 
 class FencedError(RuntimeError):
-    """A newer start of the same run owns the storage; this process must write nothing more."""
+    """A newer start of the same run owns the storage; this process must stop writing."""
 
 
 @dataclass(frozen=True, order=True)
 class Position:
-    """The next thing to do: epoch `epoch` of stage `stage` of domain `domain` (all 0-based).
+    """The next epoch to train: domain, stage and epoch, counted from 0.
 
-    `epoch` equal to the stage's length means that the stage's end is to be done; `domain` equal to
-    the number of domains means that the run is finished.
+    If `epoch` equals the number of epochs, the end of the stage is next. If `domain` equals the
+    number of domains, the run is finished.
     """
 
     domain: int = 0
@@ -39,32 +39,34 @@ class Position:
 
 @dataclass
 class Checkpoint:
-    """All that a resumed run needs.
+    """Everything needed to resume a run.
 
     Attributes:
-        position: the next thing to do.
-        tensors: the learner's tensors by path.
-        facts: the learner's JSON-able facts.
-        optimizer: the optimiser's state dict inside a stage, else None.
-        progress: JSON-able state of the loop (matrices, counters, timings).
+        position: the next epoch to train.
+        tensors: tensors of the learner by path.
+        facts: JSON values of the learner.
+        optimizer: state dict of the optimiser within a stage, otherwise None.
+        run_state: JSON values of `RunState` (result matrices, counters, timings).
     """
 
     position: Position
     tensors: dict[str, Tensor]
     facts: dict[str, Any]
     optimizer: dict[str, Any] | None = None
-    progress: dict[str, Any] = field(default_factory=dict)
+    run_state: dict[str, Any] = field(default_factory=dict)
 
 
 class CheckpointStore:
     """The `checkpoints/` folder of one run.
 
     Args:
-        folder: where checkpoints live.
-        config_hash: hash of the result-relevant configuration; a checkpoint of another is refused.
-        attempt_file: JSON file {"attempt": n} that names the start that owns the run, or None.
-        attempt: the start this process belongs to.
-        keep: how many of the newest checkpoints stay.
+        folder: folder of the checkpoints.
+        config_hash: hash of the configuration that affects results. Checkpoints with another hash
+            are rejected.
+        attempt_file: JSON file {"attempt": n} with the number of the start that owns the run; None
+            disables the ownership check.
+        attempt: number of the start that this process belongs to.
+        keep: number of most recent checkpoints to keep.
     """
 
     def __init__(
@@ -82,10 +84,10 @@ class CheckpointStore:
         self.keep = keep
 
     def save(self, checkpoint: Checkpoint) -> Path:
-        """Writes one checkpoint atomically; drops the oldest beyond `keep` and unfinished ones.
+        """Writes a checkpoint atomically, then deletes older and incomplete checkpoints.
 
         Raises:
-            FencedError: a newer start of the run has taken over.
+            FencedError: a newer start of the run owns the storage.
         """
         self._check_owner()
         position = checkpoint.position
@@ -102,7 +104,7 @@ class CheckpointStore:
             "config_hash": self.config_hash,
             "position": asdict(position),
             "facts": checkpoint.facts,
-            "progress": checkpoint.progress,
+            "progress": checkpoint.run_state,
         }
         (temporary / "state.json").write_text(json.dumps(state))
         _sync(temporary)
@@ -115,24 +117,25 @@ class CheckpointStore:
     def save_domain(
         self, index: int, domain: str, tensors: dict[str, Tensor], facts: dict[str, Any]
     ) -> Path:
-        """Keeps the learner as it was after a domain, for evaluation and weight interpolation.
+        """Saves the learner after a domain, for later evaluation and weight interpolation.
 
-        One safetensors file; the learner's facts stand in its metadata under "facts", as JSON.
+        The result is one safetensors file; its metadata holds the facts of the learner as JSON
+        under the key "facts".
         """
         return self._save_state(f"after-{index + 1:02d}-{domain}", tensors, facts)
 
     def save_chosen(self, epoch: int, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Path:
-        """Keeps the learner as it is after the epoch that is chosen so far, like `save_domain`."""
+        """Saves the learner after the selected epoch, in the format of `save_domain`."""
         return self._save_state(chosen_name(epoch), tensors, facts)
 
-    def drop_chosen(self, *, but: int | None) -> None:
-        """Drops the learners of epochs that are no longer chosen.
+    def drop_chosen(self, *, keep_epoch: int | None) -> None:
+        """Deletes saved learners of epochs other than `keep_epoch`.
 
-        Only after a checkpoint that knows the new choice: one that goes on from an older checkpoint
-        still finds the old one.
+        Call this only after the checkpoint with the new selection is written. A run that resumes
+        from an older checkpoint still needs the earlier selection.
         """
         for file in self.folder.glob("chosen-*.safetensors"):
-            if but is None or file.stem != chosen_name(but):
+            if keep_epoch is None or file.stem != chosen_name(keep_epoch):
                 file.unlink()
 
     def _save_state(self, name: str, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Path:
@@ -145,10 +148,10 @@ class CheckpointStore:
         return target
 
     def latest(self) -> Checkpoint | None:
-        """The newest whole checkpoint, or None.
+        """Loads the most recent checkpoint; None if there is none.
 
         Raises:
-            ValueError: it was written under another configuration.
+            ValueError: it was written with another configuration.
         """
         folders = self._folders()
         return self._load(folders[-1]) if folders else None
@@ -157,8 +160,8 @@ class CheckpointStore:
         state = json.loads((folder / "state.json").read_text())
         if state["config_hash"] != self.config_hash:
             raise ValueError(
-                f"{folder} was written under another configuration "
-                f"(hash {state['config_hash']}, this run has {self.config_hash}); "
+                f"{folder}: expected a checkpoint of configuration {self.config_hash}, got one of "
+                f"another configuration ({state['config_hash']}); "
                 "choose another run.name, or start over with --fresh"
             )
         optimizer_file = folder / "optimizer.pt"
@@ -169,7 +172,7 @@ class CheckpointStore:
             optimizer=torch.load(optimizer_file, weights_only=True, map_location="cpu")
             if optimizer_file.exists()
             else None,
-            progress=state["progress"],
+            run_state=state["progress"],
         )
 
     def _folders(self) -> list[Path]:
@@ -181,22 +184,22 @@ class CheckpointStore:
         owner = json.loads(self.attempt_file.read_text())["attempt"]
         if owner != self.attempt:
             raise FencedError(
-                f"start {owner} of this run has taken over; start {self.attempt} stops here"
+                f"start {owner} of this run owns the storage; start {self.attempt} stops"
             )
 
 
 def chosen_name(epoch: int) -> str:
-    """The file, without its ending, of the learner after an epoch that was chosen."""
+    """File name, without extension, of the learner after a selected epoch."""
     return f"chosen-epoch-{epoch:04d}"
 
 
 def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """safetensors wants dense tensors that share no storage."""
+    """Copies tensors, because safetensors requires dense tensors that share no storage."""
     return {path: tensor.detach().cpu().contiguous().clone() for path, tensor in tensors.items()}
 
 
 def _sync(folder: Path) -> None:
-    """Forces the files to disk before the rename makes them count."""
+    """Flushes the files to disk before the folder is renamed."""
     for path in folder.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())

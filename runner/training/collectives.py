@@ -1,8 +1,8 @@
-"""What workers say to one another: a group of one, and a group over torch.distributed.
+"""Collective operations between workers: a group of one process, and torch.distributed.
 
-`gather` lets gradients through. Each worker computes the loss of the *global* batch from gathered
-features, so the gradient a worker receives for its own rows is the sum over the workers' identical
-losses; DDP's mean over workers then yields exactly the gradient one worker would compute.
+`gather` is differentiable. Each worker computes the loss of the *global* batch from the gathered
+features. The gradient of a worker's local rows is therefore the sum over the identical losses of
+all workers, and the mean that DDP takes over workers equals the gradient of a single worker.
 """
 
 from __future__ import annotations
@@ -15,48 +15,48 @@ from torch import Tensor
 
 
 class WorkerGroup(Protocol):
-    """The workers of one run, as the loop sees them; it is also the learner's `Collective`."""
+    """Interface to the workers of one run; it also serves as the learner's `Collective`."""
 
     rank: int
     world_size: int
 
     def gather(self, local: Tensor) -> Tensor:
-        """[B, ...] -> [W*B, ...] in rank order, differentiable; every worker sends equal shapes."""
+        """[B, ...] -> [W*B, ...] in rank order, differentiable; all workers pass equal shapes."""
         ...
 
     def gather_rows(self, local: Tensor) -> Tensor:
-        """Concatenates rows of differing numbers, in rank order, without gradient."""
+        """Concatenates the rows of all workers in rank order; counts may differ; no gradient."""
         ...
 
     def broadcast(self, value: Any) -> Any:
-        """Rank 0's picklable value, on every worker."""
+        """Returns the picklable value of rank 0 on every worker."""
         ...
 
     def barrier(self) -> None:
-        """Waits until every worker is here."""
+        """Waits for all workers."""
         ...
 
 
 class LocalGroup:
-    """One process: everything is the identity."""
+    """Group of one process; every operation is the identity."""
 
     rank = 0
     world_size = 1
 
     def gather(self, local: Tensor) -> Tensor:
-        """The tensor itself."""
+        """Returns the tensor unchanged."""
         return local
 
     def gather_rows(self, local: Tensor) -> Tensor:
-        """The tensor itself, detached."""
+        """Returns the detached tensor."""
         return local.detach()
 
     def broadcast(self, value: Any) -> Any:
-        """The value itself."""
+        """Returns the value unchanged."""
         return value
 
     def barrier(self) -> None:
-        """Nothing to wait for."""
+        """Does nothing."""
 
 
 class DistributedGroup:
@@ -67,11 +67,11 @@ class DistributedGroup:
         self.world_size = dist.get_world_size()
 
     def gather(self, local: Tensor) -> Tensor:
-        """All workers' rows in rank order; the gradient of the local rows is summed over ranks."""
+        """Gathers rows in rank order; the gradient of the local rows is summed over ranks."""
         return _Gather.apply(local)  # pyright: ignore[reportReturnType]
 
     def gather_rows(self, local: Tensor) -> Tensor:
-        """Pads to the longest share, gathers, and cuts the padding away."""
+        """Pads all shares to the same length, gathers them, and removes the padding."""
         local = local.detach()
         counts = [torch.zeros(1, dtype=torch.long, device=local.device) for _ in self._ranks()]
         dist.all_gather(counts, torch.tensor([len(local)], device=local.device))
@@ -83,13 +83,13 @@ class DistributedGroup:
         return torch.cat([share[:size] for share, size in zip(shares, sizes, strict=True)])
 
     def broadcast(self, value: Any) -> Any:
-        """Rank 0's value, pickled."""
-        box = [value]
-        dist.broadcast_object_list(box, src=0)
-        return box[0]
+        """Broadcasts the pickled value of rank 0."""
+        values = [value]
+        dist.broadcast_object_list(values, src=0)
+        return values[0]
 
     def barrier(self) -> None:
-        """Waits until every rank is here."""
+        """Waits for all ranks."""
         dist.barrier()
 
     def _ranks(self) -> range:

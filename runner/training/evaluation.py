@@ -1,4 +1,4 @@
-"""Embeddings of every domain's test and validation people -> one row of the result matrices."""
+"""Embedding and ranking of the test and validation splits of all domains."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.learner import Learner
+from models.learner import Encode, Learner, Probe
 from runner.config.sections import DataConfig, EvaluationConfig, Precision
 from runner.streaming.image_decoding import IMAGE_DECODER
-from runner.streaming.image_stream import DomainStream
+from runner.streaming.image_stream import DomainStream, OpenedDomain
 from runner.training.collectives import WorkerGroup
 from runner.training.precision import autocast
 from tasks.loading.transforms import normalise
@@ -27,7 +27,7 @@ from tasks.schema import Benchmark, Record, Split
 
 
 def pinned_settings(evaluation: EvaluationConfig) -> dict[str, Any]:
-    """Settings of decoding and ranking that two comparable results share, for the protocol lock."""
+    """Decoding and ranking settings that comparable results must share, for the protocol lock."""
     reranking = evaluation.reranking
     pinned: dict[str, Any] = {
         "image_decoder": IMAGE_DECODER,
@@ -40,7 +40,7 @@ def pinned_settings(evaluation: EvaluationConfig) -> dict[str, Any]:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """All of a module in eval mode; afterwards every part of it in the mode it had before."""
+    """Sets a module to eval mode, then restores the previous mode of each submodule."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
@@ -52,9 +52,9 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Embedder:
-    """A learner with all it needs to embed files; work is shared by the workers of `group`.
+    """Embeds images and texts with a learner, distributed over the workers of `group`.
 
-    It computes in the run's precision: another one gives other embeddings.
+    Embeddings are computed in the precision of the run, because another precision changes them.
     """
 
     learner: Learner
@@ -65,13 +65,17 @@ class Embedder:
     precision: Precision
 
     def images(self, records: Sequence[Record]) -> tuple[Tensor, Tensor]:
-        """Embeds the images of records with their descriptions, each worker its share.
+        """Embeds images with their descriptions; each worker embeds an equal share.
 
-        Images are streamed through the workers once and only embeddings are kept. An unreadable
-        image is quarantined by the stream.
+        Images are decoded once and only their embeddings are kept. The stream lists unreadable
+        images.
+
+        Args:
+            records: N images.
 
         Returns:
-            [N, D] float32 on the CPU, zeros for unreadable images, and [N] bool: which exist.
+            Embeddings [N, D], float32 on the CPU, zeros for unreadable images; and [N] bool, true
+            for readable images.
 
         Raises:
             ValueError: no image can be read.
@@ -79,49 +83,75 @@ class Embedder:
         share = np.array_split(np.arange(len(records)), self.group.world_size)[self.group.rank]
         features: list[Tensor] = []
         positions: list[np.ndarray] = []
-        half = autocast(self.precision, self.device)
-        with torch.no_grad(), evaluating(self.learner), half:
-            for found, pixels in self.stream.test_images([records[index] for index in share]):
+        precision = autocast(self.precision, self.device)
+        with torch.no_grad(), evaluating(self.learner), precision:
+            for readable, pixels in self.stream.test_images([records[index] for index in share]):
                 images = normalise(pixels, self.data.transform).to(self.device)
-                said = [records[index].identity for index in share[found]]
-                features.append(self.learner.embed_gallery(images, said).float())
-                positions.append(share[found])
+                descriptions = [records[index].identity for index in share[readable]]
+                features.append(self.learner.embed_gallery(images, descriptions).float())
+                positions.append(share[readable])
         if not features:
             raise ValueError(
-                f"none of {len(share)} images to embed can be read; the first is "
-                f"{records[share[0]].image_path if len(share) else 'missing'}"
+                f"expected at least one readable image, got none of {len(share)}; the first is "
+                f"{records[share[0]].image_path if len(share) else 'missing'}, check the data root"
             )
         rows = self.group.gather_rows(torch.cat(features))
-        where = torch.from_numpy(np.concatenate(positions)).to(rows.device)
-        where = self.group.gather_rows(where).cpu()
+        indices = torch.from_numpy(np.concatenate(positions)).to(rows.device)
+        indices = self.group.gather_rows(indices).cpu()
         ordered = torch.zeros(len(records), rows.shape[1])
-        present = torch.zeros(len(records), dtype=torch.bool)
-        ordered[where] = rows.cpu()
-        present[where] = True
-        return ordered, present
+        is_readable = torch.zeros(len(records), dtype=torch.bool)
+        ordered[indices] = rows.cpu()
+        is_readable[indices] = True
+        return ordered, is_readable
 
     def texts(self, texts: Sequence[str]) -> Tensor:
-        """[N, D] float32 embeddings of texts on the CPU, computed by this worker alone."""
+        """Embeds texts on this worker alone: [N, D], float32 on the CPU."""
         size = self.data.evaluation_batch_size
-        half = autocast(self.precision, self.device)
-        with torch.no_grad(), evaluating(self.learner), half:
+        precision = autocast(self.precision, self.device)
+        with torch.no_grad(), evaluating(self.learner), precision:
             parts = [
                 self.learner.embed_texts(texts[start : start + size]).float().cpu()
                 for start in range(0, len(texts), size)
             ]
         return torch.cat(parts)
 
+    def probe(self, opened: OpenedDomain) -> Probe:
+        """Returns the learner's `Probe` for the training images of a domain.
+
+        Each worker encodes an equal share of the images; all workers receive all rows.
+        """
+
+        def probe(encode: Encode) -> dict[str, Tensor]:
+            group, size = self.group, self.data.evaluation_batch_size
+            share = np.array_split(np.arange(len(opened.domain.train)), group.world_size)[
+                group.rank
+            ]
+            chunks: list[dict[str, Tensor]] = []
+            precision = autocast(self.precision, self.device)
+            with torch.no_grad(), evaluating(self.learner), precision:
+                for start in range(0, len(share), size):
+                    pixels = opened.images.fetch(share[start : start + size])
+                    images = normalise(pixels, self.data.transform).to(self.device)
+                    encoded = encode(images)
+                    chunks.append({name: value.float() for name, value in encoded.items()})
+            return {
+                name: group.gather_rows(torch.cat([chunk[name] for chunk in chunks]))
+                for name in chunks[0]
+            }
+
+        return probe
+
 
 @dataclass(frozen=True)
 class EvaluationRow:
-    """Scores in percent by split ("test", "validation"), domain and metric, and what they took.
+    """Scores of one evaluation of all domains.
 
     Attributes:
-        scores: by split, domain and metric.
-        num_images: embedded images.
-        num_valid_queries: queries that had a match, by split and domain.
-        num_unreadable: test images that took no part, by domain, where there are any.
-        seconds: decoding, embedding and ranking together.
+        scores: in percent, by split ("test" or "validation"), domain and metric.
+        num_images: number of embedded images.
+        num_valid_queries: queries with at least one match in the gallery, by split and domain.
+        num_unreadable: unreadable test images by domain, without domains that have none.
+        seconds: wall time of decoding, embedding and ranking.
     """
 
     scores: dict[str, dict[str, dict[str, float]]]
@@ -132,21 +162,21 @@ class EvaluationRow:
 
 
 def check_queries(learner: type[Learner], name: str, splits: Mapping[str, Split]) -> None:
-    """Refuses, before any work, text queries for a learner that embeds no texts.
+    """Checks that the learner can embed the queries of all domains.
 
     Args:
-        learner: the method.
-        name: what the user calls it.
+        learner: class of the method.
+        name: configured name of the method.
         splits: test split by domain.
 
     Raises:
-        ValueError: says which domain, and what to do.
+        ValueError: a domain has text queries, but the learner does not embed texts.
     """
     for domain, split in splits.items():
         if split.query_by == "text" and not learner.embeds_texts:
             raise ValueError(
-                f"{domain} is searched by text, but learner {name} embeds no texts; choose a "
-                "text-to-image learner, or a benchmark with image queries"
+                f"learner.name: {domain} has text queries, but learner {name} does not embed "
+                "texts; choose a text-to-image learner, or a benchmark with image queries"
             )
 
 
@@ -172,12 +202,12 @@ def check_protocol(protocol: RankingProtocol, splits: Mapping[str, Split]) -> No
 def evaluate_domains(
     embedder: Embedder, benchmark: Benchmark, settings: EvaluationConfig, *, seed: int = 0
 ) -> EvaluationRow:
-    """Embeds all splits of all domains, each worker its share, and ranks them exactly.
+    """Embeds all splits of all domains and ranks them exactly.
 
-    An unreadable image takes no part. Every worker returns the same row. `seed` determines the
-    random galleries of the single-gallery-shot protocol.
+    Unreadable images are excluded. All workers share the embedding and return the same row.
+    `seed` determines the random galleries of the single-gallery-shot protocol.
     """
-    began = time.perf_counter()
+    start_s = time.perf_counter()
     parts = [
         (kind, domain.name, split)
         for domain in benchmark.domains
@@ -185,7 +215,7 @@ def evaluate_domains(
         if split.query and split.gallery
     ]
     records = [record for _, _, split in parts for record in _images(split)]
-    features, present = embedder.images(records)
+    features, is_readable = embedder.images(records)
     scores: dict[str, dict[str, dict[str, float]]] = {"test": {}, "validation": {}}
     valid: dict[str, dict[str, int]] = {"test": {}, "validation": {}}
     unreadable: dict[str, int] = {}
@@ -193,17 +223,16 @@ def evaluate_domains(
         start = 0
         for kind, name, split in parts:
             stop = start + len(_images(split))
-            ranked = _rank(
-                embedder, split, features[start:stop], present[start:stop], settings, seed
-            )
+            readable = is_readable[start:stop]
+            ranked = _rank(embedder, split, features[start:stop], readable, settings, seed)
             scores[kind][name] = ranked.percent()
             valid[kind][name] = ranked.num_valid_queries
-            num_missing = int((~present[start:stop]).sum())
-            if kind == "test" and num_missing:
-                unreadable[name] = num_missing
+            num_unreadable = int((~readable).sum())
+            if kind == "test" and num_unreadable:
+                unreadable[name] = num_unreadable
             start = stop
     scores, valid, unreadable = embedder.group.broadcast((scores, valid, unreadable))
-    return EvaluationRow(scores, len(records), valid, unreadable, time.perf_counter() - began)
+    return EvaluationRow(scores, len(records), valid, unreadable, time.perf_counter() - start_s)
 
 
 def _images(split: Split) -> tuple[Record, ...]:
@@ -214,22 +243,31 @@ def _rank(
     embedder: Embedder,
     split: Split,
     features: Tensor,
-    present: Tensor,
+    is_readable: Tensor,
     settings: EvaluationConfig,
     seed: int,
 ) -> RankingScores | SingleShotScores:
-    """Scores of a split from the embeddings of its `_images`."""
+    """Ranks one split.
+
+    Args:
+        embedder: embeds the text queries.
+        split: queries and gallery.
+        features: [N, D] embeddings of `_images(split)`.
+        is_readable: [N] bool; false excludes the image.
+        settings: protocol and re-ranking of image queries.
+        seed: of the random galleries of the single-gallery-shot protocol.
+    """
     device = embedder.device
     if split.query_by == "text":
         queries = embedder.texts([record.caption for record in split.query])
-        query_ids, gallery_ids = _ids(split.query), _ids(split.gallery)[present]
-        gallery = features[present].to(device)
+        query_ids, gallery_ids = _ids(split.query), _ids(split.gallery)[is_readable]
+        gallery = features[is_readable].to(device)
         return evaluate_ranking(queries.to(device), gallery, query_ids, gallery_ids)
     records = _images(split)
     ids, cameras = _ids(records), torch.tensor([record.camera_id for record in records])
     is_query = torch.arange(len(records)) < len(split.query)
-    query, gallery = is_query & present, ~is_query & present
-    given = (
+    query, gallery = is_query & is_readable, ~is_query & is_readable
+    arguments = (
         features[query].to(device),
         features[gallery].to(device),
         ids[query],
@@ -238,10 +276,10 @@ def _rank(
         cameras[gallery],
     )
     if settings.protocol == "single_gallery_shot":
-        return evaluate_single_shot(*given, seed=seed)
+        return evaluate_single_shot(*arguments, seed=seed)
     if settings.reranking.enabled:
-        return evaluate_reranked(*given, settings=settings.reranking)
-    return evaluate_ranking(*given)
+        return evaluate_reranked(*arguments, settings=settings.reranking)
+    return evaluate_ranking(*arguments)
 
 
 def _ids(records: Sequence[Record]) -> Tensor:

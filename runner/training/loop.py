@@ -1,25 +1,25 @@
-"""Domains x stages x epochs, for one worker: the lifelong protocol itself.
+"""The lifelong training loop of one worker: domains x stages x epochs.
 
-Nothing here knows Ray: images come from a DomainStream, other workers are a WorkerGroup, and a run
-in one plain process is the same code. Every random draw derives from (seed, domain, stage, epoch),
-so the loop can begin again at any epoch boundary and repeat exactly what it would have done.
+The loop is independent of Ray: images come from a `DomainStream` and other workers are reached
+through a `WorkerGroup`, so a run in one process uses the same code. All random numbers are derived
+from (seed, domain, stage, epoch). A run resumed at an epoch boundary is therefore identical to an
+uninterrupted one.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from itertools import product
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from models.learner import Encode, Learner, LearnerState, Stage, StepResult
+from models.learner import Learner, LearnerState, Stage, StepResult
 from runner.config.run_config import RunConfig
 from runner.streaming.image_stream import DomainStream, OpenedDomain
-from runner.streaming.prefetch import ahead
+from runner.streaming.prefetch import prefetch
 from runner.tracking.event_log import EventSpool
 from runner.training.batching import (
     Replay,
@@ -30,8 +30,8 @@ from runner.training.batching import (
 )
 from runner.training.checkpoints import Checkpoint, CheckpointStore, Position
 from runner.training.collectives import WorkerGroup
-from runner.training.evaluation import Embedder, EvaluationRow, evaluate_domains, evaluating
-from runner.training.model_selection import chosen_epoch
+from runner.training.evaluation import Embedder
+from runner.training.model_selection import selected_epoch
 from runner.training.optim import (
     build_optimizer,
     learning_rate_factor,
@@ -39,31 +39,37 @@ from runner.training.optim import (
     set_trainable,
 )
 from runner.training.precision import autocast
-from runner.training.prototype_store import MemoryStore
-from runner.training.run_state import Progress
-from runner.training.step_logger import StepLog
+from runner.training.prototype_store import PrototypeStore
+from runner.training.run_evaluator import RunEvaluator
+from runner.training.run_state import RunState
+from runner.training.step_logger import StepLogger
 from tasks.loading.sampling import derive_seed, num_iterations, num_underfilled_persons
-from tasks.loading.transforms import normalise
 from tasks.schema import Benchmark
 
 
 @dataclass
 class WorkerContext:
-    """What one worker is given: its part of the cluster, and the run's storage.
+    """Resources of one worker.
 
-    `spool` is None on every worker but rank 0.
+    Attributes:
+        stream: source of the images.
+        prototypes: store that the learner's prototypes are published to.
+        group: all workers of the run.
+        checkpoints: checkpoints of the run.
+        events: the event log; None on every worker but rank 0.
+        device: where the learner is trained.
     """
 
     stream: DomainStream
-    memory: MemoryStore
+    prototypes: PrototypeStore
     group: WorkerGroup
     checkpoints: CheckpointStore
-    spool: EventSpool | None
+    events: EventSpool | None
     device: torch.device
 
 
 class LifelongLoop:
-    """Walks one learner through the benchmark's domains, from wherever the storage says."""
+    """Trains one learner on the domains of a benchmark, starting from the latest checkpoint."""
 
     def __init__(
         self, config: RunConfig, benchmark: Benchmark, learner: Learner, context: WorkerContext
@@ -73,20 +79,28 @@ class LifelongLoop:
         self.context = context
         self.device = context.device
         self.learner = learner.to(self.device)
-        self.progress = Progress.begin(benchmark)
+        self.state = RunState.begin(benchmark)
+        stream, group, checkpoints = context.stream, context.group, context.checkpoints
+        self.embedder = Embedder(
+            self.learner, stream, group, self.device, config.data, config.precision
+        )
+        self.evaluator = RunEvaluator(
+            self.embedder, benchmark, config.evaluation, checkpoints, context.events, config.seed
+        )
         self._replay: Replay | None = None
 
-    def run(self) -> Progress:
-        """Trains and evaluates until every domain is learned; the same on every worker."""
+    def run(self) -> RunState:
+        """Trains on all remaining domains; returns the same run state on every worker."""
         self._check_stages()
         checkpoint = self.context.checkpoints.latest()
         if checkpoint is None:
             position = Position()
             self._emit_plan()
-            # Where nothing is learned, what was before is also what comes out in the end.
-            self._evaluate(0, *(() if self.benchmark.steps else (self.progress.test.num_steps,)))
-            if not self.benchmark.steps:
-                self._keep(-1, "nothing")
+            if self.benchmark.steps:
+                self.evaluator.evaluate(self.state, 0)
+            else:  # without training, the initial scores are also the final ones
+                self.evaluator.evaluate(self.state, 0, self.state.test.num_steps)
+                self._save_domain(-1, "nothing")
             self._save(position, None)
         else:
             position = self._restore(checkpoint)
@@ -97,12 +111,14 @@ class LifelongLoop:
             start = position if index == position.domain else Position(domain=index)
             self._learn_domain(start, optimizer_state)
             optimizer_state = None
-        return self.progress
+        return self.state
 
     def _check_stages(self) -> None:
-        """Refuses, before any work is done, what no worker could do.
+        """Checks all stages before training starts.
 
-        That is a pattern that matches no parameter, or exemplars that cannot be shared out.
+        Raises:
+            ValueError: a pattern matches no parameter, or a batch of exemplars cannot be divided
+                among the workers.
         """
         if self.learner.replay_shape is not None:
             check_replay_shape(self.learner.replay_shape, self.context.group.world_size)
@@ -114,15 +130,15 @@ class LifelongLoop:
 
     def _learn_domain(self, start: Position, optimizer_state: dict[str, Any] | None) -> None:
         index = start.domain
-        before = dict(self.progress.seconds)
-        with self.progress.timed("waiting"):
+        before = dict(self.state.seconds)
+        with self.state.timed("waiting"):
             opened = self.context.stream.open(index)
         self._log_domain(opened)
         if (start.stage, start.epoch) == (0, 0):
             self._seed("begin", opened.domain.name)
-            with self.progress.timed("probing"):
-                self.learner.begin_domain(opened.domain, self._probe(opened))
-        with self.progress.timed("waiting"):
+            with self.state.timed("probing"):
+                self.learner.begin_domain(opened.domain, self.embedder.probe(opened))
+        with self.state.timed("waiting"):
             self._open_replay()
         stages = self.learner.stages()
         for number in range(start.stage, len(stages)):
@@ -130,15 +146,15 @@ class LifelongLoop:
             self._train_stage(opened, index, number, stages[number], first_epoch, optimizer_state)
             optimizer_state = None
         self._seed("end", opened.domain.name)
-        with self.progress.timed("probing"):
-            self.learner.end_domain(self._probe(opened))
-        self._publish_memory()
+        with self.state.timed("probing"):
+            self.learner.end_domain(self.embedder.probe(opened))
+        self._publish_prototypes()
         self._replay = None
         self.context.stream.release(index)
         last = index + 1 == len(self.benchmark.steps)
-        row = self._evaluate(self.progress.test.num_steps if last else index + 1)
-        self._consider(stages[-1].epochs, row)
-        self._keep(index, opened.domain.name)
+        row = self.evaluator.evaluate(self.state, self.state.test.num_steps if last else index + 1)
+        self.evaluator.add_candidate(self.state, stages[-1].epochs, row)
+        self._save_domain(index, opened.domain.name)
         self._save(Position(domain=index + 1), None)
         self._emit(
             "domain_finished",
@@ -146,53 +162,56 @@ class LifelongLoop:
             domain_index=index,
             timings={
                 name: seconds - before.get(name, 0.0)
-                for name, seconds in self.progress.seconds.items()
+                for name, seconds in self.state.seconds.items()
             },
         )
 
     def _open_replay(self) -> None:
-        """Fetches the exemplars that the batches of the domain begun last carry, if any."""
+        """Decodes the learner's exemplars of earlier domains, if it has any."""
         records, shape = self.learner.replay_records(), self.learner.replay_shape
         if not records:
             return
-        assert shape is not None, "a learner with exemplars says how many a batch carries"
+        assert shape is not None, "a learner with exemplars must define replay_shape"
         world_size = self.context.group.world_size
         self._replay = open_replay(records, shape, self.context.stream, world_size)
         shape = self._replay.shape
         self._log(
-            f"each batch carries {shape.num_persons} persons x {shape.images_per_person} images "
-            f"drawn from {len(records)} exemplars of earlier domains",
+            f"each batch includes {shape.num_persons} persons x {shape.images_per_person} images "
+            f"sampled from {len(records)} exemplars of earlier domains",
             level="info",
         )
 
-    def _keep(self, index: int, domain: str) -> None:
-        """Keeps the learner as it is after the domain at `index`, if the run keeps any."""
+    def _save_domain(self, index: int, domain: str) -> None:
+        """Saves the learner after the domain at `index` if `checkpoints.keep_domains` is set."""
         if self.context.group.rank == 0 and self.config.checkpoints.keep_domains:
             state = self.learner.save_state()
             self.context.checkpoints.save_domain(index, domain, state.tensors, state.facts)
 
     def _log_domain(self, opened: OpenedDomain) -> None:
-        self.progress.unreadable_images[opened.domain.name] = opened.num_bad
-        thin = num_underfilled_persons(opened.domain.person_ids, self.config.data.images_per_person)
+        self.state.unreadable_images[opened.domain.name] = opened.num_unreadable
+        images_per_person = self.config.data.images_per_person
+        num_underfilled = num_underfilled_persons(opened.domain.person_ids, images_per_person)
         name = opened.domain.name
-        if thin:
+        if num_underfilled:
             self._log(
-                f"{name}: {thin} of {opened.domain.num_persons} identities have fewer than "
-                f"{self.config.data.images_per_person} images; they are drawn with replacement"
+                f"{name}: {num_underfilled} of {opened.domain.num_persons} identities have fewer "
+                f"than {images_per_person} images; these are sampled with replacement"
             )
-        if opened.num_bad:
-            self._log(f"{name}: {opened.num_bad} unreadable training images, see quarantine.jsonl")
+        if opened.num_unreadable:
+            self._log(
+                f"{name}: {opened.num_unreadable} unreadable training images, see quarantine.jsonl"
+            )
 
-    def _publish_memory(self) -> None:
-        """Rank 0 publishes the prototypes; every worker then reads the published version."""
+    def _publish_prototypes(self) -> None:
+        """Publishes the prototypes of rank 0 and loads the published version on every worker."""
         state = self.learner.memory_state()
         if not state:
             return
-        group, memory = self.context.group, self.context.memory
+        group, store = self.context.group, self.context.prototypes
         if group.rank == 0:
-            self.progress.memory_version = memory.publish(state, self.progress.memory_version)
-        self.progress.memory_version = group.broadcast(self.progress.memory_version)
-        _, tensors = memory.latest()
+            self.state.memory_version = store.publish(state, self.state.memory_version)
+        self.state.memory_version = group.broadcast(self.state.memory_version)
+        _, tensors = store.latest()
         self.learner.load_memory_state(
             {name: tensor.to(self.device, copy=True) for name, tensor in tensors.items()}
         )
@@ -220,20 +239,20 @@ class LifelongLoop:
             stage=stage.name,
             epochs=stage.epochs,
             iterations_per_epoch=self._iterations(opened.domain.person_ids),
-            first_iteration=self.progress.iteration,
+            first_iteration=self.state.iteration,
         )
         for epoch in range(first_epoch, stage.epochs):
             self._seed(opened.domain.name, stage.name, epoch)
-            with self.progress.timed("training"):
+            with self.state.timed("training"):
                 self._train_epoch(opened, index, stage, epoch, optimizer, module)
             last = epoch + 1 == stage.epochs
             if not last and number + 1 == len(self.learner.stages()):
-                self._consider(epoch + 1)
+                self.evaluator.add_candidate(self.state, epoch + 1)
             if last or (epoch + 1) % self.config.checkpoints.every_epochs == 0:
                 self._save(Position(index, number, epoch + 1), optimizer)
         self._seed(opened.domain.name, stage.name, "end")
-        with self.progress.timed("probing"):
-            self.learner.end_stage(stage.name, self._probe(opened))
+        with self.state.timed("probing"):
+            self.learner.end_stage(stage.name, self.embedder.probe(opened))
 
     def _train_epoch(
         self,
@@ -245,18 +264,18 @@ class LifelongLoop:
         module: nn.Module,
     ) -> None:
         iterations = self._iterations(opened.domain.person_ids)
-        where = {
+        position = {
             "domain": opened.domain.name,
             "domain_index": index,
             "stage": stage.name,
             "epoch": epoch,
         }
-        log = StepLog(self.context.spool, where, self.config.global_batch)
+        logger = StepLogger(self.context.events, position, self.config.global_batch)
         batches = training_batches(
             self.config, self.context.group, opened, stage, epoch, self._replay
         )
         self.learner.train()
-        for number, batch in enumerate(ahead(batches, depth=2)):
+        for number, batch in enumerate(prefetch(batches, depth=2)):
             factor = learning_rate_factor(
                 stage.optimizer.schedule,
                 epoch * iterations + number,
@@ -269,10 +288,10 @@ class LifelongLoop:
             optimizer.zero_grad(set_to_none=True)
             result.loss.backward()
             optimizer.step()
-            log.add(self.progress.iteration, result, stage.optimizer.lr * factor)
-            self.progress.iteration += 1
-            self.progress.count("trained_images", self.config.global_batch)
-        log.flush()
+            logger.add(self.state.iteration, result, stage.optimizer.lr * factor)
+            self.state.iteration += 1
+            self.state.count("trained_images", self.config.global_batch)
+        logger.flush()
 
     def _distributed(self) -> nn.Module:
         if self.context.group.world_size == 1:
@@ -280,82 +299,12 @@ class LifelongLoop:
         ids = [self.device.index] if self.device.type == "cuda" else None
         return DistributedDataParallel(self.learner, device_ids=ids, broadcast_buffers=False)
 
-    # A pass over the training images ----------------------------------------------------------
-
-    def _probe(self, opened: OpenedDomain) -> Any:
-        """The learner's `Probe` for a domain: this worker's share, then everybody's rows."""
-
-        def probe(encode: Encode) -> dict[str, Tensor]:
-            group, size = self.context.group, self.config.data.evaluation_batch_size
-            precision = self.config.precision
-            share = np.array_split(np.arange(len(opened.domain.train)), group.world_size)[
-                group.rank
-            ]
-            chunks: list[dict[str, Tensor]] = []
-            with torch.no_grad(), evaluating(self.learner), autocast(precision, self.device):
-                for start in range(0, len(share), size):
-                    pixels = opened.images.fetch(share[start : start + size])
-                    images = normalise(pixels, self.config.data.transform).to(self.device)
-                    encoded = encode(images)
-                    chunks.append({name: value.float() for name, value in encoded.items()})
-            return {
-                name: group.gather_rows(torch.cat([chunk[name] for chunk in chunks]))
-                for name in chunks[0]
-            }
-
-        return probe
-
-    # Evaluation, checkpoints, events ----------------------------------------------------------
-
-    def _rank(self, benchmark: Benchmark) -> EvaluationRow:
-        with self.progress.timed("evaluation"):
-            config, context = self.config, self.context
-            stream, group = context.stream, context.group
-            embedder = Embedder(
-                self.learner, stream, group, self.device, config.data, config.precision
-            )
-            row = evaluate_domains(embedder, benchmark, config.evaluation, seed=config.seed)
-        self.progress.count("evaluated_images", row.num_images)
-        return row
-
-    def _consider(self, epoch: int, row: EvaluationRow | None = None) -> None:
-        """Makes the network as it is after `epoch` epochs a candidate, if epochs are chosen among.
-
-        The last one is ranked already, in `row`, and need not fall on an epoch that is due.
-        """
-        every = self.config.evaluation.every_epochs
-        if not every or (row is None and epoch % every):
-            return
-        (domain,) = self.benchmark.seen
-        scores = (row or self._rank(replace(self.benchmark, unseen=()))).scores
-        validation, test = (scores[split][domain.name] for split in ("validation", "test"))
-        candidates = self.progress.candidates
-        candidates.append({"epoch": epoch, "validation": validation, "test": test})
-        if self.context.group.rank == 0 and chosen_epoch(candidates) == epoch:
-            state = self.learner.save_state()
-            self.context.checkpoints.save_chosen(epoch, state.tensors, state.facts)
-
-    def _evaluate(self, *steps: int) -> EvaluationRow:
-        """Embeds and ranks once; the scores are recorded at each of these steps."""
-        row = self._rank(self.benchmark)
-        if row.num_unreadable != self.progress.unreadable_test_images:
-            self.progress.unreadable_test_images = row.num_unreadable
-            self._log(
-                f"unreadable test images: {row.num_unreadable}; scores are of the others alone and "
-                "not comparable with published ones, see quarantine.jsonl"
-            )
-        matrices = {"test": self.progress.test, "validation": self.progress.validation}
-        for step, (split, matrix) in product(steps, matrices.items()):
-            scores = row.scores[split]
-            for domain, found in scores.items():
-                matrix.record(step, domain, found)
-            self._emit("evaluation", step=step, split=split, scores=scores, seconds=row.seconds)
-        return row
+    # Checkpoints and events -----------------------------------------------------------------
 
     def _save(self, position: Position, optimizer: torch.optim.Optimizer | None) -> None:
         if self.context.group.rank != 0:
             return
-        with self.progress.timed("checkpoints"):
+        with self.state.timed("checkpoints"):
             state = self.learner.save_state()
             self.context.checkpoints.save(
                 Checkpoint(
@@ -363,20 +312,21 @@ class LifelongLoop:
                     tensors=state.tensors,
                     facts=state.facts,
                     optimizer=optimizer.state_dict() if optimizer else None,
-                    progress=self.progress.to_json(),
+                    run_state=self.state.to_json(),
                 )
             )
-            self.context.checkpoints.drop_chosen(but=chosen_epoch(self.progress.candidates))
+            self.context.checkpoints.drop_chosen(keep_epoch=selected_epoch(self.state.candidates))
 
     def _restore(self, checkpoint: Checkpoint) -> Position:
         self.learner.load_state(LearnerState(checkpoint.tensors, checkpoint.facts))
         self.learner.to(self.device)
-        self.progress = Progress.from_json(self.benchmark, checkpoint.progress)
+        self.state = RunState.from_json(self.benchmark, checkpoint.run_state)
         position = checkpoint.position
         if self.context.group.rank == 0:
-            self.context.memory.reset(self.progress.memory_version, self.learner.memory_state())
-            # Killed between a checkpoint and this, at the very end nobody would do it later.
-            self.context.checkpoints.drop_chosen(but=chosen_epoch(self.progress.candidates))
+            store = self.context.prototypes
+            store.reset(self.state.memory_version, self.learner.memory_state())
+            # The earlier start may have been killed after its last checkpoint, before this call.
+            self.context.checkpoints.drop_chosen(keep_epoch=selected_epoch(self.state.candidates))
         self._log(
             f"resumed at domain {position.domain + 1}, stage {position.stage + 1}, "
             f"epoch {position.epoch + 1}",
@@ -389,13 +339,11 @@ class LifelongLoop:
             self.learner.planned_epochs(index) * self._iterations(domain.person_ids)
             for index, domain in enumerate(self.benchmark.steps)
         ]
-        self._emit(
-            "plan", total_iterations=sum(per_domain), first_iteration=self.progress.iteration
-        )
+        self._emit("plan", total_iterations=sum(per_domain), first_iteration=self.state.iteration)
 
     def _emit(self, event: str, **fields: Any) -> None:
-        if self.context.spool is not None:
-            self.context.spool.emit(event, **fields)
+        if self.context.events is not None:
+            self.context.events.emit(event, **fields)
 
     def _log(self, message: str, level: str = "warning") -> None:
         self._emit("log", level=level, message=message)
@@ -405,5 +353,5 @@ class LifelongLoop:
         return num_iterations(person_ids, data.persons_per_batch, data.images_per_person)
 
     def _seed(self, *keys: int | str) -> None:
-        """Seeds torch for what follows, so that a resumed run draws what this one draws."""
+        """Seeds torch from `keys`, so that a resumed run draws the same random numbers."""
         torch.manual_seed(derive_seed(self.config.seed, *keys))

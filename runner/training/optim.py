@@ -1,6 +1,6 @@
-"""Optimisers and learning-rate schedules, built from a stage's configuration.
+"""Optimisers and learning-rate schedules of a stage.
 
-The learning rate is a pure function of the iteration and is set before every update, so a resumed
+The learning rate is a pure function of the iteration and is set before each update, so a resumed
 stage needs no scheduler state.
 """
 
@@ -19,10 +19,10 @@ from models.learner import OptimizerConfig, ScheduleConfig
 
 
 def set_trainable(module: nn.Module, patterns: Iterable[str]) -> list[str]:
-    """Lets exactly the parameters that match `patterns` (fnmatch on their path) train.
+    """Sets `requires_grad` to whether the path of a parameter matches one of `patterns` (fnmatch).
 
     Returns:
-        The matching paths, in the module's order.
+        Paths of the trainable parameters, in the order of the module.
 
     Raises:
         ValueError: a pattern matches no parameter.
@@ -39,13 +39,13 @@ def set_trainable(module: nn.Module, patterns: Iterable[str]) -> list[str]:
 
 
 def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """An optimiser over the parameters that train now, one group per (lr factor, decay).
+    """Builds an optimiser over the trainable parameters, one group per (lr factor, weight decay).
 
-    Each group carries its `lr_factor`; `set_learning_rate` multiplies by it.
+    Each group has a key `lr_factor`, which `set_learning_rate` multiplies by.
 
     Raises:
         ValueError: a pattern of `lr_factors` or `no_decay` matches no parameter of the module,
-            trained now or not.
+            trainable or frozen.
     """
     _check_patterns(module, "lr_factors", config.lr_factors)
     _check_patterns(module, "no_decay", config.no_decay)
@@ -73,16 +73,16 @@ def _check_patterns(module: nn.Module, purpose: str, patterns: Iterable[str]) ->
         if not any(fnmatchcase(path, pattern) for path in paths):
             near = difflib.get_close_matches(pattern, paths, n=3, cutoff=0.0)
             raise ValueError(
-                f"{purpose}: pattern {pattern!r} matches no parameter; there are {', '.join(near)}"
-                f" and {len(paths) - len(near)} more"
+                f"{purpose}: pattern {pattern!r} matches no parameter; similar parameters are "
+                f"{', '.join(near)} ({len(paths)} in all)"
             )
 
 
 def _lr_factor(path: str, config: OptimizerConfig) -> float:
     factor = config.bias_lr_factor if path.endswith("bias") else 1.0
-    for pattern, multiple in config.lr_factors.items():
+    for pattern, multiplier in config.lr_factors.items():
         if fnmatchcase(path, pattern):
-            factor *= multiple
+            factor *= multiplier
     return factor
 
 
@@ -94,10 +94,10 @@ def _decay(path: str, config: OptimizerConfig) -> float:
 def learning_rate_factor(
     schedule: ScheduleConfig, iteration: int, iterations_per_epoch: int, total_iterations: int
 ) -> float:
-    """Share of the base learning rate at `iteration` (0-based) of a stage.
+    """Returns the factor of the base learning rate at `iteration` (0-based) of a stage.
 
-    A linear warm-up from `warmup_factor` to 1, multiplied by the schedule's shape; cosine runs
-    from the end of the warm-up to the end of the stage.
+    The factor is a linear warm-up from `warmup_factor` to 1, multiplied by the shape of the
+    schedule. The cosine runs from the end of the warm-up to the end of the stage.
     """
     warmup = schedule.warmup_iterations or schedule.warmup_epochs * iterations_per_epoch
     factor = 1.0
@@ -119,6 +119,6 @@ def learning_rate_factor(
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """Sets every group's learning rate to `learning_rate` times the group's factor."""
+    """Sets the learning rate of each group to `learning_rate` times its `lr_factor`."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate * group["lr_factor"]

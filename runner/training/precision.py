@@ -1,4 +1,4 @@
-"""The precision that models compute in, the same whatever the device."""
+"""Numeric precision of forward passes."""
 
 from __future__ import annotations
 
@@ -11,5 +11,8 @@ from runner.config.sections import Precision
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
-    """What forward passes run under; parameters, optimisers and rankings are always float32."""
+    """Returns the autocast context of forward passes.
+
+    Parameters, optimisers and rankings are always float32.
+    """
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")

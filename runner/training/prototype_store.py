@@ -1,78 +1,78 @@
-"""Versioned tensors (prototypes) that other processes may read while training runs."""
+"""Versioned store of prototypes that other processes can read during training."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
-# Only for annotations: the actor that keeps the tensors of a run loads this file without torch.
+# For annotations only: the prototype actor imports this file and must not import torch.
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 class StaleVersionError(RuntimeError):
-    """A writer knew another version than the newest one: someone else published in between.
+    """The expected version is not the latest one, because another writer published in between.
 
     Attributes:
-        expected: the version the writer had read.
-        found: the newest version.
+        expected: version that the writer had read.
+        latest: latest version in the store.
     """
 
-    def __init__(self, expected: int, found: int) -> None:
-        super().__init__(expected, found)
+    def __init__(self, expected: int, latest: int) -> None:
+        super().__init__(expected, latest)
         self.expected = expected
-        self.found = found
+        self.latest = latest
 
     def __str__(self) -> str:
         return (
-            f"cannot publish on top of version {self.expected}: the newest version is "
-            f"{self.found}. Read the latest version again, and let only one worker publish."
+            f"cannot publish: expected latest version {self.expected}, got {self.latest}; "
+            "read the latest version again, and publish from one worker only"
         )
 
 
-class MemoryStore(Protocol):
-    """A compare-and-swap register of named tensors; version 0 is empty."""
+class PrototypeStore(Protocol):
+    """Compare-and-swap store of named tensors; version 0 is empty."""
 
     def publish(self, tensors: Mapping[str, Tensor], expected_version: int) -> int:
-        """Replaces the newest version.
+        """Publishes a new version.
 
         Args:
-            tensors: any dtype, shape and device; copied.
-            expected_version: the newest version that the writer knows.
+            tensors: tensors of any dtype, shape and device; they are copied.
+            expected_version: latest version known to the writer.
 
         Returns:
             The new version, `expected_version` + 1.
 
         Raises:
-            StaleVersionError: the newest version is another one; nothing changes.
+            StaleVersionError: the latest version differs; the store is not changed.
         """
         ...
 
     def latest(self) -> tuple[int, dict[str, Tensor]]:
-        """The newest version and its tensors on the CPU, the caller's own."""
+        """Returns the latest version and copies of its tensors on the CPU."""
         ...
 
     def reset(self, version: int, tensors: Mapping[str, Tensor]) -> None:
-        """Takes over what a checkpoint holds, whatever was there."""
+        """Replaces version and tensors, for example with those of a checkpoint."""
         ...
 
 
-class LocalMemory:
-    """The store of a run in one process."""
+class LocalPrototypeStore:
+    """Prototype store of a run in one process."""
 
     def __init__(self) -> None:
         self._version = 0
         self._tensors: dict[str, Tensor] = {}
 
     def publish(self, tensors: Mapping[str, Tensor], expected_version: int) -> int:
-        """Copies the tensors to the CPU if the writer is up to date."""
+        """Copies the tensors to the CPU if `expected_version` is the latest version."""
         if expected_version != self._version:
             raise StaleVersionError(expected_version, self._version)
         self.reset(expected_version + 1, tensors)
         return self._version
 
     def latest(self) -> tuple[int, dict[str, Tensor]]:
-        """Copies of the newest tensors."""
+        """Returns copies of the latest tensors."""
         return self._version, {name: tensor.clone() for name, tensor in self._tensors.items()}
 
     def reset(self, version: int, tensors: Mapping[str, Tensor]) -> None:

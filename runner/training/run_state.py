@@ -1,4 +1,4 @@
-"""State of a run that travels in every checkpoint."""
+"""State of a run that is stored in every checkpoint."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from tasks.schema import Benchmark
 
 
 @dataclass
-class Progress:
-    """What the loop has found so far; it travels in every checkpoint.
+class RunState:
+    """Results and counters of the training loop.
 
     Attributes:
         test: scores on the test splits.
         validation: scores on the validation identities.
         iteration: optimiser updates done.
         memory_version: version of the published prototypes.
-        candidates: what a checkpoint is chosen among, if one is.
-        counts: images trained on, images evaluated.
+        candidates: candidates for model selection, if it is enabled.
+        counts: number of trained images and of evaluated images.
         unreadable_images: unreadable training images by domain.
-        unreadable_test_images: test images that took no part in the last evaluation, by domain.
-        seconds: wall time by what it was spent on.
+        unreadable_test_images: test images excluded from the last evaluation, by domain.
+        seconds: wall time by activity.
     """
 
     test: ResultMatrix
@@ -40,35 +40,35 @@ class Progress:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def count(self, name: str, number: int) -> None:
-        """Adds to the counter `name`."""
+        """Adds `number` to the counter `name`."""
         self.counts[name] = self.counts.get(name, 0) + number
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Adds the wall time of a block to the account `name`."""
-        began = time.perf_counter()
+        """Adds the wall time of a block to `seconds[name]`."""
+        start_s = time.perf_counter()
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start_s
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; `from_json` reads them back."""
+        """Converts the state to JSON values; `from_json` is the inverse."""
         return {**vars(self), "test": self.test.to_json(), "validation": self.validation.to_json()}
 
     @staticmethod
-    def from_json(benchmark: Benchmark, values: dict[str, Any]) -> Progress:
-        """The inverse of `to_json`."""
-        empty = Progress.begin(benchmark).test
+    def from_json(benchmark: Benchmark, values: dict[str, Any]) -> RunState:
+        """Restores a state from the values of `to_json`."""
+        empty = RunState.begin(benchmark).test
         matrices = {
             name: ResultMatrix.from_json(values[name], empty.seen, empty.unseen)
             for name in ("test", "validation")
         }
-        return Progress(**{**values, **matrices})
+        return RunState(**{**values, **matrices})
 
     @staticmethod
-    def begin(benchmark: Benchmark) -> Progress:
-        """Empty matrices for the benchmark's domains."""
+    def begin(benchmark: Benchmark) -> RunState:
+        """Creates the state of a new run, with empty result matrices."""
         seen = tuple(domain.name for domain in benchmark.seen)
         unseen = tuple(domain.name for domain in benchmark.unseen)
-        return Progress(ResultMatrix(seen, unseen), ResultMatrix(seen, unseen))
+        return RunState(ResultMatrix(seen, unseen), ResultMatrix(seen, unseen))

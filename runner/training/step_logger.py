@@ -1,4 +1,4 @@
-"""What a run has found so far, and how its iterations are written down."""
+"""Logging of training iterations to the event log."""
 
 from __future__ import annotations
 
@@ -15,24 +15,26 @@ from runner.tracking.event_log import EventSpool
 FLUSH_ITERATIONS = 10
 
 
-class StepLog:
-    """Collects training steps and writes them every few iterations, lest a GPU be waited for.
+class StepLogger:
+    """Buffers training steps and logs several at a time to avoid GPU synchronisation.
 
     Args:
-        spool: where the events go; None on every worker but rank 0.
-        where: fields of every event (domain, domain_index, stage, epoch).
-        batch_size: images of a global batch.
+        events: the event log; None on every worker but rank 0.
+        position: fields of every event (domain, domain_index, stage, epoch).
+        batch_size: images in a global batch.
     """
 
-    def __init__(self, spool: EventSpool | None, where: dict[str, Any], batch_size: int) -> None:
-        self.spool = spool
-        self.where = where
+    def __init__(
+        self, events: EventSpool | None, position: dict[str, Any], batch_size: int
+    ) -> None:
+        self.events = events
+        self.position = position
         self.batch_size = batch_size
         self.steps: list[tuple[int, StepResult, float]] = []
-        self.began = time.perf_counter()
+        self.start_s = time.perf_counter()
 
     def add(self, iteration: int, result: StepResult, learning_rate: float) -> None:
-        """Takes the step that was iteration `iteration` of the run (from 0)."""
+        """Adds the result of iteration `iteration` of the run (0-based)."""
         detached = StepResult(
             result.loss.detach(),
             {name: term.detach() for name, term in result.terms.items()},
@@ -43,41 +45,42 @@ class StepLog:
             self.flush()
 
     def flush(self) -> None:
-        """Writes what was collected.
+        """Logs the buffered steps.
 
         Raises:
-            FloatingPointError: a loss is NaN or infinite; says where, and each term's value.
+            FloatingPointError: a loss is NaN or infinite.
         """
         if not self.steps:
             return
         values = torch.stack([_scalars(step) for _, step, _ in self.steps]).tolist()
-        elapsed = time.perf_counter() - self.began
+        elapsed = time.perf_counter() - self.start_s
         images_per_s = len(self.steps) * self.batch_size / max(elapsed, 1e-9)
         for (iteration, step, learning_rate), (loss, *terms) in zip(
             self.steps, values, strict=True
         ):
-            named = dict(zip(step.terms, terms, strict=True))
-            self._check_finite(iteration, loss, named)
-            if self.spool is not None:
-                self.spool.emit(
+            terms_by_name = dict(zip(step.terms, terms, strict=True))
+            self._check_finite(iteration, loss, terms_by_name)
+            if self.events is not None:
+                self.events.emit(
                     "iteration",
-                    **self.where,
+                    **self.position,
                     iteration=iteration,
                     loss=loss,
-                    terms=named,
+                    terms=terms_by_name,
                     weights=dict(step.weights),
                     lr=learning_rate,
                     images_per_s=images_per_s,
                 )
         self.steps.clear()
-        self.began = time.perf_counter()
+        self.start_s = time.perf_counter()
 
     def _check_finite(self, iteration: int, loss: float, terms: dict[str, float]) -> None:
         if not np.isfinite(loss):
+            domain, stage = self.position["domain"], self.position["stage"]
             raise FloatingPointError(
-                f"the loss became {loss} at iteration {iteration} "
-                f"(domain {self.where['domain']}, stage {self.where['stage']}; terms {terms}); "
-                "lower the stage's optimizer.lr, or the weight of the term that grew"
+                f"expected a finite loss, got {loss} at iteration {iteration} "
+                f"(domain {domain}, stage {stage}; terms {terms}); "
+                "lower optimizer.lr of the stage or the weight of the diverging term"
             )
 
 

@@ -1,4 +1,4 @@
-"""One worker of a run, whoever started it: builds the learner and walks it through the domains."""
+"""Entry point of one worker: builds the learner and runs the training loop."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from runner.tracking.event_log import EventSpool
 from runner.training.checkpoints import CheckpointStore
 from runner.training.collectives import LocalGroup, WorkerGroup
 from runner.training.loop import LifelongLoop, WorkerContext
-from runner.training.prototype_store import LocalMemory, MemoryStore
+from runner.training.prototype_store import LocalPrototypeStore, PrototypeStore
 from tasks.loading.sampling import derive_seed
 from tasks.schema import Benchmark
 
 
 def build_learner(config: RunConfig, group: WorkerGroup) -> Learner:
-    """The configured learner on the configured backbone; a pure function of the seed."""
+    """Builds the configured learner and backbone; the weights depend only on the seed."""
     seed = derive_seed(config.seed, "learner")
     torch.manual_seed(seed)
     backbone = build_backbone(config.backbone, seed, group if group.world_size > 1 else None)
@@ -38,11 +38,15 @@ def run_worker(
     storage: RunStorage,
     attempt: int,
     stream: DomainStream,
-    memory: MemoryStore,
+    prototypes: PrototypeStore,
     group: WorkerGroup,
     device: torch.device,
 ) -> dict[str, Any]:
-    """Trains to the end and returns what the run found, as plain values."""
+    """Trains on all domains.
+
+    Returns:
+        The final run state and the size of the learner, as JSON values.
+    """
     torch.set_num_threads(config.cluster.threads_per_worker)
     learner = build_learner(config, group)
     checkpoints = CheckpointStore(
@@ -52,11 +56,11 @@ def run_worker(
         attempt=attempt,
         keep=config.checkpoints.keep,
     )
-    spool = EventSpool(storage.events_file) if group.rank == 0 else None
-    context = WorkerContext(stream, memory, group, checkpoints, spool, device)
-    progress = LifelongLoop(config, benchmark, learner, context).run()
+    events = EventSpool(storage.events_file) if group.rank == 0 else None
+    context = WorkerContext(stream, prototypes, group, checkpoints, events, device)
+    state = LifelongLoop(config, benchmark, learner, context).run()
     return {
-        **progress.to_json(),
+        **state.to_json(),
         "stored_bytes_per_domain": learner.stored_bytes_per_domain(),
         "num_parameters": sum(parameter.numel() for parameter in learner.parameters()),
         "num_trainable_parameters": num_trainable_parameters(learner),
@@ -64,7 +68,7 @@ def run_worker(
 
 
 def num_trainable_parameters(learner: Learner) -> int:
-    """Parameters, as they are now, that some stage of a domain trains."""
+    """Counts the current parameters that at least one stage of a domain trains."""
     patterns = [pattern for stage in learner.stages() for pattern in stage.trainable]
     return sum(
         parameter.numel()
@@ -80,19 +84,18 @@ def run_in_process(
     attempt: int,
     shared: SharedFiles | None = None,
 ) -> dict[str, Any]:
-    """The whole run in this process: no Ray, no MLflow, the same numbers."""
+    """Runs in this process, without Ray and MLflow; the results are bit-equal to a run on Ray."""
     height, width = config.backbone.image_height, config.backbone.image_width
-    quarantine = Path(storage.quarantine_file)
+    unreadable_file = Path(storage.quarantine_file)
     decoder = shared.decoder() if shared else None
     stream = LocalStream(
-        benchmark, config.data, height, width, quarantine, decode=decoder or decode_many
+        benchmark, config.data, height, width, unreadable_file, decode=decoder or decode_many
     )
     device = torch.device("cuda" if config.cluster.use_gpu else "cpu")
     threads = torch.get_num_threads()
     try:
-        return run_worker(
-            config, benchmark, storage, attempt, stream, LocalMemory(), LocalGroup(), device
-        )
+        prototypes, group = LocalPrototypeStore(), LocalGroup()
+        return run_worker(config, benchmark, storage, attempt, stream, prototypes, group, device)
     finally:
         torch.set_num_threads(threads)
         stream.close()

@@ -1,4 +1,4 @@
-"""Runs of two seconds: a benchmark of a handful of people, drawn once, and a random backbone."""
+"""Fixtures for runs of two seconds: a small synthetic benchmark and a random backbone."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ SHORT = {
 
 @pytest.fixture(scope="session")
 def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the session's synthetic people are drawn."""
+    """Folder of the synthetic data of the session."""
     return tmp_path_factory.mktemp("people")
 
 
@@ -66,12 +66,12 @@ def tiny_arguments(people: Path) -> MakeArguments:
     """Arguments of a tiny run in this process; a later override wins over an earlier one."""
 
     def make(storage: Path, learner: str = "finetune", *overrides: str) -> list[str]:
-        places = [f"storage.root={storage}", f"benchmark.root={people}"]
+        folders = [f"storage.root={storage}", f"benchmark.root={people}"]
         sizes = [f"benchmark.{key}={value}" for key, value in BENCHMARK.items()]
-        here = ["cluster.num_workers=0", "tracking.uri=null"]
+        in_process = ["cluster.num_workers=0", "tracking.uri=null"]
         short = SHORT.get(learner, ("learner.epochs=2",))
-        chosen = [*COMMON, *short, *places, *sizes, *here, *overrides]
-        return ["--preset", f"demo-{learner}", *chosen]
+        arguments = [*COMMON, *short, *folders, *sizes, *in_process, *overrides]
+        return ["--preset", f"demo-{learner}", *arguments]
 
     return make
 
@@ -81,39 +81,39 @@ def tiny_config(tiny_arguments: MakeArguments) -> MakeConfig:
     """The configuration of a tiny run."""
 
     def make(storage: Path, learner: str = "finetune", *overrides: str) -> RunConfig:
-        _, preset, *given = tiny_arguments(storage, learner, *overrides)
-        return load_config(preset, given)
+        _, preset, *arguments = tiny_arguments(storage, learner, *overrides)
+        return load_config(preset, arguments)
 
     return make
 
 
 @pytest.fixture
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spares a test's runs in this process their pictures, which take as long as the training."""
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Disables the figures of runs in this process, which take as long as the training."""
     monkeypatch.setattr(experiment, "write_figures", lambda *_: None)
 
 
 @pytest.fixture(scope="session")
 def numbers_of() -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-    """What of results.json must be the same, to the last digit, however a run came about."""
+    """Selects the entries of results.json that must be bit-equal between equivalent runs."""
     names = ("domains", "scores", "validation", "summary", "validation_summary", "num_iterations")
     return lambda results: {name: results[name] for name in names}
 
 
 @pytest.fixture(scope="session")
 def run_environment() -> dict[str, str]:
-    """Environment of a run in a process of its own: no cluster of somebody else's, one thread."""
+    """Environment of a run in a separate process: no other Ray cluster, one thread."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     return kept | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
 
 class Driver:
-    """`lifelong.py run` in a process of its own, with all that it starts.
+    """`lifelong.py run` in a separate process, with all its descendants.
 
     Attributes:
         process: the driver.
-        events_file: the run's spool.
-        log_file: what the driver said.
+        events_file: event log of the run.
+        log_file: output of the driver.
     """
 
     def __init__(
@@ -129,19 +129,19 @@ class Driver:
             )  # fmt: skip
 
     def family(self) -> list[psutil.Process]:
-        """The driver and every process that descends from it, Ray's among them.
+        """Returns the driver and all its descendants, including processes of Ray.
 
-        Those of an earlier call that may live on without the driver are in it too.
+        Processes of earlier calls are included, because they may outlive the driver.
         """
         with contextlib.suppress(psutil.NoSuchProcess):
             self._family.update(self.process.children(recursive=True))
         return [self.process, *self._family]
 
     def wait_for_event(self, timeout_s: float = 180, **fields: Any) -> None:
-        """Waits until the spool holds an event with these fields.
+        """Waits until the event log contains an event with these fields.
 
         Raises:
-            AssertionError: the driver ended, or the time passed, without one.
+            AssertionError: the driver ended, or the timeout passed, without such an event.
         """
         deadline = time.monotonic() + timeout_s
         offset = 0
@@ -154,11 +154,11 @@ class Driver:
             time.sleep(0.02)
 
     def finish(self, timeout_s: float = 240) -> None:
-        """Waits for the end, which must be a good one."""
+        """Waits until the driver ends successfully."""
         assert self.process.wait(timeout_s) == 0, self.log()
 
     def log(self) -> str:
-        """What the driver said, for a test that fails."""
+        """Returns the end of the output, for failed tests."""
         return self.log_file.read_text()[-4000:]
 
 
@@ -169,7 +169,7 @@ def start_driver(
     run_environment: dict[str, str],
     tmp_path: Path,
 ) -> Iterator[Callable[..., Driver]]:
-    """Starts drivers of tiny runs; whatever of them is still alive at the end is ended."""
+    """Starts drivers of tiny runs; kills all remaining processes at the end."""
     drivers: list[Driver] = []
 
     def start(storage: Path, learner: str, *overrides: str) -> Driver:
@@ -186,7 +186,7 @@ def start_driver(
 
 @pytest.fixture
 def mlflow_server(tmp_path: Path) -> Iterator[tuple[Callable[[], str], Callable[[], None]]]:
-    """Starts `mlflow server` on a port and stops it again; the same files at every start."""
+    """Functions that start and stop `mlflow server`; each start uses the same port and files."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -329,12 +329,12 @@ def test_a_failing_cell_does_not_stop_others(
     given = [str(copied / "pair.yaml"), "--seeds", "0", "--jobs", "1"]
     status, output = run(capsys, *given, *overrides(tiny_arguments, copied))
     assert status == 1
-    assert "1/2 broken seed 0: failed: FloatingPointError: the loss became" in output
+    assert "1/2 broken seed 0: failed: FloatingPointError: expected a finite loss" in output
     assert "2/2 late seed 0: mAP/R1 seen" in output
     _, table = read_table(copied)
     (failure,) = table["failures"]
     assert (failure["row"], failure["seed"]) == ("broken", 0)
-    assert failure["error"].startswith("FloatingPointError: the loss became")
+    assert failure["error"].startswith("FloatingPointError: expected a finite loss")
     assert [len(row["runs"]) for row in table["rows"]] == [1, 1, 0, 1]
 
 

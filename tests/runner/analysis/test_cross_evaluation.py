@@ -159,5 +159,7 @@ def test_text_queries_are_ranked_without_a_camera_rule(tmp_path: Path) -> None:
     assert row.scores["test"]["drawn"]["mAP"] == pytest.approx(100.0)
     assert row.num_images == 4
     check_queries(Twin, "twin", {"drawn": domain.test})
-    with pytest.raises(ValueError, match=r"drawn is searched by text, but learner mute embeds no"):
+    with pytest.raises(
+        ValueError, match=r"drawn has text queries, but learner mute does not embed"
+    ):
         check_queries(Mute, "mute", {"drawn": domain.test})

@@ -1,4 +1,4 @@
-"""What a local cluster is asked before it is started."""
+"""Checks before a local cluster is started."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from runner.on_ray.cluster import connected
 
 
 class StartedError(Exception):
-    """Stands for a cluster that would have been started."""
+    """Raised instead of starting a cluster."""
 
 
 @pytest.mark.parametrize("num_gpus", [0, 1])
-def test_a_local_cluster_has_the_machine_s_gpus(
+def test_a_local_cluster_has_the_gpus_of_the_machine(
     num_gpus: int,
     tmp_path: Path,
     tiny_config: Callable[..., RunConfig],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def started(**_: object) -> None:
+    def fail(**_: object) -> None:
         raise StartedError
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray, "init", started)
+    monkeypatch.setattr(ray, "init", fail)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: num_gpus)
     config = tiny_config(tmp_path, "finetune", "cluster.num_workers=1", "cluster.use_gpu=true")
-    expected, message = (StartedError, "") if num_gpus else (ValueError, "cluster has 0")
+    expected, message = (StartedError, "") if num_gpus else (ValueError, "got 0")
     with pytest.raises(expected, match=message), connected(config):
         pass

@@ -1,4 +1,4 @@
-"""`ray start --head`, then `ray job submit`, as the README says it, on a head of the test's own."""
+"""Job submission with `ray start --head` and `ray job submit`, as in the README."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def started_head(
     num_cpus: int = 2,
     autoscaling: Mapping[str, Any] | None = None,
 ) -> Iterator[dict[str, str]]:
-    """A head with token authentication; gives the environment of its clients.
+    """Starts a head node with token authentication; yields the environment of its clients.
 
     Args:
-        run_environment: of its processes.
-        num_cpus: that it says it has.
-        autoscaling: node types that an autoscaler may add, on this machine; None adds none.
+        run_environment: environment of the processes.
+        num_cpus: number of CPUs that the node reports.
+        autoscaling: node types that an autoscaler may add on this machine; None for no autoscaler.
     """
-    # Not below pytest's folder: the paths of Unix sockets are short.
+    # Not in the folder of pytest, because paths of Unix sockets have a length limit.
     folder = Path(tempfile.mkdtemp(prefix="ray-"))
     gcs, dashboard, client, agent, metrics, runtime = free_ports(6)
     environment = run_environment | {
@@ -85,9 +85,9 @@ def started_head(
 def running(
     command: list[str], environment: Mapping[str, str], log_file: Path
 ) -> Iterator[psutil.Popen]:
-    """A process that is killed at the end, with all that it has started.
+    """Runs a process and kills it with all its descendants at the end.
 
-    `ray stop` would end every Ray of this machine.
+    `ray stop` would stop every Ray cluster of this machine.
     """
     with log_file.open("wb") as log:
         process = psutil.Popen(command, env=dict(environment), stdout=log, stderr=log)
@@ -102,7 +102,7 @@ def running(
 
 
 def autoscaler_file(gcs_address: str, node_types: Mapping[str, Any]) -> dict[str, Any]:
-    """A cluster file whose machines are processes of this one (Ray's provider for tests)."""
+    """Builds a cluster file whose nodes are local processes (Ray's provider for tests)."""
     commands = ("initialization", "setup", "head_setup", "worker_setup")
     commands += ("head_start_ray", "worker_start_ray")
     return {
@@ -134,22 +134,22 @@ def autoscaler_file(gcs_address: str, node_types: Mapping[str, Any]) -> dict[str
 
 @pytest.fixture(scope="module")
 def head(run_environment: dict[str, str]) -> Iterator[dict[str, str]]:
-    """A head node; gives the environment of its clients."""
+    """Head node; the value is the environment of its clients."""
     with started_head(run_environment) as environment:
         yield environment
 
 
 @pytest.fixture
 def two_nodes(run_environment: dict[str, str], tmp_path: Path) -> Iterator[dict[str, str]]:
-    """A head and a second node, of a CPU each; gives the environment of their clients."""
+    """Two nodes with one CPU each; the value is the environment of their clients."""
     with started_head(run_environment, num_cpus=1) as head:
         agent, metrics, runtime = free_ports(3)
         command = [RAY, "start", f"--address={head['GCS_ADDRESS']}", "--block", "--num-cpus=1"]
         command += ["--node-ip-address=127.0.0.1", f"--dashboard-agent-listen-port={agent}"]
         command += [f"--metrics-export-port={metrics}", f"--runtime-env-agent-port={runtime}"]
         command += ["--object-store-memory=300000000", "--disable-usage-stats"]
-        # A folder of its own, as on a machine of its own: in the head's, the second node would
-        # unpack the job's code anew, and the driver's current folder would be gone.
+        # A separate folder, as on a separate machine. In the folder of the head, the second node
+        # would unpack the code of the job again and delete the current folder of the driver.
         command.append(f"--temp-dir={head['HOME']}/2")
         environment = {name: value for name, value in head.items() if name != "RAY_ADDRESS"}
         with running(command, environment, tmp_path / "node.log"):
@@ -158,7 +158,7 @@ def two_nodes(run_environment: dict[str, str], tmp_path: Path) -> Iterator[dict[
 
 @pytest.fixture
 def autoscaled_head(run_environment: dict[str, str]) -> Iterator[dict[str, str]]:
-    """A head whose autoscaler may add one machine of four CPUs."""
+    """Head node whose autoscaler may add one node with four CPUs."""
     worker = {"resources": {"CPU": 4}, "node_config": {}, "min_workers": 0, "max_workers": 1}
     with started_head(run_environment, autoscaling={"worker": worker}) as environment:
         yield environment
@@ -178,7 +178,7 @@ def wait_until_open(port: int, process: psutil.Popen, log: Path) -> None:
 def submitted(
     environment: Mapping[str, str], arguments: list[str], **job_variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """`ray job submit` of `lifelong.py`, followed to the job's end."""
+    """Submits `lifelong.py` with `ray job submit` and waits for the end of the job."""
     submit = [RAY, "job", "submit", "--working-dir", "."]
     if job_variables:
         submit += ["--runtime-env-json", json.dumps({"env_vars": job_variables})]
@@ -188,10 +188,10 @@ def submitted(
     )  # fmt: skip
 
 
-def test_a_submitted_job_runs_to_its_end(
+def test_a_submitted_job(
     head: dict[str, str], tiny_arguments: MakeArguments, tmp_path: Path
 ) -> None:
-    """Where nothing is set, a job keeps its runs in ~/lifelong-reid: its folder is temporary."""
+    """By default, a job stores its runs in ~/lifelong-reid, because its folder is temporary."""
     arguments = tiny_arguments(tmp_path, "finetune", "cluster.num_workers=1")
     arguments = [each for each in arguments if not each.startswith("storage.root=")]
     done = submitted(head, arguments)
@@ -204,7 +204,7 @@ def test_a_submitted_job_runs_to_its_end(
 def test_a_submitted_sweep_runs_on_two_nodes(
     two_nodes: dict[str, str], tiny_arguments: MakeArguments, tmp_path: Path
 ) -> None:
-    """A trial takes a node's only CPU, so two side by side need both nodes."""
+    """A trial uses the only CPU of a node, so two concurrent trials need both nodes."""
     preset = tiny_arguments(tmp_path, "vladr", "cluster.wait_s=60")
     arguments = [each for each in preset if not each.startswith("storage.root=")]
     sweep = ["sweep", "search_spaces/smoke.yaml", "--name", "two-nodes", "--trials", "2"]
@@ -220,7 +220,7 @@ def test_a_submitted_sweep_runs_on_two_nodes(
     assert (folder / "best.yaml").is_file()
 
 
-def test_a_wrong_token_is_refused(head: dict[str, str]) -> None:
+def test_a_wrong_token_is_rejected(head: dict[str, str]) -> None:
     environment = head | {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
     done = subprocess.run(
         [RAY, "job", "list"],
@@ -233,10 +233,10 @@ def test_a_wrong_token_is_refused(head: dict[str, str]) -> None:
     assert done.returncode != 0
 
 
-def test_a_run_waits_for_the_machine_that_it_asks_for(
+def test_a_run_waits_for_an_autoscaled_node(
     autoscaled_head: dict[str, str], tiny_arguments: MakeArguments, tmp_path: Path
 ) -> None:
-    """With Ray's own autoscaler: refused at once, or given a second machine and run there."""
+    """With Ray's autoscaler: rejected immediately, or run on a second node."""
     wide = ("cluster.num_workers=1", "cluster.cpus_per_worker=3")
     arguments = tiny_arguments(tmp_path, "finetune", *wide)
     environment = autoscaled_head | {"RAY_ADDRESS": autoscaled_head["GCS_ADDRESS"]}
@@ -247,9 +247,9 @@ def test_a_run_waits_for_the_machine_that_it_asks_for(
             command, env=environment, capture_output=True, text=True, timeout=200, check=False
         )
 
-    refused = run()
-    assert refused.returncode == 2
-    assert "do not fit the 2 CPUs" in refused.stderr
+    rejected = run()
+    assert rejected.returncode == 2
+    assert "do not fit 2 available CPUs" in rejected.stderr
     done = run("cluster.wait_s=90")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert list(tmp_path.glob("*/results.json"))

@@ -1,4 +1,4 @@
-"""What fusion costs: its operations against arithmetic, its memory, and the table of rows."""
+"""Cost of fusion modules: FLOPs, memory, and the ablation table."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from runner.config.run_config import load_config
 from runner.profiling.fusion_cost import (
     SCAN_OPERATIONS,
     FusionCost,
-    HeldBytes,
+    TensorMemory,
     fusion_flops,
     measure_costs,
 )
@@ -34,7 +34,7 @@ IMAGES, PATCHES, WORDS, WIDTH, DIM = 3, 5, 4, 12, 8
 
 
 def flops(**settings: object) -> int:
-    """Of a small fusion on three images of five patches with descriptions of four words."""
+    """FLOPs of a small fusion on three images of five patches with descriptions of four words."""
     values = {"dim": DIM, "num_heads": 2, "mlp_ratio": 2, "dropout": 0} | settings
     config = FusionConfig.model_validate(values)
     fusion = Fusion(config, WIDTH, WIDTH, WIDTH, torch.Generator().manual_seed(0)).eval()
@@ -46,7 +46,7 @@ def flops(**settings: object) -> int:
 
 
 def products(positions: int, *sizes: tuple[int, int]) -> int:
-    """Two for each weight of linear layers of these sizes in each position of each image."""
+    """FLOPs of linear layers of these sizes: two per weight, position and image."""
     return 2 * IMAGES * positions * sum(one * other for one, other in sizes)
 
 
@@ -55,53 +55,53 @@ ENDS = products(1, (2 * DIM, 2), (DIM, WIDTH))  # gate and projection
 LENGTH = PATCHES + WORDS
 
 
-def test_an_mlp_on_the_weighted_sum() -> None:
-    wanted = products(2, *ALIGNMENT) + ENDS + products(1, (DIM, 2 * DIM), (2 * DIM, DIM))
-    assert flops(mixer="simple") == wanted
+def test_flops_of_the_simple_mixer() -> None:
+    expected = products(2, *ALIGNMENT) + ENDS + products(1, (DIM, 2 * DIM), (2 * DIM, DIM))
+    assert flops(mixer="simple") == expected
 
 
-def test_transformer_layers_and_their_attention() -> None:
+def test_flops_of_the_transformer_mixer() -> None:
     weights = [(DIM, DIM)] * 4 + [(DIM, 2 * DIM), (2 * DIM, DIM)]
     attention = 2 * (2 * IMAGES * LENGTH * LENGTH * DIM)
     aligned = products(2 + LENGTH, *ALIGNMENT)
-    wanted = aligned + ENDS + 3 * (products(LENGTH, *weights) + attention)
-    assert flops(mixer="transformer", num_transformer_layers=3) == wanted
+    expected = aligned + ENDS + 3 * (products(LENGTH, *weights) + attention)
+    assert flops(mixer="transformer", num_transformer_layers=3) == expected
 
 
 @pytest.mark.parametrize("sequence", ["tokens", "pooled"])
-def test_mamba_layers_and_their_scan(sequence: str) -> None:
+def test_flops_of_the_mamba_mixer(sequence: str) -> None:
     inner, states, rank, conv = 2 * DIM, 4, 1, 3
     length = LENGTH if sequence == "tokens" else 1
     weights = [(DIM, 2 * inner), (inner, rank + 2 * states), (rank, inner), (inner, DIM)]
     weights += [(conv, inner)]
     scan = SCAN_OPERATIONS * IMAGES * length * inner * states
     aligned = products(2 + (LENGTH if sequence == "tokens" else 0), *ALIGNMENT)
-    wanted = aligned + ENDS + 2 * (products(length, *weights) + scan)
+    expected = aligned + ENDS + 2 * (products(length, *weights) + scan)
     found = flops(
         mixer="mamba", sequence=sequence, num_layers=2, state_size=states, conv_width=conv
     )
-    assert found == wanted
+    assert found == expected
 
 
-def test_held_bytes_are_those_of_storages_that_are_there() -> None:
+def test_tensor_memory_counts_live_storages() -> None:
     start = torch.ones(1000)
-    with HeldBytes() as held:
+    with TensorMemory() as memory:
         first = start + 1
-        assert held.held == 4000
+        assert memory.current_bytes == 4000
         view = first.view(10, 100)[2:]
         first += 1
-        assert held.held == 4000, "a view and a change in place hold nothing new"
+        assert memory.current_bytes == 4000, "views and in-place operations allocate no memory"
         second = view * 2
-        assert held.held == 4000 + 4 * 800
+        assert memory.current_bytes == 4000 + 4 * 800
         del first, view
-        assert held.held == 4 * 800
+        assert memory.current_bytes == 4 * 800
         del second
         total = torch.ones(3000).sum()
         del total
-    assert (held.held, held.peak) == (0, 12004)
+    assert (memory.current_bytes, memory.peak_bytes) == (0, 12004)
 
 
-def test_a_learner_without_fusion_costs_its_towers_alone() -> None:
+def test_without_fusion_only_the_towers_cost() -> None:
     mixers = {"mixed": "learner.fusion.mixer=simple", "off": "learner.losses.fused.weight=0"}
     given = {
         name: load_config("demo-t2i", ["backbone.weights=random", each])
@@ -114,7 +114,7 @@ def test_a_learner_without_fusion_costs_its_towers_alone() -> None:
     assert found["mixed"].memory_bytes > 4 * 32 * 3 * 64 * 32 / 2
     assert all(len(each.image_ms) == 2 and min(each.image_ms) > 0 for each in found.values())
     assert min(found["mixed"].fusion_ms) > 0 == found["off"].fusion_ms[0]
-    with pytest.raises(ValueError, match="learner bdam; got finetune"):
+    with pytest.raises(ValueError, match="expected bdam, got finetune"):
         measure_costs({"other": load_config("demo-finetune", ["backbone.weights=random"])}, 1)
 
 
@@ -135,11 +135,11 @@ def summary() -> TableSummary:
     return replace(empty, costs=COSTS)
 
 
-def test_a_table_shows_and_writes_what_rows_cost(summary: TableSummary) -> None:
+def test_the_ablation_table_contains_costs(summary: TableSummary) -> None:
     assert summary.table.measures == "fusion"
-    screen = Console(file=io.StringIO(), width=80)
-    show(screen, summary)
-    lines = screen.file.getvalue().splitlines()  # pyright: ignore[reportAttributeAccessIssue]
+    console = Console(file=io.StringIO(), width=80)
+    show(console, summary)
+    lines = console.file.getvalue().splitlines()  # pyright: ignore[reportAttributeAccessIssue]
     (at,) = [number for number, line in enumerate(lines) if "30 k" in line]
     assert lines[at].split() == ["transformer", "30", "k", "3", "M", "10", "M", "4.5", "3.00",
                                  "4.1", "kB", "·"]  # fmt: skip
@@ -152,22 +152,22 @@ def test_a_table_shows_and_writes_what_rows_cost(summary: TableSummary) -> None:
     assert len(draw_costs(summary).axes) == 1
 
 
-def test_costs_are_measured_once_and_again_where_a_row_changed(
+def test_costs_are_measured_again_only_for_changed_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, table = load_table("bdam-efficiency")
     cells = plan_cells(table, [3, 4])
-    asked: list[list[str]] = []
+    measured_names: list[list[str]] = []
 
     def measured(configs: dict[str, object], repeats: int) -> dict[str, FusionCost]:
-        asked.append(list(configs))
+        measured_names.append(list(configs))
         return COSTS
 
     monkeypatch.setattr(costs, "measure_costs", measured)
     assert costs_of(tmp_path / "table", cells, measure=False) == {}
     assert costs_of(tmp_path / "table", cells, measure=True) == COSTS
     assert costs_of(tmp_path / "table", plan_cells(table, [0]), measure=True) == COSTS
-    assert asked == [list(COSTS)]
+    assert measured_names == [list(COSTS)]
     assert len(json.loads((tmp_path / "table" / "costs.json").read_text())["config_hashes"]) == 4
     costs_of(tmp_path / "table", plan_cells(table, [0], ["learner.fusion.dim=16"]), measure=True)
-    assert len(asked) == 2
+    assert len(measured_names) == 2

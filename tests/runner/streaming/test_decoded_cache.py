@@ -12,7 +12,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from runner.streaming import decoded_cache
-from runner.streaming.decoded_cache import SharedDecoder, decode_block, files_in_order, fitting
+from runner.streaming.decoded_cache import (
+    SharedDecoder,
+    decode_block,
+    files_by_priority,
+    select_within_budget,
+)
 from runner.streaming.image_decoding import DecodedImages, decode_many
 from tasks.schema import Benchmark, Domain, Record, Split
 
@@ -21,18 +26,18 @@ NUM_SHARED, NUM_FILES = 9, 13
 UNREADABLE = (3, 10)
 
 
-def draw(path: Path, seed: int) -> None:
+def save_random_image(path: Path, seed: int) -> None:
     pixels = np.random.default_rng(seed).integers(0, 256, (10, 5, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
 
 
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Files, the first nine of which are shared; one of either kind is unreadable, one missing."""
+    """Files; the first nine are shared, one of each kind is unreadable, the last is missing."""
     folder = tmp_path_factory.mktemp("people")
     files = [folder / f"{number}.png" for number in range(NUM_FILES)]
     for number, file in enumerate(files[:-1]):
-        draw(file, number)
+        save_random_image(file, number)
     for number in UNREADABLE:
         files[number].write_text("not an image")
     return [str(file) for file in files]
@@ -49,79 +54,79 @@ def share(paths: Sequence[str], *cuts: int) -> SharedDecoder:
 
 
 @given(
-    wanted=st.lists(st.integers(0, NUM_FILES - 1), max_size=12),
+    indices=st.lists(st.integers(0, NUM_FILES - 1), max_size=12),
     cuts=st.lists(st.integers(0, NUM_SHARED), max_size=3).map(sorted),
 )
-def test_any_files_are_those_that_decoding_gives(
-    paths: list[str], wanted: list[int], cuts: list[int]
+def test_cached_images_equal_decoded_images(
+    paths: list[str], indices: list[int], cuts: list[int]
 ) -> None:
-    chosen = [paths[number] for number in wanted]
-    served = share(paths[:NUM_SHARED], *cuts)(chosen, HEIGHT, WIDTH)
-    decoded = decode_many(chosen, HEIGHT, WIDTH)
-    assert served.pixels.dtype == np.uint8
-    np.testing.assert_array_equal(served.pixels, decoded.pixels)
-    assert served.errors == decoded.errors
+    selected = [paths[number] for number in indices]
+    cached = share(paths[:NUM_SHARED], *cuts)(selected, HEIGHT, WIDTH)
+    decoded = decode_many(selected, HEIGHT, WIDTH)
+    assert cached.pixels.dtype == np.uint8
+    np.testing.assert_array_equal(cached.pixels, decoded.pixels)
+    assert cached.errors == decoded.errors
 
 
-def test_neighbours_of_a_block_are_not_copied(paths: list[str]) -> None:
+def test_adjacent_images_are_a_view(paths: list[str]) -> None:
     shared = share(paths[:NUM_SHARED], 5)
     one, again = (shared(paths[0:3], HEIGHT, WIDTH).pixels for _ in range(2))
     assert np.shares_memory(one, again)
     assert not one.flags.writeable
-    assert shared.serves(paths[:NUM_SHARED], HEIGHT, WIDTH)
-    assert not shared.serves(paths[: NUM_SHARED + 1], HEIGHT, WIDTH)
+    assert shared.contains(paths[:NUM_SHARED], HEIGHT, WIDTH)
+    assert not shared.contains(paths[: NUM_SHARED + 1], HEIGHT, WIDTH)
     both = shared(paths[4:6], HEIGHT, WIDTH).pixels
     assert not np.shares_memory(both, shared(paths[4:5], HEIGHT, WIDTH).pixels)
 
 
-def test_another_size_is_decoded(paths: list[str]) -> None:
+def test_another_size_is_decoded_again(paths: list[str]) -> None:
     shared = share(paths[:NUM_SHARED])
     for size in ((HEIGHT, WIDTH + 1), (HEIGHT + 1, WIDTH), (WIDTH, HEIGHT)):
         expected = decode_many(paths[:2], *size).pixels
         np.testing.assert_array_equal(shared(paths[:2], *size).pixels, expected)
 
 
-def test_a_file_that_changed_is_decoded(tmp_path: Path) -> None:
+def test_a_changed_file_is_decoded_again(tmp_path: Path) -> None:
     files = [tmp_path / f"{number}.bmp" for number in range(3)]
     for number, file in enumerate(files):
-        draw(file, number)
+        save_random_image(file, number)
     paths = [str(file) for file in files]
     shared = share(paths)
     before = shared(paths, HEIGHT, WIDTH).pixels
-    draw(files[1], 77)  # a bitmap of the same size: only the time of change tells
+    save_random_image(files[1], 77)  # same file size: only the modification time differs
     os.utime(files[1], ns=(0, files[1].stat().st_mtime_ns + 1))
     files[2].unlink()
-    served, decoded = shared(paths, HEIGHT, WIDTH), decode_many(paths, HEIGHT, WIDTH)
-    np.testing.assert_array_equal(served.pixels, decoded.pixels)
-    assert (served.pixels[1] != before[1]).any()
-    assert served.errors == decoded.errors
-    assert "FileNotFoundError" in served.errors[2]
+    cached, decoded = shared(paths, HEIGHT, WIDTH), decode_many(paths, HEIGHT, WIDTH)
+    np.testing.assert_array_equal(cached.pixels, decoded.pixels)
+    assert (cached.pixels[1] != before[1]).any()
+    assert cached.errors == decoded.errors
+    assert "FileNotFoundError" in cached.errors[2]
 
 
-def test_tests_come_before_training_and_nothing_comes_twice() -> None:
+def test_test_images_have_priority_and_files_are_unique() -> None:
     def records(*names: str) -> tuple[Record, ...]:
         return tuple(Record(name, 0, 0) for name in names)
 
     seen = Domain(
         "seen", records("a", "b"), Split(records("v"), records("v", "w")), Split(records("q"), ())
     )
-    # Captions search an image gallery: the queries' own images are never decoded.
+    # For text queries, only the gallery is decoded.
     by_text = Split(records("b", "t"), records("g", "q"), "text")
     unseen = Domain("unseen", records("never"), Split((), ()), by_text)
     benchmark = Benchmark("two", (seen,), (unseen,), {})
-    assert files_in_order(benchmark) == [["q"], ["v", "w"], ["g"], ["a", "b"]]
-    # Joint training learns the same files.
-    assert files_in_order(benchmark.for_course("joint")) == files_in_order(benchmark)
+    assert files_by_priority(benchmark) == [["q"], ["v", "w"], ["g"], ["a", "b"]]
+    # Joint training uses the same files.
+    assert files_by_priority(benchmark.for_course("joint")) == files_by_priority(benchmark)
 
 
-def test_what_does_not_fit_is_passed_over() -> None:
-    portions = ["ab", "cdef", "g", "hi"]
-    assert fitting(portions, 3) == ["ab", "g"]
-    assert fitting(portions, 9) == portions
-    assert fitting(portions, 0) == []
+def test_groups_beyond_the_budget_are_skipped() -> None:
+    groups = ["ab", "cdef", "g", "hi"]
+    assert select_within_budget(groups, 3) == ["ab", "g"]
+    assert select_within_budget(groups, 9) == groups
+    assert select_within_budget(groups, 0) == []
 
 
-def test_what_was_unreadable_to_the_decoding_process_is_tried_again(
+def test_unreadable_files_are_decoded_again(
     paths: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unreadable(paths: Sequence[str], height: int, width: int) -> DecodedImages:
@@ -131,6 +136,6 @@ def test_what_was_unreadable_to_the_decoding_process_is_tried_again(
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(decoded_cache, "decode_many", unreadable)
         block = decode_block(paths[:2], HEIGHT, WIDTH)
-    served = SharedDecoder([block], HEIGHT, WIDTH)(paths[:2], HEIGHT, WIDTH)
-    np.testing.assert_array_equal(served.pixels, decode_many(paths[:2], HEIGHT, WIDTH).pixels)
-    assert not served.errors
+    cached = SharedDecoder([block], HEIGHT, WIDTH)(paths[:2], HEIGHT, WIDTH)
+    np.testing.assert_array_equal(cached.pixels, decode_many(paths[:2], HEIGHT, WIDTH).pixels)
+    assert not cached.errors

@@ -25,13 +25,13 @@ def noise() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (32, 16, 3), dtype=np.uint8)
 
 
-def test_an_image_of_the_right_size_keeps_its_pixels(tmp_path: Path, noise: np.ndarray) -> None:
+def test_an_image_of_the_target_size_is_not_resampled(tmp_path: Path, noise: np.ndarray) -> None:
     pixels = decode_image(save(tmp_path / "a.png", noise), 32, 16)
     assert pixels.dtype == np.uint8
     np.testing.assert_array_equal(pixels, noise)
 
 
-def test_another_size_is_resized_with_antialiasing(tmp_path: Path) -> None:
+def test_resizing_is_antialiased(tmp_path: Path) -> None:
     stripes = np.zeros((64, 64, 3), np.uint8)
     stripes[::2] = 255
     pixels = decode_image(save(tmp_path / "a.png", stripes), 16, 8)
@@ -41,7 +41,7 @@ def test_another_size_is_resized_with_antialiasing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "CMYK", "RGBA"])
-def test_every_mode_becomes_rgb(tmp_path: Path, noise: np.ndarray, mode: str) -> None:
+def test_every_mode_is_converted_to_rgb(tmp_path: Path, noise: np.ndarray, mode: str) -> None:
     path = tmp_path / "a.tiff"
     Image.fromarray(noise).convert(mode).save(path)
     assert decode_image(str(path), 32, 16).shape == (32, 16, 3)
@@ -49,11 +49,11 @@ def test_every_mode_becomes_rgb(tmp_path: Path, noise: np.ndarray, mode: str) ->
 
 def test_unreadable_files_are_reported_and_zero(tmp_path: Path, noise: np.ndarray) -> None:
     good = save(tmp_path / "good.jpg", noise)
-    torn = tmp_path / "torn.jpg"
-    torn.write_bytes(Path(good).read_bytes()[:300])
+    truncated = tmp_path / "truncated.jpg"
+    truncated.write_bytes(Path(good).read_bytes()[:300])
     text = tmp_path / "text.jpg"
     text.write_text("not an image")
-    paths = [str(torn), good, str(text), str(tmp_path / "missing.jpg")]
+    paths = [str(truncated), good, str(text), str(tmp_path / "missing.jpg")]
     decoded = decode_many(paths, 32, 16)
     assert sorted(decoded.errors) == [0, 2, 3]
     assert "OSError" in decoded.errors[0]
@@ -69,19 +69,21 @@ def test_no_files(tmp_path: Path) -> None:
     assert not decoded.errors
 
 
-def test_decoding_processes_load_neither_torch_nor_ray() -> None:
+def test_decoding_imports_neither_torch_nor_ray() -> None:
     script = (
         "import sys, runner.streaming.image_decoding, runner.streaming.unreadable_images; "
         "sys.exit(str({'torch', 'ray'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
-    assert done.stderr.strip() == "set()"
+    process = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT
+    )
+    assert process.stderr.strip() == "set()"
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
     [("persons_per_batch", 0), ("max_bad_share", 1.0), ("object_store_share", 0.9)],
 )
-def test_values_out_of_range_are_refused(field: str, value: float) -> None:
+def test_values_out_of_range_are_rejected(field: str, value: float) -> None:
     with pytest.raises(ValidationError, match=field):
         DataConfig.model_validate({field: value})

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from runner.config.sections import DataConfig
-from runner.streaming.decoded_cache import SharedDecoder, decode_block, files_in_order
+from runner.streaming.decoded_cache import SharedDecoder, decode_block, files_by_priority
 from runner.streaming.image_decoding import decode_many
 from runner.streaming.image_stream import IMAGES_PER_BLOCK, BlockImages, DomainStream, LocalStream
-from runner.streaming.unreadable_images import BadImage, Quarantine
+from runner.streaming.unreadable_images import UnreadableImage, UnreadableImages
 from tasks.schema import Benchmark, Domain, Record, Split
 
 HEIGHT, WIDTH = 32, 16
@@ -27,8 +27,8 @@ NUM_TEST = 30
 RUNS = itertools.count()
 
 
-def draw(path: Path, seed: int) -> str:
-    """A JPEG of another size than the decoded one, written unless it exists."""
+def save_random_image(path: Path, seed: int) -> str:
+    """Saves a JPEG with a size other than the decoded size, unless it exists."""
     if not path.exists():
         pixels = np.random.default_rng(seed).integers(0, 256, (40, 20, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(path)
@@ -37,11 +37,15 @@ def draw(path: Path, seed: int) -> str:
 
 def make_domain(folder: Path, name: str, num_train: int) -> Domain:
     train = tuple(
-        Record(draw(folder / f"{name}-{index:03}.jpg", index), index // 4, index % 2)
+        Record(save_random_image(folder / f"{name}-{index:03}.jpg", index), index // 4, index % 2)
         for index in range(num_train)
     )
     test = tuple(
-        Record(draw(folder / f"{name}-test-{index:03}.jpg", 1000 + index), index // 2, index % 2)
+        Record(
+            save_random_image(folder / f"{name}-test-{index:03}.jpg", 1000 + index),
+            index // 2,
+            index % 2,
+        )
         for index in range(NUM_TEST)
     )
     return Domain(name, train, Split((), ()), Split(test[:10], test[10:]))
@@ -60,57 +64,63 @@ def benchmark_(folder: Path) -> Benchmark:
 
 
 def corrupt(benchmark: Benchmark, folder: Path) -> tuple[Benchmark, Path, Path]:
-    """The benchmark with a torn JPEG and a text file in the second domain, train and test."""
-    torn, text = folder / "torn.jpg", folder / "text.jpg"
+    """Adds a truncated JPEG and a text file to the second domain."""
+    truncated, text = folder / "truncated.jpg", folder / "text.jpg"
     whole = Path(benchmark.seen[1].train[0].image_path).read_bytes()
-    torn.write_bytes(whole[: len(whole) // 2])
+    truncated.write_bytes(whole[: len(whole) // 2])
     text.write_text("not an image")
     second = benchmark.seen[1]
     train = list(second.train)
-    train[3] = Record(str(torn), 0, 0)
+    train[3] = Record(str(truncated), 0, 0)
     train[4] = Record(str(text), 1, 0)
     train[5:8] = [replace(record, person_id=2) for record in train[5:8]]
     test = Split((Record(str(text), 0, 0), *second.test.query[1:]), second.test.gallery)
     changed = Domain(second.name, tuple(train), second.validation, test)
     seen = (benchmark.seen[0], changed, benchmark.seen[2])
-    return Benchmark(benchmark.name, seen, (), {}), torn, text
+    return Benchmark(benchmark.name, seen, (), {}), truncated, text
 
 
 def shared_decoder(benchmark: Benchmark) -> SharedDecoder:
-    """All of a benchmark's files, decoded in blocks of uneven sizes."""
-    blocks = [decode_block(portion, HEIGHT, WIDTH) for portion in files_in_order(benchmark)]
+    """Decodes all files of a benchmark in blocks of different sizes."""
+    blocks = [decode_block(paths, HEIGHT, WIDTH) for paths in files_by_priority(benchmark)]
     return SharedDecoder(blocks, HEIGHT, WIDTH)
 
 
 @dataclass
 class Harness:
-    """Opens streams of one kind; every run has its own quarantine file.
+    """Opens streams of one kind; each test has a separate list of unreadable images.
 
-    "shared" is a local one whose files somebody else has decoded.
+    "shared" is a local stream with images that are already decoded.
     """
 
     kind: str
-    quarantine: Path
+    unreadable_file: Path
     exits: contextlib.ExitStack
 
-    def start(self, benchmark: Benchmark, *, held: bool = True, bad: float = 0.0) -> DomainStream:
-        share = 0.3 if held else 1e-9
-        config = DataConfig(max_bad_share=bad, object_store_share=share, evaluation_batch_size=8)
+    def start(
+        self, benchmark: Benchmark, *, fits: bool = True, max_bad_share: float = 0.0
+    ) -> DomainStream:
+        share = 0.3 if fits else 1e-9
+        config = DataConfig(
+            max_bad_share=max_bad_share, object_store_share=share, evaluation_batch_size=8
+        )
         if self.kind in ("local", "shared"):
             decode = decode_many if self.kind == "local" else shared_decoder(benchmark)
-            stream = LocalStream(benchmark, config, HEIGHT, WIDTH, self.quarantine, decode=decode)
+            stream = LocalStream(
+                benchmark, config, HEIGHT, WIDTH, self.unreadable_file, decode=decode
+            )
             self.exits.callback(stream.close)
             return stream
         from runner.on_ray.image_stream import RayStream, serve_stream
 
         name = f"stream-test-{next(RUNS)}"
         self.exits.enter_context(
-            serve_stream(name, benchmark, config, HEIGHT, WIDTH, self.quarantine)
+            serve_stream(name, benchmark, config, HEIGHT, WIDTH, self.unreadable_file)
         )
         return RayStream(name, benchmark, config, HEIGHT, WIDTH)
 
     def entries(self) -> list[dict[str, str]]:
-        return [json.loads(line) for line in self.quarantine.read_text().splitlines()]
+        return [json.loads(line) for line in self.unreadable_file.read_text().splitlines()]
 
 
 @pytest.fixture(params=["local", "shared", "ray"])
@@ -129,14 +139,12 @@ def make_plan(num_images: int, iterations: int = 40, batch: int = 8) -> np.ndarr
     return np.random.default_rng(1).integers(0, num_images, (iterations, batch))
 
 
-@pytest.mark.parametrize("held", [True, False], ids=["blocks", "streamed"])
-def test_batches_are_those_of_a_naive_loop(
-    harness: Harness, benchmark_: Benchmark, held: bool
-) -> None:
-    stream = harness.start(benchmark_, held=held)
+@pytest.mark.parametrize("fits", [True, False], ids=["blocks", "streamed"])
+def test_batches_equal_a_naive_loop(harness: Harness, benchmark_: Benchmark, fits: bool) -> None:
+    stream = harness.start(benchmark_, fits=fits)
     opened = stream.open(0)
     assert opened.domain == benchmark_.seen[0]
-    assert opened.num_bad == 0
+    assert opened.num_unreadable == 0
     expected = naive(opened.domain.train)
     plan = make_plan(SIZES[0])
     batches = list(opened.images.batches(plan))
@@ -149,27 +157,27 @@ def test_batches_are_those_of_a_naive_loop(
     indices = np.arange(SIZES[0])[::-1]
     np.testing.assert_array_equal(opened.images.fetch(indices), expected[indices])
     assert list(opened.images.batches(plan[:0])) == []
-    assert not harness.quarantine.exists()
+    assert not harness.unreadable_file.exists()
 
 
-def test_a_plan_may_be_left_early(harness: Harness, benchmark_: Benchmark) -> None:
-    opened = harness.start(benchmark_, held=False).open(1)
+def test_iteration_may_stop_early(harness: Harness, benchmark_: Benchmark) -> None:
+    opened = harness.start(benchmark_, fits=False).open(1)
     batches = opened.images.batches(make_plan(SIZES[1]))
     next(batches)
     del batches
     assert opened.images.fetch(np.array([5])).shape == (1, HEIGHT, WIDTH, 3)
 
 
-@pytest.mark.parametrize("held", [True, False], ids=["blocks", "streamed"])
-def test_unreadable_training_images_are_left_out_and_listed_once(
-    harness: Harness, benchmark_: Benchmark, tmp_path: Path, held: bool
+@pytest.mark.parametrize("fits", [True, False], ids=["blocks", "streamed"])
+def test_unreadable_training_images_are_removed_and_listed_once(
+    harness: Harness, benchmark_: Benchmark, tmp_path: Path, fits: bool
 ) -> None:
-    benchmark, torn, text = corrupt(benchmark_, tmp_path)
-    stream = harness.start(benchmark, held=held, bad=0.2)
+    benchmark, truncated, text = corrupt(benchmark_, tmp_path)
+    stream = harness.start(benchmark, fits=fits, max_bad_share=0.2)
     opened = stream.open(1)
-    assert opened.num_bad == 2
+    assert opened.num_unreadable == 2
     assert opened.domain == benchmark.seen[1].without({3, 4})
-    # Person 1 had nothing but the text file: identities are contiguous again.
+    # Person 1 had only the text file, so person ids are contiguous again.
     assert opened.domain.num_persons == benchmark.seen[1].num_persons - 1
     np.testing.assert_array_equal(
         opened.images.fetch(np.arange(len(opened.domain.train))), naive(opened.domain.train)
@@ -177,30 +185,30 @@ def test_unreadable_training_images_are_left_out_and_listed_once(
     stream.release(1)
     stream.open(1)
     entries = harness.entries()
-    assert [entry["path"] for entry in entries] == [str(torn), str(text)]
+    assert [entry["path"] for entry in entries] == [str(truncated), str(text)]
     assert {(entry["domain"], entry["split"]) for entry in entries} == {("second", "train")}
     assert "OSError" in entries[0]["reason"]
     assert "cannot identify image file" in entries[1]["reason"]
 
 
-def test_too_many_unreadable_images_end_the_run_with_a_message(
+def test_too_many_unreadable_images_are_an_error(
     harness: Harness, benchmark_: Benchmark, tmp_path: Path
 ) -> None:
-    benchmark, torn, _ = corrupt(benchmark_, tmp_path)
-    stream = harness.start(benchmark, bad=0.05)
-    message = rf"second: 2 of 20 .*10.00%.*allows 5.00%.*{torn.name}.*raise data.max_bad_share"
+    benchmark, truncated, _ = corrupt(benchmark_, tmp_path)
+    stream = harness.start(benchmark, max_bad_share=0.05)
+    message = rf"second: .*5.00%.*2 of 20 .*10.00%.*{truncated.name}.*raise data.max_bad_share"
     with pytest.raises(ValueError, match=message):
         stream.open(1)
     assert len(harness.entries()) == 2
 
 
-def test_test_images_come_in_order_without_the_unreadable(
+def test_unreadable_test_images_are_skipped(
     harness: Harness, benchmark_: Benchmark, tmp_path: Path
 ) -> None:
     benchmark, _, text = corrupt(benchmark_, tmp_path)
     stream = harness.start(benchmark)
     second, third = benchmark.seen[1:]
-    # The unreadable image fills a chunk of its own at the end.
+    # The unreadable image is the only one in the last chunk.
     records = [*third.test.gallery, *second.test.gallery[:4], second.test.query[0]]
     chunks = list(stream.test_images(records))
     assert [len(positions) for positions, _ in chunks] == [8, 8, 8]
@@ -215,55 +223,53 @@ def test_test_images_come_in_order_without_the_unreadable(
     assert list(stream.test_images([])) == []
 
 
-def test_a_released_domain_is_refused_and_can_be_opened_again(
-    harness: Harness, benchmark_: Benchmark
-) -> None:
+def test_a_released_domain_can_be_opened_again(harness: Harness, benchmark_: Benchmark) -> None:
     stream = harness.start(benchmark_)
     images = stream.open(2).images
     stream.release(2)
-    with pytest.raises(RuntimeError, match="released domain"):
+    with pytest.raises(RuntimeError, match="domain was released"):
         images.fetch(np.array([0]))
     again = stream.open(2)
     np.testing.assert_array_equal(again.images.fetch(np.arange(3)), naive(again.domain.train[:3]))
 
 
-def test_a_file_that_vanishes_during_the_run_is_an_error(
+def test_a_file_deleted_during_the_run_is_an_error(
     harness: Harness, benchmark_: Benchmark, tmp_path: Path
 ) -> None:
     second = benchmark_.seen[1]
-    mortal = Path(draw(tmp_path / "mortal.jpg", 5))
+    deleted = Path(save_random_image(tmp_path / "deleted.jpg", 5))
     domain = Domain(
-        second.name, (Record(str(mortal), 0, 0), *second.train), second.validation, second.test
+        second.name, (Record(str(deleted), 0, 0), *second.train), second.validation, second.test
     )
-    opened = harness.start(Benchmark("tiny", (domain,), (), {}), held=False).open(0)
-    mortal.unlink()
-    with pytest.raises(OSError, match=r"mortal.jpg was readable .* no longer is"):
+    opened = harness.start(Benchmark("tiny", (domain,), (), {}), fits=False).open(0)
+    deleted.unlink()
+    with pytest.raises(OSError, match=r"deleted.jpg: readable .* not any more"):
         opened.images.fetch(np.array([0]))
 
 
-def test_the_next_domain_is_decoded_ahead_locally(benchmark_: Benchmark, tmp_path: Path) -> None:
+def test_the_local_stream_prefetches_the_next_domain(benchmark_: Benchmark, tmp_path: Path) -> None:
     stream = LocalStream(benchmark_, DataConfig(), HEIGHT, WIDTH, tmp_path / "quarantine.jsonl")
     stream.open(0)
-    ahead = stream._decoded[1]
-    ahead.result(timeout=10)
-    assert stream._start(1) is ahead
+    decoded = stream._decoded[1]
+    decoded.result(timeout=10)
+    assert stream._start(1) is decoded
     assert sorted(stream._decoded) == [0, 1]
     stream.close()
 
 
-def test_block_images_across_uneven_blocks() -> None:
-    whole = np.arange(7 * 2 * 1 * 3, dtype=np.uint8).reshape(7, 2, 1, 3)
-    images = BlockImages([whole[:1], whole[1:5], whole[5:]], np.array([0, 2, 4, 5, 6]))
+def test_block_images_of_different_sizes() -> None:
+    pixels = np.arange(7 * 2 * 1 * 3, dtype=np.uint8).reshape(7, 2, 1, 3)
+    images = BlockImages([pixels[:1], pixels[1:5], pixels[5:]], np.array([0, 2, 4, 5, 6]))
     indices = np.array([4, 0, 1, 3, 2, 2])
-    np.testing.assert_array_equal(images.fetch(indices), whole[[6, 0, 2, 5, 4, 4]])
+    np.testing.assert_array_equal(images.fetch(indices), pixels[[6, 0, 2, 5, 4, 4]])
 
 
-def test_a_quarantine_continues_that_of_a_killed_run(tmp_path: Path) -> None:
+def test_the_list_of_unreadable_images_survives_a_kill(tmp_path: Path) -> None:
     file = tmp_path / "quarantine.jsonl"
-    a, b = (BadImage(name, "why", "domain", "train") for name in "ab")
-    Quarantine(file).add([a, b])
+    a, b = (UnreadableImage(name, "why", "domain", "train") for name in "ab")
+    UnreadableImages(file).add([a, b])
     file.write_text(file.read_text()[:-5])
-    Quarantine(file).add([a, b, b])
+    UnreadableImages(file).add([a, b, b])
     assert [json.loads(line)["path"] for line in file.read_text().splitlines()] == ["a", "b"]
 
 
@@ -273,7 +279,7 @@ def test_a_quarantine_continues_that_of_a_killed_run(tmp_path: Path) -> None:
 def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "waited too long"
+        assert time.monotonic() < deadline, "timeout"
         time.sleep(0.05)
 
 
@@ -288,7 +294,7 @@ def ray_stream(
         yield name, benchmark_, config
 
 
-def test_the_actor_keeps_this_domain_and_the_next(
+def test_the_actor_holds_two_domains(
     ray_stream: tuple[str, Benchmark, DataConfig],
 ) -> None:
     import ray
@@ -306,11 +312,11 @@ def test_the_actor_keeps_this_domain_and_the_next(
     stream.open(0)
     wait_until(lambda: ready() == {"first", "second"})
     stream.release(0)
-    began = time.perf_counter()
+    start_s = time.perf_counter()
     stream.open(1)
-    assert time.perf_counter() - began < 1
+    assert time.perf_counter() - start_s < 1
     wait_until(lambda: ready() == {"second", "third"})
-    # A restart from an earlier checkpoint must not hold a third domain.
+    # After a restart from an earlier checkpoint, still only two domains are held.
     stream.open(0)
     assert ready() <= {"first", "second"}
 
@@ -330,14 +336,14 @@ def test_release_frees_the_object_store(ray_stream: tuple[str, Benchmark, DataCo
     images = stream.open(0).images
     images.fetch(np.array([0]))
     wait_until(lambda: "second" in ray.get(actor.decoded_domains.remote()))
-    time.sleep(0.5)  # what the cluster knows of its free memory is that old
+    time.sleep(0.5)  # the cluster reports its free memory with this delay
     before = free_bytes()
     stream.release(0)
-    # The second block is small enough for Ray to keep it elsewhere.
+    # Ray may store the small second block elsewhere.
     wait_until(lambda: free_bytes() >= before + IMAGES_PER_BLOCK * HEIGHT * WIDTH * 3)
 
 
-def test_blocks_survive_the_worker_that_asked_for_them(
+def test_blocks_survive_the_death_of_a_worker(
     ray_stream: tuple[str, Benchmark, DataConfig],
 ) -> None:
     import ray
@@ -355,7 +361,9 @@ def test_blocks_survive_the_worker_that_asked_for_them(
     worker = ray.remote(num_cpus=0)(Worker).remote()
     total = ray.get(worker.open.remote())
     actor = ray.get_actor(f"stream-{name}")
-    files = DomainFiles("first", tuple(r.image_path for r in benchmark.seen[0].train), held=True)
+    files = DomainFiles(
+        "first", tuple(r.image_path for r in benchmark.seen[0].train), keep_pixels=True
+    )
     before = [ref.hex() for ref in ray.get(actor.open.remote(files, None)).blocks]
     ray.kill(worker)
     with pytest.raises(ray.exceptions.RayActorError):
@@ -377,25 +385,25 @@ def test_a_restarted_actor_decodes_again(ray_stream: tuple[str, Benchmark, DataC
     np.testing.assert_array_equal(stream.open(0).images.fetch(np.arange(4)), before)
 
 
-def test_the_actor_decodes_only_what_is_not_shared(
+def test_the_actor_does_not_decode_shared_images(
     ray_session: None, benchmark_: Benchmark, tmp_path: Path
 ) -> None:
     import ray
 
     from runner.on_ray.image_stream import RayStream, serve_stream
 
-    benchmark, torn, text = corrupt(benchmark_, tmp_path)
+    benchmark, truncated, text = corrupt(benchmark_, tmp_path)
     first, second, third = benchmark.seen
-    # What another sweep shares: the first two domains, and no test image of the third.
+    # Shared images: the first two domains, without test images of the third.
     shared = shared_decoder(Benchmark("two", (first, second), (), {}))
-    config, quarantine = (
+    config, unreadable_file = (
         DataConfig(max_bad_share=0.2, evaluation_batch_size=8),
         tmp_path / "q.jsonl",
     )
-    given = benchmark, config, HEIGHT, WIDTH
-    with serve_stream("partly-shared", *given, quarantine, shared=shared):
+    arguments = benchmark, config, HEIGHT, WIDTH
+    with serve_stream("partly-shared", *arguments, unreadable_file, shared=shared):
         actor = ray.get_actor("stream-partly-shared")
-        stream = RayStream("partly-shared", *given, shared)
+        stream = RayStream("partly-shared", *arguments, shared)
         assert ray.get(actor.decoded_domains.remote()) == set()
         opened = stream.open(0)
         plan = make_plan(SIZES[0], iterations=3)
@@ -404,9 +412,9 @@ def test_the_actor_decodes_only_what_is_not_shared(
             assert batch.flags.writeable
         stream.release(0)
         opened = stream.open(1)
-        assert (opened.num_bad, opened.domain) == (2, second.without({3, 4}))
-        everything = np.arange(len(opened.domain.train))
-        np.testing.assert_array_equal(opened.images.fetch(everything), naive(opened.domain.train))
+        assert (opened.num_unreadable, opened.domain) == (2, second.without({3, 4}))
+        indices = np.arange(len(opened.domain.train))
+        np.testing.assert_array_equal(opened.images.fetch(indices), naive(opened.domain.train))
         wait_until(lambda: ray.get(actor.decoded_domains.remote()) == {"third"})
         opened = stream.open(2)
         np.testing.assert_array_equal(opened.images.fetch(np.arange(12)), naive(third.train))
@@ -414,5 +422,5 @@ def test_the_actor_decodes_only_what_is_not_shared(
         chunks = list(stream.test_images(records))
         np.testing.assert_array_equal(np.concatenate([each for _, each in chunks]), naive(records))
         assert all(pixels.flags.writeable for _, pixels in chunks)
-    listed = [json.loads(line)["path"] for line in quarantine.read_text().splitlines()]
-    assert listed == [str(torn), str(text)]
+    listed = [json.loads(line)["path"] for line in unreadable_file.read_text().splitlines()]
+    assert listed == [str(truncated), str(text)]

@@ -1,4 +1,4 @@
-"""Working ahead changes when items are made, and nothing else."""
+"""Prefetching does not change items, order or errors."""
 
 import threading
 import time
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.streaming.prefetch import ahead
+from runner.streaming.prefetch import prefetch
 
 WAIT_S = 5.0
 
@@ -25,65 +25,65 @@ def wait_for(condition):
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.one_of(st.none(), st.integers(), st.just(ValueError("an item")))), st.data())
-def test_items_come_in_order_whatever_they_are(items, data):
+def test_items_keep_their_order(items, data):
     depth = data.draw(st.integers(1, 4))
-    assert list(ahead(iter(items), depth)) == items
+    assert list(prefetch(iter(items), depth)) == items
 
 
 @pytest.mark.parametrize("depth", [1, 3])
-def test_as_many_are_made_ahead_as_asked_for(depth):
-    made = []
+def test_at_most_depth_items_are_prefetched(depth):
+    produced = []
 
     def items():
         for number in range(20):
-            made.append(number)
+            produced.append(number)
             yield number
 
-    stream = ahead(items(), depth)
-    assert made == [], "nothing is made before somebody asks"
+    stream = prefetch(items(), depth)
+    assert produced == [], "nothing is produced before the first request"
     assert next(stream) == 0
-    # `depth` in the queue and one in the thread's hand.
-    wait_for(lambda: len(made) == depth + 2)
+    # `depth` items in the queue and one held by the thread.
+    wait_for(lambda: len(produced) == depth + 2)
     time.sleep(0.02)
-    assert len(made) == depth + 2
+    assert len(produced) == depth + 2
     assert list(stream) == list(range(1, 20))
 
 
-def test_an_error_comes_where_it_belongs():
+def test_errors_are_raised_in_order():
     def items():
         yield 1
         yield 2
-        raise OSError("the disk went away")
+        raise OSError("disk error")
 
-    stream = ahead(items(), 4)
+    stream = prefetch(items(), 4)
     assert [next(stream), next(stream)] == [1, 2]
-    with pytest.raises(OSError, match="the disk went away"):
+    with pytest.raises(OSError, match="disk error"):
         next(stream)
     assert not threads()
 
 
 def test_leaving_early_stops_the_thread():
-    made = []
+    produced = []
 
     def endless():
         while True:
-            made.append(threading.current_thread().name)
-            yield len(made)
+            produced.append(threading.current_thread().name)
+            yield len(produced)
 
-    for item in ahead(endless(), 2):
+    for item in prefetch(endless(), 2):
         if item == 3:
             break
     wait_for(lambda: not threads())
-    assert set(made) == {"prefetch"}
-    assert len(made) <= 3 + 2 + 1
+    assert set(produced) == {"prefetch"}
+    assert len(produced) <= 3 + 2 + 1
 
 
-def test_the_end_leaves_no_thread():
-    assert list(ahead(iter([]), 2)) == []
-    assert list(ahead(iter(range(3)), 2)) == [0, 1, 2]
+def test_the_thread_ends_with_the_items():
+    assert list(prefetch(iter([]), 2)) == []
+    assert list(prefetch(iter(range(3)), 2)) == [0, 1, 2]
     assert not threads()
 
 
-def test_a_depth_without_limit_is_refused():
-    with pytest.raises(AssertionError, match="without a limit"):
-        next(ahead(iter([1]), 0))
+def test_depth_zero_is_an_error():
+    with pytest.raises(AssertionError, match="at least 1, got 0"):
+        next(prefetch(iter([1]), 0))

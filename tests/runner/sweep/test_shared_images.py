@@ -12,7 +12,7 @@ import pytest
 from runner.config.run_config import RunConfig
 from runner.experiment import read_benchmark, run_experiment
 from runner.streaming import decoded_cache
-from runner.streaming.decoded_cache import files_in_order
+from runner.streaming.decoded_cache import files_by_priority
 from runner.streaming.image_decoding import decode_many
 from tasks.schema import Benchmark
 
@@ -40,7 +40,7 @@ def shared(benchmark_: Benchmark, config: RunConfig) -> Any:
 
 
 def test_all_images_are_shared(shared: Any, benchmark_: Benchmark) -> None:
-    paths = [path for portion in files_in_order(benchmark_) for path in portion]
+    paths = [path for portion in files_by_priority(benchmark_) for path in portion]
     assert shared.num_shared == shared.num_images == len(paths)
     assert str(shared) == f"{len(paths)} of {len(paths)} images are decoded once for all trials"
     served = shared.decoder()(paths, *SIZE)
@@ -55,7 +55,7 @@ def test_shared_images_are_not_copied_and_survive_trials(
     import ray
     from ray.exceptions import RayActorError
 
-    paths = files_in_order(benchmark_)[0][:4]
+    paths = files_by_priority(benchmark_)[0][:4]
 
     class Trial:
         def look(self, shared: Any) -> tuple[bool, int]:
@@ -76,7 +76,7 @@ def test_shared_images_are_not_copied_and_survive_trials(
 def test_a_run_on_shared_images_gives_the_same_results(
     shared: Any,
     config: RunConfig,
-    no_pictures: None,
+    no_figures: None,
     numbers_of: Callable[[Mapping[str, Any]], dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -94,7 +94,7 @@ def test_a_run_on_shared_images_gives_the_same_results(
 def test_images_beyond_the_budget_are_not_shared(benchmark_: Benchmark, config: RunConfig) -> None:
     from runner.sweep.shared_images import share_images
 
-    portions = files_in_order(benchmark_)
+    portions = files_by_priority(benchmark_)
     fits = len(portions[0]) * SIZE[0] * SIZE[1] * 3
     data = config.data.model_copy(update={"object_store_share": fits / 300_000_000})
     some = share_images(benchmark_, config.model_copy(update={"data": data}))
@@ -103,8 +103,8 @@ def test_images_beyond_the_budget_are_not_shared(benchmark_: Benchmark, config: 
     paths = [path for portion in portions for path in portion]
     decoder = some.decoder()
     assert decoder is not None
-    assert decoder.serves(portions[0], *SIZE)
-    assert not decoder.serves(paths, *SIZE)
+    assert decoder.contains(portions[0], *SIZE)
+    assert not decoder.contains(paths, *SIZE)
     served = decoder(paths, *SIZE)
     np.testing.assert_array_equal(served.pixels, decode_many(paths, *SIZE).pixels)
     data = config.data.model_copy(update={"object_store_share": 1e-9})
@@ -140,7 +140,7 @@ def test_lost_blocks_are_decoded_by_the_trial(
 def test_a_trial_with_ray_train_workers_uses_shared_images(
     shared: Any,
     config: RunConfig,
-    no_pictures: None,
+    no_figures: None,
     numbers_of: Callable[[Mapping[str, Any]], dict[str, Any]],
 ) -> None:
     alone = run_experiment(config, fresh=True).results

@@ -23,7 +23,7 @@ def page(*names: str) -> str:
     return f"# Data sets\n\n{tables}"
 
 
-def test_tables_are_replaced_and_words_are_kept():
+def test_tables_are_replaced_and_text_is_kept():
     filled = fill_tables(page("places", "datasets", "orders"))
     assert "old | row" not in filled
     for name, table in (
@@ -37,20 +37,22 @@ def test_tables_are_replaced_and_words_are_kept():
 
 
 @pytest.mark.parametrize(
-    ("names", "found"),
+    ("names", "names_in_page"),
     [
         ((), "none"),
         (("datasets", "orders"), "datasets, orders"),
         (("datasets", "orders", "places", "places"), "datasets, orders, places, places"),
-        (("datasets", "orders", "places", "pictures"), "datasets, orders, pictures, places"),
+        (("datasets", "orders", "places", "figures"), "datasets, figures, orders, places"),
     ],
 )
-def test_a_page_without_its_tables_is_refused(names, found):
-    with pytest.raises(ValueError, match=f"datasets, orders, places, each once .* found {found}$"):
+def test_wrong_tables_are_an_error(names, names_in_page):
+    with pytest.raises(
+        ValueError, match=f"datasets, orders, places, each once .* got {names_in_page}$"
+    ):
         fill_tables(page(*names))
 
 
-def test_every_reader_is_in_the_tables_with_its_title_and_every_layout():
+def test_tables_contain_every_reader_and_layout():
     described, places = datasets_table(), places_table()
     for name in dataset_names():
         facts = dataset_facts(name)
@@ -64,14 +66,14 @@ def test_every_reader_is_in_the_tables_with_its_title_and_every_layout():
     assert "withdrawn" in duke
 
 
-def test_market1501_as_people_know_it():
+def test_row_of_market1501():
     (row,) = (line for line in datasets_table().splitlines() if "`market1501`" in line)
     assert row.startswith(
         "| `market1501` | Market-1501 | 12,936 / 751 | 3,368 / 750 | 15,913 / 751 | research only |"
     )
 
 
-def test_layouts_of_other_counts_have_rows_of_their_own():
+def test_layouts_with_different_counts_have_separate_rows():
     rows = [line.split(" | ")[1:3] for line in datasets_table().splitlines() if "`cuhk03`" in line]
     assert rows == [
         ["CUHK03 (extracted, images_labeled; raw)", "7,368 / 767"],
@@ -79,12 +81,12 @@ def test_layouts_of_other_counts_have_rows_of_their_own():
     ]
 
 
-def test_every_order_is_listed_as_it_is_learned():
+def test_every_order_is_listed():
     for name, (seen, unseen) in ORDERS.items():
         assert f"| `{name}` | {', '.join(seen)} | {', '.join(unseen)} |" in orders_table()
 
 
-def test_tables_are_whole():
+def test_tables_are_well_formed():
     for table in (datasets_table(), places_table(), orders_table()):
         lines = table.splitlines()
         assert len({line.count("|") for line in lines}) == 1
@@ -101,5 +103,5 @@ def test_tables_are_whole():
         (Counts(0, 0, 0), "-"),
     ],
 )
-def test_unknown_counts_are_not_zeros(counts, cell):
+def test_formatting_of_counts(counts, cell):
     assert count_cell(counts) == cell

@@ -7,61 +7,63 @@ import pytest
 from pydantic import BaseModel, Field
 
 from runner.config.run_config import learner_names, load_config, preset_names, schema_keys
-from runner.tools import generate_docs as document  # RENAMED
+from runner.tools import generate_docs
 
 
-def test_the_pages_in_the_repository_fit_the_code():
-    assert document.main(["--check"]) == 0, "a page of docs/ is stale: run `make docs`"
+def test_the_pages_in_the_repository_are_up_to_date():
+    assert generate_docs.main(["--check"]) == 0, "a page of docs/ is stale: run `make docs`"
 
 
 @pytest.mark.parametrize("name", ["configuration.md", "datasets.md"])
-def test_check_refuses_a_stale_page_and_writes_nothing(name, tmp_path, capsys):
+def test_check_reports_an_outdated_page_and_writes_nothing(name, tmp_path, capsys):
     for page in ("configuration.md", "datasets.md"):
-        (tmp_path / page).write_text((document.DOCS / page).read_text())
-    assert document.main(["--folder", str(tmp_path)]) == 0
-    assert document.main(["--check", "--folder", str(tmp_path)]) == 0
+        (tmp_path / page).write_text((generate_docs.DOCS / page).read_text())
+    assert generate_docs.main(["--folder", str(tmp_path)]) == 0
+    assert generate_docs.main(["--check", "--folder", str(tmp_path)]) == 0
     right = (tmp_path / name).read_text()
     last_row = right.rindex("| `")
     wrong = right[:last_row] + "| `edited` by hand |\n" + right[last_row:]
     (tmp_path / name).write_text(wrong)
-    assert document.main(["--check", "--folder", str(tmp_path)]) == 1
+    assert generate_docs.main(["--check", "--folder", str(tmp_path)]) == 1
     assert (tmp_path / name).read_text() == wrong
     message = capsys.readouterr().err
-    assert f"{name} does not fit the code any more; run `make docs`" in message
-    assert document.main(["--folder", str(tmp_path)]) == 0
+    assert f"{name}: out of date; run `make docs`" in message
+    assert generate_docs.main(["--folder", str(tmp_path)]) == 0
     assert (tmp_path / name).read_text() == right
 
 
-def test_a_page_written_by_hand_is_not_made_from_nothing(tmp_path):
-    with pytest.raises(ValueError, match=r"datasets\.md: expected the tables .*; found none"):
-        document.main(["--folder", str(tmp_path)])
+def test_a_missing_page_is_not_created(tmp_path):
+    with pytest.raises(ValueError, match=r"datasets\.md: expected the tables .*got none"):
+        generate_docs.main(["--folder", str(tmp_path)])
     assert list(tmp_path.iterdir()) == []
 
 
-def test_every_key_of_every_learner_has_one_row_and_a_meaning():
-    rows = document.entries() + [row for name in learner_names() for row in document.entries(name)]
+def test_every_key_has_one_row_with_a_description():
+    rows = generate_docs.entries() + [
+        row for name in learner_names() for row in generate_docs.entries(name)
+    ]
     expected = list(schema_keys())
     for name in learner_names():
         expected += [key for key in schema_keys(name) if key.startswith("learner.")]
     assert [row.key for row in rows] == expected
     assert [row.key for row in rows if not row.meaning] == []
-    page = document.render()
+    page = generate_docs.render()
     for row in rows:
         assert f"| `{row.key}` |" in page
 
 
-def test_defaults_are_those_of_the_place_and_not_of_the_class():
-    rows = {row.key: row for row in document.entries("vladr")}
+def test_defaults_are_those_of_the_field_not_of_its_class():
+    rows = {row.key: row for row in generate_docs.entries("vladr")}
     assert rows["learner.icar.optimizer.lr"].default == "5e-06"
     assert rows["learner.mtad_identity.optimizer.lr"].default == "0.00035"
 
 
 def test_every_preset_and_stable_key_is_listed_and_exists():
-    page = document.render()
+    page = generate_docs.render()
     for name in preset_names():
         assert f"| `{name}` |" in page
     known = set(schema_keys("vladr"))
-    for key in document.STABLE_KEYS:
+    for key in generate_docs.STABLE_KEYS:
         assert key.replace("<term>", "cma") in known
 
 
@@ -72,7 +74,7 @@ def test_every_preset_and_stable_key_is_listed_and_exists():
         ('learner.icar.optimizer.lr_factors={"network.head_*": 3}', "lr_factors", 3.0),
     ],
 )
-def test_the_overrides_that_the_page_shows_work(override, key, value):
+def test_the_documented_overrides_work(override, key, value):
     learner = load_config("demo", [override]).learner.model_dump()
     if key == "alignment":
         assert learner["alignment"] == ("affinity", "prototype_relation")
@@ -97,13 +99,13 @@ def test_the_overrides_that_the_page_shows_work(override, key, value):
         ),
     ],
 )
-def test_types_in_words(annotation, words):
-    assert document.describe_type(annotation) == words
+def test_descriptions_of_types(annotation, words):
+    assert generate_docs.describe_type(annotation) == words
 
 
-def test_a_type_without_words_is_an_error():
-    with pytest.raises(TypeError, match="teach it"):
-        document.describe_type(set[int])
+def test_an_unsupported_type_is_an_error():
+    with pytest.raises(TypeError, match="add it to describe_type"):
+        generate_docs.describe_type(set[int])
 
 
 class _Ranges(BaseModel):
@@ -112,9 +114,9 @@ class _Ranges(BaseModel):
     free: int = 3
 
 
-def test_ranges_in_words():
+def test_descriptions_of_bounds():
     bounds = {
-        name: document.describe_bounds(field.metadata)
+        name: generate_docs.describe_bounds(field.metadata)
         for name, field in _Ranges.model_fields.items()
     }
     assert bounds == {

@@ -1,4 +1,4 @@
-"""Checkpoints are whole or not there, exact to the bit, and written by the run's owner alone."""
+"""Checkpoints are atomic, exact, and written only by the owner of the run."""
 
 import json
 
@@ -18,12 +18,12 @@ def tensors(seed=0):
     return {
         "weight": torch.randn(3, 4, generator=draw),
         "half": torch.randn(5, generator=draw).bfloat16(),
-        "turned": torch.randn(3, 4, generator=draw).T,
+        "transposed": torch.randn(3, 4, generator=draw).T,
         "counts": torch.tensor([1, 2**40]),
         "scalar": torch.tensor(7),
         "flag": torch.tensor(True),
         "empty": torch.empty(0, 4),
-        "strange": torch.tensor([float("nan"), float("inf"), -0.0]),
+        "special": torch.tensor([float("nan"), float("inf"), -0.0]),
     }
 
 
@@ -43,21 +43,21 @@ def checkpoint(position=BEGIN, seed=0, optimizer=None):
     return Checkpoint(position, tensors(seed), {"offset": 8}, optimizer, {"iteration": seed})
 
 
-def test_a_checkpoint_comes_back_bit_for_bit(tmp_path):
+def test_a_checkpoint_is_restored_exactly(tmp_path):
     store = CheckpointStore(tmp_path / "checkpoints", "abc")
     assert store.latest() is None
-    written = checkpoint(Position(1, 2, 3))
-    store.save(written)
-    read = CheckpointStore(tmp_path / "checkpoints", "abc").latest()
-    assert read is not None
-    assert_bit_equal(written.tensors, read.tensors)
-    assert read.position == Position(1, 2, 3)
-    assert read.facts == {"offset": 8}
-    assert read.progress == {"iteration": 0}
-    assert read.optimizer is None
+    saved = checkpoint(Position(1, 2, 3))
+    store.save(saved)
+    loaded = CheckpointStore(tmp_path / "checkpoints", "abc").latest()
+    assert loaded is not None
+    assert_bit_equal(saved.tensors, loaded.tensors)
+    assert loaded.position == Position(1, 2, 3)
+    assert loaded.facts == {"offset": 8}
+    assert loaded.run_state == {"iteration": 0}
+    assert loaded.optimizer is None
 
 
-def descend(module, optimizer, draw, steps):
+def train_steps(module, optimizer, draw, steps):
     for _ in range(steps):
         optimizer.zero_grad()
         module(torch.randn(6, 4, generator=draw)).square().sum().backward()
@@ -65,7 +65,7 @@ def descend(module, optimizer, draw, steps):
 
 
 @pytest.mark.parametrize("name", ["Adam", "AdamW", "SGD"])
-def test_an_optimiser_goes_on_bit_for_bit(tmp_path, name):
+def test_a_resumed_optimiser_is_bit_equal(tmp_path, name):
     def build(module):
         groups = [
             {"params": [module.weight], "lr": 1e-2, "weight_decay": 0.1, "lr_factor": 1.0},
@@ -77,25 +77,25 @@ def test_an_optimiser_goes_on_bit_for_bit(tmp_path, name):
     torch.manual_seed(0)
     module = nn.Linear(4, 3)
     optimizer = build(module)
-    descend(module, optimizer, torch.Generator().manual_seed(1), 3)
+    train_steps(module, optimizer, torch.Generator().manual_seed(1), 3)
     store = CheckpointStore(tmp_path, "abc")
     state = dict(module.state_dict())
     store.save(Checkpoint(Position(0, 0, 1), state, {}, optimizer.state_dict()))
-    descend(module, optimizer, torch.Generator().manual_seed(2), 3)
+    train_steps(module, optimizer, torch.Generator().manual_seed(2), 3)
 
-    read = store.latest()
-    assert read is not None
-    assert read.optimizer is not None
+    loaded = store.latest()
+    assert loaded is not None
+    assert loaded.optimizer is not None
     resumed = nn.Linear(4, 3)
-    resumed.load_state_dict(read.tensors)
+    resumed.load_state_dict(loaded.tensors)
     again = build(resumed)
-    again.load_state_dict(read.optimizer)
+    again.load_state_dict(loaded.optimizer)
     assert [group["lr_factor"] for group in again.param_groups] == [1.0, 2.0]
-    descend(resumed, again, torch.Generator().manual_seed(2), 3)
+    train_steps(resumed, again, torch.Generator().manual_seed(2), 3)
     assert_bit_equal(dict(module.state_dict()), dict(resumed.state_dict()))
 
 
-def test_nothing_but_tensors_is_unpickled(tmp_path):
+def test_only_tensors_are_unpickled(tmp_path):
     store = CheckpointStore(tmp_path, "abc")
     folder = store.save(checkpoint(optimizer={"state": {}}))
     torch.save({"state": Position}, folder / "optimizer.pt")
@@ -103,7 +103,7 @@ def test_nothing_but_tensors_is_unpickled(tmp_path):
         store.latest()
 
 
-def test_the_newest_position_wins_and_only_some_are_kept(tmp_path):
+def test_the_latest_position_is_loaded_and_old_ones_are_deleted(tmp_path):
     store = CheckpointStore(tmp_path, "abc", keep=2)
     positions = [Position(), Position(0, 0, 9), Position(0, 1, 2), Position(0, 1, 10), Position(2)]
     assert positions == sorted(positions)
@@ -111,28 +111,30 @@ def test_the_newest_position_wins_and_only_some_are_kept(tmp_path):
         store.save(checkpoint(position, seed))
         latest = store.latest()
         assert latest is not None
-        assert (latest.position, latest.progress["iteration"]) == (position, seed)
+        assert (latest.position, latest.run_state["iteration"]) == (position, seed)
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["position-000-01-0010", "position-002-00-0000"]
 
 
-def test_saving_a_position_again_replaces_it(tmp_path):
+def test_saving_the_same_position_replaces_it(tmp_path):
     store = CheckpointStore(tmp_path, "abc")
     store.save(checkpoint(Position(1), 0, optimizer={"state": {}}))
     store.save(checkpoint(Position(1), 1))
     latest = store.latest()
     assert latest is not None
-    assert (latest.progress, latest.optimizer) == ({"iteration": 1}, None)
+    assert (latest.run_state, latest.optimizer) == ({"iteration": 1}, None)
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_checkpoint_of_another_configuration_is_refused(tmp_path):
+def test_a_checkpoint_of_another_configuration_is_rejected(tmp_path):
     CheckpointStore(tmp_path, "abc").save(checkpoint())
-    with pytest.raises(ValueError, match=r"hash abc, this run has xyz\); choose another run\.name"):
+    with pytest.raises(
+        ValueError, match=r"of configuration xyz, got .*abc.*choose another run\.name"
+    ):
         CheckpointStore(tmp_path, "xyz").latest()
 
 
-def test_a_half_written_checkpoint_counts_for_nothing_and_goes(tmp_path, monkeypatch):
+def test_incomplete_checkpoints_are_ignored_and_deleted(tmp_path, monkeypatch):
     store = CheckpointStore(tmp_path, "abc")
     store.save(checkpoint(Position(0, 0, 1), 1))
 
@@ -146,20 +148,20 @@ def test_a_half_written_checkpoint_counts_for_nothing_and_goes(tmp_path, monkeyp
     assert len(list(tmp_path.iterdir())) == 2
     latest = store.latest()
     assert latest is not None
-    assert latest.progress == {"iteration": 1}
+    assert latest.run_state == {"iteration": 1}
     (tmp_path / ".position-000-00-0002.99999").mkdir()
     store.save(checkpoint(Position(0, 0, 3), 3))
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["position-000-00-0001", "position-000-00-0003"]
 
 
-def test_a_newer_start_fences_the_older_one_off(tmp_path):
+def test_an_older_start_cannot_write_after_a_newer_one(tmp_path):
     attempt_file = tmp_path / "attempt.json"
     attempt_file.write_text(json.dumps({"attempt": 1}))
     store = CheckpointStore(tmp_path / "c", "abc", attempt_file, attempt=1)
     store.save(checkpoint(Position(0, 0, 1)))
     attempt_file.write_text(json.dumps({"attempt": 2}))
-    message = "start 2 of this run has taken over; start 1 stops here"
+    message = "start 2 of this run owns the storage; start 1 stops"
     with pytest.raises(FencedError, match=message):
         store.save(checkpoint(Position(0, 0, 2)))
     with pytest.raises(FencedError, match=message):
@@ -169,7 +171,7 @@ def test_a_newer_start_fences_the_older_one_off(tmp_path):
     newer.save(checkpoint(Position(0, 0, 2)))
 
 
-def test_the_learner_of_every_domain_stays(tmp_path):
+def test_learners_of_all_domains_are_kept(tmp_path):
     store = CheckpointStore(tmp_path / "c", "abc", keep=1)
     paths = [
         store.save_domain(index, name, tensors(index), {"offset": index})

@@ -1,6 +1,6 @@
-"""Two gloo processes against one: what they say to one another, and the gradients they compute.
+"""Collectives and gradients of two gloo processes compared with one process.
 
-This file is its own worker: the tests start it twice, as a script, and read what each rank found.
+The tests start this file twice as a script and compare the results of the ranks.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from runner.training.collectives import DistributedGroup, LocalGroup, WorkerGrou
 from runner.training.worker import run_worker
 
 MakeConfig = Callable[..., RunConfig]
-Found = dict[str, Any]
+Results = dict[str, Any]
 
 NUM_WORKERS = 2
 STEPS = "{name: sgd, lr: 0.002, momentum: 0}"
-# Where two centroids are equally near, k-means lets a rounding error decide on whole images.
+# With ties between centroids, rounding errors change the assignments of k-means.
 SMOOTH_FORMS = [form for form in get_args(Alignment) if form != "centroid_relation"]
 MORE = {
     "vladr": (
@@ -44,18 +44,18 @@ MORE = {
 ON_RESNET = ("backbone.name=tiny-resnet", "backbone.weights=random")
 RUNS = {
     **{name: (name, MORE.get(name, ())) for name in learner_names()},
-    # Batch normalisation inside two towers: gathers in the midst of forward and backward.
+    # Batch normalisation gathers during the forward and backward passes.
     "krkc-resnet": ("krkc", ON_RESNET),
 }
-# One learner without texts and one with; all others take a minute.
+# One learner without texts and one with texts; all others take a minute.
 FEW = ("finetune", "vladr")
 REST = tuple(name for name in RUNS if name not in FEW)
 
 
 def plain_steps(config: RunConfig) -> list[str]:
-    """Overrides for one epoch a stage of plain gradient steps.
+    """Overrides for one epoch per stage of plain SGD.
 
-    Adam would turn the sign of a rounding error into a whole step.
+    Adam would amplify rounding errors, because its first step depends only on the sign.
     """
     keys = sorted(flatten(config))
     optimizers = [key.removesuffix(".name") for key in keys if key.endswith("optimizer.name")]
@@ -63,17 +63,17 @@ def plain_steps(config: RunConfig) -> list[str]:
     return [f"{key}={STEPS}" for key in optimizers] + [f"{key}=1" for key in epochs]
 
 
-def talk(group: WorkerGroup) -> Found:
-    """What a rank hears, of every kind of message."""
+def run_collectives(group: WorkerGroup) -> Results:
+    """Returns the results of all collective operations on this rank."""
     rows = torch.arange(group.rank + 1.0)[:, None] + 10 * group.rank
-    own = torch.full((2, 3), group.rank + 1.0, requires_grad=True)
+    local = torch.full((2, 3), group.rank + 1.0, requires_grad=True)
     weights = torch.arange(12.0).reshape(4, 3)
-    gathered = group.gather(own)
+    gathered = group.gather(local)
     (gathered * weights).sum().backward()
     group.barrier()
     return {
         "gathered": gathered.detach(),
-        "gradient": own.grad,
+        "gradient": local.grad,
         "ids": group.gather(torch.tensor([group.rank, 7])),
         "rows": group.gather_rows(rows),
         "rows_of_one": group.gather_rows(rows[: 1 - group.rank]),
@@ -82,8 +82,8 @@ def talk(group: WorkerGroup) -> Found:
     }
 
 
-def train(config: RunConfig, folder: Path, group: WorkerGroup) -> Found:
-    """A whole run, and the gradient of every trained parameter before each of its updates."""
+def train(config: RunConfig, folder: Path, group: WorkerGroup) -> Results:
+    """Runs all domains and records all gradients before each update."""
     gradients: list[dict[str, Tensor]] = []
     build = loop.build_optimizer
 
@@ -92,8 +92,10 @@ def train(config: RunConfig, folder: Path, group: WorkerGroup) -> Found:
         trained = {path: value for path, value in module.named_parameters() if value.requires_grad}
 
         def record(*_: Any) -> None:
-            found = {path: value.grad for path, value in trained.items() if value.grad is not None}
-            gradients.append({path: grad.clone() for path, grad in found.items()})
+            current = {path: value.grad for path, value in trained.items()}
+            gradients.append(
+                {path: grad.clone() for path, grad in current.items() if grad is not None}
+            )
 
         optimizer.register_step_pre_hook(record)
         return optimizer
@@ -103,11 +105,11 @@ def train(config: RunConfig, folder: Path, group: WorkerGroup) -> Found:
     storage.folder.mkdir(parents=True, exist_ok=True)
     storage.attempt_file.write_text('{"attempt": 1}')
     stream = LocalStream(benchmark, config.data, 64, 32, storage.quarantine_file)
-    memory = SharedMemory(folder / "memory.pt", group)
+    store = FilePrototypeStore(folder / "prototypes.pt", group)
     loop.build_optimizer = recording
     try:
         outcome = run_worker(
-            config, benchmark, storage, 1, stream, memory, group, torch.device("cpu")
+            config, benchmark, storage, 1, stream, store, group, torch.device("cpu")
         )
     finally:
         loop.build_optimizer = build
@@ -115,8 +117,8 @@ def train(config: RunConfig, folder: Path, group: WorkerGroup) -> Found:
     return {"gradients": gradients, "outcome": outcome}
 
 
-class SharedMemory:
-    """A MemoryStore in a file, in the place of the Ray actor that several workers share."""
+class FilePrototypeStore:
+    """A PrototypeStore in a file that replaces the Ray actor."""
 
     def __init__(self, file: Path, group: WorkerGroup) -> None:
         self.file = file
@@ -137,15 +139,15 @@ class SharedMemory:
 
 
 def work(folder: Path, rank: int) -> None:
-    """What a worker process does with the configurations it finds in `folder`."""
+    """Entry point of a worker process: runs all configurations in `folder`."""
     rendezvous = f"file://{folder / 'rendezvous'}"
     dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=NUM_WORKERS)
     group = DistributedGroup()
-    found: Found = {"talk": talk(group)}
+    results: Results = {"collectives": run_collectives(group)}
     for file in sorted(folder.glob("*.yaml")):
         config = load_config(str(file))
-        found[file.stem] = train(config, folder / "runs" / file.stem, group)
-    torch.save(found, folder / f"found-{rank}.pt")
+        results[file.stem] = train(config, folder / "runs" / file.stem, group)
+    torch.save(results, folder / f"results-{rank}.pt")
     group.barrier()
     dist.destroy_process_group()
 
@@ -158,31 +160,33 @@ def configs(
     tiny_config: MakeConfig,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, RunConfig]:
-    folder = tmp_path_factory.mktemp("alone")
-    found: dict[str, RunConfig] = {}
+    folder = tmp_path_factory.mktemp("configs")
+    configs: dict[str, RunConfig] = {}
     for name in request.param:
-        learner, more = RUNS[name]
+        learner, overrides = RUNS[name]
         steps = plain_steps(tiny_config(folder, learner))
-        found[name] = tiny_config(folder, learner, *steps, *more)
-    return found
+        configs[name] = tiny_config(folder, learner, *steps, *overrides)
+    return configs
 
 
 @pytest.fixture(scope="module")
-def alone(configs: dict[str, RunConfig], tmp_path_factory: pytest.TempPathFactory) -> Found:
-    """What one process finds."""
+def local_results(
+    configs: dict[str, RunConfig], tmp_path_factory: pytest.TempPathFactory
+) -> Results:
+    """Results of one process."""
     folder = tmp_path_factory.mktemp("runs")
     return {name: train(config, folder / name, LocalGroup()) for name, config in configs.items()}
 
 
 @pytest.fixture(scope="module")
-def together(
+def distributed_results(
     configs: dict[str, RunConfig],
-    alone: Found,
+    local_results: Results,
     run_environment: dict[str, str],
     tmp_path_factory: pytest.TempPathFactory,
-) -> list[Found]:
-    """What each of two processes finds."""
-    folder = tmp_path_factory.mktemp("together")
+) -> list[Results]:
+    """Results of each of two processes."""
+    folder = tmp_path_factory.mktemp("distributed")
     for name, config in configs.items():
         (folder / f"{name}.yaml").write_text(to_yaml(config))
     environment = run_environment | {
@@ -202,81 +206,85 @@ def together(
         for worker in workers:
             worker.kill()
     assert [worker.returncode for worker in workers] == [0] * NUM_WORKERS, "\n".join(outputs)
-    return [torch.load(folder / f"found-{rank}.pt") for rank in range(NUM_WORKERS)]
+    return [torch.load(folder / f"results-{rank}.pt") for rank in range(NUM_WORKERS)]
 
 
-def test_one_process_hears_itself() -> None:
+def test_local_group_is_the_identity() -> None:
     group = LocalGroup()
-    own = torch.ones(2, 3, requires_grad=True)
-    assert group.gather(own) is own
-    assert not group.gather_rows(own).requires_grad
+    local = torch.ones(2, 3, requires_grad=True)
+    assert group.gather(local) is local
+    assert not group.gather_rows(local).requires_grad
     assert group.broadcast("word") == "word"
     group.barrier()
 
 
-def test_rows_come_in_rank_order(together: list[Found]) -> None:
-    for found in together:
-        said = found["talk"]
-        assert said["gathered"].tolist() == [[1.0] * 3] * 2 + [[2.0] * 3] * 2
-        assert said["ids"].tolist() == [0, 7, 1, 7]
-        assert said["rows"].tolist() == [[0.0], [10.0], [11.0]]
-        assert said["rows_of_one"].tolist() == [[0.0]]
-        assert said["flags"].tolist() == [True, False, False]
-        assert said["broadcast"] == {"from": 0, "nothing": None}
+def test_rows_are_gathered_in_rank_order(distributed_results: list[Results]) -> None:
+    for results in distributed_results:
+        values = results["collectives"]
+        assert values["gathered"].tolist() == [[1.0] * 3] * 2 + [[2.0] * 3] * 2
+        assert values["ids"].tolist() == [0, 7, 1, 7]
+        assert values["rows"].tolist() == [[0.0], [10.0], [11.0]]
+        assert values["rows_of_one"].tolist() == [[0.0]]
+        assert values["flags"].tolist() == [True, False, False]
+        assert values["broadcast"] == {"from": 0, "nothing": None}
 
 
-def test_the_gradient_of_gathered_rows_is_summed_over_workers(together: list[Found]) -> None:
+def test_gather_sums_gradients_over_workers(distributed_results: list[Results]) -> None:
     weights = torch.arange(12.0).reshape(4, 3)
-    for rank, found in enumerate(together):
-        own = weights[2 * rank : 2 * rank + 2]
-        assert torch.equal(found["talk"]["gradient"], NUM_WORKERS * own)
+    for rank, results in enumerate(distributed_results):
+        local = weights[2 * rank : 2 * rank + 2]
+        assert torch.equal(results["collectives"]["gradient"], NUM_WORKERS * local)
 
 
-def test_gradients_of_two_workers_are_those_of_one(alone: Found, together: list[Found]) -> None:
-    for found, learner in product(together, alone):
-        expected = alone[learner]["gradients"]
-        gradients = found[learner]["gradients"]
-        assert len(gradients) == len(expected) == alone[learner]["outcome"]["iteration"]
-        for number, (own, reference) in enumerate(zip(gradients, expected, strict=True)):
-            assert own.keys() == reference.keys()
-            error, size = flat(own) - flat(reference), flat(reference)
-            # One update's rounding is 1e-6; those before it have moved the weights a little too,
-            # and a ResNet's kinks, ReLU and maxima, take that further.
+def test_gradients_of_two_workers_equal_those_of_one(
+    local_results: Results, distributed_results: list[Results]
+) -> None:
+    for results, learner in product(distributed_results, local_results):
+        expected = local_results[learner]["gradients"]
+        gradients = results[learner]["gradients"]
+        assert len(gradients) == len(expected) == local_results[learner]["outcome"]["iteration"]
+        for number, (gradient, reference) in enumerate(zip(gradients, expected, strict=True)):
+            assert gradient.keys() == reference.keys()
+            error, size = flat(gradient) - flat(reference), flat(reference)
+            # Rounding of one update is 1e-6. Earlier updates add differences in the weights, which
+            # the non-smooth operations of a ResNet (ReLU, maximum) amplify.
             later = 5e-4 if learner.endswith("resnet") else 5e-5
             limit = later if number else 1e-5
             assert error.norm() <= limit * size.norm(), f"{learner}, iteration {number}"
 
 
 def flat(gradients: Mapping[str, Tensor]) -> Tensor:
-    """All gradients as one vector, the parameters in the order of their paths."""
+    """Concatenates all gradients in the order of parameter paths."""
     return torch.cat([gradients[path].flatten() for path in sorted(gradients)])
 
 
-def test_every_trained_parameter_moves(alone: Found) -> None:
-    for learner, found in alone.items():
+def test_every_trainable_parameter_gets_a_gradient(local_results: Results) -> None:
+    for learner, results in local_results.items():
         largest: dict[str, float] = {}
-        for gradients in found["gradients"]:
+        for gradients in results["gradients"]:
             for path, gradient in gradients.items():
                 largest[path] = max(largest.get(path, 0.0), float(gradient.abs().max()))
         assert not [path for path, value in largest.items() if value == 0.0], learner
 
 
-def test_workers_agree_to_the_last_digit(
-    configs: dict[str, RunConfig], together: list[Found]
+def test_workers_agree_exactly(
+    configs: dict[str, RunConfig], distributed_results: list[Results]
 ) -> None:
     for learner in configs:
-        first, second = (found[learner] for found in together)
-        for own, other in zip(first["gradients"], second["gradients"], strict=True):
-            assert all(torch.equal(own[path], other[path]) for path in own), learner
+        first, second = (results[learner] for results in distributed_results)
+        for one, other in zip(first["gradients"], second["gradients"], strict=True):
+            assert all(torch.equal(one[path], other[path]) for path in one), learner
         for name in ("test", "validation", "iteration", "memory_version"):
             assert first["outcome"][name] == second["outcome"][name], learner
 
 
-def test_evaluation_in_shares_ranks_as_a_whole(alone: Found, together: list[Found]) -> None:
-    """Row 0, before training: the same weights, so the same ranks up to exact ties."""
-    for learner, found in alone.items():
-        expected = found["outcome"]["test"]["mAP"][0]
-        row = together[0][learner]["outcome"]["test"]["mAP"][0]
+def test_distributed_evaluation_equals_local_evaluation(
+    local_results: Results, distributed_results: list[Results]
+) -> None:
+    """Compares row 0, before training: equal weights give equal ranks except for ties."""
+    for learner, results in local_results.items():
+        expected = results["outcome"]["test"]["mAP"][0]
+        row = distributed_results[0][learner]["outcome"]["test"]["mAP"][0]
         assert row == pytest.approx(expected, abs=0.5), learner
 
 

@@ -1,4 +1,4 @@
-"""Every learner through a whole run; a new file in models/learners is run without being named."""
+"""Runs of all learners; new files in models/learners are discovered."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from runner.training.checkpoints import CheckpointStore
 MakeConfig = Callable[..., RunConfig]
 Numbers = Callable[[Mapping[str, Any]], dict[str, Any]]
 
-# test_loop.py has these two through everything.
+# test_loop.py covers these two.
 OTHERS = [name for name in learner_names() if name not in ("finetune", "vladr")]
 
 
-class PowerCutError(Exception):
-    """Stands for whatever ends a process."""
+class ProcessKilledError(Exception):
+    """Simulates the end of the process."""
 
 
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("learner", OTHERS)
-def test_an_interrupted_run_equals_an_uninterrupted_one(
+def test_a_resumed_run_equals_an_uninterrupted_run(
     learner: str,
     tmp_path: Path,
     tiny_config: MakeConfig,
@@ -36,28 +36,28 @@ def test_an_interrupted_run_equals_an_uninterrupted_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole = run_experiment(tiny_config(tmp_path / "whole", learner)).results
-    config = tiny_config(tmp_path / "pieces", learner)
+    config = tiny_config(tmp_path / "resumed", learner)
     saved = 0
 
     class Failing(CheckpointStore):
-        """Loses power after every third checkpoint."""
+        """Fails after every third checkpoint."""
 
         def save(self, checkpoint):
             nonlocal saved
             path = super().save(checkpoint)
             saved += 1
             if saved % 3 == 0:
-                raise PowerCutError
+                raise ProcessKilledError
             return path
 
     monkeypatch.setattr("runner.training.worker.CheckpointStore", Failing)
     for _ in range(20):
         try:
-            pieces = run_experiment(config).results
+            resumed = run_experiment(config).results
             break
-        except PowerCutError:
+        except ProcessKilledError:
             continue
-    assert numbers_of(pieces) == numbers_of(whole)
+    assert numbers_of(resumed) == numbers_of(whole)
     course = learner_module(learner).Method.course
     assert saved >= 3 or course == "none"
     rows = whole["scores"]["mAP"]
@@ -65,46 +65,46 @@ def test_an_interrupted_run_equals_an_uninterrupted_one(
     between = [score for row in rows[1:-1] for score in row]
     assert all((score is None) == (course != "sequential") for score in between)
     assert (rows[0] == rows[-1]) == (course == "none")
-    assert load_run(str(tmp_path / "pieces" / config.run_name), "runs").learner is not None
+    assert load_run(str(tmp_path / "resumed" / config.run_name), "runs").learner is not None
 
 
-def test_joint_training_sees_everybody_at_once(
+def test_joint_training_uses_all_identities(
     tmp_path: Path, tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: set[int] = set()
     original = loop.training_batches
 
-    def spy(*arguments: Any) -> Any:
+    def record(*arguments: Any) -> Any:
         for batch in original(*arguments):
             seen.update(batch.person_ids.tolist())
             yield batch
 
-    monkeypatch.setattr(loop, "training_batches", spy)
+    monkeypatch.setattr(loop, "training_batches", record)
     result = run_experiment(tiny_config(tmp_path, "joint"))
-    # Two domains of eight people each train (two of ten validate).
+    # Two domains with eight training identities each (two of ten are for validation).
     assert seen == set(range(16))
     assert result.results["summary"]["forgetting_mAP"] is None
     assert result.results["summary"]["seen_mAP"] is not None
     assert (result.folder / "matrix.png").is_file()
 
 
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("learner", ["dask", "lstkc"])
-def test_a_longer_first_domain_is_in_the_plan(
+def test_the_plan_includes_a_longer_first_domain(
     learner: str, tmp_path: Path, tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also in that of a start that goes on in the second domain."""
+    """Also in the plan of a start that resumes in the second domain."""
     run_domain = loop.LifelongLoop._learn_domain
 
     def fail_once(self: loop.LifelongLoop, start: Any, state: Any) -> None:
         if start.domain == 1 and not Path(tmp_path, "failed").exists():
             Path(tmp_path, "failed").touch()
-            raise PowerCutError
+            raise ProcessKilledError
         run_domain(self, start, state)
 
     monkeypatch.setattr(loop.LifelongLoop, "_learn_domain", fail_once)
     config = tiny_config(tmp_path, learner, "learner.epochs=1", "learner.first_epochs=3")
-    with pytest.raises(PowerCutError):
+    with pytest.raises(ProcessKilledError):
         run_experiment(config)
     result = run_experiment(config)
     events = read_events(result.folder / "events.jsonl").events

@@ -1,4 +1,4 @@
-"""Whole lifelong runs on a handful of people: what they leave, and what may not change it."""
+"""Small lifelong runs: results, files, events, and resuming."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from runner.experiment import RunResult, run_experiment
 from runner.tracking.event_log import read_events
 from runner.training import loop
 from runner.training.checkpoints import Checkpoint, CheckpointStore
-from runner.training.step_logger import StepLog
+from runner.training.step_logger import StepLogger
 from tasks.retrieval.metrics import METRICS
 
 MakeConfig = Callable[..., RunConfig]
@@ -29,8 +29,8 @@ Numbers = Callable[[Mapping[str, Any]], dict[str, Any]]
 Finished = tuple[RunConfig, RunResult]
 
 LEARNERS = ("finetune", "vladr")
-# What a resumed run could most easily lose: an old model in mid-domain, prototypes, a probe.
-HARDER = {
+# Settings whose state is most easily lost: old model within a domain, prototypes, probe.
+STATEFUL = {
     "finetune": ("learner.interpolation.mode=fixed",),
     "vladr": (
         "learner.interpolation.mode=adaptive",
@@ -39,20 +39,20 @@ HARDER = {
 }
 
 
-class PowerCutError(Exception):
-    """Stands for whatever ends a process."""
+class ProcessKilledError(Exception):
+    """Simulates the end of the process."""
 
 
 @pytest.fixture(scope="module")
 def finish(
     tmp_path_factory: pytest.TempPathFactory, tiny_config: MakeConfig
 ) -> Callable[[str], Finished]:
-    """Runs a learner without interruption, once."""
+    """Runs a learner once without interruption."""
 
     @cache
     def run(learner: str) -> Finished:
         storage = tmp_path_factory.mktemp(f"finished-{learner}")
-        config = tiny_config(storage, learner, *HARDER[learner])
+        config = tiny_config(storage, learner, *STATEFUL[learner])
         return config, run_experiment(config)
 
     return run
@@ -65,8 +65,8 @@ def finished(request: pytest.FixtureRequest, finish: Callable[[str], Finished]) 
 
 
 @pytest.fixture(autouse=True)
-def no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spares the tests' own runs a second each; those of `finished` have their pictures."""
+def no_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Disables figures, which take a second per run, except for the runs of `finished`."""
     if "finished" in request.fixturenames:
         request.getfixturevalue("finished")
     monkeypatch.setattr(experiment, "write_figures", lambda *_: None)
@@ -78,10 +78,10 @@ def events_of(folder: Path, kind: str) -> list[dict[str, Any]]:
     ]
 
 
-# ---- what a run leaves behind
+# ---- results
 
 
-def test_results_have_the_stable_shape(finished: Finished) -> None:
+def test_schema_of_the_results(finished: Finished) -> None:
     config, run = finished
     results = json.loads((run.folder / "results.json").read_text())
     assert results == run.results
@@ -111,7 +111,7 @@ def test_results_have_the_stable_shape(finished: Finished) -> None:
     assert all(value >= 0 for value in results["timings"].values())
 
 
-def test_every_domain_changes_the_network(finished: Finished) -> None:
+def test_every_domain_changes_the_weights(finished: Finished) -> None:
     _, run = finished
     names = ("after-01-plaza", "after-02-station")
     first, second = (load_file(run.folder / f"checkpoints/{name}.safetensors") for name in names)
@@ -122,7 +122,7 @@ def test_every_domain_changes_the_network(finished: Finished) -> None:
     assert rows[0] != rows[-1]
 
 
-def test_the_folder_holds_what_other_tools_read(finished: Finished) -> None:
+def test_files_in_the_run_folder(finished: Finished) -> None:
     config, run = finished
     assert run.folder.name == config.run_name
     assert load_config(str(run.folder / "config.yaml")) == config
@@ -130,15 +130,15 @@ def test_the_folder_holds_what_other_tools_read(finished: Finished) -> None:
     assert (lock["benchmark"], lock["order"]) == ("synthetic", ["plaza", "station"])
     assert lock["image_size"] == [64, 32]
     assert (run.folder / "quarantine.jsonl").read_text() == ""
-    for picture in ("matrix.png", "curves.png"):
-        assert (run.folder / picture).read_bytes().startswith(b"\x89PNG")
+    for figure in ("matrix.png", "curves.png"):
+        assert (run.folder / figure).read_bytes().startswith(b"\x89PNG")
     kept = sorted(path.name for path in (run.folder / "checkpoints").iterdir())
     assert kept[:2] == ["after-01-plaza.safetensors", "after-02-station.safetensors"]
     assert kept[-1] == "position-002-00-0000"
     assert len(kept) == 2 + config.checkpoints.keep
 
 
-def test_every_kind_of_event_is_written(finished: Finished) -> None:
+def test_events_of_a_run(finished: Finished) -> None:
     _, run = finished
     folder = run.folder
     assert [event["attempt"] for event in events_of(folder, "run")] == [1]
@@ -166,10 +166,10 @@ def test_every_kind_of_event_is_written(finished: Finished) -> None:
     assert not events_of(folder, "failed")
 
 
-# ---- what changes the numbers, and what may not
+# ---- reproducibility
 
 
-def test_a_finished_run_is_not_run_again(
+def test_a_finished_run_is_not_repeated(
     finished: Finished, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, run = finished
@@ -181,7 +181,7 @@ def test_a_finished_run_is_not_run_again(
     assert (run.folder / "events.jsonl").read_bytes() == written
 
 
-def test_a_fresh_start_finds_the_same_numbers(
+def test_a_fresh_start_reproduces_the_results(
     finished: Finished,
     tiny_config: MakeConfig,
     tmp_path: Path,
@@ -191,25 +191,25 @@ def test_a_fresh_start_finds_the_same_numbers(
     moved = config.model_copy(update={"storage": tiny_config(tmp_path).storage})
     left = Path(tmp_path, config.run_name, "checkpoints", "position-000-00-0001", "state.json")
     left.parent.mkdir(parents=True)
-    left.write_text("what an interrupted start of another version left")
+    left.write_text("not a valid checkpoint")
     fresh = run_experiment(moved, fresh=True)
     assert not fresh.was_finished
     assert numbers_of(fresh.results) == numbers_of(run.results)
 
 
 @pytest.mark.parametrize("finished", ["finetune"], indirect=True)
-def test_another_seed_is_another_run(
+def test_another_seed_changes_name_and_results(
     finished: Finished, tiny_config: MakeConfig, tmp_path: Path
 ) -> None:
     config, run = finished
     name = config.learner.name
-    other = tiny_config(tmp_path, name, *HARDER[name], "seed=1")
+    other = tiny_config(tmp_path, name, *STATEFUL[name], "seed=1")
     assert other.run_name != config.run_name
     assert run_experiment(other).results["scores"] != run.results["scores"]
 
 
 @pytest.mark.parametrize("finished", ["vladr"], indirect=True)
-def test_where_and_how_often_is_no_part_of_the_result(
+def test_storage_and_checkpoint_settings_do_not_change_results(
     finished: Finished,
     tiny_config: MakeConfig,
     tmp_path: Path,
@@ -220,7 +220,7 @@ def test_where_and_how_often_is_no_part_of_the_result(
     elsewhere = tiny_config(
         tmp_path,
         name,
-        *HARDER[name],
+        *STATEFUL[name],
         "run.name=elsewhere",
         "checkpoints.every_epochs=5",
         "checkpoints.keep_domains=false",
@@ -229,68 +229,68 @@ def test_where_and_how_often_is_no_part_of_the_result(
     assert numbers_of(run_experiment(elsewhere).results) == numbers_of(run.results)
 
 
-# ---- interrupted = uninterrupted
+# ---- resuming
 
 
 Cut = Callable[[pytest.MonkeyPatch], None]
 
 
-def after_each_checkpoint(patch: pytest.MonkeyPatch) -> None:
-    """The power fails as soon as a checkpoint is written: every boundary is resumed from."""
+def fail_after_each_checkpoint(patch: pytest.MonkeyPatch) -> None:
+    """Fails directly after each checkpoint, so that the run resumes from each of them."""
     save = CheckpointStore.save
 
     def save_and_die(self: CheckpointStore, checkpoint: Checkpoint) -> None:
         save(self, checkpoint)
-        raise PowerCutError
+        raise ProcessKilledError
 
     patch.setattr(CheckpointStore, "save", save_and_die)
 
 
-def before_every_third_checkpoint(patch: pytest.MonkeyPatch) -> None:
-    """The power fails when an epoch, or a domain's end, is done but not yet written."""
+def fail_before_every_third_checkpoint(patch: pytest.MonkeyPatch) -> None:
+    """Fails after an epoch or domain, before its checkpoint is written."""
     save, calls = CheckpointStore.save, count()
 
     def save_or_die(self: CheckpointStore, checkpoint: Checkpoint) -> None:
         if next(calls) % 3 == 2:
-            raise PowerCutError
+            raise ProcessKilledError
         save(self, checkpoint)
 
     patch.setattr(CheckpointStore, "save", save_or_die)
 
 
-def in_mid_epoch(patch: pytest.MonkeyPatch) -> None:
-    """The power fails in the second iteration of an epoch, once for each epoch."""
-    add, died = StepLog.add, set[tuple[str, str, int]]()
+def fail_within_each_epoch(patch: pytest.MonkeyPatch) -> None:
+    """Fails once in the second iteration of each epoch."""
+    add, died = StepLogger.add, set[tuple[str, str, int]]()
 
-    def add_or_die(self: StepLog, iteration: int, result: Any, learning_rate: float) -> None:
+    def add_or_die(self: StepLogger, iteration: int, result: Any, learning_rate: float) -> None:
         add(self, iteration, result, learning_rate)
-        epoch = (self.where["domain"], self.where["stage"], self.where["epoch"])
+        epoch = (self.position["domain"], self.position["stage"], self.position["epoch"])
         if len(self.steps) == 2 and epoch not in died:
             died.add(epoch)
-            raise PowerCutError
+            raise ProcessKilledError
 
-    patch.setattr(StepLog, "add", add_or_die)
+    patch.setattr(StepLogger, "add", add_or_die)
 
 
-def between_evaluation_and_checkpoint(patch: pytest.MonkeyPatch) -> None:
-    """The power fails when a domain's row is known and its checkpoint is not written."""
+def fail_between_evaluation_and_checkpoint(patch: pytest.MonkeyPatch) -> None:
+    """Fails after the evaluation of a domain, before its checkpoint is written."""
     save_domain, calls = CheckpointStore.save_domain, count()
 
     def save_or_die(self: CheckpointStore, *arguments: Any) -> Path:
         if next(calls) % 2 == 0:
-            raise PowerCutError
+            raise ProcessKilledError
         return save_domain(self, *arguments)
 
     patch.setattr(CheckpointStore, "save_domain", save_or_die)
 
 
 def starts(config: RunConfig, limit: int) -> Iterator[RunResult | None]:
-    """Gives the same command again and again until it ends by itself."""
+    """Repeats the same run until it finishes."""
     for _ in range(limit):
         try:
             yield run_experiment(config)
             return
-        except PowerCutError:
+        except ProcessKilledError:
             yield None
     pytest.fail(f"{limit} starts did not finish the run")
 
@@ -298,15 +298,15 @@ def starts(config: RunConfig, limit: int) -> Iterator[RunResult | None]:
 @pytest.mark.parametrize(
     ("finished", "cut"),
     [
-        ("finetune", after_each_checkpoint),
-        ("vladr", after_each_checkpoint),
-        ("vladr", before_every_third_checkpoint),
-        ("vladr", in_mid_epoch),
-        ("vladr", between_evaluation_and_checkpoint),
+        ("finetune", fail_after_each_checkpoint),
+        ("vladr", fail_after_each_checkpoint),
+        ("vladr", fail_before_every_third_checkpoint),
+        ("vladr", fail_within_each_epoch),
+        ("vladr", fail_between_evaluation_and_checkpoint),
     ],
     indirect=["finished"],
 )
-def test_an_interrupted_run_equals_an_uninterrupted_one(
+def test_a_resumed_run_equals_an_uninterrupted_run(
     finished: Finished,
     tiny_config: MakeConfig,
     tmp_path: Path,
@@ -329,7 +329,7 @@ def test_an_interrupted_run_equals_an_uninterrupted_one(
 @pytest.mark.parametrize(
     "finished", ["finetune", pytest.param("vladr", marks=pytest.mark.slow)], indirect=True
 )
-def test_one_ray_worker_finds_the_same_numbers(
+def test_a_run_on_ray_equals_a_run_in_process(
     finished: Finished,
     ray_session: None,
     tmp_path: Path,
@@ -338,7 +338,7 @@ def test_one_ray_worker_finds_the_same_numbers(
 ) -> None:
     config, run = finished
     name = config.learner.name
-    on_ray = tiny_config(tmp_path, name, *HARDER[name], "cluster.num_workers=1")
+    on_ray = tiny_config(tmp_path, name, *STATEFUL[name], "cluster.num_workers=1")
     assert on_ray.run_name == config.run_name
     result = run_experiment(on_ray)
     assert numbers_of(result.results) == numbers_of(run.results)
@@ -348,35 +348,37 @@ def test_one_ray_worker_finds_the_same_numbers(
         [(event["iteration"], event["loss"]) for event in events_of(folder, "iteration")]
         for folder in (run.folder, result.folder)
     ]
-    assert losses[0] == losses[1], "other batches"
+    assert losses[0] == losses[1], "batches differ"
 
 
-# ---- what ends a run
+# ---- errors
 
 
-def test_a_diverged_loss_ends_the_run(tiny_config: MakeConfig, tmp_path: Path) -> None:
+def test_a_diverged_loss_is_an_error(tiny_config: MakeConfig, tmp_path: Path) -> None:
     config = tiny_config(tmp_path, "finetune", "learner.optimizer.lr=1e30")
-    message = r"loss became (nan|inf) at iteration \d+ \(domain plaza, stage finetune; terms .*lr"
+    message = (
+        r"finite loss, got (nan|inf) at iteration \d+ \(domain plaza, stage finetune; terms .*lr"
+    )
     with pytest.raises(FloatingPointError, match=message):
         run_experiment(config)
     folder = tmp_path / config.run_name
     assert not (folder / "results.json").exists()
     (failed,) = events_of(folder, "failed")
-    assert failed["error"].startswith("FloatingPointError: the loss became")
+    assert failed["error"].startswith("FloatingPointError: expected a finite loss")
 
 
 @pytest.mark.slow
-def test_a_diverged_loss_ends_the_run_on_ray_without_another_try(
+def test_a_diverged_loss_is_not_retried_on_ray(
     ray_session: None, tiny_config: MakeConfig, tmp_path: Path
 ) -> None:
     lr = "learner.optimizer.lr=1e30"
     config = tiny_config(tmp_path, "finetune", lr, "cluster.num_workers=1")
-    with pytest.raises(FloatingPointError, match="loss became"):
+    with pytest.raises(FloatingPointError, match="finite loss"):
         run_experiment(config)
     assert len(events_of(tmp_path / config.run_name, "plan")) == 1
 
 
-def test_a_run_without_ray_imports_none_of_it(tiny_config: MakeConfig, tmp_path: Path) -> None:
+def test_an_in_process_run_does_not_import_ray(tiny_config: MakeConfig, tmp_path: Path) -> None:
     config = tiny_config(tmp_path / "runs")
     text = config.model_dump_json()
     program = f"""
@@ -394,7 +396,7 @@ print([name for name in ("ray", "mlflow", "optuna") if name in sys.modules])
     assert done.stdout.strip() == "[]", done.stderr
 
 
-def test_torch_threads_are_given_back(tiny_config: MakeConfig, tmp_path: Path) -> None:
+def test_the_number_of_torch_threads_is_restored(tiny_config: MakeConfig, tmp_path: Path) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
@@ -407,7 +409,7 @@ def test_torch_threads_are_given_back(tiny_config: MakeConfig, tmp_path: Path) -
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("learner", LEARNERS)
-def test_a_whole_run_on_a_gpu(learner: str, tmp_path: Path, tiny_config: MakeConfig) -> None:
-    config = tiny_config(tmp_path, learner, *HARDER[learner], "cluster.use_gpu=true")
+def test_a_run_on_a_gpu(learner: str, tmp_path: Path, tiny_config: MakeConfig) -> None:
+    config = tiny_config(tmp_path, learner, *STATEFUL[learner], "cluster.use_gpu=true")
     results = run_experiment(config).results
     assert all(value is not None for value in results["summary"].values())

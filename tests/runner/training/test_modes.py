@@ -1,4 +1,4 @@
-"""Train and eval mode in a whole run: every learner comes out of a pass as it went in."""
+"""Train and eval modes are restored after evaluations and probes."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from runner.config.run_config import RunConfig, learner_names
 from runner.experiment import run_experiment
 from runner.training import loop
 from runner.training.evaluation import evaluating
+from runner.training.run_evaluator import RunEvaluator
 
 MakeConfig = Callable[..., RunConfig]
 Modes = dict[str, bool]
@@ -23,7 +24,7 @@ def modes_of(module: nn.Module) -> Modes:
     return {path: part.training for path, part in module.named_modules()}
 
 
-def test_every_part_gets_its_own_mode_back() -> None:
+def test_evaluating_restores_the_mode_of_each_submodule() -> None:
     module = nn.Sequential(nn.Linear(1, 1), nn.Sequential(nn.Dropout(), Frozen(nn.Dropout())))
     module[0].eval()
     before = modes_of(module)
@@ -36,54 +37,55 @@ def test_every_part_gets_its_own_mode_back() -> None:
     assert modes_of(module) == before
 
 
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("learner", learner_names())
-def test_passes_leave_every_mode_as_it_was(
+def test_runs_restore_train_mode_after_evaluation(
     learner: str, tmp_path: Path, tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of evaluations and of passes over the training images; inside, all is in eval mode."""
+    """Evaluations and probes compute in eval mode and restore the previous modes."""
     inside: list[Modes] = []
     around: list[tuple[str, Modes, Modes]] = []
-    evaluate, probe = loop.LifelongLoop._evaluate, loop.LifelongLoop._probe
+    evaluate = RunEvaluator.evaluate
 
-    def watched_evaluate(self: loop.LifelongLoop, *steps: int) -> None:
-        self.learner.train()  # as after training, also where there was none
-        before = modes_of(self.learner)
-        evaluate(self, *steps)
-        around.append(("evaluation", before, modes_of(self.learner)))
+    def watched_evaluate(self: RunEvaluator, state: Any, *steps: int) -> Any:
+        learner = self.embedder.learner
+        learner.train()  # as after training, also where there was none
+        before = modes_of(learner)
+        row = evaluate(self, state, *steps)
+        around.append(("evaluation", before, modes_of(learner)))
+        return row
 
-    def watched_probe(self: loop.LifelongLoop, opened: Any) -> Any:
-        passing = probe(self, opened)
+    class WatchedEmbedder(loop.Embedder):
+        def probe(self, opened: Any) -> Any:
+            probe = super().probe(opened)
 
-        def watched(encode: Any) -> Any:
-            def encode_and_look(images: Any) -> Any:
-                inside.append(modes_of(self.learner))
-                return encode(images)
+            def watched(encode: Any) -> Any:
+                def watched_encode(images: Any) -> Any:
+                    inside.append(modes_of(self.learner))
+                    return encode(images)
 
-            before = modes_of(self.learner)
-            found = passing(encode_and_look)
-            around.append(("pass", before, modes_of(self.learner)))
-            return found
+                before = modes_of(self.learner)
+                rows = probe(watched_encode)
+                around.append(("probe", before, modes_of(self.learner)))
+                return rows
 
-        return watched
+            return watched
 
-    class Watched(loop.Embedder):
         def images(self, records: Any) -> Any:
             embed = self.learner.embed_gallery
 
-            def embed_and_look(images: Any, descriptions: Any) -> Any:
+            def watched_embed(images: Any, descriptions: Any) -> Any:
                 inside.append(modes_of(self.learner))
                 return embed(images, descriptions)
 
-            monkeypatch.setattr(self.learner, "embed_gallery", embed_and_look)
+            monkeypatch.setattr(self.learner, "embed_gallery", watched_embed)
             try:
                 return super().images(records)
             finally:
                 monkeypatch.delattr(self.learner, "embed_gallery")
 
-    monkeypatch.setattr(loop.LifelongLoop, "_evaluate", watched_evaluate)
-    monkeypatch.setattr(loop.LifelongLoop, "_probe", watched_probe)
-    monkeypatch.setattr(loop, "Embedder", Watched)
+    monkeypatch.setattr(RunEvaluator, "evaluate", watched_evaluate)
+    monkeypatch.setattr(loop, "Embedder", WatchedEmbedder)
     run_experiment(tiny_config(tmp_path, learner))
     assert all(not any(modes.values()) for modes in inside)
     assert len(inside) >= len(around) > 0

@@ -5,26 +5,26 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from runner.training.prototype_store import LocalMemory, MemoryStore, StaleVersionError
+from runner.training.prototype_store import LocalPrototypeStore, PrototypeStore, StaleVersionError
 
-MakeStore = Callable[[], MemoryStore]
-"""Another client of the same memory (the local store has one client: itself)."""
+MakeStore = Callable[[], PrototypeStore]
+"""Returns a client of the same store; the local store is its only client."""
 
 
 @pytest.fixture(scope="module")
-def ray_memory(ray_session: None) -> Iterator[MakeStore]:
-    from runner.on_ray.prototype_actor import RayMemory, serve_memory
+def ray_store(ray_session: None) -> Iterator[MakeStore]:
+    from runner.on_ray.prototype_actor import RayPrototypeStore, serve_prototypes
 
-    with serve_memory("test"):
-        yield lambda: RayMemory("test")
+    with serve_prototypes("test"):
+        yield lambda: RayPrototypeStore("test")
 
 
 @pytest.fixture(params=["local", "ray"])
 def connect(request: pytest.FixtureRequest) -> MakeStore:
     if request.param == "local":
-        memory = LocalMemory()
-        return lambda: memory
-    shared: MakeStore = request.getfixturevalue("ray_memory")
+        store = LocalPrototypeStore()
+        return lambda: store
+    shared: MakeStore = request.getfixturevalue("ray_store")
     shared().reset(0, {})
     return shared
 
@@ -43,81 +43,83 @@ def tensors() -> dict[str, torch.Tensor]:
     }
 
 
-def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    assert found.keys() == expected.keys()
+def assert_same(latest: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert latest.keys() == expected.keys()
     for name, tensor in expected.items():
-        assert found[name].dtype == tensor.dtype
-        assert torch.equal(found[name], tensor)
+        assert latest[name].dtype == tensor.dtype
+        assert torch.equal(latest[name], tensor)
 
 
 def test_version_zero_is_empty(connect: MakeStore) -> None:
     assert connect().latest() == (0, {})
 
 
-def test_what_is_published_comes_back_bit_for_bit(connect: MakeStore) -> None:
+def test_published_tensors_are_restored_exactly(connect: MakeStore) -> None:
     assert connect().publish(tensors(), expected_version=0) == 1
-    version, found = connect().latest()
+    version, latest = connect().latest()
     assert version == 1
-    assert_same(found, tensors())
+    assert_same(latest, tensors())
 
 
-def test_one_of_two_writers_is_refused(connect: MakeStore) -> None:
+def test_a_stale_writer_is_rejected(connect: MakeStore) -> None:
     first, second = connect(), connect()
     first.publish({"a": torch.ones(2)}, expected_version=0)
-    with pytest.raises(StaleVersionError, match="version 0: the newest version is 1") as refused:
+    with pytest.raises(StaleVersionError, match="latest version 0, got 1") as refused:
         second.publish({"a": torch.zeros(2)}, expected_version=0)
-    assert (refused.value.expected, refused.value.found) == (0, 1)
-    version, found = second.latest()
-    assert torch.equal(found["a"], torch.ones(2))
+    assert (refused.value.expected, refused.value.latest) == (0, 1)
+    version, latest = second.latest()
+    assert torch.equal(latest["a"], torch.ones(2))
     assert second.publish({"a": torch.zeros(2)}, expected_version=version) == 2
 
 
-def test_readers_own_what_they_read(connect: MakeStore) -> None:
+def test_readers_get_copies(connect: MakeStore) -> None:
     source = torch.ones(3, requires_grad=True)
     connect().publish({"a": source}, expected_version=0)
     with torch.no_grad():
         source.zero_()
-    _, found = connect().latest()
-    found["a"].zero_()
+    _, latest = connect().latest()
+    latest["a"].zero_()
     assert torch.equal(connect().latest()[1]["a"], torch.ones(3))
 
 
-def test_reset_takes_over_a_checkpoint(connect: MakeStore) -> None:
-    memory = connect()
-    memory.publish({"a": torch.ones(2)}, expected_version=0)
-    memory.reset(7, {"b": torch.zeros(1)})
-    version, found = memory.latest()
-    assert (version, list(found)) == (7, ["b"])
-    assert memory.publish({}, expected_version=7) == 8
+def test_reset_replaces_version_and_tensors(connect: MakeStore) -> None:
+    store = connect()
+    store.publish({"a": torch.ones(2)}, expected_version=0)
+    store.reset(7, {"b": torch.zeros(1)})
+    version, latest = store.latest()
+    assert (version, list(latest)) == (7, ["b"])
+    assert store.publish({}, expected_version=7) == 8
 
 
-def test_the_tensors_outlive_the_worker_that_published_them(ray_session: None) -> None:
+def test_tensors_survive_the_death_of_the_publishing_worker(ray_session: None) -> None:
     import ray
 
-    from runner.on_ray.prototype_actor import RayMemory, serve_memory
+    from runner.on_ray.prototype_actor import RayPrototypeStore, serve_prototypes
 
     class Publisher:
         def publish(self) -> int:
-            # Larger than what Ray answers inline, so that it lies in the object store.
-            return RayMemory("mortal").publish({"a": torch.ones(200_000)}, expected_version=0)
+            # Larger than the limit for inline results, so it is in the object store.
+            return RayPrototypeStore("mortal").publish(
+                {"a": torch.ones(200_000)}, expected_version=0
+            )
 
-    with serve_memory("mortal"):
+    with serve_prototypes("mortal"):
         publisher = ray.remote(num_cpus=0)(Publisher).remote()
         assert ray.get(publisher.publish.remote()) == 1
         ray.kill(publisher)
         with pytest.raises(ray.exceptions.RayActorError):
             ray.get(publisher.publish.remote())
-        version, found = RayMemory("mortal").latest()
+        version, latest = RayPrototypeStore("mortal").latest()
     assert version == 1
-    assert torch.equal(found["a"], torch.ones(200_000))
+    assert torch.equal(latest["a"], torch.ones(200_000))
 
 
-def test_a_run_has_one_memory(ray_session: None) -> None:
-    from runner.on_ray.prototype_actor import serve_memory
+def test_a_second_store_of_the_same_run_is_rejected(ray_session: None) -> None:
+    from runner.on_ray.prototype_actor import serve_prototypes
 
     with (
-        serve_memory("one"),
-        pytest.raises(ValueError, match="memory-one"),
-        serve_memory("one"),
+        serve_prototypes("one"),
+        pytest.raises(ValueError, match="prototypes-one"),
+        serve_prototypes("one"),
     ):
         pass

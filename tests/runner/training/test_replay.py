@@ -1,4 +1,4 @@
-"""Batches of exemplars beside the training batches: which, how shared out, how read."""
+"""Batches of exemplars: sampling, distribution over workers, decoding."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ MakeConfig = Callable[..., RunConfig]
 
 HEIGHT, WIDTH = 64, 32
 NUM_EXEMPLARS = 14
-NOBODY = Split((), ())
+EMPTY = Split((), ())
 RUNS = itertools.count()
 
 
 class Worker(LocalGroup):
-    """One worker of several, as far as batches know."""
+    """One of several workers, for batching."""
 
     def __init__(self, rank: int, world_size: int) -> None:
         self.rank, self.world_size = rank, world_size
@@ -55,7 +55,7 @@ def opened() -> OpenedDomain:
     """Six people with four images each."""
     train = tuple(Record(f"{index}.jpg", index // 4, index % 3) for index in range(24))
     images = BlockImages([pixels_of(24, 1)], np.arange(24))
-    return OpenedDomain(Domain("second", train, NOBODY, NOBODY), images, 0)
+    return OpenedDomain(Domain("second", train, EMPTY, EMPTY), images, 0)
 
 
 @pytest.fixture
@@ -85,9 +85,9 @@ def assert_same_batches(first: Sequence[Batch], second: Sequence[Batch]) -> None
 
 
 def exemplars(batches: Sequence[Batch]) -> list[Batch]:
-    found = [batch.replay for batch in batches if batch.replay is not None]
-    assert len(found) == len(batches)
-    return found
+    replayed = [batch.replay for batch in batches if batch.replay is not None]
+    assert len(replayed) == len(batches)
+    return replayed
 
 
 # ---- the plan
@@ -100,7 +100,7 @@ def exemplars(batches: Sequence[Batch]) -> list[Batch]:
     num_batches=st.integers(0, 12),
     data=st.data(),
 )
-def test_a_cycled_plan_is_one_epoch_plan_after_another(
+def test_a_cycled_plan_concatenates_epoch_plans(
     counts: list[int], num_images: int, num_batches: int, data: st.DataObject
 ) -> None:
     num_persons = data.draw(st.integers(1, len(counts)))
@@ -108,12 +108,12 @@ def test_a_cycled_plan_is_one_epoch_plan_after_another(
     seed = data.draw(st.integers(0, 2**40))
     plan = cycled_plan(person_ids, num_persons, num_images, seed, num_batches)
     assert plan.shape == (num_batches, num_persons * num_images)
-    rest = plan
+    remaining = plan
     for number in itertools.count():
-        if not len(rest):
+        if not len(remaining):
             break
         whole = epoch_plan(person_ids, num_persons, num_images, derive_seed(seed, number))
-        part, rest = rest[: len(whole)], rest[len(whole) :]
+        part, remaining = remaining[: len(whole)], remaining[len(whole) :]
         np.testing.assert_array_equal(part, whole[: len(part)])
     longer = cycled_plan(person_ids, num_persons, num_images, seed, num_batches + 5)
     np.testing.assert_array_equal(plan, longer[:num_batches])
@@ -122,7 +122,7 @@ def test_a_cycled_plan_is_one_epoch_plan_after_another(
 # ---- the batches
 
 
-def test_exemplars_are_planned_and_augmented_as_a_naive_loop_would(
+def test_exemplar_batches_equal_a_naive_loop(
     config: RunConfig, opened: OpenedDomain, replay: Replay
 ) -> None:
     batches = list(training_batches(config, LocalGroup(), opened, stage("weak"), 1, replay))
@@ -137,25 +137,25 @@ def test_exemplars_are_planned_and_augmented_as_a_naive_loop_would(
         assert batch.person_ids.tolist() == [record.person_id for record in records]
         assert batch.camera_ids.tolist() == [7] * 6
         raw = replay.images.fetch(positions)
-        wanted = augment(raw, "weak", image_seeds(seed, number, 6), config.data.transform)
-        assert torch.equal(batch.views["weak"], wanted)
+        expected = augment(raw, "weak", image_seeds(seed, number, 6), config.data.transform)
+        assert torch.equal(batch.views["weak"], expected)
         assert batch.replay is None
-    drawn = torch.cat([batch.person_ids for batch in exemplars(batches)])
-    assert len(drawn.unique()) > 3, "the same people in every batch"
+    person_ids = torch.cat([batch.person_ids for batch in exemplars(batches)])
+    assert len(person_ids.unique()) > 3, "batches contain different persons"
 
 
 @pytest.mark.parametrize("views", [("weak", "strong"), ()])
-def test_exemplars_change_nothing_else_of_a_batch(
+def test_exemplars_do_not_change_the_training_images(
     config: RunConfig, opened: OpenedDomain, replay: Replay, views: tuple[str, ...]
 ) -> None:
-    alone = list(training_batches(config, LocalGroup(), opened, stage(*views), 0))
-    beside = list(training_batches(config, LocalGroup(), opened, stage(*views), 0, replay))
-    assert_same_batches(alone, beside)
-    assert all(batch.replay is None for batch in alone)
-    assert all(set(batch.views) == set(views) for batch in exemplars(beside))
+    without = list(training_batches(config, LocalGroup(), opened, stage(*views), 0))
+    with_replay = list(training_batches(config, LocalGroup(), opened, stage(*views), 0, replay))
+    assert_same_batches(without, with_replay)
+    assert all(batch.replay is None for batch in without)
+    assert all(set(batch.views) == set(views) for batch in exemplars(with_replay))
 
 
-def test_workers_share_out_the_one_batch(
+def test_workers_divide_the_global_batch(
     config: RunConfig, opened: OpenedDomain, replay: Replay
 ) -> None:
     def batches(rank: int, world_size: int) -> list[Batch]:
@@ -171,30 +171,30 @@ def test_workers_share_out_the_one_batch(
         assert torch.equal(joined, batch.views["weak"])
 
 
-def test_exemplars_are_a_pure_function_of_seed_domain_stage_and_epoch(
+def test_exemplars_depend_on_seed_domain_stage_and_epoch(
     config: RunConfig, opened: OpenedDomain, replay: Replay
 ) -> None:
-    def drawn(settings: RunConfig = config, epoch: int = 0, **changes: Any) -> list[list[int]]:
+    def sampled(settings: RunConfig = config, epoch: int = 0, **changes: Any) -> list[list[int]]:
         domain = replace(opened.domain, name=changes.get("domain", "second"))
-        where = replace(stage(), name=changes.get("stage", "learn"))
-        room = OpenedDomain(domain, opened.images, 0)
-        batches = training_batches(settings, LocalGroup(), room, where, epoch, replay)
+        stage_ = replace(stage(), name=changes.get("stage", "learn"))
+        renamed = OpenedDomain(domain, opened.images, 0)
+        batches = training_batches(settings, LocalGroup(), renamed, stage_, epoch, replay)
         return [batch.indices.tolist() for batch in exemplars(list(batches))]
 
-    assert drawn() == drawn()
+    assert sampled() == sampled()
     others = [
-        drawn(config.model_copy(update={"seed": 1})),
-        drawn(epoch=1),
-        drawn(domain="third"),
-        drawn(stage="other"),
+        sampled(config.model_copy(update={"seed": 1})),
+        sampled(epoch=1),
+        sampled(domain="third"),
+        sampled(stage="other"),
     ]
-    assert all(other != drawn() for other in others)
+    assert all(other != sampled() for other in others)
 
 
 # ---- the files
 
 
-def draw(path: Path, seed: int) -> str:
+def save_random_image(path: Path, seed: int) -> str:
     pixels = np.random.default_rng(seed).integers(0, 256, (90, 40, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
     return str(path)
@@ -204,9 +204,10 @@ def draw(path: Path, seed: int) -> str:
 def benchmark_(tmp_path: Path) -> Benchmark:
     """A domain of ten images of five people; some of them are exemplars."""
     train = tuple(
-        Record(draw(tmp_path / f"{index}.jpg", index), index // 2, 0) for index in range(10)
+        Record(save_random_image(tmp_path / f"{index}.jpg", index), index // 2, 0)
+        for index in range(10)
     )
-    return Benchmark("tiny", (Domain("first", train, NOBODY, NOBODY),), (), {})
+    return Benchmark("tiny", (Domain("first", train, EMPTY, EMPTY),), (), {})
 
 
 OpenStream = Callable[[Benchmark], DomainStream]
@@ -239,12 +240,12 @@ def test_exemplars_are_decoded_in_order(open_stream: OpenStream, benchmark_: Ben
     records = [replace(train[index], person_id=40 - index) for index in (7, 1, 3, 2, 9, 0)]
     replay = open_replay(records, ReplayShape(4, 1), open_stream(benchmark_), 2)
     assert (list(replay.records), replay.shape) == (records, ReplayShape(4, 1))
-    wanted = decode_many([record.image_path for record in records], HEIGHT, WIDTH).pixels
-    np.testing.assert_array_equal(replay.images.fetch(np.arange(6)), wanted)
-    np.testing.assert_array_equal(replay.images.fetch(np.array([5, 2])), wanted[[5, 2]])
+    expected = decode_many([record.image_path for record in records], HEIGHT, WIDTH).pixels
+    np.testing.assert_array_equal(replay.images.fetch(np.arange(6)), expected)
+    np.testing.assert_array_equal(replay.images.fetch(np.array([5, 2])), expected[[5, 2]])
 
 
-def test_an_exemplar_that_became_unreadable_is_an_error(
+def test_unreadable_exemplars_are_an_error(
     open_stream: OpenStream, benchmark_: Benchmark, tmp_path: Path
 ) -> None:
     records = benchmark_.seen[0].train[:6]
@@ -263,39 +264,39 @@ def test_an_exemplar_that_became_unreadable_is_an_error(
         open_replay([records[4]], ReplayShape(2, 2), stream, 1)
 
 
-def test_fewer_people_than_a_batch_asks_for_are_all_in_it(
+def test_num_persons_is_capped_at_the_available_persons(
     benchmark_: Benchmark, tmp_path: Path
 ) -> None:
     stream = LocalStream(benchmark_, DataConfig(), HEIGHT, WIDTH, tmp_path / "quarantine.jsonl")
     records = benchmark_.seen[0].train[:6]
     assert open_replay(records, ReplayShape(64, 2), stream, 1).shape == ReplayShape(3, 2)
     assert open_replay(records, ReplayShape(2, 3), stream, 1).shape == ReplayShape(2, 3)
-    with pytest.raises(ValueError, match=r"3 persons x 1 images = 3 .*over 2 workers"):
+    with pytest.raises(ValueError, match=r"3 persons x 1 images = 3 .*among 2 workers"):
         open_replay(records, ReplayShape(64, 1), stream, 2)
     stream.close()
 
 
-def test_a_batch_that_workers_cannot_share_is_refused() -> None:
+def test_an_indivisible_batch_is_an_error() -> None:
     check_replay_shape(ReplayShape(3, 2), 2)
-    with pytest.raises(ValueError, match=r"3 persons x 2 images = 6 .*over 4 workers"):
+    with pytest.raises(ValueError, match=r"3 persons x 2 images = 6 .*among 4 workers"):
         check_replay_shape(ReplayShape(3, 2), 4)
 
 
-# ---- whole runs
+# ---- runs
 
 
-def test_every_batch_of_a_later_domain_carries_exemplars_of_the_earlier(
+def test_batches_of_later_domains_include_exemplars(
     tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = list[tuple[str, Batch]]()
     original = loop.training_batches
 
-    def spy(config: RunConfig, group: Any, opened: OpenedDomain, *rest: Any) -> Iterator[Batch]:
+    def record(config: RunConfig, group: Any, opened: OpenedDomain, *rest: Any) -> Iterator[Batch]:
         for batch in original(config, group, opened, *rest):
             seen.append((opened.domain.name, batch))
             yield batch
 
-    monkeypatch.setattr(loop, "training_batches", spy)
+    monkeypatch.setattr(loop, "training_batches", record)
     exemplars_ = ("learner.exemplars.num_persons=3", "learner.exemplars.with_replacement=false")
     config = tiny_config(
         tmp_path, "krkc", *exemplars_, "learner.exemplars.images_per_person=1",
@@ -310,28 +311,28 @@ def test_every_batch_of_a_later_domain_carries_exemplars_of_the_earlier(
         assert batch.replay is not None
         assert batch.replay.views["weak"].shape == (4, 3, HEIGHT, WIDTH)
         assert len(batch.replay.person_ids.unique()) == 2
-        # Two of ten people validate: the first domain teaches eight.
+        # Two of ten identities are for validation, so the first domain has eight for training.
         assert batch.replay.person_ids.max() < 8
         assert batch.replay.indices.max() < 3
     assert result.results["stored_bytes_per_domain"] == 3 * HEIGHT * WIDTH * 3
     lines = (result.folder / "events.jsonl").read_text().splitlines()
-    said = [event["message"] for event in map(json.loads, lines) if event["event"] == "log"]
-    assert [text for text in said if "exemplars" in text] == [
-        "each batch carries 2 persons x 2 images drawn from 3 exemplars of earlier domains"
-    ]
+    logged = [event["message"] for event in map(json.loads, lines) if event["event"] == "log"]
+    (message,) = [message for message in logged if "exemplars" in message]
+    assert "2 persons x 2 images" in message
+    assert "from 3 exemplars" in message
 
 
 @pytest.mark.slow
-def test_one_ray_worker_replays_what_this_process_does(
+def test_replay_on_ray_equals_replay_in_process(
     ray_session: None,
     tiny_config: MakeConfig,
     tmp_path: Path,
     numbers_of: Callable[[Any], dict[str, Any]],
 ) -> None:
-    found = {}
+    results = {}
     for num_workers in (0, 1):
         workers = f"cluster.num_workers={num_workers}"
         result = run_experiment(tiny_config(tmp_path / str(num_workers), "krkc", workers))
         tensors = result.folder / "checkpoints/after-02-station.safetensors"
-        found[num_workers] = numbers_of(result.results), tensors.read_bytes()
-    assert found[0] == found[1]
+        results[num_workers] = numbers_of(result.results), tensors.read_bytes()
+    assert results[0] == results[1]

@@ -1,4 +1,4 @@
-"""Runs on a ResNet: what the configuration decides for it, and whole runs of the learners."""
+"""Runs on a ResNet: configuration, and runs of the learners."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ Numbers = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 RESNET = ("backbone.name=tiny-resnet", "backbone.weights=random")
 CONTINUED = ("lstkc", "dask", "krkc")
-READING = ("bdam", "clip_reid", "vladr")
+WITH_TEXTS = ("bdam", "clip_reid", "vladr")
 
 
-@pytest.mark.parametrize("learner", READING)
-def test_a_learner_that_reads_texts_is_refused_before_anything_is_read(learner: str) -> None:
-    others = [name for name in learner_names() if name not in READING]
-    with pytest.raises(ConfigError) as refusal:
+@pytest.mark.parametrize("learner", WITH_TEXTS)
+def test_learners_with_texts_reject_a_resnet(learner: str) -> None:
+    others = [name for name in learner_names() if name not in WITH_TEXTS]
+    with pytest.raises(ConfigError) as error:
         load_config(f"demo-{learner}", RESNET)
-    assert str(refusal.value) == (
+    assert str(error.value) == (
         f"backbone.name: learner {learner} reads texts, and tiny-resnet has no text tower; "
         f"choose a CLIP, or a learner of images alone: {', '.join(others)}"
     )
 
 
 @pytest.mark.parametrize("learner", ["vladr", "clip_reid"])
-def test_towers_that_were_not_trained_together_are_refused_where_they_are_compared(
+def test_separately_trained_towers_are_rejected_by_contrastive_learners(
     learner: str,
 ) -> None:
     towers = ("backbone.name=vit-bert", "backbone.weights=pretrained")
@@ -50,7 +50,7 @@ def test_towers_that_were_not_trained_together_are_refused_where_they_are_compar
     assert other.hash != load_config("demo-finetune", towers).hash
 
 
-def test_images_are_normalised_as_the_backbone_was_trained(tmp_path: Path) -> None:
+def test_normalisation_follows_the_backbone(tmp_path: Path) -> None:
     def chosen(*overrides: str, preset: str = "demo-finetune") -> str:
         return load_config(preset, overrides).data.transform.mean_std
 
@@ -65,7 +65,7 @@ def test_images_are_normalised_as_the_backbone_was_trained(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["lstkc", "dask", "krkc"])
-def test_the_authors_presets_have_their_backbone_and_the_tables_share_theirs(name: str) -> None:
+def test_backbones_of_the_presets(name: str) -> None:
     authors, shared, other = (load_config(each) for each in (name, f"{name}-clip", "finetune"))
     assert (authors.backbone.name, authors.backbone.pooling_exponent) == ("resnet50", 3)
     assert authors.data.transform.mean_std == "imagenet"
@@ -78,15 +78,15 @@ def test_the_authors_presets_have_their_backbone_and_the_tables_share_theirs(nam
 
 @pytest.mark.slow
 @pytest.mark.parametrize("learner", CONTINUED)
-def test_an_interrupted_run_equals_an_uninterrupted_one(
+def test_a_resumed_run_equals_an_uninterrupted_run(
     learner: str, tmp_path: Path, tiny_config: MakeConfig, numbers_of: Numbers
 ) -> None:
-    """Cut in the middle of the second domain, where an old or a second model is held."""
+    """Interrupts the second domain, where the learner holds an old or second model."""
     whole = run_experiment(tiny_config(tmp_path / "whole", learner, *RESNET))
-    config = tiny_config(tmp_path / "pieces", learner, *RESNET)
+    config = tiny_config(tmp_path / "resumed", learner, *RESNET)
 
     class Failing(CheckpointStore):
-        """Loses power once."""
+        """Fails once."""
 
         def save(self, checkpoint: Any) -> Path:
             path = super().save(checkpoint)
@@ -100,9 +100,9 @@ def test_an_interrupted_run_equals_an_uninterrupted_one(
         patch.setattr("runner.training.worker.CheckpointStore", Failing)
         with pytest.raises(KeyboardInterrupt):
             run_experiment(config)
-        pieces = run_experiment(config)
-    assert numbers_of(pieces.results) == numbers_of(whole.results)
-    trained = load_run(str(pieces.folder), "runs").learner.state_dict()
+        resumed = run_experiment(config)
+    assert numbers_of(resumed.results) == numbers_of(whole.results)
+    trained = load_run(str(resumed.folder), "runs").learner.state_dict()
     untrained = build_learner(config, LocalGroup()).state_dict()
     for name in ("running_mean", "running_var", "weight"):
         path = f"network.image.visual.layer4.0.bn1.{name}"
@@ -110,7 +110,9 @@ def test_an_interrupted_run_equals_an_uninterrupted_one(
 
 
 @pytest.mark.parametrize("learner", ["finetune", "joint", "lwf", "zero_shot"])
-def test_a_run_ends_with_scores(learner: str, tmp_path: Path, tiny_config: MakeConfig) -> None:
+def test_a_run_on_a_resnet_has_scores(
+    learner: str, tmp_path: Path, tiny_config: MakeConfig
+) -> None:
     results = run_experiment(tiny_config(tmp_path, learner, *RESNET)).results
     assert all(score is not None for score in results["scores"]["mAP"][-1])
     assert 0.32e6 < results["num_parameters"] < 0.34e6

@@ -1,4 +1,4 @@
-"""Two workers against one at the same global batch: the same learning, up to rounding."""
+"""Two workers reach the scores of one worker with the same global batch."""
 
 from __future__ import annotations
 
@@ -24,16 +24,15 @@ OVERRIDES = (
     "data.images_per_person=4",
     "learner.mtad_identity.epochs=3",
     "learner.icar.epochs=8",
-    # All but a decoder's share of the session's 4 CPUs, as on a machine of two: nothing may wait
-    # for a CPU that is never free.
+    # All of the 4 CPUs except the share of a decoding task: no task may need a whole free CPU.
     "cluster.cpus_per_worker=1.875",
 )
 
 
-def test_two_workers_learn_what_one_learns(
+def test_two_workers_reach_the_scores_of_one(
     ray_session: None, tiny_config: MakeConfig, tmp_path: Path
 ) -> None:
-    """One worker is this process, whose numbers are those of a Ray worker (test_loop.py)."""
+    """One worker runs in this process, which is bit-equal to one Ray worker (test_loop.py)."""
 
     def summary(num_workers: int) -> dict[str, Any]:
         storage = tmp_path / f"workers-{num_workers}"
@@ -43,6 +42,6 @@ def test_two_workers_learn_what_one_learns(
         return results["summary"] | {"untrained_mAP": sum(before[:2]) / 2}
 
     one, two = summary(0), summary(2)
-    assert one["seen_mAP"] > one["untrained_mAP"] + 5, "nothing was learned to be compared"
+    assert one["seen_mAP"] > one["untrained_mAP"] + 5, "the training must improve mAP"
     for name in ("seen_mAP", "seen_R1", "unseen_mAP", "unseen_R1"):
         assert two[name] == pytest.approx(one[name], abs=1.0), name
