@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from runner import program_name
 from runner.analysis.trained_run import TrainedRun, embedding
 from runner.plotting.contact_sheet import Picture
 from tasks.retrieval.gallery_files import check_replaceable
@@ -162,7 +163,7 @@ def open_index(run: TrainedRun, folder: Path) -> GalleryIndex:
     """
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"no index at {folder}; make it with: python runner/lifelong.py index "
+            f"no index at {folder}; make it with: {program_name()} index "
             f"{run.storage.folder}, with the same --after or --checkpoint"
         )
     index = GalleryIndex.load(folder)

@@ -99,7 +99,7 @@ def command_s(root: Path, num_opened: int, *options: str) -> float:
     Raises:
         RuntimeError: it failed, or it did not open all images.
     """
-    command = [sys.executable, str(ENTRY), "doctor", "--root", str(root), "--dataset", _NAME]
+    command = [sys.executable, str(ENTRY), "doctor", "--data", str(root), "--dataset", _NAME]
     began = time.perf_counter()
     done = subprocess.run(
         [*command, "--json", *options], capture_output=True, text=True, check=False

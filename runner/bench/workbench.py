@@ -112,7 +112,7 @@ class Workbench:
         overrides = [each for each in self.overrides(learner) if not each.startswith(of_runs)]
         return [
             *(str(space), "--preset", f"demo-{learner}", "--name", f"sweep-{self._num_runs}"),
-            *("--root", str(self.folder / "sweeps"), "--trials", str(self.sizes.num_trials)),
+            *("--sweeps", str(self.folder / "sweeps"), "--trials", str(self.sizes.num_trials)),
             *("--concurrent", "1", "--sampler", "random", "--scheduler", "none"),
             # Runs in one process are not tracked either.
             *(*overrides, "tracking.uri=null"),

@@ -22,7 +22,7 @@ from tasks.schema import RawDomain, Record
 
 _SENT_AS_IT_IS = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 
-Which = Literal["all", "train"]
+ImageSplit = Literal["all", "train"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,43 +48,58 @@ class HashedImage:
     sha256: str
 
 
-def find_images(dataset: str, which: Which, settings: BenchmarkConfig) -> ImageSet:
-    """The images of a data set by its name, of a drawn domain by its name, or below a folder.
+def find_images(
+    dataset: str | None, folder: Path | None, split: ImageSplit, settings: BenchmarkConfig
+) -> ImageSet:
+    """Lists the images of a data set, of a synthetic domain, or of a folder.
+
+    Args:
+        dataset: name of a data set or synthetic domain, read from `settings.root`.
+        folder: folder of images, used if `dataset` is None.
+        split: images to list; a folder of images has only "all".
+        settings: benchmark settings.
 
     Raises:
-        ValueError: neither a name nor a folder, or a folder without training images was asked for
-            its training images.
-        FileNotFoundError: the data set is not there.
+        ValueError: Unknown name, no folder, or the training images of a folder.
+        FileNotFoundError: The data set does not exist.
     """
+    if dataset is None:
+        return _in_folder(folder, split)
     seen, unseen = settings.synthetic.domain_names
     if dataset in dataset_names():
-        return _of_domain(read_dataset(dataset, Path(settings.root), settings), which)
+        return _in_domain(read_dataset(dataset, Path(settings.root), settings), split)
     if dataset in seen + unseen:
         domains = synthetic.read(Path(settings.root), settings.synthetic)
         raw = next(raw for raws in domains for raw in raws if raw.name == dataset)
-        return _of_domain(raw, which)
-    folder = Path(dataset).expanduser()
-    if not folder.is_dir():
-        known = [*dataset_names(), *seen, *unseen]
-        near = difflib.get_close_matches(dataset, known, n=1)
-        raise ValueError(
-            f"--dataset: {dataset!r} is neither a folder nor one of {', '.join(known)}"
-            + (f"; did you mean {near[0]}?" if near else "")
-        )
-    if which != "all":
-        raise ValueError(f"--split {which}: a folder has no splits; name a data set, or leave it")
+        return _in_domain(raw, split)
+    if Path(dataset).expanduser().is_dir():
+        raise ValueError(f"--dataset: expected a name, got a folder; use --data {dataset}")
+    known = [*dataset_names(), *seen, *unseen]
+    near = difflib.get_close_matches(dataset, known, n=1)
+    raise ValueError(
+        f"--dataset: expected one of {', '.join(known)}; got {dataset!r}"
+        + (f"; did you mean {near[0]}?" if near else "")
+    )
+
+
+def _in_folder(folder: Path | None, split: ImageSplit) -> ImageSet:
+    folder = folder and folder.expanduser()
+    if folder is None or not folder.is_dir():
+        raise ValueError(f"--data: expected a folder of images, got {folder}")
+    if split != "all":
+        raise ValueError(f"--split {split}: expected all, because a folder of images has no splits")
     paths = tuple(Path(record.image_path) for _, record in images_below(folder))
     return ImageSet(folder.resolve().name, folder, paths)
 
 
-def _of_domain(raw: RawDomain, which: Which) -> ImageSet:
+def _in_domain(raw: RawDomain, split: ImageSplit) -> ImageSet:
     records: list[Record] = list(raw.train)
-    if which == "all":
-        splits = [raw.test] if raw.validation is None else [raw.validation, raw.test]
-        for split in splits:
-            records += [*split.query, *split.gallery]
+    if split == "all":
+        held_out = [raw.test] if raw.validation is None else [raw.validation, raw.test]
+        for images in held_out:
+            records += [*images.query, *images.gallery]
     if not records:
-        raise ValueError(f"--split {which}: {raw.name} has no such images")
+        raise ValueError(f"--split {split}: {raw.name} has no such images; choose another split")
     paths = tuple(Path(path) for path in dict.fromkeys(each.image_path for each in records))
     return ImageSet(raw.name, raw.folder, paths)
 

@@ -117,7 +117,7 @@ def examine(names: Sequence[str], root: Path, options: ReadOptions) -> dict[str,
     if not root.is_dir() and any(name not in options.roots for name in names):
         raise FileNotFoundError(
             f"{root} does not exist: expected the folder of the data sets. Give another one by "
-            "--root, or set benchmark.root."
+            "--data, or set benchmark.root."
         )
     with tempfile.TemporaryDirectory(prefix="lifelong-reid-doctor-") as scratch:
         reports = {name: _examine(name, root, options, scratch) for name in names}
@@ -270,7 +270,7 @@ def _told_apart(reports: Mapping[str, Report], options: ReadOptions) -> dict[str
             elif len(best) > 1:
                 doubt = (
                     f"{folder} may be {names}: they look alike. Give the folder above it by "
-                    "--root, or name the data set by --dataset."
+                    "--data, or name the data set by --dataset."
                 )
                 faults = (*report.faults, doubt)
                 told[report.name] = replace(report, status="warning", faults=faults)

@@ -180,7 +180,7 @@ def open_study(settings: SweepSettings, storage: BaseStorage) -> optuna.Study:
     )
     if study.directions != wanted:
         raise ValueError(
-            f"--storage: study {settings.name!r} there has {len(study.directions)} objectives of "
+            f"--study: study {settings.name!r} there has {len(study.directions)} objectives of "
             f"other directions than {settings.objective}; choose another --name"
         )
     return study
@@ -239,7 +239,7 @@ def open_storage(url: str) -> RDBStorage:
     except ImportError as error:
         hint = _PACKAGES.get(error.name or "", error.name)
         raise ValueError(
-            f"--storage: {shown} needs {error.name}, which is not installed: pip install {hint}"
+            f"--study: {shown} needs {error.name}, which is not installed: pip install {hint}"
         ) from error
     is_sqlite = parsed.get_backend_name() == "sqlite"
     if is_sqlite and parsed.database:
@@ -249,7 +249,7 @@ def open_storage(url: str) -> RDBStorage:
         return RDBStorage(url, engine_kwargs=arguments if is_sqlite else None)
     except SQLAlchemyError as error:
         reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
-        raise ConnectionError(f"--storage: {shown} cannot be used ({reason})") from error
+        raise ConnectionError(f"--study: {shown} cannot be used ({reason})") from error
 
 
 def _check_lock(file: Path) -> None:
@@ -260,5 +260,5 @@ def _check_lock(file: Path) -> None:
     except sqlite3.OperationalError as error:
         raise ConnectionError(
             f"the study {file} cannot be written ({error}); is another program writing it? End "
-            "that program, or keep the study elsewhere: --storage URL"
+            "that program, or keep the study elsewhere: --study URL"
         ) from error

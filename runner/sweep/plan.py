@@ -25,7 +25,7 @@ from tasks.schema import Benchmark
 DEFAULT_PRESET = "demo-sweep"
 DEFAULT_TRIALS = 12
 REFUSED = {
-    "storage.root": "trials are kept in the sweep's folder; choose it by --root and --name",
+    "storage.root": "trials are kept in the sweep's folder; choose it by --sweeps and --name",
     "run.name": "a trial's runs are named by their seeds; name the sweep by --name",
     "seed": "a sweep has seeds of its own: --seeds",
     "preset": "choose it by --preset",
@@ -81,7 +81,7 @@ def make_plan(options: argparse.Namespace) -> SweepPlan:
     name = options.name or f"{space.name}-{Path(preset).stem}"
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise ValueError(f"--name: expected letters, digits and . _ - alone; got {name!r}")
-    folder = base_folder() / Path(options.root).expanduser() / name
+    folder = base_folder() / Path(options.sweeps).expanduser() / name
     given, begun = _given(options, preset), (folder / SETTINGS_FILE).exists()
     if options.resume:
         settings = _same(read_settings(folder), given, options.overrides)
@@ -142,7 +142,7 @@ def _given(options: argparse.Namespace, preset: str) -> dict[str, Any]:
         "objective": options.objective,
         "seeds": None if options.seeds is None else _seeds(options.seeds),
         "sampler_seed": options.sampler_seed,
-        "storage": options.storage,
+        "storage": options.study,
         "default_first": False if options.no_default else None,
         "grace": options.grace,
     }
@@ -173,7 +173,7 @@ def _same(kept: SweepSettings, given: dict[str, Any], overrides: list[str]) -> S
     free = {key: given[key] for key in ("num_trials", "concurrent", "storage") if key in given}
     if kept.storage and "***" in kept.storage and "storage" not in free:
         raise ValueError(
-            f"--storage: the sweep's study is at {kept.storage}, whose password is not kept; give "
+            f"--study: the sweep's study is at {kept.storage}, whose password is not kept; give "
             "the whole URL again"
         )
     held = {key: value for key, value in given.items() if key not in free}
@@ -210,7 +210,8 @@ def _typed(key: str, value: Any) -> str:
         return "the preset's own values first" if value else "--no-default"
     if key == "overrides":
         return " ".join(value) or "no overrides"
-    flag = "--trials" if key == "num_trials" else f"--{key.replace('_', '-')}"
+    flags = {"num_trials": "--trials", "storage": "--study"}
+    flag = flags.get(key, f"--{key.replace('_', '-')}")
     text = ",".join(map(str, value)) if isinstance(value, tuple) else value
     return f"no {flag}" if text is None else f"{flag} {text}"
 

@@ -82,7 +82,7 @@ def run_sweep(plan: SweepPlan, console: Console) -> Outcome:
             console.print(_found(plan, study, records), highlight=False, soft_wrap=True)
         elif study.get_trials(deepcopy=False):
             raise ValueError(
-                f"--storage: there is a study {plan.settings.name!r} with trials already; go on "
+                f"--study: there is a study {plan.settings.name!r} with trials already; go on "
                 "with it by --resume in its folder, or begin another by --name"
             )
         for record in records:

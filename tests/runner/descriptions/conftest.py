@@ -57,7 +57,7 @@ def describe(
 
 def arguments(folder: Path, url: str, output: Path) -> list[str]:
     return [
-        "describe", "--dataset", str(folder), "--backend", "openai", "--url", url,
+        "describe", "--data", str(folder), "--backend", "openai", "--url", url,
         "--model", "tiny", "--key-variable", KEY, "--output", str(output),
     ]  # fmt: skip
 

@@ -64,7 +64,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def command(tiny: str, pictures: Path, output: Path, *further: str) -> list[str]:
     return [
-        "describe", "--dataset", str(pictures), "--backend", "blip2", "--model", tiny,
+        "describe", "--data", str(pictures), "--backend", "blip2", "--model", tiny,
         "--output", str(output), "--batch-size", "5", "--max-tries", "2", *further,
     ]  # fmt: skip
 

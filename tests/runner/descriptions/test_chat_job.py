@@ -305,12 +305,12 @@ def refused(capsys: pytest.CaptureFixture[str], *command: str, status: int = 2) 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("--dataset", "market150"), "neither a folder nor one of .* did you mean market1501"),
+        (("--dataset", "market150"), "expected one of .* did you mean market1501"),
         (("--backend", "opnai"), "--backend: expected one of .* did you mean openai"),
         (("--prompt", "part"), "--prompt: expected one of parts, dual; got 'part'"),
-        (("--key-variable", "NO_SUCH"), "the environment variable NO_SUCH is not set"),
+        (("--key-variable", "NO_SUCH"), "environment variable NO_SUCH, which is not set"),
         (("--url", "localhost:80"), "--url: expected http://"),
-        (("--split", "train"), "--split train: a folder has no splits"),
+        (("--split", "train"), "--split train: .* a folder of images has no splits"),
         (("--export", "/no/such/file.txt"), "--export: /no/such/file.txt cannot be written"),
     ],
 )
@@ -358,8 +358,8 @@ def test_a_redirect_does_not_get_the_key(endpoint: Endpoint, describe: Describe,
 
 
 def test_missing_arguments_are_named(pictures: Path, capsys) -> None:
-    assert "expected --dataset and --backend, or --check FILE" in refused(capsys)
-    said = refused(capsys, "--dataset", str(pictures), "--backend", "openai")
+    assert "expected --backend and --dataset or --data" in refused(capsys)
+    said = refused(capsys, "--data", str(pictures), "--backend", "openai")
     assert "expected --model" in said
 
 

@@ -74,7 +74,7 @@ def test_dual_texts_say_what_is_true(root: Path, tmp_path: Path) -> None:
 
 
 def test_photographs_have_no_known_attributes(pictures: Path, tmp_path: Path, capsys) -> None:
-    command = ["describe", "--dataset", str(pictures), "--backend", "attributes"]
+    command = ["describe", "--data", str(pictures), "--backend", "attributes"]
     assert main([*command, "--output", str(tmp_path / "kept")]) == 2
     assert "expected one ..._attributes.json" in capsys.readouterr().err
     assert not (tmp_path / "kept").exists()

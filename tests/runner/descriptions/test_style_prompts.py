@@ -255,7 +255,7 @@ def test_captions_that_are_none(
         (["--style", "dbscan", "--prompt", "parts"], "only --prompt dual"),
         (["--style", "dbscan", "--backend", "blip2"], "blip2 answers one short question"),
         (["--style", "dbscan", "--style-eps", "3"], "eps: expected a cosine distance"),
-        (["--captions", "plaza"], r"--captions: expected --style METHOD beside it"),
+        (["--captions", "plaza"], r"--captions: expected --style METHOD"),
         (["--style", "dbscan"], "a folder of images, which has no captions"),
         (["--style", "dbscan", "--captions", "nowhere.json"], "'nowhere.json' is neither"),
         (["--style", "none", "--captions", "plaza", "--style-encoder", "ViT-B-31"],

@@ -44,7 +44,7 @@ def look(root: Path, capsys: pytest.CaptureFixture[str]) -> Look:
 
     def run(*arguments: str, at: Path = root) -> dict[str, Any]:
         before = tree(at)
-        assert main(["doctor", "--json", "--root", str(at), *arguments]) == 0
+        assert main(["doctor", "--json", "--data", str(at), *arguments]) == 0
         assert tree(at) == before, "wrote into the data"
         return json.loads(capsys.readouterr().out)
 
@@ -56,7 +56,7 @@ def shown(root: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Runs `doctor` and returns what it printed."""
 
     def run(*arguments: str) -> str:
-        assert main(["doctor", "--root", str(root), *arguments]) == 0
+        assert main(["doctor", "--data", str(root), *arguments]) == 0
         return capsys.readouterr().out
 
     return run

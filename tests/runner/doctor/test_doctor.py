@@ -119,7 +119,7 @@ def test_a_terminal_gets_a_bar(
     market: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
-    command = ["doctor", "--json", "--deep", "--root", str(market.parent)]
+    command = ["doctor", "--json", "--deep", "--data", str(market.parent)]
     assert main([*command, "--dataset", "market1501"]) == 0
     captured = capsys.readouterr()
     assert json.loads(captured.out)
@@ -133,17 +133,17 @@ def test_a_terminal_gets_a_bar(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--root", "nowhere"], r"nowhere does not exist: expected the folder of the data sets"),
-        (["--root", "nowhere"], r"--root, or set benchmark\.root"),
-        (["--root", ".", "--dataset", "market"], r"--dataset: .*did you mean market1501\?"),
-        (["--root", ".", "--dataset", "cuhk-sysu"], r"got 'cuhk-sysu'; did you mean cuhk_sysu\?"),
-        (["--root", ".", "benchmark.roots.vipr=."], r"benchmark\.roots: .*did you mean viper\?"),
+        (["--data", "nowhere"], r"nowhere does not exist: expected the folder of the data sets"),
+        (["--data", "nowhere"], r"--data, or set benchmark\.root"),
+        (["--data", ".", "--dataset", "market"], r"--dataset: .*did you mean market1501\?"),
+        (["--data", ".", "--dataset", "cuhk-sysu"], r"got 'cuhk-sysu'; did you mean cuhk_sysu\?"),
+        (["--data", ".", "benchmark.roots.vipr=."], r"benchmark\.roots: .*did you mean viper\?"),
         (
-            ["--root", ".", "benchmark.split_files.vipr=s.json"],
+            ["--data", ".", "benchmark.split_files.vipr=s.json"],
             r"split_files: .*did you mean viper",
         ),
-        (["--root", ".", "benchmark.rots.viper=."], r"benchmark\.rots.*unknown key"),
-        (["--root", ".", "benchmark.cuhk03_boxes=drawn"], r"cuhk03_boxes: .*'labeled'"),
+        (["--data", ".", "benchmark.rots.viper=."], r"benchmark\.rots.*unknown key"),
+        (["--data", ".", "benchmark.cuhk03_boxes=drawn"], r"cuhk03_boxes: .*'labeled'"),
     ],
 )
 def test_what_cannot_be_looked_at(

@@ -73,7 +73,7 @@ def test_an_own_folder_that_does_not_exist(market: Path, look: Look, tmp_path: P
 def test_no_root_is_needed_where_each_has_its_own(
     market: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["doctor", "--json", "--root", str(tmp_path / "nowhere"), "--dataset", "market1501"]
+    command = ["doctor", "--json", "--data", str(tmp_path / "nowhere"), "--dataset", "market1501"]
     assert main([*command, f"benchmark.roots.market1501={market}"]) == 0
     assert json.loads(capsys.readouterr().out)["market1501"]["root"] == str(market)
 
@@ -82,7 +82,7 @@ def test_a_relative_root_is_said_in_full(
     market: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(market.parents[1])
-    assert main(["doctor", "--json", "--root", "data", "--dataset", "market1501"]) == 0
+    assert main(["doctor", "--json", "--data", "data", "--dataset", "market1501"]) == 0
     assert json.loads(capsys.readouterr().out)["market1501"]["root"] == str(market)
 
 

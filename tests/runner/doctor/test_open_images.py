@@ -121,7 +121,7 @@ def test_ctrl_c_stops_at_once_and_in_silence(tmp_path: Path) -> None:
         for number in range(200):
             os.link(big, tmp_path / folder / f"0001_c1s1_{number:06d}_00.jpg")
     process = subprocess.Popen(
-        [sys.executable, str(LIFELONG), "doctor", "--deep", "--root", str(tmp_path)],
+        [sys.executable, str(LIFELONG), "doctor", "--deep", "--data", str(tmp_path)],
         stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     assert process.stderr is not None

@@ -31,7 +31,7 @@ def plan(tmp_path: Path) -> Callable[..., SweepPlan]:
     sweep.add_arguments(parser)
 
     def make(*given: str) -> SweepPlan:
-        options, overrides = parser.parse_known_args(["smoke", "--root", str(tmp_path), *given])
+        options, overrides = parser.parse_known_args(["smoke", "--sweeps", str(tmp_path), *given])
         options.overrides = overrides
         return make_plan(options)
 
@@ -70,7 +70,7 @@ def test_what_is_not_said(plan: Callable[..., SweepPlan], tmp_path: Path) -> Non
         (["--seeds", "1,1"], "--seeds: expected different numbers"),
         (["--name", "../elsewhere"], "--name: expected letters"),
         (["--preset", "nothing"], "--preset: expected a file or one of"),
-        (["storage.root=/x"], "choose it by --root and --name"),
+        (["storage.root=/x"], "choose it by --sweeps and --name"),
         (["run.name=x"], "name the sweep by --name"),
         (["seed=3"], "--seeds"),
         (["learner.losses.affinity.weight=3"], "searched and overridden"),
@@ -109,8 +109,8 @@ def test_a_sweep_is_begun_once_and_goes_on_as_it_was(plan: Callable[..., SweepPl
     assert again.settings == first.settings
     with pytest.raises(ValueError, match="begun with --trials 4, and --trials 12 came; go on with"):
         plan("--seeds", "1,2", "tracking.uri=null")
-    with pytest.raises(ValueError, match="no --storage, and --storage sqlite:////x"):
-        plan("--seeds", "1,2", "--trials", "4", "--storage", "sqlite:////x", "tracking.uri=null")
+    with pytest.raises(ValueError, match="no --study, and --study sqlite:////x"):
+        plan("--seeds", "1,2", "--trials", "4", "--study", "sqlite:////x", "tracking.uri=null")
     assert plan("--resume").settings == first.settings
     same = plan("--resume", "--seeds", "1,2", "--trials", "4", "tracking.uri=null")
     assert same.settings == first.settings
@@ -127,7 +127,7 @@ def test_a_sweep_is_begun_once_and_goes_on_as_it_was(plan: Callable[..., SweepPl
 def test_a_study_elsewhere_is_not_forgotten(plan: Callable[..., SweepPlan]) -> None:
     urls = {"sqlite:////x/study.db": True, "postgresql://me:secret@host/study": False}
     for url, is_open in urls.items():
-        first = plan("--name", f"s{len(url)}", "--storage", url)
+        first = plan("--name", f"s{len(url)}", "--study", url)
         first.folder.mkdir()
         write_settings(first.folder, first.settings)
         if is_open:
@@ -136,7 +136,7 @@ def test_a_study_elsewhere_is_not_forgotten(plan: Callable[..., SweepPlan]) -> N
             with pytest.raises(ValueError, match="whose password is not kept"):
                 plan("--name", f"s{len(url)}", "--resume")
             for resume in (["--resume"], []):
-                again = plan("--name", f"s{len(url)}", *resume, "--storage", url)
+                again = plan("--name", f"s{len(url)}", *resume, "--study", url)
                 assert again.settings.storage == url
 
 

@@ -41,7 +41,7 @@ def arguments(tiny_arguments: Arguments, tmp_path: Path) -> Callable[..., list[s
     def make(text: str, *options: str) -> list[str]:
         (tmp_path / "space.yaml").write_text(text)
         given = [each for each in tiny_arguments(tmp_path) if not each.startswith("storage.")]
-        where = ["--root", str(tmp_path), "--name", "sweep"]
+        where = ["--sweeps", str(tmp_path), "--name", "sweep"]
         return ["sweep", str(tmp_path / "space.yaml"), *where, *given, *options]
 
     return make
@@ -185,7 +185,7 @@ def test_what_cannot_start_says_why(
     study = tmp_path / "study.db"
     cases = {
         f"at most --concurrent {cpus} fits": [f"--concurrent={cpus + 1}", "--trials=99"],
-        "cannot be written (database is locked)": [f"--storage=sqlite:///{study}"],
+        "cannot be written (database is locked)": [f"--study=sqlite:///{study}"],
     }
     with sqlite3.connect(study, isolation_level=None) as other:
         other.execute("BEGIN EXCLUSIVE")
