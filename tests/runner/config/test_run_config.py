@@ -189,7 +189,7 @@ def test_another_learners_field_is_refused_and_its_owner_named():
 def test_a_missing_learner_is_asked_for(tmp_path):
     file = tmp_path / "none.yaml"
     file.write_text("seed: 1\n")
-    assert "learner: expected a value, none came" in refused(preset=str(file))
+    assert "learner: expected a value, got none" in refused(preset=str(file))
 
 
 def test_a_learner_without_any_loss_is_refused():
