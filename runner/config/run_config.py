@@ -114,7 +114,7 @@ class RunConfig(FrozenConfig):
 
     @property
     def run_name(self) -> str:
-        """`run.name`, or a name derived from the settings, so that the same command resumes the run."""
+        """`run.name`, or a name derived from the settings so that a command finds its run again."""
         learner = self.learner.name
         stem = self.preset if self.preset.endswith(learner) else f"{self.preset}-{learner}"
         return self.run.name or f"{stem}-seed{self.seed}-{self.hash}"

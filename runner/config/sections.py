@@ -17,7 +17,7 @@ class RunNameConfig(FrozenConfig):
     name: str | None = Field(
         default=None,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
-        description="name of the run's folder in storage.root; default <preset>-<learner>-seed<seed>-<hash>",
+        description="folder in storage.root; default <preset>-<learner>-seed<seed>-<hash>",
     )
 
 
@@ -54,12 +54,12 @@ class ClusterConfig(FrozenConfig):
     cpus_per_worker: float | None = Field(
         default=None,
         gt=0,
-        description="Ray CPUs reserved per worker; default: CPUs of the cluster / workers, at most 1",
+        description="Ray CPUs reserved per worker; default: available CPUs / workers, at most 1",
     )
     threads_per_worker: int = Field(default=1, ge=1, description="torch threads per worker")
     address: str | None = Field(
         default=None,
-        description="address of a Ray cluster; default $RAY_ADDRESS, otherwise start a local cluster",
+        description="address of a Ray cluster; default $RAY_ADDRESS, otherwise a local cluster",
     )
     wait_s: float = Field(
         default=0.0,

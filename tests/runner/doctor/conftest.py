@@ -12,7 +12,7 @@ import pytest
 
 from runner.lifelong import main
 from tasks.datasets import dukemtmc, market1501
-from tests.runner.doctor.looking import MARKET, Look, counted, tree
+from tests.runner.doctor.doctor_data import MARKET, RunDoctor, counted, tree
 from tests.tasks.datasets.miniatures.market1501 import build_market_layout
 
 
@@ -39,7 +39,7 @@ def whole(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def look(root: Path, capsys: pytest.CaptureFixture[str]) -> Look:
+def run_doctor(root: Path, capsys: pytest.CaptureFixture[str]) -> RunDoctor:
     """Runs `doctor --json` and returns what it printed."""
 
     def run(*arguments: str, at: Path = root) -> dict[str, Any]:
