@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from runner.config.run_config import RunConfig
     from runner.descriptions.chat_client import ChatClient
     from runner.descriptions.images import ImageSet
-    from runner.descriptions.job import Ask, JobResult
+    from runner.descriptions.job import Backend, JobResult
     from runner.descriptions.prompts import Prompt
     from runner.descriptions.style_prompts import StyleSettings
     from tasks.benchmarks import BenchmarkConfig
@@ -43,7 +43,7 @@ def main(options: argparse.Namespace, output: Output) -> int:
     """Describes images or checks a file; returns 0 if every image has a description, else 1."""
     if options.check is not None:
         return _check(options, output)
-    images, prompt, asked, ask = _prepare(options, output)
+    images, prompt, source, ask = _prepare(options, output)
     from runner.descriptions.job import run_job
 
     folder = _output_folder(options, images)
@@ -51,7 +51,7 @@ def main(options: argparse.Namespace, output: Output) -> int:
         result = run_job(
             images,
             prompt,
-            asked,
+            source,
             ask,
             folder,
             export_to=options.export,
@@ -77,11 +77,11 @@ def _check(options: argparse.Namespace, output: Output) -> int:
     return 0
 
 
-def _prepare(options: argparse.Namespace, output: Output) -> tuple[ImageSet, Prompt, str, Ask]:
+def _prepare(options: argparse.Namespace, output: Output) -> tuple[ImageSet, Prompt, str, Backend]:
     """Validates all options before the first image is described.
 
     Returns:
-        Images, prompt, key of the questions, function that describes the missing images.
+        Images, prompt, key of the rows in the store, function that describes the missing images.
     """
     import difflib
 
@@ -160,19 +160,19 @@ def _with_styles(
     return replace(prompt, styling=styling)
 
 
-def _attributes(images: ImageSet, prompt: Prompt) -> tuple[str, Ask]:
-    from runner.descriptions.ground_truth import describe_known, read_truth
+def _attributes(images: ImageSet, prompt: Prompt) -> tuple[str, Backend]:
+    from runner.descriptions.ground_truth import describe_by_attributes, read_attributes
 
-    truth = read_truth(images)
-    asked = f"{prompt.version}/attributes"
+    people = read_attributes(images)
+    source = f"{prompt.version}/attributes"
 
     def ask(missing, store, on_row) -> str:
-        for row in describe_known(missing, prompt, truth, asked):
+        for row in describe_by_attributes(missing, prompt, people, source):
             store.add(row)
             on_row(row)
         return ""
 
-    return asked, ask
+    return source, ask
 
 
 def _check_blip2(options: argparse.Namespace) -> None:
@@ -183,7 +183,7 @@ def _check_blip2(options: argparse.Namespace) -> None:
     check_model(options.model)
 
 
-def _blip2(options: argparse.Namespace, prompt: Prompt, config: RunConfig) -> tuple[str, Ask]:
+def _blip2(options: argparse.Namespace, prompt: Prompt, config: RunConfig) -> tuple[str, Backend]:
     from contextlib import nullcontext
 
     from runner.descriptions.blip2 import Blip2Settings, describe_batches
@@ -192,7 +192,7 @@ def _blip2(options: argparse.Namespace, prompt: Prompt, config: RunConfig) -> tu
     name = Path(options.model).resolve().name if is_folder else options.model
     settings = Blip2Settings(
         model=str(Path(options.model).absolute()) if is_folder else options.model,
-        asked=f"{prompt.version}/blip2/{name}",
+        source=f"{prompt.version}/blip2/{name}",
         prompt=prompt.name,
         batch_size=options.batch_size,
         max_tries=options.max_tries,
@@ -212,7 +212,7 @@ def _blip2(options: argparse.Namespace, prompt: Prompt, config: RunConfig) -> tu
                 on_row(row)
         return ""
 
-    return settings.asked, ask
+    return settings.source, ask
 
 
 def _client(options: argparse.Namespace) -> ChatClient:
@@ -236,17 +236,17 @@ def _client(options: argparse.Namespace) -> ChatClient:
     return client
 
 
-def _openai(options: argparse.Namespace, prompt: Prompt, client: ChatClient) -> tuple[str, Ask]:
-    from runner.descriptions.chat_job import Asking, ask_all
+def _openai(options: argparse.Namespace, prompt: Prompt, client: ChatClient) -> tuple[str, Backend]:
+    from runner.descriptions.chat_job import ChatJobSettings, ask_all
 
-    asking = Asking(
+    settings = ChatJobSettings(
         f"{prompt.version}/openai/{options.model}", options.max_tries, options.concurrency
     )
 
     def ask(missing, store, on_row) -> str:
-        return ask_all(missing, prompt, client, asking, store, on_row)
+        return ask_all(missing, prompt, client, settings, store, on_row)
 
-    return asking.asked, ask
+    return settings.source, ask
 
 
 def _key(variable: str) -> str | None:

@@ -20,7 +20,12 @@ from transformers import (
 )
 
 from runner.config.sections import ClusterConfig
-from runner.descriptions.blip2 import Blip2Answerer, Blip2Settings, answered, describe_batches
+from runner.descriptions.blip2 import (
+    Blip2Answerer,
+    Blip2Settings,
+    describe_batches,
+    describe_images,
+)
 from runner.descriptions.images import hash_images
 from runner.descriptions.prompts import load_prompt
 from runner.descriptions.store import DescriptionStore
@@ -106,7 +111,7 @@ def test_actors_give_the_same_rows(
     with DescriptionStore(tmp_path / "kept") as store:
         there = store.rows(f"{load_prompt('parts').version}/blip2/tiny-blip2")
     assert len(there) == 12
-    assert {image: replace(row, asked="q") for image, row in there.items()} == {
+    assert {image: replace(row, source="q") for image, row in there.items()} == {
         row.image: row for row in here
     }
 
@@ -124,7 +129,7 @@ def test_bad_answers_are_asked_again_and_others_are_not(pictures: Path, tmp_path
         is_bad = name == "upper" and number == 1
         return ["" if is_bad and at < 4 else good for at in range(len(pictures))]
 
-    rows = answered(images, load_prompt("parts"), answer, "q", 3)
+    rows = describe_images(images, load_prompt("parts"), answer, "q", 3)
     assert [row.image for row in rows] == [image.sha256 for image in images]
     assert [row.num_tries for row in rows] == [2, 2, 2, 0, 2] + [1] * 7
     assert rows[3].reason.startswith("unreadable image")
@@ -157,4 +162,4 @@ def test_another_model_is_refused(tmp_path: Path, pictures: Path, capsys) -> Non
 
 def test_no_image_is_no_work(tiny: str) -> None:
     assert list(describe_batches([], settings(tiny), ClusterConfig(num_workers=0))) == []
-    assert answered([], load_prompt("parts"), lambda *_: [], "q", 2) == []
+    assert describe_images([], load_prompt("parts"), lambda *_: [], "q", 2) == []

@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 import runner.descriptions.chat_client as chat
-from runner.descriptions.chat_client import seconds_of, wait_s
+from runner.descriptions.chat_client import backoff_s, retry_after_s
 from runner.descriptions.images import data_url
 from runner.descriptions.store import DescriptionStore
 from runner.lifelong import main
@@ -333,7 +333,7 @@ def test_wrong_input(
 def test_a_dead_endpoint_is_said_at_once(pictures: Path, tmp_path: Path, capsys) -> None:
     command = arguments(pictures, "http://127.0.0.1:9/v1", tmp_path / "kept")[1:]
     said = refused(capsys, *command, status=1)
-    assert "nobody answers there" in said
+    assert "no server answers" in said
     assert not (tmp_path / "kept").exists()
 
 
@@ -354,7 +354,7 @@ def test_a_redirect_does_not_get_the_key(endpoint: Endpoint, describe: Describe,
         handler.say(302, "moved", Location=elsewhere) or True
     )
     assert describe("--concurrency", "1") == 1
-    assert "answers HTTP 302: moved; give the address" in " ".join(capsys.readouterr().err.split())
+    assert "answers HTTP 302: moved; use the address" in " ".join(capsys.readouterr().err.split())
 
 
 def test_missing_arguments_are_named(pictures: Path, capsys) -> None:
@@ -378,18 +378,18 @@ def test_two_images_of_one_name_are_refused(
 
 def test_waits_double_with_full_jitter_and_never_undercut_the_server(monkeypatch) -> None:
     monkeypatch.setattr(chat, "FIRST_WAIT_S", 1.0)
-    assert [wait_s(attempt, 0, 0.5) for attempt in range(4)] == [0.5, 1, 2, 4]
-    assert wait_s(50, 0, 1.0) == chat.LONGEST_WAIT_S
-    assert wait_s(3, 0, 0.0) == 0
-    assert wait_s(0, 7, 0.0) == 7
+    assert [backoff_s(attempt, 0, 0.5) for attempt in range(4)] == [0.5, 1, 2, 4]
+    assert backoff_s(50, 0, 1.0) == chat.LONGEST_WAIT_S
+    assert backoff_s(3, 0, 0.0) == 0
+    assert backoff_s(0, 7, 0.0) == 7
 
 
 def test_retry_after_is_seconds_or_a_date() -> None:
     now = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
-    assert seconds_of("2.5", now) == 2.5
-    assert seconds_of("Thu, 01 Jan 2026 12:00:30 GMT", now) == 30
-    assert seconds_of("Thu, 01 Jan 2026 11:00:00 GMT", now) == 0
-    assert [seconds_of(each, now) for each in (None, "", "soon", "-3")] == [0, 0, 0, 0]
+    assert retry_after_s("2.5", now) == 2.5
+    assert retry_after_s("Thu, 01 Jan 2026 12:00:30 GMT", now) == 30
+    assert retry_after_s("Thu, 01 Jan 2026 11:00:00 GMT", now) == 0
+    assert [retry_after_s(each, now) for each in (None, "", "soon", "-3")] == [0, 0, 0, 0]
 
 
 def test_stopping_wakes_those_who_wait(endpoint: Endpoint) -> None:
