@@ -19,7 +19,7 @@ from runner.descriptions.chat_client import (
     UnavailableError,
 )
 from runner.descriptions.images import HashedImage, data_url
-from runner.descriptions.prompts import BadAnswerError, Prompt, answers_in
+from runner.descriptions.prompts import BadAnswerError, Prompt, parse_answers
 from runner.descriptions.store import DescriptionStore, Row
 
 
@@ -131,7 +131,7 @@ def _describe(
     for number in range(1, settings.max_tries + 1):
         try:
             answer = client.ask(_messages(prompt.instruction_for(image.sha256), url, problem))
-            texts = prompt.describe(answers_in(answer), image.sha256)
+            texts = prompt.describe(parse_answers(answer), image.sha256)
             return Row(image.sha256, settings.source, texts, num_tries=number)
         except BadAnswerError as error:
             problem = str(error)

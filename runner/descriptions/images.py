@@ -1,4 +1,4 @@
-"""Which images are described: those of a data set, of a drawn domain, or of a folder."""
+"""Images to describe: of a data set, a synthetic domain or a folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tasks.datasets import synthetic
 from tasks.reading import dataset_names, read_dataset
 from tasks.schema import RawDomain, Record
 
-_SENT_AS_IT_IS = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
+_SUPPORTED_FORMATS = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 
 ImageSplit = Literal["all", "train"]
 
@@ -30,9 +30,9 @@ class ImageSet:
     """The images to describe.
 
     Attributes:
-        name: of the data set or folder; the exported file is called after it.
-        folder: what the exported paths are relative to.
-        paths: different files, in a fixed order.
+        name: name of the data set or folder, used in the name of the exported file.
+        folder: exported paths are relative to this folder.
+        paths: files without duplicates, in a fixed order.
     """
 
     name: str
@@ -42,7 +42,7 @@ class ImageSet:
 
 @dataclass(frozen=True, slots=True)
 class HashedImage:
-    """An image file and the SHA-256 of what it holds."""
+    """Image file and the SHA-256 of its content."""
 
     path: Path
     sha256: str
@@ -105,42 +105,42 @@ def _in_domain(raw: RawDomain, split: ImageSplit) -> ImageSet:
 
 
 def hash_images(paths: Sequence[Path]) -> list[HashedImage]:
-    """Every file with its hash, in the order of the paths.
+    """Computes the hash of every file, in the order of the paths.
 
     Raises:
-        OSError: a file cannot be read.
+        OSError: A file cannot be read.
     """
-    with ThreadPoolExecutor(8) as pool:  # reading waits for the disk; hashing lets go of the GIL
+    with ThreadPoolExecutor(8) as pool:  # hashing releases the GIL
         hashes = pool.map(lambda path: hashlib.sha256(path.read_bytes()).hexdigest(), paths)
-        return [HashedImage(path, found) for path, found in zip(paths, hashes, strict=True)]
+        return [HashedImage(path, sha256) for path, sha256 in zip(paths, hashes, strict=True)]
 
 
 def check_base_names(images: Sequence[HashedImage]) -> None:
-    """Makes sure that base names tell the images apart, as a description file needs.
+    """Checks that base names identify the images, because part description files have only those.
 
     Raises:
-        ValueError: two different images have one base name.
+        ValueError: Two different images have the same base name.
     """
     first: dict[str, HashedImage] = {}
     for image in images:
         other = first.setdefault(image.path.name, image)
         if other.sha256 != image.sha256:
             raise ValueError(
-                f"{other.path} and {image.path} are different images of one name, which a file of "
-                "part descriptions cannot tell apart; rename one, or use --prompt dual"
+                f"{other.path} and {image.path} are different images of one name, but a file of "
+                "part descriptions identifies images by name; rename one, or use --prompt dual"
             )
 
 
 def data_url(path: Path) -> str:
-    """The image as a base64 data URL; what chat endpoints cannot read is sent as PNG.
+    """Encodes an image as a base64 data URL; formats that endpoints do not support become PNG.
 
     Raises:
-        OSError, ValueError: it is no image that can be decoded.
+        OSError, ValueError: The image cannot be decoded.
     """
     content = path.read_bytes()
     with Image.open(io.BytesIO(content)) as image:
-        image.load()  # a cut-off file is found here, not by the endpoint
-        kind = _SENT_AS_IT_IS.get(image.format or "")
+        image.load()  # detects a truncated file before it is sent
+        kind = _SUPPORTED_FORMATS.get(image.format or "")
         if kind is None:
             png = io.BytesIO()
             image.convert("RGB").save(png, "PNG")

@@ -153,7 +153,7 @@ def test_another_model_is_refused(tmp_path: Path, pictures: Path, capsys) -> Non
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     for model, message in (
         (str(tmp_path), "is of type 'bert'"),
-        (str(tmp_path / "none" / "no" / "such"), "expected the folder or the hub's name"),
+        (str(tmp_path / "none" / "no" / "such"), "expected the folder or Hugging Face name"),
     ):
         assert main(command(model, pictures, tmp_path / "kept")) == 2
         assert message in " ".join(capsys.readouterr().err.split())

@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.descriptions.prompts import BadAnswerError, answers_in, load_prompt
+from runner.descriptions.prompts import BadAnswerError, load_prompt, parse_answers
 from runner.descriptions.validation import (
-    clothing_lacks,
-    identity_lacks,
-    part_lacks,
+    clothing_problem,
+    identity_problem,
+    part_problem,
     text_problem,
     tidy,
 )
@@ -111,8 +111,8 @@ def test_no_text_breaks_a_field_of_a_file(text: str) -> None:
 
 
 def test_the_answer_is_found_among_other_words() -> None:
-    assert answers_in('{"a": "1"}') == {"a": "1"}
-    assert answers_in('Sure!\n```json\n{"a": "1",\n "b": "2"}\n```\nBye') == {"a": "1", "b": "2"}
+    assert parse_answers('{"a": "1"}') == {"a": "1"}
+    assert parse_answers('Sure!\n```json\n{"a": "1",\n "b": "2"}\n```\nBye') == {"a": "1", "b": "2"}
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_the_answer_is_found_among_other_words() -> None:
 )
 def test_what_is_no_answer_is_refused(content: str, message: str) -> None:
     with pytest.raises(BadAnswerError, match=message):
-        answers_in(content)
+        parse_answers(content)
 
 
 def test_articles() -> None:
@@ -150,7 +150,7 @@ def test_checks_let_good_sentences_pass() -> None:
         ("lower", "He wears khaki shorts."),
         ("foot", "She is barefoot."),
     ):
-        assert part_lacks(part, text) is None
+        assert part_problem(part, text) is None
         assert text_problem(text, min_words=3, max_words=30, max_sentences=1) is None
-    assert identity_lacks("A tall, middle-aged woman.") is None
-    assert clothing_lacks("She wears a green dress.") is None
+    assert identity_problem("A tall, middle-aged woman.") is None
+    assert clothing_problem("She wears a green dress.") is None

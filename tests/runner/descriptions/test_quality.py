@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.descriptions.quality import check_file, contradiction, implausible, implausible_words
+from runner.descriptions.quality import check_file, contradiction, implausible_words, is_implausible
 from runner.lifelong import main
 from tasks.text.descriptions import format_descriptions
 
@@ -89,7 +89,7 @@ def test_no_contradictions(sentences: tuple[str, ...]) -> None:
      ("grn", "upper"), ("кепка", "head"), ("a" * 10 + "b" * 11, "foot"), ("1", "head")],
 )  # fmt: skip
 def test_implausible_words(word: str, part: str) -> None:
-    assert implausible(word, part)
+    assert is_implausible(word, part)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_implausible_words(word: str, part: str) -> None:
      ("a", "head"), ("t-shirt", "upper"), ("flip-flops", "foot"), ("kilt", "lower")],
 )  # fmt: skip
 def test_plausible_words(word: str, part: str) -> None:
-    assert not implausible(word, part)
+    assert not is_implausible(word, part)
 
 
 def test_a_noun_before_a_noun_is_no_garment() -> None:
@@ -137,8 +137,8 @@ def test_table_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     ("content", "message"),
     [
         (None, "does not exist"),
-        (b"", "no line of"),
-        (b"a b c\n", "no line of"),
+        (b"", "has no such line"),
+        (b"a b c\n", "has no such line"),
         ("Käppi".encode("latin-1"), "expected UTF-8"),
     ],
 )

@@ -57,8 +57,8 @@ def test_a_kill_at_any_byte_loses_at_most_the_torn_line(
     for number in range(per_shard):
         store.add(row(number))
     journal = (folder / "journal.jsonl").read_bytes()
-    assert store._owner is not None
-    store._owner.close()
+    assert store._lock_file is not None
+    store._lock_file.close()
     (folder / "journal.jsonl").write_bytes(journal[:cut])
     kept = journal[:cut].count(b"\n")
     assert rows(folder) == {row(number).image: row(number) for number in range(kept)}
