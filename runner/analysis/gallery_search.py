@@ -109,7 +109,7 @@ def images_below(folder: Path) -> list[tuple[str, Record]]:
         ValueError: it has no image.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"--images: expected a folder; {folder} is none")
+        raise FileNotFoundError(f"--data: expected a folder; {folder} is none")
     paths = sorted(
         path
         for path in folder.rglob("*")
@@ -117,7 +117,7 @@ def images_below(folder: Path) -> list[tuple[str, Record]]:
     )
     if not paths:
         raise ValueError(
-            f"--images: {folder} has no image; expected files ending in "
+            f"--data: {folder} has no image; expected files ending in "
             f"{', '.join(sorted(IMAGE_SUFFIXES))}"
         )
     return [("", Record(str(path), UNKNOWN, UNKNOWN)) for path in paths]

@@ -289,7 +289,7 @@ def test_a_second_time_nothing_is_run(
     given = ["--seeds", "0,1", *overrides(tiny_arguments, copied)]
     status, said = run(capsys, str(copied / "pair.yaml"), *given)
     assert status == 0
-    assert "All of 4 runs were finished before." in said
+    assert "All 4 runs were already finished." in said
     assert {each: each.stat().st_mtime_ns for each in copied.glob("*/results.json")} == before
     assert written(copied) == (folder, table)
 
@@ -558,7 +558,7 @@ def test_a_table_is_sent_once(
     arguments = [str(copied / "pair.yaml"), "--seeds", "0,1", *given, f"tracking.uri={dead}"]
     status, said = run(capsys, *arguments)
     assert status == 0
-    assert "The table is written; the same command sends it later." in said
+    assert "The table is written; run the same command again" in said
 
 
 # ---- a machine that dies

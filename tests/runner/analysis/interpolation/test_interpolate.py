@@ -386,8 +386,8 @@ def test_the_command(
     assert "validation identities alone" in " ".join(shown.split())
     assert domain in shown
     assert longer.results["domains"]["seen"][1] not in shown
-    (picture,) = [line for line in shown.splitlines() if line.startswith("Picture")]
-    assert Path(picture.split(maxsplit=1)[1]).name == "curves-test.png"
+    (figure,) = [line for line in shown.splitlines() if line.startswith("Figure")]
+    assert Path(figure.split(maxsplit=1)[1]).name == "curves-test.png"
     assert main([*arguments, "--split", "validation"]) == 0
     assert "curves-validation.png" in capsys.readouterr().out
     assert main(["interpolate", name, "--runs", storage, "--alphas", "0.5:0.1"]) == 2
