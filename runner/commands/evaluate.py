@@ -1,6 +1,6 @@
 """Evaluate the model of a finished run on a benchmark.
 
-The protocol of that benchmark is pinned in a protocol lock of its own.
+The scores have the protocol lock of that benchmark.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -190,6 +191,18 @@ def test_text_is_printed_literally(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"{text}\n"
 
 
+def test_only_one_place_creates_consoles() -> None:
+    """Other consoles would read `[red]` in file names and queries as markup."""
+    files = [
+        file.relative_to(ROOT).as_posix()
+        for file in (ROOT / "runner").rglob("*.py")
+        if re.search(r"\bConsole\(", file.read_text(encoding="utf-8"))
+    ]
+    assert [file for file in files if not file.startswith("runner/bench/")] == [
+        "runner/commands/_output.py"
+    ]
+
+
 @pytest.mark.parametrize("name", ["a[/].jpg", "[red]b.jpg", ":smile:.jpg"])
 def test_file_names_with_brackets_in_messages(
     name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
@@ -221,6 +234,28 @@ def test_search_prints_brackets_of_queries_and_file_names(
         "query": text,
         "hits": [{"image": file, "similarity": 0.5, "kind": "match"}],
     }
+
+
+def test_run_and_evaluate_print_json_and_results_only(
+    tiny_arguments: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = tmp_path / "runs"
+    arguments = tiny_arguments(runs, "zero_shot", "benchmark.order=[plaza]")
+    assert main([*arguments, "--json"]) == 0
+    captured = capsys.readouterr()
+    document = json.loads(captured.out)
+    folder = Path(document["folder"])
+    assert document["results"] == json.loads((folder / "results.json").read_text())
+    assert not document["was_finished"]
+    assert "finished in" in captured.err, "progress is on stderr"
+    assert main([*arguments, "--quiet"]) == 0
+    captured = capsys.readouterr()
+    assert "plaza" in captured.out
+    assert "results.json" not in captured.out
+    assert captured.err == ""
+    assert main(["evaluate", folder.name, "--runs", str(runs), "--json"]) == 0
+    evaluated = json.loads(capsys.readouterr().out)
+    assert evaluated["results"]["scores"]["plaza"]["mAP"] > 0
 
 
 # ---- as a process

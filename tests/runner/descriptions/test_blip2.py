@@ -94,9 +94,9 @@ def test_nobody_is_left_out_in_this_process(
 ) -> None:
     kept = tmp_path / "kept"
     assert main(command(tiny, pictures, kept, "cluster.num_workers=0")) == 1
-    said = capsys.readouterr().out
-    assert "0 of 12 images are described (12 asked for now), 12 failed, 0 are left" in said
-    assert "bad answer" in said
+    output = capsys.readouterr().out
+    assert "0 of 12 images are described (12 asked for now), 12 failed, 0 are left" in output
+    assert "bad answer" in output
     assert read_descriptions(kept / "people_description.txt").parts == {}
 
 

@@ -125,9 +125,9 @@ def test_an_answer_that_never_passes_is_marked_and_counted(
 ) -> None:
     endpoint.answers = PART_ANSWERS | {"upper_colour": "loud"}
     assert describe() == 1
-    said = capsys.readouterr().out
-    assert "0 of 12 images are described (12 asked for now), 12 failed, 0 are left" in said
-    assert "12 x bad answer: upper_colour: no colour is named in 'loud'" in said
+    output = capsys.readouterr().out
+    assert "0 of 12 images are described (12 asked for now), 12 failed, 0 are left" in output
+    assert "12 x bad answer: upper_colour: no colour is named in 'loud'" in output
     assert set(endpoint.asked.values()) == {3}
     assert "not accepted: upper_colour: no colour" in endpoint.prompts[-1]
     assert (tmp_path / "kept" / "people_description.txt").read_text() == ""
@@ -169,10 +169,10 @@ def test_an_endpoint_that_dies_ends_the_job(
 
     endpoint.fault = fault
     assert describe("--concurrency", "1", "--max-retries", "1") == 1
-    said = capsys.readouterr().out
-    assert "3 of 12 images are described" in said
-    assert "6 are left" in said
-    assert "the endpoint answers no longer: no answer: HTTP 502, 2 times" in said
+    output = capsys.readouterr().out
+    assert "3 of 12 images are described" in output
+    assert "6 are left" in output
+    assert "the endpoint answers no longer: no answer: HTTP 502, 2 times" in output
 
 
 def test_a_refused_image_is_not_asked_again(
@@ -195,10 +195,10 @@ def test_the_budget_is_kept(
 ) -> None:
     assert describe("--max-requests", "5") == 1
     assert sum(endpoint.asked.values()) == 5
-    said = capsys.readouterr().out
-    assert "5 of 12 images are described" in said
-    assert "7 are left" in said
-    assert "the budget of 5 requests is spent" in said
+    output = capsys.readouterr().out
+    assert "5 of 12 images are described" in output
+    assert "7 are left" in output
+    assert "the budget of 5 requests is spent" in output
     assert describe() == 0
     assert set(endpoint.asked.values()) == {1}
 
@@ -211,9 +211,9 @@ def test_unreadable_images_are_failures_and_cost_nothing(
     (pictures / "03.png").write_bytes(b"")
     assert describe() == 1
     assert sum(endpoint.asked.values()) == 10
-    said = capsys.readouterr().out
-    assert "10 of 12 images are described (12 asked for now), 2 failed" in said
-    assert "unreadable image" in said
+    output = capsys.readouterr().out
+    assert "10 of 12 images are described (12 asked for now), 2 failed" in output
+    assert "unreadable image" in output
 
 
 def test_dual_texts(describe: Describe, endpoint: Endpoint, exported, pictures: Path) -> None:
@@ -324,16 +324,16 @@ def test_wrong_input(
 ) -> None:
     import re
 
-    said = refused(capsys, *arguments(pictures, endpoint.url, tmp_path / "kept")[1:], *change)
-    assert re.search(message, said)
+    output = refused(capsys, *arguments(pictures, endpoint.url, tmp_path / "kept")[1:], *change)
+    assert re.search(message, output)
     assert sum(endpoint.asked.values()) == 0
     assert not (tmp_path / "kept").exists()
 
 
 def test_a_dead_endpoint_is_said_at_once(pictures: Path, tmp_path: Path, capsys) -> None:
     command = arguments(pictures, "http://127.0.0.1:9/v1", tmp_path / "kept")[1:]
-    said = refused(capsys, *command, status=1)
-    assert "no server answers" in said
+    output = refused(capsys, *command, status=1)
+    assert "no server answers" in output
     assert not (tmp_path / "kept").exists()
 
 
@@ -343,8 +343,8 @@ def test_a_wrong_key_or_model_ends_the_job_at_once(
 ) -> None:
     endpoint.fault = lambda handler, image, attempt: handler.say(status, "no") or True
     assert describe("--concurrency", "2") == 1
-    said = " ".join(capsys.readouterr().err.split())
-    assert f"answers HTTP {status}: no" in said
+    output = " ".join(capsys.readouterr().err.split())
+    assert f"answers HTTP {status}: no" in output
     assert sum(endpoint.asked.values()) <= 4
 
 
@@ -359,8 +359,8 @@ def test_a_redirect_does_not_get_the_key(endpoint: Endpoint, describe: Describe,
 
 def test_missing_arguments_are_named(pictures: Path, capsys) -> None:
     assert "expected --backend and --dataset or --data" in refused(capsys)
-    said = refused(capsys, "--data", str(pictures), "--backend", "openai")
-    assert "expected --model" in said
+    output = refused(capsys, "--data", str(pictures), "--backend", "openai")
+    assert "expected --model" in output
 
 
 def test_two_images_of_one_name_are_refused(

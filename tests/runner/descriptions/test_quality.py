@@ -123,10 +123,10 @@ def test_table_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     bad = ("A cap.", "Red blue shirt.", "Jeans with shoes.", "None")
     path = write(tmp_path / "d.txt", format_descriptions({"a.jpg": GOOD, "b.jpg": bad}))
     assert main(["describe", "--check", str(path)]) == 0
-    said = capsys.readouterr().out
-    assert "contradictory (two colours)" in said
-    assert "50.0%" in said
-    assert "implausible words: shoes (lower)" in said
+    output = capsys.readouterr().out
+    assert "contradictory (two colours)" in output
+    assert "50.0%" in output
+    assert "implausible words: shoes (lower)" in output
     assert main(["describe", "--check", str(path), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["num_images"], found["num_contradictory"], found["num_empty"]) == (2, 1, 1)

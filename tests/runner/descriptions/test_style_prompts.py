@@ -241,9 +241,9 @@ def test_captions_that_are_none(
 ) -> None:  # fmt: skip
     (tmp_path / name).write_text(content)
     status = describe("--prompt", "dual", "--style", "kmeans", "--captions", str(tmp_path / name))
-    said = " ".join(capsys.readouterr().err.split())
+    output = " ".join(capsys.readouterr().err.split())
     assert status == 2
-    assert re.search(message, said), said
+    assert re.search(message, output), output
     assert not endpoint.asked
     assert not (tmp_path / "kept").exists()
 
@@ -267,6 +267,6 @@ def test_what_is_refused(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     assert describe("--prompt", "dual", *arguments, f"benchmark.root={root}", *SIZES) == 2
-    said = " ".join(capsys.readouterr().err.split())
-    assert re.search(message, said), said
+    output = " ".join(capsys.readouterr().err.split())
+    assert re.search(message, output), output
     assert not endpoint.asked
