@@ -1,4 +1,6 @@
-"""The command line: `python runner/lifelong.py [run] [--preset demo] [key=value ...]`."""
+"""Command line: `python runner/lifelong.py [run] [--preset demo] [key=value ...]`."""
+
+# PYTHON_ARGCOMPLETE_OK
 
 from __future__ import annotations
 
@@ -6,76 +8,128 @@ import sys
 from pathlib import Path
 
 if not __package__:
-    # Run as a script, from any folder or under `ray job submit`: Python put this folder first on
-    # the path, where the packages' parent belongs.
+    # Run as a script (from any folder, or by `ray job submit`): Python puts the folder of the
+    # script first on the path; the packages are in its parent.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import argparse
 import importlib
+import io
 import os
 import pkgutil
 from collections.abc import Sequence
-
-from rich.console import Console
+from contextlib import nullcontext, redirect_stdout
 
 import runner.commands
+from runner import __version__, program_name
+from runner.commands._output import Output, make_console
+
+DEFAULT_COMMAND = "run"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit status (0 done, 1 failed, 2 wrong input)."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if not given or (given[0] not in commands() and given[0] not in ("-h", "--help")):
-        given.insert(0, "run")
-    options = _parsed(given)
-    errors = Console(stderr=True)
+    """Runs one command.
+
+    Args:
+        arguments: words after the program name; default: `sys.argv[1:]`.
+
+    Returns:
+        Exit status: 0 success, 1 failure, 2 invalid input, 130 interrupted.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    _allow_any_text()
+    options = _parse(words)
+    output = Output(options)
+    errors = make_console(stderr=True)
     try:
-        return options.main(options)
-    except BrokenPipeError:  # the reader of our output has left
+        # Libraries print to stdout as well; a JSON document has to be alone there.
+        with redirect_stdout(sys.stderr) if output.as_json else nullcontext():
+            status = options.main(options, output)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of our output has exited, for example `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (ValueError, OSError, FloatingPointError) as error:
-        errors.print(f"[bold red]error[/] {type(error).__name__}", highlight=False)
-        errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        errors.print(f"error {type(error).__name__}", style="bold red")
+        errors.print(str(error), soft_wrap=True)
         return 2
     except RuntimeError as error:
-        errors.print("[bold red]failed[/]", highlight=False)
-        errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        errors.print("failed", style="bold red")
+        errors.print(str(error), soft_wrap=True)
         return 1
     except KeyboardInterrupt:
-        goes_on = "; the same command goes on from the last checkpoint"
-        errors.print("stopped" + (goes_on if options.command == "run" else ""))
+        resume = "; run the same command again to resume from the last checkpoint"
+        errors.print("stopped" + (resume if options.command == DEFAULT_COMMAND else ""))
         return 130
+    return status
 
 
 def commands() -> list[str]:
-    """Every command: the modules of runner/commands."""
+    """Names of all commands: the modules of runner/commands without a leading underscore."""
     modules = pkgutil.iter_modules(runner.commands.__path__)
-    return [module.name.replace("_", "-") for module in modules]
+    names = (module.name for module in modules)
+    return [name.replace("_", "-") for name in names if not name.startswith("_")]
 
 
-def _parsed(given: Sequence[str]) -> argparse.Namespace:
-    """The options; overrides may stand anywhere among them, which argparse alone does not allow."""
-    parser = _parser()
-    options, rest = parser.parse_known_args(given)
-    overrides = [each for each in rest if "=" in each and not each.startswith("-")]
-    if unknown := [each for each in rest if each not in overrides]:
+def make_parser() -> argparse.ArgumentParser:
+    """Builds the parser of all commands."""
+    program = program_name()
+    parser = argparse.ArgumentParser(
+        prog=program,
+        description="Lifelong person re-identification experiments.",
+        epilog=f"`{program} COMMAND --help` describes a command. "
+        f"Without a command, `{DEFAULT_COMMAND}` is executed.",
+    )
+    parser.add_argument("--version", action="version", version=f"lifelong-reid {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name in commands():
+        module = importlib.import_module(f"runner.commands.{name.replace('-', '_')}")
+        command = subparsers.add_parser(
+            name,
+            help=module.HELP,
+            description=module.__doc__,
+            epilog=f"example:\n  {program} {name} {module.EXAMPLE}".rstrip(),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(command)
+        command.set_defaults(main=module.main)
+    return parser
+
+
+def _parse(words: Sequence[str]) -> argparse.Namespace:
+    """Parses the options; unlike argparse alone, accepts overrides between them."""
+    parser = make_parser()
+    _enable_completion(parser)
+    if not words or words[0] not in (*commands(), "-h", "--help", "--version"):
+        words = [DEFAULT_COMMAND, *words]
+    options, rest = parser.parse_known_args(words)
+    overrides = [word for word in rest if "=" in word and not word.startswith("-")]
+    if unknown := [word for word in rest if word not in overrides]:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     if overrides:
         options.overrides = [*options.overrides, *overrides]
     return options
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="lifelong.py", description="Lifelong person re-identification experiments."
-    )
-    subparsers = parser.add_subparsers(dest="command", required=True)
-    for name in commands():
-        module = importlib.import_module(f"runner.commands.{name.replace('-', '_')}")
-        command = subparsers.add_parser(name, help=module.HELP, description=module.__doc__)
-        module.add_arguments(command)
-        command.set_defaults(main=module.main)
-    return parser
+def _enable_completion(parser: argparse.ArgumentParser) -> None:
+    """Enables shell completion if the optional package argcomplete is installed.
+
+    Setup: eval "$(register-python-argcomplete lifelong-reid)"
+    """
+    if "_ARGCOMPLETE" not in os.environ:  # set by the shell while it completes
+        return
+    try:
+        argcomplete = importlib.import_module("argcomplete")
+    except ImportError:
+        return
+    argcomplete.autocomplete(parser)
+
+
+def _allow_any_text() -> None:
+    """Lets stdout and stderr print file names that their encoding cannot represent."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 if __name__ == "__main__":

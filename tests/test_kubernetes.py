@@ -278,7 +278,7 @@ def test_the_entrypoint_is_a_sweep_that_can_be_planned(
     options.overrides = [*options.overrides, *overrides]
     plan = make_plan(options)
     assert plan.trial_config.cluster.use_gpu
-    assert plan.settings.storage == words[words.index("--storage") + 1]
+    assert plan.settings.storage == words[words.index("--study") + 1]
 
 
 def test_what_is_written_goes_to_the_shared_volume(job: dict[str, Any]) -> None:

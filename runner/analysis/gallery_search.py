@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from runner import program_name
 from runner.analysis.trained_run import TrainedRun, embedding
 from runner.plotting.contact_sheet import Picture
 from tasks.retrieval.gallery_files import check_replaceable
@@ -108,7 +109,7 @@ def images_below(folder: Path) -> list[tuple[str, Record]]:
         ValueError: it has no image.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"--images: expected a folder; {folder} is none")
+        raise FileNotFoundError(f"--data: expected a folder; {folder} is none")
     paths = sorted(
         path
         for path in folder.rglob("*")
@@ -116,7 +117,7 @@ def images_below(folder: Path) -> list[tuple[str, Record]]:
     )
     if not paths:
         raise ValueError(
-            f"--images: {folder} has no image; expected files ending in "
+            f"--data: {folder} has no image; expected files ending in "
             f"{', '.join(sorted(IMAGE_SUFFIXES))}"
         )
     return [("", Record(str(path), UNKNOWN, UNKNOWN)) for path in paths]
@@ -162,7 +163,7 @@ def open_index(run: TrainedRun, folder: Path) -> GalleryIndex:
     """
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"no index at {folder}; make it with: python runner/lifelong.py index "
+            f"no index at {folder}; make it with: {program_name()} index "
             f"{run.storage.folder}, with the same --after or --checkpoint"
         )
     index = GalleryIndex.load(folder)

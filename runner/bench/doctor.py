@@ -105,7 +105,7 @@ def command_s(root: Path, num_opened: int, *options: str) -> float:
     Raises:
         RuntimeError: the command failed, or it did not open `num_opened` images.
     """
-    command = [sys.executable, str(ENTRY), "doctor", "--root", str(root), "--dataset", _NAME]
+    command = [sys.executable, str(ENTRY), "doctor", "--data", str(root), "--dataset", _NAME]
     start_s = time.perf_counter()
     process = subprocess.run(
         [*command, "--json", *options], capture_output=True, text=True, check=False

@@ -106,7 +106,7 @@ class Workbench:
         overrides = [each for each in self.overrides(learner) if not each.startswith(run_settings)]
         return [
             *(str(space), "--preset", f"demo-{learner}", "--name", f"sweep-{self._num_runs}"),
-            *("--root", str(self.folder / "sweeps"), "--trials", str(self.sizes.num_trials)),
+            *("--sweeps", str(self.folder / "sweeps"), "--trials", str(self.sizes.num_trials)),
             *("--concurrent", "1", "--sampler", "random", "--scheduler", "none"),
             # Single in-process runs are not tracked either.
             *(*overrides, "tracking.uri=null"),

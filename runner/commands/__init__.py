@@ -1,5 +1,6 @@
-"""The commands of `runner/lifelong.py`: one file each, named as the command (`-` is `_`).
+"""Commands of the command line: one module per command, named as the command (`-` is `_`).
 
-A command's module has `HELP`, `add_arguments(parser)` and `main(options) -> exit status`; a new
-file here is a new command. What takes seconds to import is imported inside the functions.
+A command module defines `HELP`, `EXAMPLE` (the arguments of an example), `add_arguments(parser)`
+and `main(options, output) -> exit status`. A new module is a new command; modules whose names begin
+with `_` are shared code. Slow imports belong inside the functions.
 """

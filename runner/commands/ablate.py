@@ -1,61 +1,68 @@
-"""`ablate`: a table of runs, rows x seeds, run side by side, averaged and compared."""
+"""Run an ablation table: every row with every seed, averaged and compared.
+
+Finished runs are not repeated.
+"""
 
 from __future__ import annotations
 
 import argparse
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from runner.commands._arguments import add_output_arguments, add_overrides, split_overrides
+from runner.commands._output import Output
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+    from rich.console import Console
 
     from runner.ablation.cells import Cell, Key
     from runner.ablation.summary import Failure, TableSummary
     from runner.ablation.table_file import TableConfig
     from runner.results.finished_runs import FinishedRun
 
-HELP = "run a table of rows x seeds, or what is missing of it"
+HELP = "run the missing cells of an ablation table and show the table"
+EXAMPLE = "vladr-ablation --seeds 0,1,2 --jobs 2"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Table, seeds, what of it, overrides."""
+    """Adds the arguments of `ablate`."""
     parser.add_argument(
-        "table", nargs="?", metavar="TABLE", help="a table's name or a YAML file; default: list all"
-    )
-    parser.add_argument("--seeds", default="0,1,2", help="separated by commas (default: 0,1,2)")
-    parser.add_argument(
-        "--jobs", type=int, metavar="N", help="runs side by side (default: a CPU or GPU each)"
-    )
-    parser.add_argument(
-        "--rows", nargs="+", action="extend", default=[], metavar="NAME",
-        help="run only these rows; the table still shows all that is finished",
+        "table", nargs="?", metavar="TABLE",
+        help="name of a table, or a YAML file; without it, all tables are listed",
     )  # fmt: skip
     parser.add_argument(
-        "--real", action="store_true", help="begin with the rows' presets for real data"
+        "--seeds", default="0,1,2", help="seeds, separated by commas (default: 0,1,2)"
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="run nothing: show what is finished and missing"
+        "--jobs", type=int, metavar="N",
+        help="runs at the same time (default: one per CPU or GPU)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--rows", nargs="+", action="extend", default=[], metavar="NAME",
+        help="run only these rows; the table still shows all finished rows",
+    )  # fmt: skip
+    parser.add_argument(
+        "--real", action="store_true", help="use the presets of the rows for real data sets"
     )
     parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="for all rows, such as storage.root=..."
+        "--dry-run", action="store_true", help="only show what is finished and what is missing"
     )
+    add_overrides(parser, "overrides of all rows, such as storage.root=...")
+    add_output_arguments(parser)
 
 
-def main(options: argparse.Namespace) -> int:
-    """Runs what is missing and shows the table; returns the exit status."""
-    console = Console()
+def main(options: argparse.Namespace, output: Output) -> int:
+    """Runs the missing cells and prints the table."""
     if options.table is None:
-        return _list_tables(console)
+        return _list_tables(output)
 
     from runner.ablation.cells import check_rows, plan_cells, read_cells, table_folder
     from runner.ablation.table_file import load_table
     from runner.config.run_config import in_hash
 
-    # An override behind the last name is taken for one more name.
-    chosen = [name for name in options.rows if "=" not in name]
-    overrides = [name for name in options.rows if "=" in name] + options.overrides
+    chosen, overrides = split_overrides([*options.rows, *options.overrides])
     seeds = _seeds(options.seeds)
     if options.jobs is not None and options.jobs < 1:
         raise ValueError(f"--jobs: expected at least 1, got {options.jobs}")
@@ -63,7 +70,7 @@ def main(options: argparse.Namespace) -> int:
     check_rows(table, chosen)
     cells = plan_cells(table, seeds, overrides, real=options.real)
     folder = table_folder(name, cells, overrides, options.real)
-    # Where things are kept says nothing of the numbers, and may hold a password.
+    # Storage and tracking settings do not change results and may hold a password.
     settings = [each for each in overrides if in_hash(each.partition("=")[0])]
     settings = ["--real"] * options.real + settings
     finished = read_cells(cells)
@@ -71,24 +78,30 @@ def main(options: argparse.Namespace) -> int:
     missing = [cell for cell in wanted if cell.key not in finished]
     failures: list[Failure] = []
     if options.dry_run:
-        _show_what_is_there(console, table, cells, finished, missing, options.jobs)
+        _show_plan(output.results, table, cells, finished, missing, options.jobs)
     elif missing:
-        failures = _run_missing(console, table, cells, finished, missing, options.jobs)
+        failures = _run_missing(output.progress, table, cells, finished, missing, options.jobs)
         finished = read_cells(cells)
     else:
-        console.print(f"All of {len(wanted)} runs were finished before.")
+        output.note(f"All {len(wanted)} runs were already finished.")
     summary = _summarise(name, table, seeds, settings, finished, failures)
     if table.measures and summary.runs:
-        summary = _with_costs(console, summary, folder, cells, measure=not options.dry_run)
-    return _present(console, summary, folder, cells[0], send=not options.dry_run)
+        summary = _with_costs(output.status, summary, folder, cells, measure=not options.dry_run)
+    return _present(output, summary, folder, cells[0], send=not options.dry_run)
 
 
-def _list_tables(console: Console) -> int:
+def _list_tables(output: Output) -> int:
     from runner.ablation.table_file import load_table, table_names
 
-    for name in table_names():
-        _, table = load_table(name)
-        console.print(f"{name:18s} {table.title} ({len(table.rows)} rows)", highlight=False)
+    tables = {name: load_table(name)[1] for name in table_names()}
+    output.write_json(
+        [
+            {"name": name, "title": table.title, "num_rows": len(table.rows)}
+            for name, table in tables.items()
+        ]
+    )
+    for name, table in tables.items():
+        output.results.print(f"{name:18s} {table.title} ({len(table.rows)} rows)")
     return 0
 
 
@@ -107,7 +120,7 @@ def _run_missing(
     missing: Sequence[Cell],
     jobs: int | None,
 ) -> list[Failure]:
-    """Runs them, a line for each that ends; what failed is returned."""
+    """Runs the missing cells, prints a line for each, and returns the failures."""
     from runner.ablation.cells import check_data
     from runner.ablation.console import ProgressLines, show_plan, time_estimator
     from runner.ablation.run import ray_jobs, run_cells
@@ -122,8 +135,8 @@ def _run_missing(
             endings = run_cells(missing, num_jobs, lines.show)
         except KeyboardInterrupt:
             console.print(
-                f"{lines.num_ended} of {len(missing)} runs ended; the same command runs the rest, "
-                "from their last checkpoints"
+                f"{lines.num_ended} of {len(missing)} runs ended; run the same command again to "
+                "resume the others from their last checkpoints"
             )
             raise
     return [
@@ -133,7 +146,7 @@ def _run_missing(
     ]
 
 
-def _show_what_is_there(
+def _show_plan(
     console: Console,
     table: TableConfig,
     cells: Sequence[Cell],
@@ -167,40 +180,39 @@ def _summarise(
 def _with_costs(
     console: Console, summary: TableSummary, folder: Path, cells: Sequence[Cell], *, measure: bool
 ) -> TableSummary:
-    """The table with what its rows cost, which is measured once."""
+    """Adds the measured costs of the rows; each is measured only once."""
     from dataclasses import replace
 
     from runner.ablation.costs import costs_of
 
-    with console.status("Measuring what rows cost"):
+    with console.status("Measuring costs"):
         return replace(summary, costs=costs_of(folder, cells, measure=measure))
 
 
-def _present(
-    console: Console, summary: TableSummary, folder: Path, cell: Cell, *, send: bool
-) -> int:
-    """Shows, writes and sends the table; returns the exit status."""
+def _present(output: Output, summary: TableSummary, folder: Path, cell: Cell, *, send: bool) -> int:
+    """Writes, prints and sends the table; returns the exit status."""
     from runner.ablation.plot import write_pictures
-    from runner.ablation.view import show, write_texts
+    from runner.ablation.view import show, to_json, write_texts
     from runner.results.run_folder import write_atomically
 
+    output.write_json({"folder": str(folder), **to_json(summary)})
     if summary.runs:
         folder.mkdir(parents=True, exist_ok=True)
         for file, text in write_texts(summary).items():
             write_atomically(folder / file, text)
         write_pictures(summary, folder)
-        show(console, summary)
-        console.print(f"Table     {folder}/table.md, .json, .csv, .png", soft_wrap=True)
+        show(output.results, summary)
+        output.note(f"Table     {folder}/table.md, .json, .csv, .png")
         if send:
-            _send(console, summary, folder, cell)
+            _send(output, summary, folder, cell)
     for failure in summary.failures:
-        console.print(f"failed: {failure.row} seed {failure.seed}", style="bold red", markup=False)
-        console.print(failure.error, markup=False, highlight=False, soft_wrap=True)
-    unlike = len(summary.locks) > 1 and not summary.varies_data
-    return 1 if summary.failures or unlike else 0
+        output.results.print(f"failed: {failure.row} seed {failure.seed}", style="bold red")
+        output.results.print(failure.error, soft_wrap=True)
+    locks_differ = len(summary.locks) > 1 and not summary.varies_data
+    return 1 if summary.failures or locks_differ else 0
 
 
-def _send(console: Console, summary: TableSummary, folder: Path, cell: Cell) -> None:
+def _send(output: Output, summary: TableSummary, folder: Path, cell: Cell) -> None:
     from runner.ablation.mlflow import send_table
     from runner.experiment import tracking_uri
     from runner.tracking.mlflow_client import TrackingError
@@ -212,9 +224,9 @@ def _send(console: Console, summary: TableSummary, folder: Path, cell: Cell) -> 
     try:
         num_sent = send_table(folder, summary, settings)
     except TrackingError as error:
-        console.print(
-            f"Tracking  {error}. The table is written; the same command sends it later.",
-            style="yellow", markup=False, soft_wrap=True,
+        output.warnings.print(
+            f"Tracking  {error}. The table is written; run the same command again to send it.",
+            style="yellow", soft_wrap=True,
         )  # fmt: skip
         return
-    console.print(f"Tracking  {num_sent} MLflow runs sent or changed", soft_wrap=True)
+    output.note(f"Tracking  {num_sent} MLflow runs sent or changed")

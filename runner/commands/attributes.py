@@ -1,65 +1,77 @@
-"""`attributes`: whether the attribute features of VLADR runs find people by part captions."""
+"""Test whether attribute features of VLADR runs retrieve people by captions.
+
+The captions describe single parts of synthetic people.
+"""
 
 from __future__ import annotations
 
 import argparse
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
+
+from runner.commands._arguments import (
+    add_after,
+    add_gpu,
+    add_output_arguments,
+    add_runs_folder,
+    split_overrides,
+)
+from runner.commands._output import Output
 
 if TYPE_CHECKING:
     from runner.analysis.attribute_retrieval import AttributeScores
 
-HELP = "search drawn people by captions of their parts, with the attribute features of vladr runs"
+HELP = "retrieve synthetic people by part captions with the attribute features of vladr runs"
+EXAMPLE = "RUN --people 200"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Runs, what is measured on, what is shown."""
+    """Adds the arguments of `attributes`."""
     parser.add_argument(
-        "runs", nargs="+", metavar="RUN",
-        help="finished runs of vladr on drawn people: names under the storage folder, or folders",
+        "names", nargs="+", metavar="RUN",
+        help="finished vladr runs on synthetic data: names in the folder of runs, or folders",
     )  # fmt: skip
-    parser.add_argument("--storage", default="runs", help="folder of runs (default: runs)")
+    add_runs_folder(parser)
+    add_after(parser)
     parser.add_argument(
-        "--after", metavar="DOMAIN", help="the model as it was after this domain (default: last)"
+        "--people", type=int, default=100, metavar="N", help="number of test people (default: 100)"
     )
-    parser.add_argument(
-        "--people", type=int, default=100, metavar="N", help="test people (default: 100)"
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON, with unrounded numbers")
-    parser.add_argument("--gpu", action="store_true", help="compute on the first CUDA device")
+    add_gpu(parser)
     parser.set_defaults(overrides=[])
+    add_output_arguments(parser)
 
 
-def main(options: argparse.Namespace) -> int:
-    """Measures and shows; returns the exit status."""
+def main(options: argparse.Namespace, output: Output) -> int:
+    """Computes and prints the scores of every run."""
     import json
 
     from runner.analysis.attribute_retrieval import search_by_captions, written
 
     if options.people < 2:
-        raise ValueError(f"--people: expected two or more, got {options.people}")
-    console, shown = Console(), []
-    for name in [*options.runs, *options.overrides]:
+        raise ValueError(f"--people: expected at least 2, got {options.people}")
+    names, overrides = split_overrides([*options.names, *options.overrides])
+    if overrides:
+        raise ValueError(f"{overrides[0]}: expected names of runs; attributes has no overrides")
+    documents = []
+    for name in names:
         run, scores = search_by_captions(
             name,
-            options.storage,
+            options.runs_folder,
             num_people=options.people,
             after=options.after,
             use_gpu=options.gpu,
         )
-        shown.append({"run": run.storage.folder.name, **json.loads(written(run).read_text())})
-        if not options.json:
-            console.print(_table(run.storage.folder.name, scores))
-            console.print(f"Written   {written(run)}", highlight=False, soft_wrap=True)
-    if options.json:
-        print(json.dumps(shown, indent=1))
+        file = written(run)
+        documents.append({"run": run.storage.folder.name, **json.loads(file.read_text())})
+        output.results.print(_table(run.storage.folder.name, scores))
+        output.note(f"Results   {file}")
+    output.write_json(documents)
     return 0
 
 
 def _table(run: str, scores: AttributeScores) -> Table:
-    other = "" if scores.other is None else f", by others' {scores.other:.1f}"
+    other = "" if scores.other is None else f", by other captions {scores.other:.1f}"
     table = Table(
         title=f"{run}: people of {scores.domain} by captions, mAP (%)",
         caption=f"each attribute by its own captions {scores.own:.1f}{other}; "

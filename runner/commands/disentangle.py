@@ -1,60 +1,64 @@
-"""`disentangle`: how far identity and clothing came apart in finished runs of BDAM.
+"""Measure how well finished BDAM runs separate identity from clothing.
 
-Linear probes, dependence, search under a change of clothes, and pictures, on drawn people, of whom
-every attribute is known.
+Computes linear probes, statistical dependence, retrieval under a change of
+clothes, and figures, on synthetic people with known attributes.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
 
-from rich.console import Console
+from runner.commands._arguments import (
+    add_model_arguments,
+    add_output_arguments,
+    split_overrides,
+)
+from runner.commands._output import Output
 
-from runner.commands.evaluate import add_model_arguments
-
-HELP = "measure how far identity and clothing came apart in runs of bdam"
+HELP = "measure how well bdam runs separate identity from clothing"
+EXAMPLE = "RUN_A RUN_B --people 400"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Runs, what is measured on, what is shown."""
+    """Adds the arguments of `disentangle`."""
     parser.add_argument(
-        "runs", nargs="+", metavar="RUN",
-        help="finished runs of bdam on drawn people: names under the storage folder, or folders; "
-        "several are shown side by side. key=value among them sets benchmark and evaluation",
+        "names", nargs="+", metavar="RUN",
+        help="finished bdam runs on synthetic data: names in the folder of runs, or folders; "
+        "several runs are compared. Benchmark and evaluation settings (key=value) may follow",
     )  # fmt: skip
     add_model_arguments(parser)
     parser.add_argument(
-        "--people", type=int, default=200, metavar="N", help="people of each domain (default: 200)"
+        "--people", type=int, default=200, metavar="N", help="people per domain (default: 200)"
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="of outfits, folds and permutations (default: 0)"
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON, with unrounded numbers")
+        "--seed", type=int, default=0,
+        help="seed of outfits, cross-validation folds and permutations (default: 0)",
+    )  # fmt: skip
     parser.set_defaults(overrides=[])
+    add_output_arguments(parser)
 
 
-def main(options: argparse.Namespace) -> int:
-    """Measures and shows; returns the exit status."""
-    import json
-
+def main(options: argparse.Namespace, output: Output) -> int:
+    """Measures every run and prints the tables."""
     from runner.analysis.disentanglement.comparison import sides, to_json
     from runner.analysis.disentanglement.measure import FILE, Settings, check_run, measure, panels
     from runner.analysis.disentanglement.plot import write_figures
     from runner.analysis.disentanglement.view import comparison_table, names_of, show
     from runner.results.finished_runs import read_finished
 
-    names, overrides = _runs_and_overrides([*options.runs, *options.overrides])
+    names, overrides = split_overrides([*options.names, *options.overrides])
+    if not names:
+        raise ValueError("expected at least one run: its name in the folder of runs, or its folder")
     for name in names:
-        check_run(name, options.storage)
-    finished = [read_finished(name, options.storage) for name in names]
+        check_run(name, options.runs_folder)
+    finished = [read_finished(name, options.runs_folder) for name in names]
     settings = Settings(people=options.people, seed=options.seed)
     panel_of = panels(settings)
-    console, results, written = Console(), [], []
+    results, files = [], []
     for name in names:
         measured = measure(
             name,
-            options.storage,
+            options.runs_folder,
             settings,
             overrides,
             panel_of,
@@ -63,33 +67,15 @@ def main(options: argparse.Namespace) -> int:
             use_gpu=options.gpu,
         )
         results.append(measured.results)
-        written += [measured.run.storage.folder / FILE, *write_figures(measured)]
-    beside = sides(finished, results)
-    if options.json:
-        print(json.dumps({"runs": results, "groups": to_json(beside)}, indent=1))
-        return 0
+        files += [measured.run.storage.folder / FILE, *write_figures(measured)]
+    compared = sides(finished, results)
+    output.write_json({"runs": results, "groups": to_json(compared)})
     if len(names) == 1:
-        show(console, results[0])
+        show(output.results, results[0])
     else:
-        console.print(comparison_table(beside))
-        for sentence in names_of(beside):
-            console.print(sentence, highlight=False, markup=False, soft_wrap=True)
-    for path in written:
-        console.print(f"Written   {path}", highlight=False, markup=False, soft_wrap=True)
+        output.results.print(comparison_table(compared))
+        for sentence in names_of(compared):
+            output.results.print(sentence, soft_wrap=True)
+    for file in files:
+        output.note(f"Results   {file}")
     return 0
-
-
-def _runs_and_overrides(given: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Tells runs from `key=value`.
-
-    Raises:
-        ValueError: no run.
-    """
-    names: list[str] = []
-    overrides: list[str] = []
-    for each in given:
-        key, separator, _ = each.partition("=")
-        (overrides if separator and "/" not in key else names).append(each)
-    if not names:
-        raise ValueError("expected at least one run: its name under --storage, or its folder")
-    return names, overrides

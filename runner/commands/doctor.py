@@ -1,91 +1,86 @@
-"""`doctor`: what there is of the data sets, what is wrong with it, and what to do."""
+"""Check the data sets on disk: what is present, what is wrong, how to fix it."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
-from runner.commands.run import add_config_arguments
+from runner.commands._arguments import (
+    add_config_arguments,
+    add_output_arguments,
+    add_renamed,
+    benchmark_settings,
+    split_overrides,
+)
+from runner.commands._output import Output
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from runner.doctor.examine import Report
-    from tasks.benchmarks import BenchmarkConfig
+    from rich.console import Console
 
-HELP = "look at the data sets on disk: what is there, what is wrong, what to do"
+    from runner.doctor.examine import Report
+
+HELP = "check the data sets on disk: what is present, what is wrong, how to fix it"
+EXAMPLE = "--data /data/reid --dataset market1501"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Root, data sets, how deep and in which form; preset and overrides."""
-    parser.add_argument("--root", metavar="DIR", help="folder of the data sets")
+    """Adds the arguments of `doctor`."""
+    parser.add_argument(
+        "--data", metavar="DIR", help="folder of the data sets (default: benchmark.root)"
+    )
+    add_renamed(parser, "--root", "--data")
     parser.add_argument(
         "--dataset", nargs="+", action="extend", default=[], metavar="NAME",
-        help="look only at these (default: at every one that can be read)",
+        help="check only these data sets (default: all supported ones)",
     )  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="print JSON, and nothing else")
     parser.add_argument("--deep", action="store_true", help="decode every image, on all cores")
     add_config_arguments(parser)
+    add_output_arguments(parser)
 
 
-def main(options: argparse.Namespace) -> int:
-    """Looks, and says what it found; returns 0 whatever that is.
+def main(options: argparse.Namespace, output: Output) -> int:
+    """Checks the data sets and prints the problems; returns 0 even if there are problems.
 
     Raises:
-        ValueError, FileNotFoundError: it could not look: an unknown data set, no such root.
+        ValueError, FileNotFoundError: The check is impossible: an unknown data set, or the folder
+            of the data sets does not exist.
     """
     from pathlib import Path
 
+    from runner.config.run_config import load_config
     from runner.doctor.examine import check_names, examine
     from runner.doctor.view import show
     from tasks.reading import dataset_names
 
-    # An override behind the last name is taken for one more name.
-    asked_for = [name for name in options.dataset if "=" not in name]
-    overrides = [name for name in options.dataset if "=" in name] + options.overrides
-    check_names(asked_for, "--dataset")
-    settings = _settings(options, overrides)
+    datasets, overrides = split_overrides([*options.dataset, *options.overrides])
+    check_names(datasets, "--dataset")
+    settings = benchmark_settings(load_config(options.preset, overrides), options.data)
     check_names(list(settings.roots), "benchmark.roots")
     check_names(list(settings.split_files), "benchmark.split_files")
     root = Path(settings.root)
-    reports = examine(list(dict.fromkeys(asked_for)) or dataset_names(), root, settings)
+    reports = examine(list(dict.fromkeys(datasets)) or dataset_names(), root, settings)
     if options.deep:
-        reports = _open_images(reports)
-    if options.json:
-        print(json.dumps({name: report.to_json() for name, report in reports.items()}, indent=1))
-    else:
-        show(Console(), reports, root, asked_for)
+        reports = _open_images(reports, output.status)
+    output.write_json({name: report.to_json() for name, report in reports.items()})
+    show(output.results, reports, root, datasets)
     return 0
 
 
-def _settings(options: argparse.Namespace, overrides: Sequence[str]) -> BenchmarkConfig:
-    from runner.config.run_config import load_config
-    from runner.experiment import resolve_folders
-
-    settings = load_config(options.preset, overrides).benchmark
-    if options.root is not None:
-        settings = settings.model_copy(update={"root": os.path.abspath(options.root)})
-    return resolve_folders(settings)
-
-
-def _open_images(reports: Mapping[str, Report]) -> dict[str, Report]:
+def _open_images(reports: Mapping[str, Report], console: Console) -> dict[str, Report]:
     from runner.doctor.examine import examine_images, images_of
 
     num_images = len(images_of(reports))
-    with _progress(num_images) as opened:
-        return examine_images(reports, opened)
+    with _progress(num_images, console) as on_opened:
+        return examine_images(reports, on_opened)
 
 
 @contextmanager
-def _progress(num_images: int) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr; where that is no terminal, one line."""
+def _progress(num_images: int, console: Console) -> Iterator[Callable[[int], None]]:
+    """Shows a progress bar, or a single line if the console is not a terminal."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -94,9 +89,8 @@ def _progress(num_images: int) -> Iterator[Callable[[int], None]]:
         TimeRemainingColumn,
     )
 
-    console = Console(stderr=True)
     if not console.is_terminal:
-        print(f"opening {num_images:,} images ...", file=sys.stderr, flush=True)
+        console.print(f"opening {num_images:,} images ...", soft_wrap=True)
         yield lambda _: None
         return
     columns = (TextColumn("opening images"), BarColumn(24), MofNCompleteColumn())
@@ -107,8 +101,8 @@ def _progress(num_images: int) -> Iterator[Callable[[int], None]]:
     ) as progress:  # fmt: skip
         task = progress.add_task("", total=num_images, speed="")
 
-        def opened(number: int) -> None:
+        def on_opened(count: int) -> None:
             speed = progress.tasks[task].finished_speed or progress.tasks[task].speed or 0.0
-            progress.update(task, advance=number, speed=f"{speed:.0f} images/s")
+            progress.update(task, advance=count, speed=f"{speed:.0f} images/s")
 
-        yield opened
+        yield on_opened

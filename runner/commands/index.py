@@ -1,59 +1,76 @@
-"""`index`: embeds a gallery with a finished run's model, to be searched."""
+"""Embed gallery images with the model of a finished run, for `search`."""
 
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
-from rich.console import Console
+from runner import program_name
+from runner.commands._arguments import (
+    add_domains,
+    add_output_arguments,
+    add_overrides,
+    add_renamed,
+    add_run_arguments,
+    index_folder,
+    load_trained_run,
+    split_overrides,
+)
+from runner.commands._output import Output
 
-from runner.commands.evaluate import add_run_arguments, index_folder, run_of
-
-HELP = "embed a gallery with a finished run's model"
+HELP = "embed gallery images with the model of a finished run"
+EXAMPLE = "RUN --data photos/"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Run, which gallery, where to."""
+    """Adds the arguments of `index`."""
     add_run_arguments(parser)
-    parser.add_argument("--benchmark", metavar="NAME", help="default: the run's own")
+    parser.add_argument("--benchmark", metavar="NAME", help="default: benchmark of the run")
+    add_domains(parser, "index only the test galleries of these domains (default: all)")
     parser.add_argument(
-        "--domain", action="append", default=[], metavar="NAME",
-        help="test gallery of this domain alone; may be repeated (default: all)",
+        "--data", type=Path, metavar="DIR", help="index a folder of images instead of a benchmark"
+    )
+    add_renamed(parser, "--images", "--data")
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR",
+        help="folder of the index (default: index/ or index-validation/ in the run's folder)",
     )  # fmt: skip
-    parser.add_argument(
-        "--images", type=Path, metavar="DIR", help="images of a folder instead of a benchmark's"
-    )
-    parser.add_argument(
-        "--output", type=Path, help="default: index/ (or index-validation/) in the run's folder"
-    )
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="of benchmark, such as benchmark.root=..."
-    )
+    add_overrides(parser, "benchmark settings, such as benchmark.root=...")
+    add_output_arguments(parser)
 
 
-def main(options: argparse.Namespace) -> int:
-    """Builds and saves it; returns the exit status."""
+def main(options: argparse.Namespace, output: Output) -> int:
+    """Builds and saves the index."""
     from runner.analysis.cross_evaluation import benchmark_to_test, settings_for
     from runner.analysis.gallery_search import build_index, gallery_of, images_below
 
-    run = run_of(options)
-    if options.images is not None:
-        images = images_below(options.images)
+    domains, overrides = split_overrides([*options.domain, *options.overrides])
+    run = load_trained_run(options)
+    if options.data is not None:
+        images = images_below(options.data)
     else:
-        settings = settings_for(run, options.benchmark, options.overrides)
-        images = gallery_of(benchmark_to_test(run, settings), options.domain)
+        settings = settings_for(run, options.benchmark, overrides)
+        images = gallery_of(benchmark_to_test(run, settings), domains)
     folder = options.output or index_folder(run.storage.folder, options.checkpoint)
     index = build_index(run, images, folder)
-    console = Console()
-    left_out = len(images) - len(index)
-    console.print(
-        f"indexed {len(index)} images ({index.kind}, width {index.width})"
-        + (f"; {left_out} unreadable ones are left out" if left_out else "")
+    num_unreadable = len(images) - len(index)
+    output.write_json(
+        {
+            "index": str(folder),
+            "num_images": len(index),
+            "num_unreadable_images": num_unreadable,
+            "kind": index.kind,
+            "width": index.width,
+        }
     )
-    console.print(f"Index   {folder}", soft_wrap=True)
-    console.print(
-        f"Search  python runner/lifelong.py search {run.storage.folder} --image FILE"
-        + " --checkpoint validation" * (options.checkpoint == "validation"),
-        soft_wrap=True,
+    unreadable = f"; {num_unreadable} unreadable images are skipped" if num_unreadable else ""
+    output.results.print(
+        f"indexed {len(index)} images ({index.kind}, width {index.width}){unreadable}"
+    )
+    output.note(f"Index   {folder}")
+    output.note(
+        f"Search  {program_name()} search {shlex.quote(str(run.storage.folder))} --image FILE"
+        + " --checkpoint validation" * (options.checkpoint == "validation")
     )
     return 0

@@ -1,71 +1,79 @@
-"""`interpolate`: mixtures of a finished run's weights before and after each domain, evaluated."""
+"""Evaluate interpolations of the weights before and after each domain.
+
+Needs a finished run and no training.
+"""
 
 from __future__ import annotations
 
 import argparse
 
-from rich.console import Console
+from runner.commands._arguments import (
+    add_domains,
+    add_gpu,
+    add_output_arguments,
+    add_overrides,
+    add_runs_folder,
+    split_overrides,
+)
+from runner.commands._output import Output
 
-HELP = "evaluate mixtures of old and new weights of a finished run, without training"
+HELP = "evaluate interpolations of old and new weights of a finished run"
+EXAMPLE = "RUN --alphas 0.25,0.5"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Run, shares, steps, whose scores are shown, overrides."""
-    parser.add_argument("run", help="a run's folder, or its name under the storage folder")
-    parser.add_argument("--storage", default="runs", help="folder of runs (default: runs)")
+    """Adds the arguments of `interpolate`."""
+    parser.add_argument("run", help="folder of a run, or its name in the folder of runs")
+    add_runs_folder(parser)
     parser.add_argument(
         "--alphas", default="0.1:0.9:0.1", metavar="START:STOP:STEP",
-        help="shares of the new weights, or a list such as 0.25,0.5 (default: 0.1:0.9:0.1); "
-        "0 and 1 are always among them",
+        help="weights of the new model, or a list such as 0.25,0.5 (default: 0.1:0.9:0.1); "
+        "0 and 1 are always included",
     )  # fmt: skip
-    parser.add_argument(
-        "--domain", action="extend", nargs="+", default=[], metavar="NAME",
-        help="only the steps that learned these domains (default: all from the second on)",
-    )  # fmt: skip
+    add_domains(parser, "steps that learned these domains (default: all from the second on)")
     parser.add_argument(
         "--split", choices=("test", "validation"), default="test",
-        help="whose scores table and picture show; both are evaluated (default: test)",
+        help="scores in the table and the figure; both are evaluated (default: test)",
     )  # fmt: skip
-    parser.add_argument("--gpu", action="store_true", help="compute on the first CUDA device")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value",
-        help="of benchmark and evaluation, such as benchmark.root=data",
-    )  # fmt: skip
+    add_gpu(parser)
+    add_overrides(parser, "benchmark and evaluation settings, such as benchmark.root=data")
+    add_output_arguments(parser)
 
 
-def main(options: argparse.Namespace) -> int:
-    """Evaluates what is missing and shows all; returns the exit status."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
+def main(options: argparse.Namespace, output: Output) -> int:
+    """Evaluates the missing interpolations and prints all of them."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from runner.analysis.interpolation.evaluate import MixingStep, mix_run, parse_alphas
     from runner.analysis.interpolation.view import mixtures_table, remarks, write_figure
 
-    console = Console()
-    # --domain takes as many words as there are: overrides behind it are not domains.
-    domains = [each for each in options.domain if "=" not in each]
-    overrides = [each for each in options.domain if "=" in each] + options.overrides
-    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    shown = console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=not shown) as progress:
+    domains, overrides = split_overrides([*options.domain, *options.overrides])
+    description = TextColumn("{task.description}", markup=False)
+    console = output.progress
+    with Progress(
+        description, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        console=console, transient=True, disable=not console.is_terminal,
+    ) as progress:  # fmt: skip
         task = progress.add_task("reading", total=None)
 
         def report(step: MixingStep, alpha: float, num_done: int, num_all: int) -> None:
-            doing = f"step {step.number} + {step.domain}, a = {alpha:g}"
-            progress.update(task, description=doing, completed=num_done, total=num_all)
+            state = f"step {step.number} + {step.domain}, alpha = {alpha:g}"
+            progress.update(task, description=state, completed=num_done, total=num_all)
 
         mixed = mix_run(
             options.run,
-            options.storage,
+            options.runs_folder,
             parse_alphas(options.alphas),
             domains=domains,
             overrides=overrides,
             use_gpu=options.gpu,
             report=report,
         )
-    console.print(mixtures_table(mixed.results, options.split))
+    figure = write_figure(mixed.results, options.split, mixed.folder)
+    output.write_json({"folder": str(mixed.folder), "results": mixed.results})
+    output.results.print(mixtures_table(mixed.results, options.split))
     for sentence in remarks(mixed.results):
-        console.print(sentence, highlight=False)
-    picture = write_figure(mixed.results, options.split, mixed.folder)
-    console.print(f"Results   {mixed.folder / 'results.json'}", soft_wrap=True)
-    console.print(f"Picture   {picture}", soft_wrap=True)
+        output.results.print(sentence)
+    output.note(f"Results   {mixed.folder / 'results.json'}")
+    output.note(f"Figure    {figure}")
     return 0

@@ -1,52 +1,55 @@
-"""`run`: an experiment from images to its result matrix, or the rest of one."""
+"""Run an experiment: read the data sets, train domain by domain, evaluate.
+
+A run that was interrupted resumes from its last checkpoint.
+"""
 
 from __future__ import annotations
 
 import argparse
 
-from rich.console import Console
+from runner import program_name
+from runner.commands._arguments import add_config_arguments, add_output_arguments
+from runner.commands._output import Output
 
-HELP = "run an experiment, or go on with it (the default)"
+HELP = "run or resume an experiment (default command)"
+EXAMPLE = "--preset demo-vladr seed=1"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Preset, overrides, --fresh."""
+    """Adds the arguments of `run`."""
     add_config_arguments(parser)
-    parser.add_argument("--fresh", action="store_true", help="start over, dropping earlier results")
-
-
-def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """What says which configuration is meant."""
     parser.add_argument(
-        "--preset", default="demo", help="a preset's name or a YAML file (default: demo)"
+        "--fresh", action="store_true", help="start again and delete the earlier results"
     )
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="override, such as seed=1"
-    )
+    add_output_arguments(parser)
 
 
-def main(options: argparse.Namespace) -> int:
-    """Runs it and shows the results; returns the exit status."""
+def main(options: argparse.Namespace, output: Output) -> int:
+    """Runs the experiment and prints its results."""
     from runner.config.run_config import load_config
     from runner.experiment import run_experiment, tracking_uri
     from runner.results.report import results_table
     from runner.tracking.console import ProgressView
 
-    console = Console()
     config = load_config(options.preset, options.overrides)
-    result = run_experiment(config, fresh=options.fresh, view=ProgressView(console))
-    console.print(results_table(result.results))
+    result = run_experiment(config, fresh=options.fresh, view=ProgressView(output.progress))
+    output.write_json(
+        {
+            "folder": str(result.folder),
+            "was_finished": result.was_finished,
+            "results": result.results,
+        }
+    )
+    output.results.print(results_table(result.results))
     if result.was_finished:
-        console.print("This run was finished before; --fresh runs it again.")
-    console.print(f"Results   {result.folder / 'results.json'}", soft_wrap=True)
-    console.print(f"Pictures  {result.folder / 'matrix.png'}, curves.png", soft_wrap=True)
+        output.note("This run was already finished; --fresh runs it again.")
+    output.note(f"Results   {result.folder / 'results.json'}")
+    output.note(f"Figures   {result.folder / 'matrix.png'}, curves.png")
     pending = result.tracking.pending if result.tracking else 0
     if config.tracking.uri is None:
         return 0
     if config.cluster.num_workers == 0 or pending:
-        command = f"python runner/lifelong.py sync {result.folder}"
-        console.print(f"Tracking  {command} sends this run to MLflow", soft_wrap=True)
+        output.note(f"Tracking  {program_name()} sync {result.folder} sends this run to MLflow")
     else:
-        command = f"mlflow ui --backend-store-uri {tracking_uri(config)}"
-        console.print(f"Tracking  {command}", soft_wrap=True)
+        output.note(f"Tracking  mlflow ui --backend-store-uri {tracking_uri(config)}")
     return 0

@@ -1,24 +1,29 @@
-"""`show-config`: the whole validated configuration of a run, as YAML."""
+"""Print the complete validated configuration of a run."""
 
 from __future__ import annotations
 
 import argparse
 
-from runner.commands.run import add_config_arguments
+from runner.commands._arguments import add_config_arguments, add_output_arguments
+from runner.commands._output import Output
 
-HELP = "print the whole validated configuration"
+HELP = "print the complete validated configuration"
+EXAMPLE = "--preset vladr learner.lr=1e-4"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Preset and overrides."""
+    """Adds the arguments of `show-config`."""
     add_config_arguments(parser)
+    add_output_arguments(parser)
 
 
-def main(options: argparse.Namespace) -> int:
-    """Prints it with the run's name; returns the exit status."""
+def main(options: argparse.Namespace, output: Output) -> int:
+    """Prints the configuration as YAML, or as JSON, with the name of the run."""
     from runner.config.run_config import load_config, to_yaml
 
     config = load_config(options.preset, options.overrides)
-    print(f"# run name: {config.run_name}")
-    print(to_yaml(config), end="")
+    output.write_json({"run_name": config.run_name, "config": config.model_dump(mode="json")})
+    if not output.as_json:
+        print(f"# run name: {config.run_name}")
+        print(to_yaml(config), end="")
     return 0

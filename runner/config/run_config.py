@@ -1,7 +1,7 @@
-"""RunConfig: preset + dotted overrides -> one frozen, validated object.
+"""Run configuration: a preset and dotted overrides, validated and frozen.
 
-OmegaConf loads the YAML files, merges them and applies overrides; pydantic is the schema. Every
-way into a run (command line, search space, ablation row) goes through `load_config`.
+OmegaConf loads the YAML files, merges them and applies overrides; pydantic is the schema. The
+command line, search spaces and ablation rows all use `load_config`.
 """
 
 from __future__ import annotations
@@ -46,29 +46,35 @@ NOT_IN_HASH = frozenset(
         *("benchmark.root", "benchmark.roots", "benchmark.derived"),
     }
 )
-"""What says where and how often, and changes no result: the protocol lock pins the data."""
+"""Fields that do not change a result: names, storage, tracking, checkpoints, hardware.
 
-SWITCHED = (
+The location of the data is among them because the protocol lock pins the data themselves.
+"""
+
+SWITCHES = (
     *("learner.gradnorm.enabled", "backbone.image_tower", "backbone.text_tower"),
     *("evaluation.every_epochs", "evaluation.protocol", "benchmark.style"),
 )
-"""While these are false, none, 0 or "standard", they and what they enable are not in the hash."""
+"""Fields that disable a section, or leave it at its default, if false, none, 0 or "standard".
+
+Such a section does not change a result, so the hash excludes it.
+"""
 
 
 class ConfigError(ValueError):
-    """The configuration is wrong; the message says which field, what came and what would do."""
+    """Invalid configuration; the message names the field, the value and a remedy."""
 
 
 class RunConfig(FrozenConfig):
-    """Everything that defines one run."""
+    """Configuration of one run."""
 
-    seed: int = Field(default=0, ge=0, description="every random draw of the run derives from it")
+    seed: int = Field(default=0, ge=0, description="seed of every random generator of the run")
     preset: str = Field(
-        default="custom", description="name of the preset the configuration began with"
+        default="custom", description="name of the preset that the configuration is based on"
     )
     precision: Precision = Field(
         default="float32",
-        description="of forward passes: bfloat16 = autocast; what trains stays float32",
+        description="precision of forward passes; bfloat16 = autocast with float32 parameters",
     )
     run: RunNameConfig = Field(default_factory=lambda: RunNameConfig())
     storage: StorageConfig = Field(default_factory=lambda: StorageConfig())
@@ -91,40 +97,43 @@ class RunConfig(FrozenConfig):
 
     @property
     def global_batch(self) -> int:
-        """Images of one training batch over all workers."""
+        """Number of images in a training batch, over all workers."""
         return self.data.persons_per_batch * self.data.images_per_person
 
     @property
     def hash(self) -> str:
-        """Eight hex digits over everything that may change the result."""
+        """Hash (eight hexadecimal digits) of all settings that may change the result."""
         values = flatten(self)
-        off = tuple(
+        disabled = tuple(
             key.removesuffix("enabled")
-            for key in SWITCHED
+            for key in SWITCHES
             if not values.get(key) or values[key] == "standard"
         )
-        used = (key for key in values if in_hash(key) and not key.startswith(off))
-        kept = {key: values[key] for key in used}
-        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:8]
+        hashed = {
+            key: value
+            for key, value in values.items()
+            if in_hash(key) and not key.startswith(disabled)
+        }
+        return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()[:8]
 
     @property
     def run_name(self) -> str:
-        """`run.name`, or a name the same command finds again."""
+        """`run.name`, or a name derived from the settings so that a command finds its run again."""
         learner = self.learner.name
         stem = self.preset if self.preset.endswith(learner) else f"{self.preset}-{learner}"
         return self.run.name or f"{stem}-seed{self.seed}-{self.hash}"
 
 
 def learner_names() -> list[str]:
-    """Every module under models/learners: the name is the file."""
+    """Names of all learners: the modules of models/learners."""
     return sorted(module.name for module in pkgutil.iter_modules(models.learners.__path__))
 
 
 def learner_module(name: str) -> Any:
-    """The module of a learner; it holds `Config` and `Method`.
+    """Imports the module of a learner, which defines `Config` and `Method`.
 
     Raises:
-        ConfigError: there is no such learner.
+        ConfigError: There is no such learner.
     """
     if name not in learner_names():
         raise ConfigError(
@@ -135,25 +144,29 @@ def learner_module(name: str) -> Any:
 
 
 def preset_names() -> list[str]:
-    """The presets that ship with the project (those beginning with `_` are only shared parts)."""
+    """Names of the included presets; files that begin with `_` are shared parts of presets."""
     return sorted(path.stem for path in PRESETS.glob("*.yaml") if not path.stem.startswith("_"))
 
 
 def load_config(preset: str = "demo", overrides: Sequence[str] = ()) -> RunConfig:
-    """Reads a preset (a name, or a YAML file) and applies `key=value` overrides to it.
+    """Reads a preset and applies overrides.
+
+    Args:
+        preset: name of a preset, or path of a YAML file.
+        overrides: `key=value` with dotted keys; later ones take precedence.
 
     Raises:
-        ConfigError: with the full path of the field, what came, and the nearest valid name.
+        ConfigError: The message has the path of the field, the value and the nearest valid name.
     """
     merged = OmegaConf.merge({"preset": Path(preset).stem}, _read_preset(preset))
     return override_values(_container(merged), overrides)
 
 
 def override_values(values: Mapping[str, Any], overrides: Sequence[str]) -> RunConfig:
-    """A RunConfig from nested plain values with `key=value` overrides applied to them.
+    """Applies `key=value` overrides to nested plain values and validates the result.
 
     Raises:
-        ConfigError: as `load_config`.
+        ConfigError: As for `load_config`.
     """
     merged: Any = OmegaConf.create(dict(values))
     for override in overrides:
@@ -161,7 +174,7 @@ def override_values(values: Mapping[str, Any], overrides: Sequence[str]) -> RunC
         if not separator or not key:
             raise ConfigError(f"override {override!r}: expected key=value, like seed=1")
         try:
-            merged = OmegaConf.merge(merged, _unwritten(key, merged))
+            merged = OmegaConf.merge(merged, _default_section(key, merged))
             merged = OmegaConf.merge(merged, OmegaConf.from_dotlist([override]))
         except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError) as error:
             raise ConfigError(f"override {override!r}: {error}") from error
@@ -169,10 +182,10 @@ def override_values(values: Mapping[str, Any], overrides: Sequence[str]) -> RunC
 
 
 def validate(values: Mapping[str, Any]) -> RunConfig:
-    """A RunConfig from nested plain values.
+    """Validates nested plain values.
 
     Raises:
-        ConfigError: as `load_config`.
+        ConfigError: As for `load_config`.
     """
     try:
         config = RunConfig.model_validate(dict(values))
@@ -184,25 +197,25 @@ def validate(values: Mapping[str, Any]) -> RunConfig:
 
 
 def flatten(config: BaseModel) -> dict[str, Any]:
-    """Dotted path -> plain value, for logs and comparisons."""
+    """Maps the dotted path of every leaf to its plain value, for logs and comparisons."""
     return dict(_flat(config.model_dump(mode="json"), ""))
 
 
 def in_hash(key: str) -> bool:
-    """Whether the field at a dotted path may change a run's result."""
+    """Whether the field at a dotted path may change the result of a run."""
     return not any(key == each or key.startswith(f"{each}.") for each in NOT_IN_HASH)
 
 
 def to_yaml(config: RunConfig) -> str:
-    """The whole configuration as YAML that `--preset FILE` reads back."""
+    """Formats the complete configuration as YAML, which `--preset FILE` reads."""
     return OmegaConf.to_yaml(OmegaConf.create(config.model_dump(mode="json")))
 
 
 def base_folder() -> Path:
-    """What relative paths in a configuration are relative to.
+    """Folder that relative paths of a configuration refer to.
 
-    $LIFELONG_REID_HOME, or the current folder; in a job of `ray job submit`, whose folder is
-    temporary, ~/lifelong-reid.
+    $LIFELONG_REID_HOME if it is set, otherwise the current folder. Jobs of `ray job submit` have a
+    temporary current folder and use ~/lifelong-reid.
     """
     if home := os.environ.get("LIFELONG_REID_HOME"):
         return Path(home).expanduser().resolve()
@@ -210,26 +223,27 @@ def base_folder() -> Path:
     return Path.home() / "lifelong-reid" if "working_dir_files" in here.parts else here
 
 
-def _unwritten(key: str, written: Any) -> dict[str, Any]:
-    """The learner's section that a key lies in, as it is now, if nothing is written of it.
+def _default_section(key: str, values: Any) -> dict[str, Any]:
+    """Default values of the learner section that contains `key`, if `values` has no such section.
 
-    A section has the defaults of its place: an override of one setting alone would begin with those
-    of its class, and change the others without a word.
+    A learner may define other defaults for a section than the section's class. An override of a
+    single field would otherwise create the section with the defaults of its class and silently
+    change the other fields.
     """
     sections = key.split(".")[:-1]
     if sections[:1] != ["learner"]:
         return {}
     for depth in range(2, len(sections) + 1):
         path = ".".join(sections[:depth])
-        if OmegaConf.select(written, path) is not None:
+        if OmegaConf.select(values, path) is not None:
             continue
         try:
-            now: Any = validate(_container(written)).model_dump(mode="json")
+            default: Any = validate(_container(values)).model_dump(mode="json")
         except ConfigError:
-            return {}  # what is wrong is said of the whole
+            return {}  # the final validation reports the error
         for section in sections[:depth]:
-            now = _mapping(now).get(section) if isinstance(now, Mapping) else None
-        return _nested(sections[:depth], now) if isinstance(now, Mapping) else {}
+            default = _mapping(default).get(section) if isinstance(default, Mapping) else None
+        return _nested(sections[:depth], default) if isinstance(default, Mapping) else {}
     return {}
 
 
@@ -241,27 +255,27 @@ def _check_batch(config: RunConfig) -> None:
     workers = max(1, config.cluster.num_workers)
     if config.global_batch % workers:
         raise ConfigError(
-            f"cluster.num_workers: the batch of data.persons_per_batch x data.images_per_person = "
-            f"{config.global_batch} images cannot be split over {workers} workers; "
-            "choose a number that divides it"
+            f"cluster.num_workers: expected a divisor of the batch size; the batch of "
+            f"data.persons_per_batch x data.images_per_person = {config.global_batch} images "
+            f"cannot be split over {workers} workers"
         )
 
 
 def _check_texts(config: RunConfig) -> None:
-    """Refuses a learner that reads texts on a backbone that cannot."""
+    """Checks that the backbone has the text tower or joint space that the learner needs."""
     name, method = config.learner.name, learner_module(config.learner.name).Method
     if config.backbone.is_resnet and method.reads_texts:
         others = [each for each in learner_names() if not learner_module(each).Method.reads_texts]
         raise ConfigError(
-            f"backbone.name: learner {name} reads texts, and {config.backbone.name} has no text "
-            f"tower; choose a CLIP, or a learner of images alone: {', '.join(others)}"
+            f"backbone.name: learner {name} reads texts, but {config.backbone.name} has no text "
+            f"tower; choose a CLIP model, or an image-only learner: {', '.join(others)}"
         )
     if method.needs_joint_space and not config.backbone.is_joint:
         raise ConfigError(config.backbone.lacks_joint_space(name))
 
 
 def _normalised_as_pretrained(config: RunConfig) -> RunConfig:
-    """The configuration with images normalised as the backbone expects, unless it says how."""
+    """Sets the backbone's image normalisation unless the configuration sets another one."""
     data, mean_std = config.data, config.backbone.mean_std
     if "mean_std" in data.transform.model_fields_set or data.transform.mean_std == mean_std:
         return config
@@ -299,7 +313,7 @@ def _container(node: Any) -> dict[str, Any]:
 
 
 def _mapping(value: Any) -> dict[str, Any]:
-    """A mapping with string keys, for values whose type only YAML knows."""
+    """Converts the keys of an untyped YAML mapping to strings."""
     return {str(key): inner for key, inner in value.items()}
 
 
@@ -316,7 +330,7 @@ def _problem(item: ErrorDetails, values: Mapping[str, Any]) -> str:
     if item["type"] == "extra_forbidden":
         return f"{path}: unknown key" + _hint(path, values)
     if item["type"] == "missing":
-        return f"{path}: expected a value, none came"
+        return f"{path}: expected a value, got none"
     cause = item.get("ctx", {}).get("error")
     if isinstance(cause, ConfigError):
         return str(cause)
@@ -326,7 +340,7 @@ def _problem(item: ErrorDetails, values: Mapping[str, Any]) -> str:
 
 
 def _hint(path: str, values: Mapping[str, Any]) -> str:
-    """What the writer of an unknown key most likely wanted."""
+    """Suggests what an unknown key was meant to be."""
     learner = values.get("learner")
     name = str(_mapping(learner).get("name")) if isinstance(learner, Mapping) else ""
     owners = [other for other in learner_names() if path in _keys_and_sections(other)]
@@ -342,7 +356,7 @@ def _hint(path: str, values: Mapping[str, Any]) -> str:
 
 def _keys_and_sections(learner: str | None) -> list[str]:
     keys = list(schema_keys(learner))
-    sections = {key[:end] for key in keys for end, sign in enumerate(key) if sign == "."}
+    sections = {key[:end] for key in keys for end, char in enumerate(key) if char == "."}
     return [*keys, *sorted(sections)]
 
 
@@ -352,13 +366,13 @@ def _nearest(name: str, known: Sequence[str], cutoff: float = 0.5) -> str:
 
 
 def schema_keys(learner: str | None = None) -> Iterator[str]:
-    """Dotted path of every field, the learner's own included when its name is given."""
+    """Dotted path of every field, including those of the learner if its name is given."""
     for path, _, _ in schema_fields(learner):
         yield path
 
 
 def schema_fields(learner: str | None = None) -> Iterator[tuple[str, type[BaseModel], str]]:
-    """(dotted path, the section's class, the field's name) of every leaf of the schema."""
+    """Dotted path, section class and field name of every leaf of the schema."""
     for name, field in RunConfig.model_fields.items():
         if name == "learner":
             if learner:

@@ -1,4 +1,4 @@
-"""Sections of a run's configuration: storage, checkpoints, cluster, data, evaluation, tracking."""
+"""Sections of the run configuration, except benchmark, backbone and learner."""
 
 from __future__ import annotations
 
@@ -13,89 +13,102 @@ from tasks.schema import FrozenConfig
 
 
 class RunNameConfig(FrozenConfig):
-    """What the run is called."""
+    """Name of the run."""
 
     name: str | None = Field(
         default=None,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
-        description="folder under storage.root; default <preset>-<learner>-seed<seed>-<hash>",
+        description="folder in storage.root; default <preset>-<learner>-seed<seed>-<hash>",
     )
 
 
 class StorageConfig(FrozenConfig):
-    """Where runs are kept."""
+    """Storage of runs."""
 
     root: str = Field(
         default="runs",
-        description="folder of all runs; relative to $LIFELONG_REID_HOME or the current folder",
+        description="folder of runs; relative to $LIFELONG_REID_HOME or the current folder",
     )
 
 
 class CheckpointConfig(FrozenConfig):
-    """When and how much of a run is kept."""
+    """Frequency and number of checkpoints."""
 
-    every_epochs: int = Field(default=1, ge=1, description="epochs between checkpoints in a stage")
-    keep: int = Field(default=2, ge=1, description="newest checkpoints kept to resume from")
-    keep_domains: bool = Field(default=True, description="keep the learner after each domain")
+    every_epochs: int = Field(
+        default=1, ge=1, description="epochs between checkpoints within a stage"
+    )
+    keep: int = Field(default=2, ge=1, description="number of latest checkpoints kept for resuming")
+    keep_domains: bool = Field(
+        default=True, description="keep the weights of the learner after each domain"
+    )
 
 
 class ClusterConfig(FrozenConfig):
-    """Where a run computes; no field here changes its result beyond floating-point order."""
+    """Resources of a run; they change results only by the order of floating-point operations."""
 
     num_workers: int = Field(
-        default=1, ge=0, description="Ray Train workers; 0 = in this process, no Ray"
+        default=1,
+        ge=0,
+        description="number of Ray Train workers; 0 = train in this process without Ray",
     )
-    use_gpu: bool = Field(default=False, description="one GPU a worker, and nccl")
+    use_gpu: bool = Field(default=False, description="use one GPU per worker, with NCCL")
     cpus_per_worker: float | None = Field(
         default=None,
         gt=0,
-        description="Ray CPUs reserved by a worker; default: a fair share, at most 1",
+        description="Ray CPUs reserved per worker; default: available CPUs / workers, at most 1",
     )
-    threads_per_worker: int = Field(default=1, ge=1, description="torch threads of a worker")
+    threads_per_worker: int = Field(default=1, ge=1, description="torch threads per worker")
     address: str | None = Field(
-        default=None, description="Ray cluster to join; default $RAY_ADDRESS, else a local one"
+        default=None,
+        description="address of a Ray cluster; default $RAY_ADDRESS, otherwise a local cluster",
     )
     wait_s: float = Field(
-        default=0.0, ge=0, description="seconds given to an autoscaler to make room; 0 = refuse"
+        default=0.0,
+        ge=0,
+        description="seconds to wait for an autoscaler to provide the resources; 0 = fail at once",
     )
     object_store_gb: float = Field(
-        default=0.5, gt=0.1, description="object store of a local cluster, GB (others have theirs)"
+        default=0.5,
+        gt=0.1,
+        description="object store of a local cluster in GB; ignored when joining a cluster",
     )
     max_failures: int = Field(
-        default=3, ge=0, description="times the workers are restarted after a crash"
+        default=3, ge=0, description="number of restarts of the workers after a crash"
     )
 
 
 class DataConfig(FrozenConfig):
-    """How images reach the learner."""
+    """Batches, decoding and transforms of images."""
 
     persons_per_batch: int = Field(
-        default=16, ge=1, description="P: identities in the global batch, whatever the worker count"
+        default=16,
+        ge=1,
+        description="P: identities in the global batch, independent of the number of workers",
     )
     images_per_person: int = Field(
         default=4,
         ge=1,
-        description="K: images of each identity; with replacement where it has fewer",
+        description="K: images per identity; sampled with replacement if an identity has fewer",
     )
     max_bad_share: float = Field(
         default=0.001,
         ge=0,
         lt=1,
-        description="share of a domain's training images that may be unreadable",
+        description="maximum share of unreadable training images of a domain",
     )
     object_store_share: float = Field(
         default=0.3,
         gt=0,
         le=0.45,
-        description="share of one node's object store that one decoded domain may take (two are "
-        "held at a time), and that all images together may take which the trials of a sweep share; "
-        "what is larger is decoded as it is read",
+        description="maximum share of a node's object store for one decoded domain (two domains "
+        "are held at a time), and for all images shared between the trials of a sweep; images of "
+        "larger domains are decoded on demand",
     )
     decode_cpus: float = Field(
-        default=0.25, gt=0, le=1, description="CPUs that a decoding task asks for"
+        default=0.25, gt=0, le=1, description="Ray CPUs reserved per decoding task"
     )
     evaluation_batch_size: int = Field(
-        default=128, ge=1, description="images per worker in a batch without gradients"
+        default=128, ge=1, description="images per worker in an evaluation batch"
     )
     transform: TransformConfig = Field(
         default_factory=lambda: TransformConfig.model_construct(),
@@ -104,7 +117,7 @@ class DataConfig(FrozenConfig):
 
 
 class TrackingConfig(FrozenConfig):
-    """Where the run is tracked; `null` tracks nowhere (the spool is written all the same)."""
+    """Tracking with MLflow; the event log of a run is written even if tracking is off."""
 
     uri: str | None = Field(
         default="sqlite:///runs/mlflow.db",
@@ -114,14 +127,12 @@ class TrackingConfig(FrozenConfig):
     drain_interval_s: float = Field(
         default=2.0,
         gt=0,
-        description="seconds between two looks at the spool; longer after a failure",
+        description="seconds between two reads of the event log; longer after a failure",
     )
     request_timeout_s: int = Field(
-        default=5, ge=1, description="seconds until an HTTP request gives up"
+        default=5, ge=1, description="timeout of an HTTP request in seconds"
     )
-    request_retries: int = Field(
-        default=1, ge=0, le=10, description="further tries of an HTTP request"
-    )
+    request_retries: int = Field(default=1, ge=0, le=10, description="retries of an HTTP request")
 
     @field_validator("uri")
     @classmethod
@@ -131,12 +142,12 @@ class TrackingConfig(FrozenConfig):
         scheme, _, rest = uri.partition("://")
         if scheme.partition("+")[0] not in (*DATABASES, "http", "https", "databricks") or not rest:
             raise ValueError(
-                f"expected http(s)://host:port, sqlite:///file.db, another database's URI, or null "
-                f"to track nowhere; got {uri!r}. A plain folder is not enough for MLflow 3: write "
+                f"expected http(s)://host:port, sqlite:///file.db, the URI of another database, or "
+                f"null (no tracking); got {uri!r}. MLflow 3 does not support a plain folder: use "
                 f"sqlite:///{uri.rstrip('/').rpartition('://')[2] or 'runs'}/mlflow.db"
             )
         if scheme == "sqlite" and uri.removeprefix("sqlite:///") in ("", "/", ":memory:"):
-            raise ValueError(f"expected sqlite:///file.db, a file that stays; got {uri!r}")
+            raise ValueError(f"expected sqlite:///file.db, a persistent file; got {uri!r}")
         return uri
 
 
@@ -147,7 +158,7 @@ Precision = Literal["float32", "bfloat16"]
 
 
 class EvaluationConfig(FrozenConfig):
-    """How rankings are made, and how often."""
+    """Ranking of the gallery, and model selection during training."""
 
     protocol: RankingProtocol = Field(
         default="standard",
@@ -161,8 +172,8 @@ class EvaluationConfig(FrozenConfig):
     every_epochs: int = Field(
         default=0,
         ge=0,
-        description="while one domain is learned: epochs of the last stage between the candidates "
-        "of `selection` in results.json, chosen on validation people; 0 chooses nothing",
+        description="epochs of the last stage of a domain between two candidates for model "
+        "selection on validation identities (`selection` in results.json); 0 = no selection",
     )
 
     @model_validator(mode="after")

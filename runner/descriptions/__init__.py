@@ -1,1 +1,1 @@
-"""Descriptions of images: asked of a model, checked, kept, exported, and judged."""
+"""Text descriptions of images: generation, validation, storage, export, quality."""

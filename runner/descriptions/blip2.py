@@ -1,7 +1,7 @@
-"""Questions to BLIP-2, batch by batch, in this process or by Ray Data's actors.
+"""Description of images by BLIP-2, in this process or by actors of Ray Data.
 
-Ray Data fits here as it does not fit a chat endpoint: the work is the model's, each actor holds one
-copy of it for the whole job, and a cluster's GPUs take batches as they become free.
+Unlike for a chat endpoint, Ray Data is suitable here: each actor holds one copy of the model for
+the whole job, and the GPUs of a cluster process batches as they become free.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ MAX_NEW_TOKENS = 80
 _BATCHES_PER_BLOCK = 4
 
 Answer = Callable[[Sequence[Image.Image], str, int], list[str]]
-"""(images, question, number of the try from 1) -> an answer for each image."""
+"""(images, question, number of the try from 1) -> one answer per image."""
 
 
 @dataclass(frozen=True, slots=True)
 class Blip2Settings:
-    """Which model is asked, and how.
+    """Model and settings of a job.
 
     Attributes:
-        model: a local folder, or a name on the hub.
-        asked: what rows are kept under.
+        model: local folder, or name on the Hugging Face hub.
+        source: key of the rows in the store: prompt version, backend and model.
         prompt: name of the prompt.
-        batch_size: images at a time.
-        max_tries: answers to one image that are looked at before it is marked failed.
-        use_gpu: on a GPU and in half precision; else on CPUs.
+        batch_size: images per batch.
+        max_tries: answers to validate before an image is marked as failed.
+        use_gpu: compute on a GPU in half precision, otherwise on CPUs.
     """
 
     model: str
-    asked: str
+    source: str
     prompt: str
     batch_size: int = 32
     max_tries: int = 3
@@ -49,31 +49,34 @@ class Blip2Settings:
 
 
 def check_model(model: str) -> None:
-    """Makes sure that this is a BLIP-2, before any work.
+    """Checks that a model is a BLIP-2.
 
     Raises:
-        ValueError: there is no such folder or name, or it is another model.
+        ValueError: The folder or name does not exist, or the model is of another type.
     """
     from transformers import AutoConfig
 
     try:
-        found = AutoConfig.from_pretrained(model).model_type
+        model_type = AutoConfig.from_pretrained(model).model_type
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"--model: expected the folder or the hub's name of a BLIP-2, got {model!r} "
+            f"--model: expected the folder or Hugging Face name of a BLIP-2, got {model!r} "
             f"({str(error).splitlines()[0][:160]})"
         ) from error
-    if found != "blip-2":
-        raise ValueError(f"--model: expected a BLIP-2, but {model!r} is of type {found!r}")
+    if model_type != "blip-2":
+        raise ValueError(f"--model: expected a BLIP-2, but {model!r} is of type {model_type!r}")
 
 
 def describe_batches(
     images: Sequence[HashedImage], settings: Blip2Settings, cluster: ClusterConfig
 ) -> Iterator[Row]:
-    """A row for every image, as batches are done; `cluster.num_workers` actors, or none at 0.
+    """Yields a row for every image, as batches are completed.
 
-    With actors Ray must be up. What they have under way when the job is killed is asked again: up
-    to four batches each.
+    Args:
+        images: images to describe.
+        settings: model and settings.
+        cluster: `num_workers` actors of Ray Data, which need a connection to Ray; 0 = this process.
+            A killed job loses up to four batches per actor.
     """
     if cluster.num_workers == 0:
         answerer = Blip2Answerer(settings)
@@ -85,7 +88,7 @@ def describe_batches(
 
     images_per_block = _BATCHES_PER_BLOCK * settings.batch_size
     items = [{"path": str(image.path.absolute()), "sha256": image.sha256} for image in images]
-    # Small blocks: rows come back, and are kept, a block at a time.
+    # Small blocks, because rows are returned and stored block by block.
     dataset = ray.data.from_items(items, override_num_blocks=-(-len(items) // images_per_block))
     described = dataset.map_batches(
         Blip2Answerer,
@@ -95,8 +98,8 @@ def describe_batches(
         num_gpus=1 if settings.use_gpu else 0,
         num_cpus=1,
     )
-    for found in described.iter_rows():
-        yield Row(**json.loads(found["row"]))
+    for item in described.iter_rows():
+        yield Row(**json.loads(item["row"]))
 
 
 def _columns(images: Sequence[HashedImage]) -> dict[str, np.ndarray]:
@@ -107,7 +110,7 @@ def _columns(images: Sequence[HashedImage]) -> dict[str, np.ndarray]:
 
 
 class Blip2Answerer:
-    """One copy of the model; called with a batch of columns, it returns the rows as JSON."""
+    """Holds one copy of the model; maps a batch of columns to rows in JSON."""
 
     def __init__(self, settings: Blip2Settings) -> None:
         import torch
@@ -122,36 +125,38 @@ class Blip2Answerer:
         self._model = model.to(self._device).eval()
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Columns `path` and `sha256` -> column `row`."""
+        """Maps the columns `path` and `sha256` to the column `row`."""
         paths = zip(batch["path"], batch["sha256"], strict=True)
         images = [HashedImage(Path(path), str(sha256)) for path, sha256 in paths]
-        rows = answered(
-            images, self._prompt, self.answer, self._settings.asked, self._settings.max_tries
+        rows = describe_images(
+            images, self._prompt, self.answer, self._settings.source, self._settings.max_tries
         )
         return {"row": np.array([json.dumps(asdict(row)) for row in rows], dtype=object)}
 
     def answer(self, images: Sequence[Image.Image], question: str, number: int) -> list[str]:
-        """The model's answers: the likeliest words first, then, from the second try, drawn ones."""
+        """Generates answers: greedy decoding at the first try, then sampling."""
         import torch
 
-        # One question a batch: all texts have the same length, and nothing is padded.
+        # All texts of a batch have the same length, so no padding is needed.
         text = [f"Question: {question} Answer:"] * len(images)
         inputs = self._processor(images=list(images), text=text, return_tensors="pt")
         inputs = inputs.to(self._device, self._model.dtype)
-        drawing = {"do_sample": True, "temperature": 0.7} if number > 1 else {"do_sample": False}
+        sampling = {"do_sample": True, "temperature": 0.7} if number > 1 else {"do_sample": False}
         torch.manual_seed(number)
-        tokens = self._model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, **drawing)
+        tokens = self._model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, **sampling)
         if not self._model.config.text_config.is_encoder_decoder:
-            tokens = tokens[:, inputs["input_ids"].shape[1] :]  # a decoder repeats the question
+            tokens = tokens[
+                :, inputs["input_ids"].shape[1] :
+            ]  # decoder-only models repeat the question
         return [each.strip() for each in self._processor.batch_decode(tokens, True)]
 
 
-def answered(
-    images: Sequence[HashedImage], prompt: Prompt, answer: Answer, asked: str, max_tries: int
+def describe_images(
+    images: Sequence[HashedImage], prompt: Prompt, answer: Answer, source: str, max_tries: int
 ) -> list[Row]:
-    """A row for every image, in their order.
+    """Describes images and returns their rows in the same order.
 
-    All questions are asked of all images; those whose texts do not pass are asked again.
+    Asks all questions about all images, and asks again for images with invalid answers.
     """
     rows: dict[int, Row] = {}
     opened: dict[int, Image.Image] = {}
@@ -161,24 +166,24 @@ def answered(
                 opened[at] = file.convert("RGB")
         except (OSError, ValueError, SyntaxError) as error:
             reason = f"unreadable image: {error}"
-            rows[at] = Row(image.sha256, asked, {}, reason, num_tries=0)
+            rows[at] = Row(image.sha256, source, {}, reason, num_tries=0)
     for number in range(1, max_tries + 1):
         missing = [at for at in opened if at not in rows or not rows[at].is_done]
         if not missing:
             break
-        pictures = [opened[at] for at in missing]
-        columns = [answer(pictures, question.text, number) for question in prompt.questions]
+        batch = [opened[at] for at in missing]
+        columns = [answer(batch, question.text, number) for question in prompt.questions]
         for at, answers in zip(missing, zip(*columns, strict=True), strict=True):
             named = {
                 question.name: text
                 for question, text in zip(prompt.questions, answers, strict=True)
             }
-            rows[at] = _row(images[at].sha256, asked, prompt, named, number)
+            rows[at] = _row(images[at].sha256, source, prompt, named, number)
     return [rows[at] for at in range(len(images))]
 
 
-def _row(sha256: str, asked: str, prompt: Prompt, answers: dict[str, str], number: int) -> Row:
+def _row(sha256: str, source: str, prompt: Prompt, answers: dict[str, str], number: int) -> Row:
     try:
-        return Row(sha256, asked, prompt.describe(answers, sha256), num_tries=number)
+        return Row(sha256, source, prompt.describe(answers, sha256), num_tries=number)
     except BadAnswerError as error:
-        return Row(sha256, asked, {}, f"bad answer: {error}", num_tries=number)
+        return Row(sha256, source, {}, f"bad answer: {error}", num_tries=number)

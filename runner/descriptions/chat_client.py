@@ -1,55 +1,55 @@
-"""One question to an OpenAI-compatible chat endpoint, asked until it is answered or given up.
-
-The standard library's client is enough: a question takes seconds, and a connection milliseconds.
-"""
+"""Client of an OpenAI-compatible chat endpoint with retries, a request budget and shared pauses."""
 
 from __future__ import annotations
 
 import email.utils
-import http.client
 import json
 import random
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import requests
+import requests.auth
+
 FIRST_WAIT_S = 1.0
 LONGEST_WAIT_S = 120.0
-_ANSWER_BYTES = 4_000_000
+_MAX_RESPONSE_BYTES = 4_000_000
+_MAX_MESSAGE_BYTES = 2000
+_TRANSIENT_STATUSES = (408, 409, 425, 429)  # and 5xx
 
 
 class UnavailableError(Exception):
-    """The endpoint did not answer this question; later it may."""
+    """The endpoint did not answer this request; a later request may succeed."""
 
 
 class RejectedError(Exception):
-    """The endpoint will not answer this question, however often it is asked."""
+    """The endpoint rejects this request; a retry would be rejected too."""
 
 
 class EndpointError(RuntimeError):
-    """The endpoint will answer no question: a wrong key, model or address."""
+    """The endpoint rejects every request: wrong key, model or address."""
 
 
 class StoppedError(Exception):
-    """The job is over: the budget is spent, or somebody stopped it."""
+    """The request budget is used up, or `ChatClient.stop` was called."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChatSettings:
-    """Where and how to ask.
+    """Endpoint and sampling settings.
 
     Attributes:
-        url: base, such as http://127.0.0.1:8000/v1.
-        model: its name there.
-        timeout_s: without a byte for so long, a question is taken as lost.
-        max_retries: further attempts at one question after 429, 5xx, a time-out or a broken answer.
-        temperature: of sampling, at least 0.
-        max_tokens: of an answer.
+        url: base URL, such as http://127.0.0.1:8000/v1.
+        model: name of the model at the endpoint.
+        timeout_s: maximum seconds without a received byte.
+        max_retries: retries of a request after status 429, 5xx, a timeout or an invalid response.
+        temperature: sampling temperature, at least 0.
+        max_tokens: maximum length of an answer in tokens.
     """
 
     url: str
@@ -61,12 +61,12 @@ class ChatSettings:
 
 
 class ChatClient:
-    """Asks questions for any number of threads, which share its budget and its pauses.
+    """Thread-safe client; all threads share its request budget and its pauses.
 
     Args:
-        settings: where and how.
-        key: sent as a bearer token; None for an endpoint that asks for none.
-        max_requests: attempts of all questions together; None: as many as it takes.
+        settings: endpoint and sampling settings.
+        key: bearer token; None for an endpoint without authentication.
+        max_requests: request budget, including retries; None = unlimited.
     """
 
     def __init__(
@@ -78,90 +78,89 @@ class ChatClient:
         self.settings = settings
         self.num_requests = 0
         self._max_requests = max_requests
-        self._headers = {"Content-Type": "application/json", "User-Agent": "lifelong-reid"}
-        if key is not None:
-            self._headers["Authorization"] = f"Bearer {key}"
+        self._auth = _BearerAuth(key)
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._resume_at = 0.0
         self._random = random.Random()
-        self._opener = urllib.request.build_opener(_NoRedirects)
 
     @property
     def is_budget_spent(self) -> bool:
-        """Whether no further attempt is allowed."""
+        """Whether no further request is allowed."""
         return self._max_requests is not None and self.num_requests >= self._max_requests
 
     def stop(self) -> None:
-        """Ends the waits of all threads; every later question raises StoppedError."""
+        """Ends the pauses of all threads; later requests raise StoppedError."""
         self._stopped.set()
 
     def check(self) -> None:
-        """Looks whether somebody is there who takes the key, before any work; costs no question.
+        """Checks that the endpoint exists and accepts the key, without using the budget.
 
         Raises:
-            EndpointError: nobody is there, or the key is refused.
+            EndpointError: The endpoint does not answer, or rejects the key.
         """
-        request = urllib.request.Request(f"{self._base}/models", headers=self._headers)
         try:
-            self._opener.open(request, timeout=self.settings.timeout_s).close()
-        except urllib.error.HTTPError as error:
-            # Not every endpoint lists its models; whatever else it says, it is there.
-            with error:
-                if error.code in (401, 403) or error.code < 400:
-                    raise EndpointError(self._said(error)) from error
-        except (OSError, http.client.HTTPException, ValueError) as error:
+            with closing(self._send("GET", "models")) as response:
+                # Not every endpoint lists its models; any other status shows that it exists.
+                if response.status_code in (401, 403) or 300 <= response.status_code < 400:
+                    raise EndpointError(self._message(response))
+        except (OSError, ValueError) as error:
             raise EndpointError(
-                f"--url {self.settings.url}: nobody answers there ({_cause(error)}); start the "
+                f"--url {self.settings.url}: no server answers ({_cause(error)}); start the "
                 "server, or correct the address"
             ) from error
 
     def ask(self, messages: Sequence[Mapping[str, Any]]) -> str:
-        """The answer's text, which may be empty.
+        """Sends messages and returns the text of the answer, which may be empty.
 
         Raises:
-            UnavailableError, RejectedError, EndpointError, StoppedError.
+            UnavailableError: All attempts failed.
+            RejectedError: The endpoint rejects this request.
+            EndpointError: The endpoint rejects every request.
+            StoppedError: The budget is used up, or the client was stopped.
         """
-        body = json.dumps(
-            {
-                "model": self.settings.model,
-                "messages": list(messages),
-                "temperature": self.settings.temperature,
-                "max_tokens": self.settings.max_tokens,
-            }
-        ).encode()
-        last = ""
+        body = {
+            "model": self.settings.model,
+            "messages": list(messages),
+            "temperature": self.settings.temperature,
+            "max_tokens": self.settings.max_tokens,
+        }
+        problem = ""
         for attempt in range(self.settings.max_retries + 1):
             self._wait_for_turn()
             retry_after: str | None = None
             try:
-                return self._ask_once(body)
-            except urllib.error.HTTPError as error:
-                with error:
-                    if error.code not in (408, 409, 425, 429) and error.code < 500:
-                        self._give_up(error)
-                    last, retry_after = f"HTTP {error.code}", error.headers.get("Retry-After")
-            except (OSError, http.client.HTTPException) as error:
-                last = _cause(error)
+                with closing(self._send("POST", "chat/completions", body)) as response:
+                    if 200 <= response.status_code < 300:
+                        return _answer_text(_read(response, _MAX_RESPONSE_BYTES))
+                    self._raise_if_permanent(response)
+                    problem = f"HTTP {response.status_code}"
+                    retry_after = response.headers.get("Retry-After")
+            except OSError as error:
+                problem = _cause(error)
             except ValueError as error:
-                last = str(error)
+                problem = str(error)
             if attempt < self.settings.max_retries:
-                self._pause(attempt, retry_after, last)
-        raise UnavailableError(f"{last}, {self.settings.max_retries + 1} times")
+                self._pause(attempt, retry_after, problem)
+        raise UnavailableError(f"{problem}, {self.settings.max_retries + 1} times")
 
-    @property
-    def _base(self) -> str:
-        return self.settings.url.rstrip("/")
-
-    def _ask_once(self, body: bytes) -> str:
-        request = urllib.request.Request(
-            f"{self._base}/chat/completions", data=body, headers=self._headers, method="POST"
+    def _send(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None
+    ) -> requests.Response:
+        """Sends one request; redirects are not followed, because they could leak the key."""
+        return requests.request(
+            method,
+            f"{self.settings.url.rstrip('/')}/{path}",
+            json=body,
+            headers={"User-Agent": "lifelong-reid"},
+            auth=self._auth,
+            timeout=self.settings.timeout_s,
+            allow_redirects=False,
+            stream=True,
         )
-        with self._opener.open(request, timeout=self.settings.timeout_s) as response:
-            return _content(response.read(_ANSWER_BYTES))
 
     def _wait_for_turn(self) -> None:
-        """Waits as long as the endpoint asked everybody to, and takes one from the budget."""
+        """Waits for the end of a pause, then takes one request from the budget."""
         while (rest := self._resume_at - time.monotonic()) > 0:
             if self._stopped.wait(rest):
                 break
@@ -170,62 +169,74 @@ class ChatClient:
                 raise StoppedError
             self.num_requests += 1
 
-    def _pause(self, attempt: int, retry_after: str | None, last: str) -> None:
-        asked_s = seconds_of(retry_after, datetime.now(UTC))
-        if asked_s > LONGEST_WAIT_S:
-            raise UnavailableError(f"{last}, and to wait for {asked_s:.0f} s")
-        if asked_s:
-            # One thread was told; a limit of requests concerns all.
+    def _pause(self, attempt: int, retry_after: str | None, problem: str) -> None:
+        minimum_s = retry_after_s(retry_after, datetime.now(UTC))
+        if minimum_s > LONGEST_WAIT_S:
+            raise UnavailableError(f"{problem}, with a request to wait for {minimum_s:.0f} s")
+        if minimum_s:
+            # A rate limit concerns all threads, although only one received the response.
             with self._lock:
-                self._resume_at = max(self._resume_at, time.monotonic() + asked_s)
+                self._resume_at = max(self._resume_at, time.monotonic() + minimum_s)
         with self._lock:
             jitter = self._random.random()
-        if self._stopped.wait(wait_s(attempt, asked_s, jitter)):
+        if self._stopped.wait(backoff_s(attempt, minimum_s, jitter)):
             raise StoppedError
 
-    def _give_up(self, error: urllib.error.HTTPError) -> None:
-        if error.code in (401, 403, 404, 405) or error.code < 400:
-            raise EndpointError(self._said(error)) from error
-        raise RejectedError(self._said(error)) from error
+    def _raise_if_permanent(self, response: requests.Response) -> None:
+        status = response.status_code
+        if status in _TRANSIENT_STATUSES or status >= 500:
+            return
+        if status in (401, 403, 404, 405) or status < 400:
+            raise EndpointError(self._message(response))
+        raise RejectedError(self._message(response))
 
-    def _said(self, error: urllib.error.HTTPError) -> str:
-        words = " ".join(error.read(2000).decode("utf-8", "replace").split())[:200]
-        what_to_do = {
-            401: "; is the key right?",
-            403: "; may this key use the model?",
-            301: "; give the address that it points to",
-            302: "; give the address that it points to",
-            404: "; are --url (it ends in /v1 as a rule) and --model right?",
+    def _message(self, response: requests.Response) -> str:
+        status = response.status_code
+        text = next(response.iter_content(_MAX_MESSAGE_BYTES), b"").decode("utf-8", "replace")
+        remedies = {
+            401: "; check the key",
+            403: "; check that the key may use the model",
+            404: "; check --url (it usually ends in /v1) and --model",
         }
+        remedy = "; use the address of the redirect" if status < 400 else remedies.get(status, "")
         return (
-            f"--url {self.settings.url} answers HTTP {error.code}: {words}"
-            f"{what_to_do.get(error.code, '')}"
+            f"--url {self.settings.url} answers HTTP {status}: {' '.join(text.split())[:200]}"
+            f"{remedy}"
         )
 
 
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A redirect is an error: followed, it would carry the key to another server."""
+class _BearerAuth(requests.auth.AuthBase):
+    """Bearer token; without a key no header, not even from ~/.netrc."""
 
-    def redirect_request(
-        self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
-    ) -> None:
-        """No request instead."""
-        return
+    def __init__(self, key: str | None) -> None:
+        self._key = key
+
+    def __call__(self, r: requests.PreparedRequest) -> requests.PreparedRequest:
+        if self._key is not None:
+            r.headers["Authorization"] = f"Bearer {self._key}"
+        return r
 
 
-def wait_s(attempt: int, asked_s: float, jitter: float) -> float:
-    """Seconds before the next attempt: exponential with full jitter, never under what was asked.
+def backoff_s(attempt: int, minimum_s: float, jitter: float) -> float:
+    """Computes the wait before the next attempt: exponential backoff with full jitter.
 
     Args:
-        attempt: how many have failed before this one.
-        asked_s: the server's Retry-After, 0 without one.
-        jitter: in [0, 1); threads that failed together must not come back together.
+        attempt: number of failed attempts before the current one.
+        minimum_s: Retry-After of the server in seconds, or 0.
+        jitter: random number in [0, 1), so that threads do not retry at the same time.
+
+    Returns:
+        Seconds, at least `minimum_s`.
     """
-    return asked_s + jitter * min(LONGEST_WAIT_S, FIRST_WAIT_S * 2**attempt)
+    return minimum_s + jitter * min(LONGEST_WAIT_S, FIRST_WAIT_S * 2**attempt)
 
 
-def seconds_of(retry_after: str | None, now: datetime) -> float:
-    """A Retry-After header, in seconds or as a date; 0 for none and for one that is neither."""
+def retry_after_s(retry_after: str | None, now: datetime) -> float:
+    """Parses a Retry-After header, which is in seconds or a date.
+
+    Returns:
+        Seconds from `now`; 0 if the header is missing or invalid.
+    """
     if retry_after is None:
         return 0.0
     try:
@@ -239,11 +250,20 @@ def seconds_of(retry_after: str | None, now: datetime) -> float:
     return max(0.0, (at.replace(tzinfo=at.tzinfo or UTC) - now).total_seconds())
 
 
-def _content(body: bytes) -> str:
-    """The text of the first choice; null, as some servers give for nothing said, is empty.
+def _read(response: requests.Response, limit: int) -> bytes:
+    body = b""
+    for chunk in response.iter_content(65536):
+        body += chunk
+        if len(body) > limit:
+            raise ValueError(f"a response of more than {limit:,} bytes")
+    return body
+
+
+def _answer_text(body: bytes) -> str:
+    """Returns the text of the first choice; null, which some servers send, is an empty text.
 
     Raises:
-        ValueError: this is no chat completion.
+        ValueError: The response is not a chat completion.
     """
     try:
         content = json.loads(body)["choices"][0]["message"]["content"]
@@ -257,7 +277,10 @@ def _content(body: bytes) -> str:
 
 
 def _cause(error: BaseException) -> str:
-    reason = getattr(error, "reason", None) or error
-    if isinstance(reason, TimeoutError):
+    """Message of the original error, without those of the HTTP libraries."""
+    original = error
+    while original.__context__ is not None:
+        original = original.__context__
+    if isinstance(error, requests.Timeout) or isinstance(original, TimeoutError):
         return "a time-out"
-    return str(reason) or type(reason).__name__
+    return str(original) or type(original).__name__

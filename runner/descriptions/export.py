@@ -1,4 +1,4 @@
-"""Descriptions as files that other programs read: VLADR's format for parts, JSON for dual texts."""
+"""Export of descriptions: VLADR's text format for parts, JSON for dual texts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tasks.text.descriptions import format_descriptions
 
 
 def export_name(images: ImageSet, prompt: Prompt) -> str:
-    """What the exported file is called; that of parts is what the readers of data sets look for."""
+    """Name of the exported file; data set readers look for the name of the parts file."""
     return f"{images.name}_{'description.txt' if prompt.name == 'parts' else 'dual.json'}"
 
 
@@ -25,7 +25,7 @@ def export(
     prompt: Prompt,
     rows: Mapping[str, Row],
 ) -> int:
-    """Writes what there is, whole or not at all, and returns the number of images in it."""
+    """Writes all finished descriptions atomically and returns the number of described images."""
     texts = {
         image.path: row.texts
         for image in hashed
@@ -33,13 +33,13 @@ def export(
     }
     if prompt.name == "parts":
         parts = {
-            file.name: [found[part] for part in prompt.fields] for file, found in texts.items()
+            file.name: [fields[part] for part in prompt.fields] for file, fields in texts.items()
         }
         content = format_descriptions(parts)
     else:
         entries = [
-            {"file_path": _relative(file, images.folder)} | dict(found)
-            for file, found in texts.items()
+            {"file_path": _relative(file, images.folder)} | dict(fields)
+            for file, fields in texts.items()
         ]
         content = json.dumps(entries, indent=1, ensure_ascii=False) + "\n"
     write_atomically(path, content)

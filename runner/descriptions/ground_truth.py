@@ -1,4 +1,4 @@
-"""Descriptions of drawn people from what is known of them: no annotator, no mistakes."""
+"""Descriptions of synthetic people from their known attributes, without annotation errors."""
 
 from __future__ import annotations
 
@@ -18,40 +18,40 @@ from tasks.text.words import with_article
 _PERSON = re.compile(r"(\d+)_c\d")
 
 
-def read_truth(images: ImageSet) -> Mapping[str, Mapping[str, Any]]:
-    """Attributes by person id, as text, of a drawn domain.
+def read_attributes(images: ImageSet) -> Mapping[str, Mapping[str, Any]]:
+    """Reads the attributes of a synthetic domain, by person id as text.
 
     Raises:
-        ValueError: these are not images of a drawn domain.
+        ValueError: The images are not those of a synthetic domain.
     """
     files = sorted(images.folder.glob("*_attributes.json"))
     if len(files) != 1:
         raise ValueError(
             f"--backend attributes: expected one ..._attributes.json in {images.folder}, found "
-            f"{len(files)}. Only drawn people are known so well; name a domain of the synthetic "
-            "benchmark, or choose another backend."
+            f"{len(files)}. Only synthetic people have known attributes; use a domain of the "
+            "synthetic benchmark, or another backend."
         )
     return json.loads(files[0].read_text(encoding="utf-8"))
 
 
-def describe_known(
+def describe_by_attributes(
     images: Iterable[HashedImage],
     prompt: Prompt,
-    truth: Mapping[str, Mapping[str, Any]],
-    asked: str,
+    people: Mapping[str, Mapping[str, Any]],
+    source: str,
 ) -> Iterator[Row]:
-    """A row for every image."""
+    """Yields a row for every image."""
     for image in images:
         match = _PERSON.match(image.path.name)
-        person = truth.get(str(int(match.group(1)))) if match else None
+        person = people.get(str(int(match.group(1)))) if match else None
         if person is None:
-            yield Row(image.sha256, asked, {}, f"nothing is known of {_stem(image.path)}")
+            yield Row(image.sha256, source, {}, f"nothing is known of {_stem(image.path)}")
             continue
         try:
             texts = prompt.describe(_answers(person, prompt, image), image.sha256)
-            yield Row(image.sha256, asked, texts)
+            yield Row(image.sha256, source, texts)
         except BadAnswerError as error:
-            yield Row(image.sha256, asked, {}, f"bad answer: {error}")
+            yield Row(image.sha256, source, {}, f"bad answer: {error}")
 
 
 def _stem(path: Path) -> str:
@@ -70,7 +70,7 @@ def _answers(person: Mapping[str, Any], prompt: Prompt, image: HashedImage) -> d
 def _part_answers(person: Mapping[str, Any]) -> dict[str, str]:
     return {
         "sex": person["sex"],
-        "age": "none",  # drawn people have no age
+        "age": "none",  # synthetic people have no age
         "hair": hair_of(person),
         "headwear": coloured(person, "headwear"),
         "eyewear": person["eyewear"],

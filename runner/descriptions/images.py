@@ -1,4 +1,4 @@
-"""Which images are described: those of a data set, of a drawn domain, or of a folder."""
+"""Images to describe: of a data set, a synthetic domain or a folder."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from tasks.datasets import synthetic
 from tasks.reading import dataset_names, read_dataset
 from tasks.schema import RawDomain, Record
 
-_SENT_AS_IT_IS = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
+_SUPPORTED_FORMATS = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 
-Which = Literal["all", "train"]
+ImageSplit = Literal["all", "train"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +30,9 @@ class ImageSet:
     """The images to describe.
 
     Attributes:
-        name: of the data set or folder; the exported file is called after it.
-        folder: what the exported paths are relative to.
-        paths: different files, in a fixed order.
+        name: name of the data set or folder, used in the name of the exported file.
+        folder: exported paths are relative to this folder.
+        paths: files without duplicates, in a fixed order.
     """
 
     name: str
@@ -42,90 +42,105 @@ class ImageSet:
 
 @dataclass(frozen=True, slots=True)
 class HashedImage:
-    """An image file and the SHA-256 of what it holds."""
+    """Image file and the SHA-256 of its content."""
 
     path: Path
     sha256: str
 
 
-def find_images(dataset: str, which: Which, settings: BenchmarkConfig) -> ImageSet:
-    """The images of a data set by its name, of a drawn domain by its name, or below a folder.
+def find_images(
+    dataset: str | None, folder: Path | None, split: ImageSplit, settings: BenchmarkConfig
+) -> ImageSet:
+    """Lists the images of a data set, of a synthetic domain, or of a folder.
+
+    Args:
+        dataset: name of a data set or synthetic domain, read from `settings.root`.
+        folder: folder of images, used if `dataset` is None.
+        split: images to list; a folder of images has only "all".
+        settings: benchmark settings.
 
     Raises:
-        ValueError: neither a name nor a folder, or a folder without training images was asked for
-            its training images.
-        FileNotFoundError: the data set is not there.
+        ValueError: Unknown name, no folder, or the training images of a folder.
+        FileNotFoundError: The data set does not exist.
     """
+    if dataset is None:
+        return _in_folder(folder, split)
     seen, unseen = settings.synthetic.domain_names
     if dataset in dataset_names():
-        return _of_domain(read_dataset(dataset, Path(settings.root), settings), which)
+        return _in_domain(read_dataset(dataset, Path(settings.root), settings), split)
     if dataset in seen + unseen:
         domains = synthetic.read(Path(settings.root), settings.synthetic)
         raw = next(raw for raws in domains for raw in raws if raw.name == dataset)
-        return _of_domain(raw, which)
-    folder = Path(dataset).expanduser()
-    if not folder.is_dir():
-        known = [*dataset_names(), *seen, *unseen]
-        near = difflib.get_close_matches(dataset, known, n=1)
-        raise ValueError(
-            f"--dataset: {dataset!r} is neither a folder nor one of {', '.join(known)}"
-            + (f"; did you mean {near[0]}?" if near else "")
-        )
-    if which != "all":
-        raise ValueError(f"--split {which}: a folder has no splits; name a data set, or leave it")
+        return _in_domain(raw, split)
+    if Path(dataset).expanduser().is_dir():
+        raise ValueError(f"--dataset: expected a name, got a folder; use --data {dataset}")
+    known = [*dataset_names(), *seen, *unseen]
+    near = difflib.get_close_matches(dataset, known, n=1)
+    raise ValueError(
+        f"--dataset: expected one of {', '.join(known)}; got {dataset!r}"
+        + (f"; did you mean {near[0]}?" if near else "")
+    )
+
+
+def _in_folder(folder: Path | None, split: ImageSplit) -> ImageSet:
+    folder = folder and folder.expanduser()
+    if folder is None or not folder.is_dir():
+        raise ValueError(f"--data: expected a folder of images, got {folder}")
+    if split != "all":
+        raise ValueError(f"--split {split}: expected all, because a folder of images has no splits")
     paths = tuple(Path(record.image_path) for _, record in images_below(folder))
     return ImageSet(folder.resolve().name, folder, paths)
 
 
-def _of_domain(raw: RawDomain, which: Which) -> ImageSet:
+def _in_domain(raw: RawDomain, split: ImageSplit) -> ImageSet:
     records: list[Record] = list(raw.train)
-    if which == "all":
-        splits = [raw.test] if raw.validation is None else [raw.validation, raw.test]
-        for split in splits:
-            records += [*split.query, *split.gallery]
+    if split == "all":
+        held_out = [raw.test] if raw.validation is None else [raw.validation, raw.test]
+        for images in held_out:
+            records += [*images.query, *images.gallery]
     if not records:
-        raise ValueError(f"--split {which}: {raw.name} has no such images")
+        raise ValueError(f"--split {split}: {raw.name} has no such images; choose another split")
     paths = tuple(Path(path) for path in dict.fromkeys(each.image_path for each in records))
     return ImageSet(raw.name, raw.folder, paths)
 
 
 def hash_images(paths: Sequence[Path]) -> list[HashedImage]:
-    """Every file with its hash, in the order of the paths.
+    """Computes the hash of every file, in the order of the paths.
 
     Raises:
-        OSError: a file cannot be read.
+        OSError: A file cannot be read.
     """
-    with ThreadPoolExecutor(8) as pool:  # reading waits for the disk; hashing lets go of the GIL
+    with ThreadPoolExecutor(8) as pool:  # hashing releases the GIL
         hashes = pool.map(lambda path: hashlib.sha256(path.read_bytes()).hexdigest(), paths)
-        return [HashedImage(path, found) for path, found in zip(paths, hashes, strict=True)]
+        return [HashedImage(path, sha256) for path, sha256 in zip(paths, hashes, strict=True)]
 
 
 def check_base_names(images: Sequence[HashedImage]) -> None:
-    """Makes sure that base names tell the images apart, as a description file needs.
+    """Checks that base names identify the images, because part description files have only those.
 
     Raises:
-        ValueError: two different images have one base name.
+        ValueError: Two different images have the same base name.
     """
     first: dict[str, HashedImage] = {}
     for image in images:
         other = first.setdefault(image.path.name, image)
         if other.sha256 != image.sha256:
             raise ValueError(
-                f"{other.path} and {image.path} are different images of one name, which a file of "
-                "part descriptions cannot tell apart; rename one, or use --prompt dual"
+                f"{other.path} and {image.path} are different images of one name, but a file of "
+                "part descriptions identifies images by name; rename one, or use --prompt dual"
             )
 
 
 def data_url(path: Path) -> str:
-    """The image as a base64 data URL; what chat endpoints cannot read is sent as PNG.
+    """Encodes an image as a base64 data URL; formats that endpoints do not support become PNG.
 
     Raises:
-        OSError, ValueError: it is no image that can be decoded.
+        OSError, ValueError: The image cannot be decoded.
     """
     content = path.read_bytes()
     with Image.open(io.BytesIO(content)) as image:
-        image.load()  # a cut-off file is found here, not by the endpoint
-        kind = _SENT_AS_IT_IS.get(image.format or "")
+        image.load()  # detects a truncated file before it is sent
+        kind = _SUPPORTED_FORMATS.get(image.format or "")
         if kind is None:
             png = io.BytesIO()
             image.convert("RGB").save(png, "PNG")

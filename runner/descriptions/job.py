@@ -1,4 +1,4 @@
-"""A description job: what is there already, what is asked, what is written at the end."""
+"""Description job: finds the missing descriptions, runs the backend, exports all of them."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ from runner.descriptions.images import HashedImage, ImageSet, check_base_names, 
 from runner.descriptions.prompts import Prompt
 from runner.descriptions.store import DescriptionStore, Row
 
-Ask = Callable[[Sequence[HashedImage], DescriptionStore, Callable[[Row], None]], str]
-"""Asks for these images, keeps every row in the store and reports it; returns why it ended early,
-or ""."""
+Backend = Callable[[Sequence[HashedImage], DescriptionStore, Callable[[Row], None]], str]
+"""Describes images, adds every row to the store and reports it.
+
+Returns the reason why it stopped early, or ""."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobResult:
-    """What a job leaves.
+    """Result of a job. Files with equal content are one distinct image.
 
     Attributes:
-        num_images: files that were to be described.
-        num_known: different images that had a description before.
-        num_asked: different images that were asked for.
-        rows: the newest row of each of these images that has one, by hash.
-        num_described: files that have a description now.
+        num_images: files to describe.
+        num_known: distinct images that had a description before.
+        num_asked: distinct images that the backend was asked for.
+        rows: latest row by image hash.
+        num_described: files with a description.
         num_failed: files marked as failed.
-        stopped: why the job ended before the last image, or "".
-        exported: the file.
+        stopped: reason why the job stopped before the last image, or "".
+        exported: exported file.
     """
 
     num_images: int
@@ -43,15 +44,15 @@ class JobResult:
 
     @property
     def num_left(self) -> int:
-        """Files that nobody has answered for."""
+        """Files without an answer."""
         return self.num_images - self.num_described - self.num_failed
 
 
 def run_job(
     images: ImageSet,
     prompt: Prompt,
-    asked: str,
-    ask: Ask,
+    source: str,
+    backend: Backend,
     folder: Path,
     *,
     export_to: Path | None = None,
@@ -59,24 +60,25 @@ def run_job(
     on_start: Callable[[int], None] = lambda _: None,
     on_row: Callable[[Row], None] = lambda _: None,
 ) -> JobResult:
-    """Describes what has no description yet, and exports all that have one.
+    """Describes all images without a description, and exports all descriptions.
 
-    Failures that may pass (of the endpoint) are asked again by every job, the others only with
-    `retry_failed`. Files with the same content are asked for once.
+    Every job retries transient failures (of the endpoint); other failures need `retry_failed`.
+    Files with equal content are described once.
 
     Args:
-        images: what to describe.
-        prompt: how.
-        asked: what rows are kept under.
-        ask: the backend.
-        folder: of the store.
-        export_to: the exported file; None: in the store's folder, under its usual name.
-        retry_failed: ask again where a failure would stay.
-        on_start: told how many images will be asked for.
-        on_row: told every row; threads may call it.
+        images: images to describe.
+        prompt: questions and the checks of their answers.
+        source: key of the rows in the store.
+        backend: source of the descriptions.
+        folder: folder of the store.
+        export_to: exported file; None = default name in the store's folder.
+        retry_failed: retry all failed images.
+        on_start: called with the number of images to ask for.
+        on_row: called with every row, possibly from several threads.
 
     Raises:
-        ValueError, OSError, RuntimeError: what was expected, what was found, what to do.
+        ValueError, OSError, RuntimeError: Unreadable images, ambiguous file names, or a folder or
+            file that cannot be written.
     """
     path = export_to or folder / export_name(images, prompt)
     _check_writable(path, folder)
@@ -84,19 +86,19 @@ def run_job(
     if prompt.name == "parts":
         check_base_names(hashed)
     with DescriptionStore(folder) as store:
-        before = store.rows(asked)
+        before = store.rows(source)
         missing = _missing(hashed, before, retry_failed)
         on_start(len(missing))
-        stopped = ask(missing, store, on_row) if missing else ""
-        after = store.rows(asked)
-    own = {image.sha256: after[image.sha256] for image in hashed if image.sha256 in after}
-    num_described = export(path, images, hashed, prompt, own)
-    failed = {sha256 for sha256, row in own.items() if not row.is_done}
+        stopped = backend(missing, store, on_row) if missing else ""
+        after = store.rows(source)
+    rows = {image.sha256: after[image.sha256] for image in hashed if image.sha256 in after}
+    num_described = export(path, images, hashed, prompt, rows)
+    failed = {sha256 for sha256, row in rows.items() if not row.is_done}
     return JobResult(
         num_images=len(hashed),
-        num_known=sum(row.is_done for sha256, row in before.items() if sha256 in own),
+        num_known=sum(row.is_done for sha256, row in before.items() if sha256 in rows),
         num_asked=len(missing),
-        rows=own,
+        rows=rows,
         num_described=num_described,
         num_failed=sum(image.sha256 in failed for image in hashed),
         stopped=stopped,
@@ -107,19 +109,19 @@ def run_job(
 def _missing(
     hashed: Sequence[HashedImage], rows: Mapping[str, Row], retry_failed: bool
 ) -> list[HashedImage]:
-    different = {image.sha256: image for image in reversed(hashed)}
+    distinct = {image.sha256: image for image in reversed(hashed)}
 
     def is_missing(image: HashedImage) -> bool:
         row = rows.get(image.sha256)
         return row is None or (not row.is_done and (retry_failed or row.is_passing))
 
-    return [image for image in hashed if different[image.sha256] is image and is_missing(image)]
+    return [image for image in hashed if distinct[image.sha256] is image and is_missing(image)]
 
 
 def _check_writable(path: Path, folder: Path) -> None:
     if path.parent == folder:
-        return  # the store makes it, and says what is wrong with it
+        return  # the store creates and checks its folder
     if not path.parent.is_dir() or path.is_dir() or not os.access(path.parent, os.W_OK):
         raise FileNotFoundError(
-            f"--export: {path} cannot be written; give a file in a folder that exists"
+            f"--export: {path} cannot be written; choose a file in an existing folder"
         )

@@ -1,8 +1,8 @@
-"""What is asked about an image, and what is made of the answers.
+"""Prompts: questions about an image, and texts made from the answers.
 
 `parts` asks eleven short questions, as VLADR does, and fills the answers into four sentences (head,
-upper body, lower body, feet). `dual` asks for two texts: what a person keeps from day to day, and
-what the person wears. The wording of both is the project's own.
+upper body, lower body, feet). `dual` asks for two texts: permanent attributes of a person, and the
+clothing. The wording of both differs from that of the papers.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 from runner.descriptions.validation import (
     answer_problem,
-    clothing_lacks,
-    identity_lacks,
+    clothing_problem,
+    identity_problem,
     is_nothing,
-    part_lacks,
+    part_problem,
     text_problem,
     tidy,
 )
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from runner.descriptions.style_prompts import Styling
 
 TEMPLATES_VERSION = 1
-"""Part of what a description is kept under: raise it with any change of a template below."""
+"""Part of the prompt version: increase it with every change of a template below."""
 
 Answers = Mapping[str, str]
 Texts = dict[str, str]
 
 
 class BadAnswerError(ValueError):
-    """An answer that no description can be made of; the message says why."""
+    """Invalid answer; the message gives the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +44,10 @@ class Question:
     """One question about an image.
 
     Attributes:
-        name: of the answer.
+        name: key of the answer.
         text: the question.
-        hint: which answers are expected.
-        max_words: an answer has at most as many.
+        hint: expected answers.
+        max_words: maximum number of words of an answer.
     """
 
     name: str
@@ -58,15 +58,15 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What is asked, and how the texts come from the answers.
+    """Questions, and functions that turn the answers into texts.
 
     Attributes:
         name: "parts" or "dual".
         fields: names of the texts.
-        questions: asked one by one (a model for questions) or all at once (a chat).
-        fill: texts by field from checked answers; raises BadAnswerError.
-        check: what is wrong with the texts, or None.
-        styling: the styles in which texts are asked for, or None.
+        questions: asked one by one (visual question answering) or all at once (chat).
+        fill: converts valid answers to texts by field; raises BadAnswerError.
+        check: returns the problem of the texts, or None.
+        styling: writing styles of the texts, or None.
     """
 
     name: str
@@ -78,9 +78,10 @@ class Prompt:
 
     @property
     def version(self) -> str:
-        """The name and a hash of the wording: a new wording is a new question to every image.
+        """Name and hash of the wording and the styles.
 
-        So are other styles. Which of them an image gets is a function of the image.
+        Descriptions of another version are not reused. The style of an image depends only on the
+        image and the styles.
         """
         wording = [[each.name, each.text, each.hint] for each in self.questions]
         content = json.dumps([TEMPLATES_VERSION, wording]).encode()
@@ -88,19 +89,26 @@ class Prompt:
         return f"{self.name}-{hashlib.sha256(content).hexdigest()[:8]}{style}"
 
     def instruction_for(self, sha256: str) -> str:
-        """All questions about an image in one message, to be answered with one JSON object."""
+        """Combines all questions into one message that asks for a JSON object."""
         lines = [f'- "{each.name}": {each.text} ({each.hint})' for each in self.questions]
         return (
             "Look at the person in the middle of the picture. Describe only what can be seen. "
             "Answer with one JSON object and nothing else, with these keys and short English texts "
             "as values:\n" + "\n".join(lines)
-        ) + (self.styling.manner_of(sha256) if self.styling else "")
+        ) + (self.styling.instruction_for(sha256) if self.styling else "")
 
     def describe(self, answers: Answers, sha256: str) -> Texts:
-        """The texts about an image, checked; with the number of their style, if they have one.
+        """Converts answers to checked texts.
+
+        Args:
+            answers: answers by question name.
+            sha256: hash of the image, which selects the style.
+
+        Returns:
+            Texts by field; with styling also the number of the style, as "style".
 
         Raises:
-            BadAnswerError: an answer is missing or wrong, or the texts lack something.
+            BadAnswerError: An answer is missing or invalid, or the texts are incomplete.
         """
         tidied = {name: tidy(text) for name, text in answers.items()}
         for question in self.questions:
@@ -115,7 +123,7 @@ class Prompt:
 
 
 def answer_problem_of(question: Question, answer: str) -> str | None:
-    """What is wrong with one answer by itself; texts of their own are checked as texts."""
+    """Problem of a short answer, or None; long answers are checked as texts."""
     return None if question.max_words > _SHORT else answer_problem(answer, question.max_words)
 
 
@@ -123,15 +131,15 @@ _SHORT = 12
 
 
 def prompt_names() -> list[str]:
-    """Every prompt."""
+    """Names of all prompts."""
     return ["parts", "dual"]
 
 
 def load_prompt(name: str) -> Prompt:
-    """The prompt of that name.
+    """Creates a prompt by name.
 
     Raises:
-        ValueError: there is none.
+        ValueError: The name is unknown.
     """
     match name:
         case "parts":
@@ -143,17 +151,17 @@ def load_prompt(name: str) -> Prompt:
     raise ValueError(f"--prompt: expected one of {', '.join(prompt_names())}; got {name!r}")
 
 
-def answers_in(content: str) -> dict[str, str]:
-    """The JSON object in a chat's answer, with or without a fence or words around it.
+def parse_answers(content: str) -> dict[str, str]:
+    """Extracts the JSON object from a chat answer; text or a code fence around it is ignored.
 
     Raises:
-        BadAnswerError: there is none, or a value is no text.
+        BadAnswerError: There is no JSON object, or a value is not a text.
     """
     if not content.strip():
         raise BadAnswerError("the answer is empty")
-    found = re.search(r"\{.*\}", content, flags=re.DOTALL)
+    match = re.search(r"\{.*\}", content, flags=re.DOTALL)
     try:
-        answers = json.loads(found.group()) if found else None
+        answers = json.loads(match.group()) if match else None
     except ValueError as error:
         raise BadAnswerError(f"the answer is no JSON: {error}") from error
     if not isinstance(answers, dict):
@@ -184,31 +192,31 @@ def _part_questions() -> tuple[Question, ...]:
 
 
 def _fill_parts(answers: Answers) -> Texts:
-    said = {name: _phrase(text) for name, text in answers.items()}
-    sex = next((word for word in words_of(said["sex"]) if word in _PRONOUNS), None)
+    phrases = {name: _phrase(text) for name, text in answers.items()}
+    sex = next((word for word in words_of(phrases["sex"]) if word in _PRONOUNS), None)
     if sex is None:
         raise BadAnswerError(f"sex: expected man or woman, got {answers['sex']!r:.40}")
-    if not said["lower"] and set(words_of(said["upper"])) & _WORN_ON_TWO_PARTS:
-        said |= {"lower": said["upper"], "lower_colour": said["upper_colour"]}
+    if not phrases["lower"] and set(words_of(phrases["upper"])) & _WORN_ON_TWO_PARTS:
+        phrases |= {"lower": phrases["upper"], "lower_colour": phrases["upper_colour"]}
     for name in ("upper_colour", "lower_colour"):
-        if not names_colour(said[name]):
+        if not names_colour(phrases[name]):
             raise BadAnswerError(f"{name}: no colour is named in {answers[name]!r:.40}")
     for name in ("upper", "lower", "shoes"):
-        if not said[name]:
+        if not phrases[name]:
             raise BadAnswerError(f"{name}: nothing is named")
-    is_barefoot = "bare" in said["shoes"]
-    if not is_barefoot and not names_colour(said["shoes"]):
+    is_barefoot = "bare" in phrases["shoes"]
+    if not is_barefoot and not names_colour(phrases["shoes"]):
         raise BadAnswerError(f"shoes: no colour is named in {answers['shoes']!r:.40}")
     he = _PRONOUNS[sex]
-    head = [_hair(said["hair"])]
-    head += [with_article(said[name]) for name in ("headwear", "eyewear") if said[name]]
-    who = " ".join(word for word in (said["age"], "man" if he == "He" else "woman") if word)
-    shoes = "is barefoot" if is_barefoot else f"wears {with_article(said['shoes'])}"
-    bag = f"carries {with_article(said['bag'])}" if said["bag"] else "carries nothing"
+    head = [_hair(phrases["hair"])]
+    head += [with_article(phrases[name]) for name in ("headwear", "eyewear") if phrases[name]]
+    who = " ".join(word for word in (phrases["age"], "man" if he == "He" else "woman") if word)
+    shoes = "is barefoot" if is_barefoot else f"wears {with_article(phrases['shoes'])}"
+    bag = f"carries {with_article(phrases['bag'])}" if phrases["bag"] else "carries nothing"
     texts = (
-        f"The {who} has {_listed(head)}.",
-        f"{he} wears {_coloured(said['upper_colour'], said['upper'])}.",
-        f"{he} wears {_coloured(said['lower_colour'], said['lower'])}.",
+        f"The {who} has {_enumerate(head)}.",
+        f"{he} wears {_coloured(phrases['upper_colour'], phrases['upper'])}.",
+        f"{he} wears {_coloured(phrases['lower_colour'], phrases['lower'])}.",
         f"{he} {shoes} and {bag}.",
     )
     return dict(zip(PARTS, texts, strict=True))
@@ -225,13 +233,13 @@ _WORN_ON_TWO_PARTS = frozenset(GARMENTS["upper"]) & frozenset(GARMENTS["lower"])
 def _check_parts(texts: Texts) -> str | None:
     for part, text in texts.items():
         problem = text_problem(text, min_words=4, max_words=30, max_sentences=1)
-        if problem := problem or part_lacks(part, text):
+        if problem := problem or part_problem(part, text):
             return f"{part}: {problem}"
     return None
 
 
 def _phrase(answer: str) -> str:
-    """An answer as it stands inside a sentence: no article, no full stop, "" for nothing."""
+    """Converts an answer to a phrase without article and full stop; "" for nothing."""
     if is_nothing(answer):
         return ""
     return re.sub(r"^(?:an?|the|some)\s+", "", answer.strip(" .").lower())
@@ -243,12 +251,12 @@ def _hair(answer: str) -> str:
 
 
 def _coloured(colour: str, garment: str) -> str:
-    # Many answer "black shirt" to the question what is worn: its colour is said already.
-    already = set(words_of(garment)) >= set(words_of(colour))
-    return with_article(garment if already else f"{colour} {garment}")
+    # Many answers to "What is worn ...?" include the colour, such as "black shirt".
+    has_colour = set(words_of(garment)) >= set(words_of(colour))
+    return with_article(garment if has_colour else f"{colour} {garment}")
 
 
-def _listed(items: Sequence[str]) -> str:
+def _enumerate(items: Sequence[str]) -> str:
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
 
 
@@ -280,9 +288,9 @@ def _fill_dual(answers: Answers) -> Texts:
 
 def _check_dual(texts: Texts) -> str | None:
     limits = {each.name: each.max_words for each in _dual_questions()}
-    lacks = {"identity": identity_lacks, "clothing": clothing_lacks}
+    content_problem = {"identity": identity_problem, "clothing": clothing_problem}
     for name, text in texts.items():
         problem = text_problem(text, min_words=5, max_words=limits[name], max_sentences=2)
-        if problem := problem or lacks[name](text):
+        if problem := problem or content_problem[name](text):
             return f"{name}: {problem}"
     return None

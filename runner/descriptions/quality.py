@@ -1,6 +1,6 @@
-"""How good the descriptions of a file are: counts and shares that need no image.
+"""Quality of a description file: counts and shares that need no images.
 
-The reader of the learners refuses a file with an empty field; this one counts what is wrong.
+Learners reject a file with an empty field; this module counts such problems instead.
 """
 
 from __future__ import annotations
@@ -32,15 +32,14 @@ _LONGEST_WORD = 20
 
 @dataclass(frozen=True, slots=True)
 class PartQuality:
-    """One of the four sentences, or of the two texts, over the images of a file.
+    """Quality of one field (a part sentence or a dual text) over all images of a file.
 
     Attributes:
-        num_empty: images without it.
-        num_words: words of all images.
-        num_different_words: of them.
-        entropy_bits: Shannon entropy of a word drawn from all; 0 where all say the same word, and
-            a low number where a model repeats itself.
-        num_implausible: words that cannot be, or belong to another part.
+        num_empty: images with an empty field.
+        num_words: words over all images.
+        num_different_words: distinct words.
+        entropy_bits: Shannon entropy of the word distribution in bits; low if texts are repetitive.
+        num_implausible: words that are malformed or belong to another part.
     """
 
     num_empty: int
@@ -51,25 +50,25 @@ class PartQuality:
 
     @property
     def implausible_share(self) -> float:
-        """Of all words of this part."""
+        """Share of implausible words in all words of this part."""
         return self.num_implausible / self.num_words if self.num_words else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """What `check_file` found.
+    """Quality of a description file.
 
     Attributes:
         path: the file.
-        num_lines: lines that are not blank; entries of a JSON file.
-        num_images: different images among the well-formed lines.
-        num_malformed: lines that have not five fields, entries without an image or a text.
-        num_repeated: lines that a later line of the same image replaces.
-        num_empty: images with at least one empty part, or one that says nothing ("none").
-        num_duplicated: images of which another image has every part as well.
-        num_contradictory: images of which a garment has two colours.
-        parts: by part.
-        examples: the first images by fault, and the commonest implausible words.
+        num_lines: non-blank lines, or entries of a JSON file.
+        num_images: distinct images in the valid lines.
+        num_malformed: lines without five fields, or entries without an image or a text.
+        num_repeated: lines that are replaced by a later line of the same image.
+        num_empty: images with at least one part that is empty or says nothing ("none").
+        num_duplicated: images whose parts are all equal to those of another image.
+        num_contradictory: images with two colours for one garment.
+        parts: quality by part.
+        examples: first images by problem, and the most frequent implausible words.
     """
 
     path: Path
@@ -84,7 +83,7 @@ class Quality:
     examples: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; shares are of images, those of words are of words."""
+        """Plain values, printed by `describe --check --json`."""
         counts = {
             name: getattr(self, name)
             for name in (
@@ -103,82 +102,88 @@ class Quality:
             }
             for name, part in self.parts.items()
         }
-        examples = {name: list(found) for name, found in self.examples.items()}
+        examples = {name: list(values) for name, values in self.examples.items()}
         return {"file": str(self.path), **counts, "parts": parts, "examples": examples}
 
 
 def check_file(path: Path) -> Quality:
-    """Judges a file of part descriptions, or a JSON file of identity and clothing texts.
+    """Measures the quality of a file of part descriptions, or a JSON file of dual texts.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is not UTF-8 or not JSON, or nothing of it has the format.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is not UTF-8 or not JSON, or no line has the expected format.
     """
     if not path.is_file():
         raise FileNotFoundError(f"--check: {path} does not exist; expected a description file")
     parts = DUAL if path.suffix == ".json" else PARTS
-    num_lines, well = _entries(path) if parts is DUAL else _lines(path)
-    rows = {name: tuple(sentences) for name, *sentences in well}
+    num_lines, valid = _entries(path) if parts is DUAL else _lines(path)
+    rows = {name: tuple(sentences) for name, *sentences in valid}
     empty = [name for name, row in rows.items() if any(map(is_nothing, row))]
-    same = Counter(tuple(part.lower() for part in row) for row in rows.values())
-    twins = [name for name, row in rows.items() if same[tuple(part.lower() for part in row)] > 1]
+    counts = Counter(tuple(part.lower() for part in row) for row in rows.values())
+    duplicated = [
+        name for name, row in rows.items() if counts[tuple(part.lower() for part in row)] > 1
+    ]
     contradictory = [name for name, row in rows.items() if contradiction(row)]
-    examples = {"empty": empty, "duplicated": twins, "contradictory": contradictory}
+    examples = {"empty": empty, "duplicated": duplicated, "contradictory": contradictory}
     return Quality(
         path=path,
         num_lines=num_lines,
         num_images=len(rows),
-        num_malformed=num_lines - len(well),
-        num_repeated=len(well) - len(rows),
+        num_malformed=num_lines - len(valid),
+        num_repeated=len(valid) - len(rows),
         num_empty=len(empty),
-        num_duplicated=len(twins),
+        num_duplicated=len(duplicated),
         num_contradictory=len(contradictory),
         parts={
             part: _part_quality(part, [row[at] for row in rows.values()])
             for at, part in enumerate(parts)
         },
-        examples={name: tuple(found[:NUM_EXAMPLES]) for name, found in examples.items()}
-        | {"implausible words": _commonest_implausible(parts, rows.values())},
+        examples={name: tuple(images[:NUM_EXAMPLES]) for name, images in examples.items()}
+        | {"implausible words": _most_frequent_implausible(parts, rows.values())},
     )
 
 
 def _lines(path: Path) -> tuple[int, list[list[str]]]:
-    """How many lines, and the fields of the well-formed ones: an image and its four sentences."""
+    """Number of lines, and the fields of the valid ones: an image and its four sentences."""
     lines = [line for line in utf8_lines(path) if line.strip()]
     split = [[each.strip() for each in line.split("\t\t\t")] for line in lines]
-    well = [fields for fields in split if len(fields) == 1 + len(PARTS) and fields[0]]
-    if not well:
+    valid = [fields for fields in split if len(fields) == 1 + len(PARTS) and fields[0]]
+    if not valid:
         raise ValueError(
-            f"--check: no line of {path} has an image and {len(PARTS)} sentences, separated by "
-            "three tabs; identity and clothing texts are in a file that ends in .json"
+            f"--check: expected an image and {len(PARTS)} sentences per line, separated by three "
+            f"tabs; {path} has no such line. Identity and clothing texts need a file name that "
+            "ends in .json"
         )
-    return len(lines), well
+    return len(lines), valid
 
 
 def _entries(path: Path) -> tuple[int, list[list[str]]]:
-    """How many entries, and the fields of the well-formed ones: an image and its two texts."""
+    """Number of entries, and the fields of the valid ones: an image and its two texts."""
     try:
         entries = json.loads("\n".join(utf8_lines(path)))
     except json.JSONDecodeError as error:
         raise ValueError(f"--check: {path} is not JSON ({error})") from error
     fields = ("file_path", *DUAL)
     listed: list[Any] = entries if isinstance(entries, list) else []
-    well = [
+    valid = [
         [str(entry[name]).strip() for name in fields]
         for entry in listed
         if isinstance(entry, dict) and all(isinstance(entry.get(name), str) for name in fields)
     ]
-    if not well:
+    if not valid:
         raise ValueError(f"--check: expected a list of {{{', '.join(fields)}}} in {path}")
-    return len(listed), well
+    return len(listed), valid
 
 
 def contradiction(sentences: Sequence[str]) -> str | None:
-    """The garment to which the sentences of one image give two colours, or None.
+    """Finds a garment for which the sentences of one image give two colours.
 
-    Two colours contradict one another if they stand before one noun with nothing between them that
-    joins them ("red blue shirt", not "red and blue shirt"), or before the same noun in two places
-    that share none ("white shoes" here, "black shoes" there). "Navy blue" is one colour.
+    Two colours are contradictory if they precede one noun without a conjunction ("red blue shirt",
+    but not "red and blue shirt"), or if two mentions of the same noun have no colour in common
+    ("white shoes" and "black shoes"). "Navy blue" is one colour.
+
+    Returns:
+        The garment, or None.
     """
     first: dict[str, frozenset[str]] = {}
     for sentence in sentences:
@@ -193,24 +198,23 @@ def contradiction(sentences: Sequence[str]) -> str | None:
 
 
 def implausible_words(sentence: str, part: str) -> list[str]:
-    """Its implausible words; in "dress shoes" the dress only says which shoes."""
-    found = words_of(sentence)
+    """Lists the implausible words of a sentence; "dress" in "dress shoes" is plausible."""
+    tokens = words_of(sentence)
     nouns = all_garments()
     return [
         word
-        for word, following in zip(found, [*found[1:], ""], strict=False)
-        if implausible(word, part) and not (word in nouns and following in _garments_of(part))
+        for word, following in zip(tokens, [*tokens[1:], ""], strict=False)
+        if is_implausible(word, part) and not (word in nouns and following in _garments_of(part))
     ]
 
 
-def implausible(word: str, part: str) -> bool:
-    """Whether a word cannot be, or names what is worn on another part only.
+def is_implausible(word: str, part: str) -> bool:
+    """Whether a word is malformed, or names a garment of another part.
 
-    It cannot be with a digit, with a letter that is not Latin, with the same letter three times in
-    a row, without a vowel, or with more than twenty letters.
+    Malformed words have a digit, a non-ASCII letter, three equal letters in a row, no vowel, or
+    more than twenty letters.
     """
-    own = _garments_of(part)
-    if word in all_garments() and word not in own and word not in BAGS:
+    if word in all_garments() and word not in _garments_of(part) and word not in BAGS:
         return True
     letters = word.replace("-", "").replace("'", "")
     repeated = any(a == b == c for a, b, c in zip(word, word[1:], word[2:], strict=False))
@@ -224,7 +228,7 @@ def implausible(word: str, part: str) -> bool:
 
 
 def _garments_of(part: str) -> frozenset[str]:
-    """What may be named: an identity text says hair and headwear, a clothing text everything."""
+    """Garments that a part may name: identity texts hair and headwear, clothing texts all."""
     if part == "clothing":
         return all_garments()
     return frozenset(GARMENTS["head" if part == "identity" else part])
@@ -244,7 +248,9 @@ def _part_quality(part: str, sentences: Sequence[str]) -> PartQuality:
     )
 
 
-def _commonest_implausible(parts: Sequence[str], rows: Iterable[Sequence[str]]) -> tuple[str, ...]:
+def _most_frequent_implausible(
+    parts: Sequence[str], rows: Iterable[Sequence[str]]
+) -> tuple[str, ...]:
     counts = Counter(
         f"{word} ({part})"
         for row in rows

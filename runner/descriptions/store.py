@@ -1,9 +1,9 @@
-"""Where descriptions are kept: Parquet shards of a folder, keyed by what an image's file holds.
+"""Store of descriptions: Parquet shards in a folder, with image hashes as keys.
 
-An answer is paid for, so it is on disk before the next question: `add` appends a line to
-`journal.jsonl`, and as many lines as make a shard are folded into a Parquet file that appears under
-its name only when it is whole. Whatever the moment a process is killed at, at most a last, torn
-line is lost; rows that are in a shard and still in the journal are one row.
+Answers cost money, so each is on disk before the next request: `add` appends a line to the journal
+(`journal.jsonl`). When the journal has enough lines for a shard, they are written to a temporary
+Parquet file, which is then renamed. A killed process loses at most an incomplete last line. Rows
+that are in a shard and still in the journal count once.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ ROWS_PER_SHARD = 1000
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One image's description, or why there is none.
+    """Description of one image, or the reason of its failure. Fields are columns on disk.
 
     Attributes:
         image: SHA-256 of the image file, in hexadecimal.
-        asked: what was asked of whom, such as "parts-1a2b3c4d/openai/some-model".
-        texts: by field; empty where it failed.
-        reason: why it failed; "" where it did not.
-        is_passing: the failure is that of a server or a network, and may pass.
-        num_tries: questions it took.
+        asked: prompt version, backend and model, such as "parts-1a2b3c4d/openai/some-model".
+        texts: texts by field; empty after a failure.
+        reason: reason of the failure, or "".
+        is_passing: whether the failure is transient (server or network).
+        num_tries: number of answers that were validated.
     """
 
     image: str
@@ -46,16 +46,16 @@ class Row:
 
     @property
     def is_done(self) -> bool:
-        """Whether there is a description."""
+        """Whether the image has a description."""
         return not self.reason
 
 
 class DescriptionStore:
-    """The descriptions of one folder; a context, open for one process at a time.
+    """Descriptions in one folder; a context manager, open in one process at a time.
 
     Args:
-        folder: made if need be.
-        rows_per_shard: lines of the journal that are folded into a shard.
+        folder: folder of the store; created if it does not exist.
+        rows_per_shard: number of journal lines per shard.
     """
 
     def __init__(self, folder: Path, rows_per_shard: int = ROWS_PER_SHARD) -> None:
@@ -63,35 +63,35 @@ class DescriptionStore:
         self._journal_file = folder / "journal.jsonl"
         self._rows_per_shard = rows_per_shard
         self._lock = threading.Lock()
-        self._owner: IO[str] | None = None
+        self._lock_file: IO[str] | None = None
         self._journal: IO[str] | None = None
         self._pending: list[Row] = []
 
     def __enter__(self) -> DescriptionStore:
-        """Takes the folder, and folds what a killed process left in the journal.
+        """Locks the folder, and moves the journal of a killed process into a shard.
 
         Raises:
-            PermissionError: the folder cannot be written.
-            RuntimeError: another process writes it.
+            PermissionError: The folder is not writable.
+            RuntimeError: Another process has opened the store.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._owner = (self.folder / ".owner").open("a")
+            self._lock_file = (self.folder / ".owner").open("a")
         except OSError as error:
             raise PermissionError(
-                f"--output: cannot write to {self.folder} ({error.strerror}); choose a folder that "
-                "you may write to"
+                f"--output: cannot write to {self.folder} ({error.strerror}); choose a "
+                "writable folder"
             ) from error
         try:
-            fcntl.flock(self._owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            self._owner.close()
+            self._lock_file.close()
             raise RuntimeError(
                 f"{self.folder} is being written by another process; wait for it, stop it, or "
                 "choose another --output"
             ) from error
         self._pending = list(_journal_rows(self._journal_file))
-        self._fold()
+        self._write_pending()
         self._journal = self._journal_file.open("a", encoding="utf-8")
         return self
 
@@ -102,14 +102,14 @@ class DescriptionStore:
         trace: TracebackType | None,
     ) -> None:
         with self._lock:
-            self._fold()
+            self._write_pending()
             if self._journal is not None:
                 self._journal.close()
-            if self._owner is not None:
-                self._owner.close()
+            if self._lock_file is not None:
+                self._lock_file.close()
 
     def add(self, row: Row) -> None:
-        """Keeps a row; it is on disk when this returns. Threads may call it side by side."""
+        """Adds a row, which is on disk when this method returns. Thread-safe."""
         with self._lock:
             assert self._journal is not None, "the store is not open"
             self._journal.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
@@ -117,25 +117,27 @@ class DescriptionStore:
             os.fsync(self._journal.fileno())
             self._pending.append(row)
             if len(self._pending) >= self._rows_per_shard:
-                self._fold()
+                self._write_pending()
 
-    def rows(self, asked: str) -> dict[str, Row]:
-        """The newest row of every image that was asked this, by the image's hash."""
-        found: dict[str, Row] = {}
+    def rows(self, source: str) -> dict[str, Row]:
+        """Latest row of every image, by image hash, among the rows with `asked == source`."""
+        rows: dict[str, Row] = {}
         for path in _shards(self.folder):
-            found.update((row.image, row) for row in _shard_rows(path) if row.asked == asked)
-        found.update((row.image, row) for row in self._pending if row.asked == asked)
-        return found
+            rows.update((row.image, row) for row in _shard_rows(path) if row.asked == source)
+        rows.update((row.image, row) for row in self._pending if row.asked == source)
+        return rows
 
-    def _fold(self) -> None:
-        """Journal -> shard. The shard first: a row in both is one row, a row in none is lost."""
+    def _write_pending(self) -> None:
+        """Writes pending rows to a shard, then empties the journal, so that no row is lost."""
         if self._pending:
             shards = _shards(self.folder)
             number = 1 + (int(shards[-1].stem.partition("-")[2]) if shards else 0)
             _write_shard(self.folder / f"shard-{number:06d}.parquet", self._pending)
             self._pending = []
         if self._journal is not None:
-            self._journal.truncate(0)  # opened to append: the next line begins the file
+            self._journal.truncate(
+                0
+            )  # the file is in append mode, so the next line is written at its start
         elif self._journal_file.exists():
             self._journal_file.write_bytes(b"")
 
@@ -165,13 +167,13 @@ def _shard_rows(path: Path) -> Iterator[Row]:
         yield from (Row(**{**row, "texts": dict(row["texts"])}) for row in rows)
     except (pa.ArrowException, TypeError, KeyError) as error:
         raise ValueError(
-            f"{path} is damaged or of another version ({str(error)[:80]}); move it away, and what "
-            "it held is asked again"
+            f"{path} is damaged or of another version ({str(error)[:80]}); remove it to describe "
+            "its images again"
         ) from error
 
 
 def _journal_rows(path: Path) -> Iterator[Row]:
-    """Whole lines; a process that was killed may have left a torn last one."""
+    """Reads all complete lines; a killed process may have left an incomplete last line."""
     if not path.exists():
         return
     for line in path.read_bytes().split(b"\n")[:-1]:

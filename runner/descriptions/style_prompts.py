@@ -1,8 +1,8 @@
-"""In which style a description is asked for: found in people's captions, drawn for each image.
+"""Writing styles of descriptions: clusters of human captions, one sampled for each image.
 
-The styles of a job are found before it begins, from training captions alone. What is asked of an
-image then depends on nothing but the image, the styles and a seed, so that a killed job goes on
-with the same questions.
+The styles of a job are clustered before it starts, from training captions only. The request for an
+image then depends only on the image, the styles and a seed, so a resumed job sends the same
+requests.
 """
 
 from __future__ import annotations
@@ -28,21 +28,20 @@ from tasks.text.style_clustering import Floats, StyleOptions, style_methods
 from tasks.text.text_files import utf8_lines
 
 TFIDF = "tfidf"
-_EPS, _EPS_OF_A_TOWER = 0.25, 0.15
+_EPS, _TOWER_EPS = 0.25, 0.15
 
 
 @dataclass(frozen=True, slots=True)
 class StyleSettings:
-    """How styles are found.
+    """Settings of the clustering.
 
     Attributes:
         method: one of `tasks.text.style_clustering.style_methods()`.
-        captions: a data set, a drawn domain or a file; None: the data set that is described.
-        encoder: "tfidf", an open_clip architecture, or a folder that open_clip reads.
-        weights: of an architecture: an open_clip tag or a file.
-        num_styles, eps, min_samples, min_size, seed: as `tasks.text.style_clustering.StyleOptions`
-            has them; eps
-            None: what suits the encoder.
+        captions: data set, synthetic domain or file; None = the data set that is described.
+        encoder: "tfidf", an open_clip architecture, or a folder in open_clip format.
+        weights: open_clip tag or file with the weights of an architecture.
+        num_styles, eps, min_samples, min_size, seed: see
+            `tasks.text.style_clustering.StyleOptions`; eps None = default of the encoder.
     """
 
     method: str
@@ -57,33 +56,33 @@ class StyleSettings:
 
     @property
     def options(self) -> StyleOptions:
-        """For the clustering."""
-        usual = _EPS if self.encoder == TFIDF else _EPS_OF_A_TOWER
-        eps = usual if self.eps is None else self.eps
+        """Options of the clustering."""
+        default = _EPS if self.encoder == TFIDF else _TOWER_EPS
+        eps = default if self.eps is None else self.eps
         return StyleOptions(self.num_styles, eps, self.min_samples, self.min_size, self.seed)
 
 
 @dataclass(frozen=True, slots=True)
 class Styling:
-    """The styles of a job."""
+    """Styles of a job, and their use in requests."""
 
     styles: Styles
 
     @property
     def version(self) -> str:
-        """Part of what descriptions are kept under."""
+        """Part of the prompt version."""
         return f"{self.styles.method}-{self.styles.digest}"
 
     def style_of(self, sha256: str) -> int:
-        """The style in which an image is described."""
+        """Number of the style of an image."""
         return self.styles.sample(sha256)
 
     def template_of(self, sha256: str) -> str:
-        """A masked caption of that style, to be filled with facts (`tasks.text.paraphrase`)."""
+        """Masked caption in the style of an image, for `tasks.text.paraphrase`."""
         return self.styles.styles[self.style_of(sha256)].template or DEFAULT_TEMPLATE
 
-    def manner_of(self, sha256: str) -> str:
-        """What a question adds to be answered in that style."""
+    def instruction_for(self, sha256: str) -> str:
+        """Instruction to write in the style of an image, with examples."""
         exemplars = self.styles.styles[self.style_of(sha256)].exemplars
         return (
             "\nWrite both texts as these captions of other people are written, whose facts are "
@@ -93,7 +92,7 @@ class Styling:
 
     @property
     def summary(self) -> str:
-        """What was found, in a line."""
+        """Number and sizes of the styles, in one line."""
         sizes = [f"{each.size:,}" for each in self.styles.styles]
         shown = ", ".join([*sizes[:12], *(["..."] if sizes[12:] else [])])
         return (
@@ -102,23 +101,23 @@ class Styling:
         )
 
     def save(self, folder: Path) -> None:
-        """Writes the styles beside the descriptions, for people to read."""
-        found = [
+        """Writes the styles to a readable file in the folder of the descriptions."""
+        entries = [
             {"style": str(number), "captions": each.size, "exemplars": each.exemplars}
             for number, each in enumerate(self.styles.styles)
         ]
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(
             folder / f"styles-{self.version}.json",
-            json.dumps(found, indent=1, ensure_ascii=False) + "\n",
+            json.dumps(entries, indent=1, ensure_ascii=False) + "\n",
         )
 
 
 def check_style(settings: StyleSettings, prompt: str, backend: str) -> None:
-    """Finds what can be wrong without reading anything.
+    """Validates the settings without reading captions.
 
     Raises:
-        ValueError: says which option, and what would do.
+        ValueError: The message names the option and a remedy.
     """
     methods = style_methods()
     if settings.method not in methods:
@@ -129,25 +128,30 @@ def check_style(settings: StyleSettings, prompt: str, backend: str) -> None:
         )
     if prompt != "dual":
         raise ValueError(
-            f"--style: only --prompt dual asks for texts in a style; --prompt {prompt} fills "
-            "answers into sentences of its own"
+            f"--style: only --prompt dual supports styles; --prompt {prompt} fills answers into "
+            "fixed sentences"
         )
     if backend == "blip2":
         raise ValueError(
-            "--style: blip2 answers one short question at a time and follows no examples; use "
-            "--backend openai or attributes, or leave --style out"
+            "--style: blip2 answers one short question at a time and does not support styles; use "
+            "--backend openai or attributes, or omit --style"
         )
     try:
-        settings.options  # noqa: B018  # refuses numbers out of range
+        settings.options  # noqa: B018  # validates ranges
     except ValueError as error:
         raise ValueError(f"--style: {error}") from error
 
 
 def find_styling(settings: StyleSettings, dataset: str, benchmark: BenchmarkConfig) -> Styling:
-    """The styles of a job, from captions of training people.
+    """Clusters training captions into the styles of a job.
+
+    Args:
+        settings: settings of the clustering.
+        dataset: source of the captions unless `settings.captions` is set.
+        benchmark: folder and options of the data sets.
 
     Raises:
-        ValueError, FileNotFoundError: no captions, too few, or a text tower that is not there.
+        ValueError, FileNotFoundError: No or too few captions, or an unknown text tower.
     """
     captions = read_captions(settings.captions or dataset, benchmark)
     embed: Embed = tfidf if settings.encoder == TFIDF else _tower(settings)
@@ -158,13 +162,13 @@ def find_styling(settings: StyleSettings, dataset: str, benchmark: BenchmarkConf
 
 
 def read_captions(source: str, benchmark: BenchmarkConfig) -> list[str]:
-    """Captions by people: of a data set's or drawn domain's training people, or of a file.
+    """Reads human captions from the training split of a data set or synthetic domain, or a file.
 
-    A file is JSON as CUHK-PEDES has it, entries with `captions` (what has a `split` other than
-    "train" is left out), or a text with one caption a line.
+    A file is JSON in the format of CUHK-PEDES (entries with `captions`; entries with a `split`
+    other than "train" are skipped), or text with one caption per line.
 
     Raises:
-        ValueError, FileNotFoundError: neither, or without captions.
+        ValueError, FileNotFoundError: Unknown source, or a source without captions.
     """
     seen, unseen = benchmark.synthetic.domain_names
     if source in dataset_names():
@@ -178,20 +182,20 @@ def read_captions(source: str, benchmark: BenchmarkConfig) -> list[str]:
         captions = _captions_in(Path(source).expanduser())
     else:
         is_folder = Path(source).expanduser().is_dir()
-        found = "a folder of images, which has no captions" if is_folder else "neither"
+        problem = "is a folder of images, which has no captions" if is_folder else "is neither"
         raise ValueError(
-            f"--captions: expected a data set or a file of captions; {source!r} is {found}"
+            f"--captions: expected a data set or a file of captions; {source!r} {problem}"
         )
     if not any(each.strip() for each in captions):
         raise ValueError(
-            f"--captions: {source} has no captions of training people; name a data set that has "
-            "(cuhk_pedes, icfg_pedes, rstpreid, a drawn domain) or a file"
+            f"--captions: {source} has no training captions; use cuhk_pedes, icfg_pedes, rstpreid, "
+            "a synthetic domain, or a file"
         )
     return captions
 
 
 def _training_captions(raw: RawDomain) -> list[str]:
-    """Of test people nothing may be learned, not even how they are written about."""
+    """Training captions only, because test captions must not influence the styles."""
     return [caption for record in raw.train for caption in record.captions]
 
 
@@ -210,9 +214,9 @@ def _captions_in(file: Path) -> list[str]:
     captions: list[str] = []
     for number, entry in enumerate(cast("list[Any]", entries), start=1):
         fields = cast("dict[str, Any]", entry) if isinstance(entry, dict) else {}
-        own = fields.get("captions")
-        texts: Sequence[Any] = [own] if isinstance(own, str) else own or []
-        if own is None or not all(isinstance(each, str) for each in texts):
+        value = fields.get("captions")
+        texts: Sequence[Any] = [value] if isinstance(value, str) else value or []
+        if value is None or not all(isinstance(each, str) for each in texts):
             raise ValueError(
                 f"--captions: {file}, entry {number}: expected captions, a list of texts; got "
                 f"{entry!r:.80}"
@@ -223,10 +227,10 @@ def _captions_in(file: Path) -> list[str]:
 
 
 def _tower(settings: StyleSettings) -> Embed:
-    """The text tower of a CLIP, which reads masked captions without their brackets.
+    """Embedding by the text tower of a CLIP model, which gets masked captions without brackets.
 
     Raises:
-        ValueError, FileNotFoundError, RuntimeError: it cannot be had.
+        ValueError, FileNotFoundError, RuntimeError: The model cannot be loaded.
     """
     from models.backbones.clip import TextEncoder
     from models.backbones.clip_weights import create_clip
@@ -237,8 +241,8 @@ def _tower(settings: StyleSettings) -> Embed:
         else:
             clip = create_clip(settings.encoder, settings.weights, seed=0)
     except (ValueError, FileNotFoundError) as error:
-        said = str(error).replace("backbone.name", "architecture")
-        raise ValueError(f"--style-encoder {settings.encoder}: {said}") from error
+        message = str(error).replace("backbone.name", "architecture")
+        raise ValueError(f"--style-encoder {settings.encoder}: {message}") from error
     tower = TextEncoder(clip).eval()
 
     def embed(masked: Sequence[str]) -> Floats:

@@ -1,4 +1,4 @@
-"""What a description must look like: the shape of its sentences, and what they have to name."""
+"""Validation of descriptions: format of the sentences, and required content."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import unicodedata
 from tasks.text import words
 
 MAX_LETTERS = 600
-"""Of one text: five times the longest that is asked for, and short of what fills a screen."""
+"""Maximum length of a text in characters, about five times the longest requested text."""
 
 _REFUSALS = re.compile(
     r"\b(?:i(?:'m| am)? (?:sorry|unable|not able)|i (?:can(?:no|')t|cannot)|as an ai|"
@@ -24,23 +24,23 @@ _PLAIN = str.maketrans({"\u2018": "'", "\u2019": "'", "\u2013": "-", "\u2014": "
 
 
 def tidy(text: str) -> str:
-    """Whitespace made single spaces, so that no text breaks a line or a field of a file.
+    """Collapses whitespace, and replaces typographic apostrophes and dashes by ASCII ones.
 
-    Typographic apostrophes and dashes, which models like, become plain ones.
+    The result contains no line breaks or tabs, which separate lines and fields of a file.
     """
     return " ".join(text.split()).translate(_PLAIN)
 
 
 def is_nothing(answer: str) -> bool:
-    """Whether an answer says that there is nothing to say: "none", "not visible"."""
+    """Whether an answer is empty or means nothing: "none", "not visible"."""
     return tidy(answer).strip(" .").lower() in _NOTHING
 
 
 def text_problem(text: str, *, min_words: int, max_words: int, max_sentences: int) -> str | None:
-    """What is wrong with the shape of a text, or None.
+    """Returns the format problem of a text, or None.
 
-    It must be of Latin letters, without placeholders, questions and excuses, begin with a capital,
-    end with a full stop, and keep within its lengths.
+    A valid text has Latin letters, no placeholders, questions or refusals, begins with a capital
+    letter, ends with a full stop, and has the given numbers of words and sentences.
     """
     if not text:
         return "it is empty"
@@ -68,7 +68,7 @@ def _is_plain(letter: str) -> bool:
 
 
 def answer_problem(answer: str, max_words: int) -> str | None:
-    """What is wrong with a short answer, to be filled into a template, or None."""
+    """Returns the problem of a short answer for a template, or None."""
     if strange := sorted({letter for letter in answer if not _is_plain(letter)}):
         return f"it has characters that are not expected: {''.join(strange[:5])!r}"
     if _REFUSALS.search(answer):
@@ -80,32 +80,32 @@ def answer_problem(answer: str, max_words: int) -> str | None:
     return None
 
 
-def part_lacks(part: str, text: str) -> str | None:
-    """What the sentence of a part fails to name, or None."""
-    found = set(words.words_of(text))
+def part_problem(part: str, text: str) -> str | None:
+    """Returns what is missing in the sentence of a part, or None."""
+    tokens = set(words.words_of(text))
     if part == "head":
-        named = found & (words.HAIR | set(words.GARMENTS["head"]))
+        named = tokens & (words.HAIR | set(words.GARMENTS["head"]))
         return None if named else "it names neither hair nor anything worn on the head"
     if not words.names_garment(text, part):
         return f"it names nothing that is worn there, such as {words.GARMENTS[part][0]}"
-    if words.names_colour(text) or "barefoot" in found:
+    if words.names_colour(text) or "barefoot" in tokens:
         return None
     return "it names no colour"
 
 
-def identity_lacks(text: str) -> str | None:
-    """What an identity text fails to name: man or woman, and two of age, build, skin, hair."""
-    found = {piece for word in words.words_of(text) for piece in (word, *word.split("-"))}
-    if not found & words.MAN_OR_WOMAN:
+def identity_problem(text: str) -> str | None:
+    """Returns what is missing: man or woman, and two of age, build, skin, hair; or None."""
+    tokens = {piece for word in words.words_of(text) for piece in (word, *word.split("-"))}
+    if not tokens & words.MAN_OR_WOMAN:
         return "it does not say whether this is a man or a woman"
     groups = (words.AGE, words.BUILD, words.ORIGIN, words.HAIR)
-    if sum(bool(found & group) for group in groups) < 2:
+    if sum(bool(tokens & group) for group in groups) < 2:
         return "it names fewer than two of age, build, skin and hair"
     return None
 
 
-def clothing_lacks(text: str) -> str | None:
-    """What a clothing text fails to name: a garment above, one below, and a colour."""
+def clothing_problem(text: str) -> str | None:
+    """Returns what is missing: an upper garment, a lower garment, a colour; or None."""
     for part in ("upper", "lower"):
         if not words.names_garment(text, part):
             return f"it names nothing that is worn on the {part} body"

@@ -1,4 +1,4 @@
-"""What a job did and what a file is worth, for the eye."""
+"""Terminal view of failures and of the quality of a file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NUM_REASONS = 5
 
 
 def show_failures(console: Console, rows: Iterable[Row]) -> None:
-    """The reasons of the failed rows, the commonest first."""
+    """Prints the reasons of the failed rows, most frequent first."""
     reasons = Counter(re.sub(r"\s+", " ", row.reason)[:160] for row in rows if not row.is_done)
     for reason, number in reasons.most_common(_NUM_REASONS):
         console.print(f"  {number:,} x {reason}", markup=False, highlight=False, soft_wrap=True)
@@ -25,7 +25,7 @@ def show_failures(console: Console, rows: Iterable[Row]) -> None:
 
 
 def show_quality(console: Console, quality: Quality) -> None:
-    """Two tables: of lines and images, and of the parts."""
+    """Prints a table of lines and images, and a table of the parts."""
     console.print(str(quality.path), markup=False, highlight=False, soft_wrap=True)
     total = Table(box=None, pad_edge=False)
     total.add_column("what")
@@ -55,6 +55,6 @@ def show_quality(console: Console, quality: Quality) -> None:
             f"{part.entropy_bits:.2f}", f"{part.implausible_share:.2%}",
         )  # fmt: skip
     console.print(parts)
-    for name, found in quality.examples.items():
-        if found:
-            console.print(f"{name}: {', '.join(found)}", markup=False, highlight=False)
+    for name, values in quality.examples.items():
+        if values:
+            console.print(f"{name}: {', '.join(values)}", markup=False, highlight=False)

@@ -1,4 +1,4 @@
-"""What can be wrong with a data set that was read: sentences that say it, and what to do."""
+"""Checks of a data set that was read: messages with the problem and the remedy."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Parts = Mapping[str, Sequence[Record]]
 
 
 def parts_of(raw: RawDomain) -> Parts:
-    """The records by "train", "validation" (where the data set has its own), "query", "gallery"."""
-    own = raw.validation
-    held_out = {} if own is None else {"validation": (*own.query, *own.gallery)}
-    return {"train": raw.train, **held_out, "query": raw.test.query, "gallery": raw.test.gallery}
+    """Groups the records into "train", "validation" (if it exists), "query" and "gallery"."""
+    split = raw.validation
+    validation = {} if split is None else {"validation": (*split.query, *split.gallery)}
+    return {"train": raw.train, **validation, "query": raw.test.query, "gallery": raw.test.gallery}
 
 
 def counts_of(records: Sequence[Record]) -> Counts:
-    """How many there are; a text query counts as one image."""
+    """Counts images, identities and cameras; a text query counts as one image."""
     return Counts(
         images=len(records),
         identities=len({record.person_id for record in records}),
@@ -32,13 +32,14 @@ def counts_of(records: Sequence[Record]) -> Counts:
 
 
 def faults_and_notes(raw: RawDomain, expected: Mapping[str, Counts]) -> tuple[list[str], list[str]]:
-    """What is wrong with a data set, and what is to be known and is no fault.
-
-    Looked at are counts, queries without match, people in several splits, and part descriptions.
+    """Checks counts, queries without match, shared identities and part descriptions.
 
     Args:
-        raw: as it was read.
-        expected: counts that its splits should have.
+        raw: the data set as its reader returned it.
+        expected: expected counts by part.
+
+    Returns:
+        Faults, and notes that are not faults.
     """
     parts = parts_of(raw)
     description_faults, notes = _descriptions(raw)
@@ -60,16 +61,16 @@ def _unexpected_counts(
         is_text = part == "query" and raw.test.query_by == "text"
         units = ("captions" if is_text else "images", "identities", "cameras")
         numbers = zip(units, astuple(counts_of(parts.get(part, ()))), astuple(wanted), strict=True)
-        if told := [
-            f"{there:,} {unit} instead of {known:,}"
-            for unit, there, known in numbers
-            if known is not None and there != known
+        if differences := [
+            f"{actual:,} {unit} instead of {known:,}"
+            for unit, actual, known in numbers
+            if known is not None and actual != known
         ]:
-            differing.append(f"{part} has {', '.join(told)}")
+            differing.append(f"{part} has {', '.join(differences)}")
     if differing:
         yield (
-            f"{'; '.join(differing)}. If this is not all of the data set, in its {raw.variant} "
-            "form, fetch or unpack it again."
+            f"{'; '.join(differing)}. If variant {raw.variant} is incomplete, download or unpack "
+            "it again."
         )
 
 
@@ -78,7 +79,8 @@ def _unmatched_queries(kind: str, split: Split) -> Iterator[str]:
         camera = "" if split.query_by == "text" else " by another camera"
         yield (
             f"{number:,} of {len(split.query):,} {kind}queries have no image of their "
-            f"person{camera} in the gallery, and rankings leave them out. Is the gallery complete?"
+            f"person{camera} in the gallery and are excluded from rankings. Check that the gallery "
+            "is complete."
         )
 
 
@@ -94,8 +96,8 @@ def _shared_people(parts: Parts) -> Iterator[str]:
     for pair, both in pairs.items():
         if both:
             yield (
-                f"{len(both):,} people (the first is {min(both)}) are in {pair} images, so results "
-                "would say nothing. Fetch the data set, or the lists that belong to it, again."
+                f"{len(both):,} people (the first is {min(both)}) are in {pair} images, so scores "
+                "would be invalid. Download the data set or its split files again."
             )
 
 
@@ -112,7 +114,7 @@ def _descriptions(raw: RawDomain) -> tuple[list[str], list[str]]:
     if descriptions.num_duplicates:
         notes.append(
             f"{descriptions.num_duplicates:,} lines of {file} repeat an image; the last line of "
-            "each counts."
+            "each image is used."
         )
     names = [Path(record.image_path).name for record in raw.train]
     missing = [name for name in names if name not in descriptions.parts]
@@ -120,7 +122,7 @@ def _descriptions(raw: RawDomain) -> tuple[list[str], list[str]]:
         return [], [f"{file} describes all {len(names):,} training images.", *notes]
     fault = (
         f"{file} lacks {len(missing):,} of {len(names):,} training images (the first is "
-        f"{missing[0]}), and runs refuse it. Describe them, or move the file away."
+        f"{missing[0]}), and runs reject it. Add the descriptions, or remove the file."
     )
     return [fault], notes
 
@@ -130,6 +132,6 @@ def _no_descriptions(raw: RawDomain) -> list[str]:
     if not is_learned or any(record.captions for record in raw.train):
         return []
     return [
-        f"No part descriptions, which some learners need: {raw.name}_description.txt would be in "
-        "the data set's folder, beside that, or in the root."
+        f"No part descriptions, which some learners need: put {raw.name}_description.txt into the "
+        "data set's folder, next to that folder, or into the root."
     ]

@@ -1,6 +1,6 @@
-"""What `doctor` finds out about data sets on disk, before any run; writes nothing into them.
+"""Examination of the data sets on disk; nothing is written into their folders.
 
-`examine` looks at folders, lists and names; `examine_images` also opens every image.
+`examine` checks folders, lists and file names; `examine_images` also decodes every image.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from tasks.schema import RawDomain
 Status = Literal["ok", "warning", "missing", "broken"]
 
 NUM_LISTED = 20
-"""Unreadable images that are said one by one; the others are counted."""
+"""Maximum number of unreadable images listed one by one; the others are counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was found out about one data set.
+    """State of one data set.
 
     Attributes:
-        name: its reader's name.
-        title: what people call it.
-        status: "missing": nothing of it was found; "broken": found, but it cannot be read;
-            "warning": it can be read, but something about it is not as it should be.
-        folder: where it is, or None.
-        variant: which of its layouts that has, or None.
-        splits: what was read of "train", "validation" (if it has its own), "query" and "gallery".
-        expected: what the literature says of the same; None where it says nothing.
-        faults: what is wrong and what to do, one sentence or two each.
-        notes: what is to be known and is no fault.
-        is_traceless: whether `faults` say no more than that there is none of it.
-        image_paths: every image of every split, each once.
-        unreadable: path -> why this image cannot be decoded; None if no image was opened.
+        name: name of its reader.
+        title: usual name in the literature.
+        status: "ok"; "missing": not found; "broken": found but not readable; "warning": readable,
+            with faults.
+        folder: its folder, or None.
+        variant: the layout found in that folder, or None.
+        splits: counts of "train", "validation" (if the data set has one), "query" and "gallery".
+        expected: counts from the literature, by the same keys; empty if unknown.
+        faults: problems with remedies, one or two sentences each.
+        notes: information that is not a fault.
+        is_absent: whether the only fault is that no part of the data set was found.
+        image_paths: images of all splits, without duplicates.
+        unreadable: path -> reason why the image cannot be decoded; None if images were not opened.
     """
 
     name: str
@@ -56,13 +56,13 @@ class Report:
     expected: Mapping[str, Counts] = field(default_factory=dict[str, Counts])
     faults: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    is_traceless: bool = False
+    is_absent: bool = False
     image_paths: tuple[str, ...] = ()
     unreadable: Mapping[str, str] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, as `doctor --json` prints them under the data set's name."""
-        found: dict[str, Any] = {
+        """Plain values, printed by `doctor --json` under the name of the data set."""
+        values: dict[str, Any] = {
             "status": self.status,
             "root": None if self.folder is None else str(self.folder),
             "variant": self.variant,
@@ -70,15 +70,19 @@ class Report:
             "problems": [*self.faults, *self.notes],
         }
         if self.unreadable is None:
-            return found
-        return found | {"num_opened": len(self.image_paths), "unreadable": list(self.unreadable)}
+            return values
+        return values | {"num_opened": len(self.image_paths), "unreadable": list(self.unreadable)}
 
 
 def check_names(names: Sequence[str], what: str) -> None:
-    """Refuses names of data sets that have no reader.
+    """Checks that every name has a reader.
+
+    Args:
+        names: names of data sets.
+        what: option or key they come from, for the message.
 
     Raises:
-        ValueError: there is none of one of the names; the nearest is said.
+        ValueError: A name is unknown; the message suggests the nearest one.
     """
     known = dataset_names()
     for name in names:
@@ -91,27 +95,27 @@ def check_names(names: Sequence[str], what: str) -> None:
 
 
 def examine(names: Sequence[str], root: Path, options: ReadOptions) -> dict[str, Report]:
-    """Finds and reads data sets, whether or not they were withdrawn; opens no image.
+    """Locates and reads data sets, including withdrawn ones; opens no image.
 
-    Nothing is written but generated splits, to a temporary folder. What would first have to be
-    extracted is found but not read.
+    Generated splits are written to a temporary folder. Archives that a run would extract are
+    located but not read.
 
     Args:
-        names: data sets, each with a reader.
-        root: their common folder.
-        options: where else they are and which variants are meant.
+        names: data sets that have a reader.
+        root: common folder of the data sets.
+        options: other folders of single data sets, and variants.
 
     Raises:
-        FileNotFoundError: there is no folder `root`, and one of them is not said to be elsewhere.
+        FileNotFoundError: `root` does not exist and a data set has no folder of its own.
     """
     if not root.is_dir() and any(name not in options.roots for name in names):
         raise FileNotFoundError(
-            f"{root} does not exist: expected the folder of the data sets. Give another one by "
-            "--root, or set benchmark.root."
+            f"{root} does not exist: expected the folder of the data sets. Set another folder by "
+            "--data, or set benchmark.root."
         )
     with tempfile.TemporaryDirectory(prefix="lifelong-reid-doctor-") as scratch:
         reports = {name: _examine(name, root, options, scratch) for name in names}
-    return _traced(_told_apart(reports, options), root)
+    return _locate_absent(_resolve_shared_folders(reports, options), root)
 
 
 def _examine(name: str, root: Path, options: ReadOptions, scratch: str) -> Report:
@@ -121,43 +125,43 @@ def _examine(name: str, root: Path, options: ReadOptions, scratch: str) -> Repor
     except FileNotFoundError as error:
         return _not_found(name, facts, str(error), root, options)
     except OSError as error:
-        return Report(name, facts.title, "broken", faults=(_in_words(error),))
-    report = _found(place, options)
-    # What was extracted before is read where it is; generated splits go where nobody looks.
-    has_own = (Path(options.derived).expanduser() / name).is_dir()
-    kept = options if has_own else options.model_copy(update={"derived": scratch})
+        return Report(name, facts.title, "broken", faults=(_message(error),))
+    report = _located(place, options)
+    # Read images extracted by an earlier run; otherwise write generated splits to a scratch folder.
+    is_derived = (Path(options.derived).expanduser() / name).is_dir()
+    read_options = options if is_derived else options.model_copy(update={"derived": scratch})
     try:
-        with _warnings_heard() as heard:
-            raw = read_located(replace(place, may_extract=False), root, kept)
+        with _collect_warnings() as messages:
+            raw = read_located(replace(place, may_extract=False), root, read_options)
     except NotExtractedError:
         return _not_extracted(report, options)
-    except Exception as error:  # a reader's bug, too, must not keep us from the other data sets
-        return replace(report, status="broken", faults=(_in_words(error),))
-    return _with_records(replace(report, notes=(*report.notes, *heard)), raw)
+    except Exception as error:  # a bug in one reader must not stop the others
+        return replace(report, status="broken", faults=(_message(error),))
+    return _with_records(replace(report, notes=(*report.notes, *messages)), raw)
 
 
 def _not_found(
     name: str, facts: DatasetFacts, error: str, root: Path, options: ReadOptions
 ) -> Report:
-    """Broken where a part of it was found, else missing."""
-    own = options.roots.get(name)
-    start = Path(own).expanduser() if own else root
+    """Reports "broken" if a part of the data set was found, otherwise "missing"."""
+    configured = options.roots.get(name)
+    start = Path(configured).expanduser() if configured else root
     needs = {need for layout in facts.layouts for need in layout.needs}
     for folder in (start, *(start / below for below in facts.folders)):
         if any((folder / need).exists() for need in needs):
             return Report(name, facts.title, "broken", folder=folder, faults=(error,))
-    if own:
+    if configured:
         return Report(name, facts.title, "missing", faults=(error,))
     expected = " or ".join(", ".join(layout.needs) for layout in facts.layouts)
     fault = (
         f"{facts.title}: not found. Expected {expected} under {root / facts.folders[0]}, or under "
-        f"another folder by benchmark.roots.{name}."
+        f"the folder benchmark.roots.{name}."
     )
-    return Report(name, facts.title, "missing", faults=(fault,), is_traceless=True)
+    return Report(name, facts.title, "missing", faults=(fault,), is_absent=True)
 
 
-def _found(place: LocatedDataset, options: ReadOptions) -> Report:
-    """The report before anything is read."""
+def _located(place: LocatedDataset, options: ReadOptions) -> Report:
+    """Report of a located data set before it is read."""
     facts, expected, notes = place.facts, place.layout.expected, list[str]()
     if facts.withdrawn:
         consent = "" if options.accept_withdrawn else "; runs need benchmark.accept_withdrawn=true"
@@ -165,7 +169,7 @@ def _found(place: LocatedDataset, options: ReadOptions) -> Report:
     if expected and (changed := _changed_variants(place.name, options)):
         expected = {}
         notes.append(
-            f"Not compared with the literature's counts, which are for another {changed[0]}."
+            f"Counts are not compared with the literature, which has another {changed[0]}."
         )
     return Report(
         place.name, facts.title, "ok", place.folder, place.layout.variant,
@@ -175,14 +179,14 @@ def _found(place: LocatedDataset, options: ReadOptions) -> Report:
 
 def _not_extracted(report: Report, options: ReadOptions) -> Report:
     note = (
-        f"Found in its raw form: the first run extracts images into {options.derived} "
-        "(benchmark.derived). Until then there is no more to see."
+        f"Found as archives: the first run extracts images into {options.derived} "
+        "(benchmark.derived). Until then nothing else can be checked."
     )
     return replace(report, expected={}, notes=(*report.notes, note))
 
 
 def _changed_variants(name: str, options: ReadOptions) -> list[str]:
-    """Options of this data set alone (`<name>_...`) that are not at their default."""
+    """Options of this data set (`<name>_...`) that differ from their defaults."""
     return [
         f"benchmark.{key}"
         for key, about in ReadOptions.model_fields.items()
@@ -190,30 +194,30 @@ def _changed_variants(name: str, options: ReadOptions) -> list[str]:
     ]
 
 
-def _in_words(error: Exception) -> str:
-    """Readers word what they expect; other errors need their kind to be understood."""
-    is_worded = type(error) in (ValueError, FileNotFoundError) and str(error)
-    return str(error) if is_worded else f"cannot be read: {type(error).__name__}: {error}"
+def _message(error: Exception) -> str:
+    """Message of an error; the type is added unless a reader raised it."""
+    has_message = type(error) in (ValueError, FileNotFoundError) and str(error)
+    return str(error) if has_message else f"cannot be read: {type(error).__name__}: {error}"
 
 
-class _Listener(logging.Handler):
+class _WarningCollector(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self.heard: list[str] = []
+        self.messages: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.heard.append(record.getMessage())
+        self.messages.append(record.getMessage())
 
 
 @contextmanager
-def _warnings_heard() -> Iterator[list[str]]:
-    """What readers warn of, which goes into a report and not on the screen."""
-    logger, listener = logging.getLogger("tasks"), _Listener()
-    logger.addHandler(listener)
+def _collect_warnings() -> Iterator[list[str]]:
+    """Collects the warnings of readers, which belong to a report and not on the console."""
+    logger, collector = logging.getLogger("tasks"), _WarningCollector()
+    logger.addHandler(collector)
     try:
-        yield listener.heard
+        yield collector.messages
     finally:
-        logger.removeHandler(listener)
+        logger.removeHandler(collector)
 
 
 def _with_records(report: Report, raw: RawDomain) -> Report:
@@ -230,17 +234,19 @@ def _with_records(report: Report, raw: RawDomain) -> Report:
     )
 
 
-def _told_apart(reports: Mapping[str, Report], options: ReadOptions) -> dict[str, Report]:
-    """The reports, after a second look at folders that were taken for several data sets.
+def _resolve_shared_folders(
+    reports: Mapping[str, Report], options: ReadOptions
+) -> dict[str, Report]:
+    """Resolves folders that were located for several data sets.
 
-    Some data sets have the same layout, and a root that is one of them looks like all of them. The
-    one that reads best is believed to be there; between equals nobody can tell.
+    Some data sets have the same layout, so a root that is one of them matches all of them. The data
+    set with the best status is kept; several with equal status get a warning.
     """
     sharing: defaultdict[Path, list[Report]] = defaultdict(list)
     for report in reports.values():
         if report.folder is not None and report.name not in options.roots:
             sharing[report.folder].append(report)
-    told = dict(reports)
+    resolved = dict(reports)
     for folder, claims in sharing.items():
         best = next(
             (
@@ -253,66 +259,66 @@ def _told_apart(reports: Mapping[str, Report], options: ReadOptions) -> dict[str
         names = " or ".join(report.title for report in best)
         for report in claims if best else ():
             if report not in best:
-                told[report.name] = Report(
-                    report.name, report.title, "missing", is_traceless=True,
+                resolved[report.name] = Report(
+                    report.name, report.title, "missing", is_absent=True,
                     faults=(f"{report.title}: not found; {folder} is {names}.",),
                 )  # fmt: skip
             elif len(best) > 1:
-                doubt = (
-                    f"{folder} may be {names}: they look alike. Give the folder above it by "
-                    "--root, or name the data set by --dataset."
+                fault = (
+                    f"{folder} may be {names}, which have the same layout. Set its parent folder "
+                    "by --data, or name the data set by --dataset."
                 )
-                faults = (*report.faults, doubt)
-                told[report.name] = replace(report, status="warning", faults=faults)
-    return told
+                faults = (*report.faults, fault)
+                resolved[report.name] = replace(report, status="warning", faults=faults)
+    return resolved
 
 
-def _traced(reports: Mapping[str, Report], root: Path) -> dict[str, Report]:
-    """The reports, with where deeper below the root missing data sets are.
+def _locate_absent(reports: Mapping[str, Report], root: Path) -> dict[str, Report]:
+    """Adds the locations of absent data sets that are deeper below the root.
 
-    Layouts are not unique, so folders of data sets that were found are no such places, nor are
-    folders that are named as another missing data set, or lie below one.
+    Layouts are not unique. Excluded are folders of located data sets, and folders that have the
+    name of another absent data set or lie below such a folder.
     """
     taken = {report.folder for report in reports.values() if report.folder is not None}
     deeper = {
         name: folder
         for name, report in reports.items()
-        if report.is_traceless and (folder := find_deeper(dataset_facts(name), root, taken))
+        if report.is_absent and (folder := find_deeper(dataset_facts(name), root, taken))
     }
     named = {name: folder for name, folder in deeper.items() if _is_named(name, folder)}
-    traced = dict(reports)
+    located = dict(reports)
     for name, folder in deeper.items():
         others = [other for other in named if other != name]
         if name in named or not any(named[other] in (folder, *folder.parents) for other in others):
             title = reports[name].title
-            fault = f"{title}: found deeper, at {folder}: set benchmark.roots.{name}={folder}"
-            traced[name] = replace(reports[name], faults=(fault,), is_traceless=False)
-    return traced
+            fault = f"{title}: found in a deeper folder: set benchmark.roots.{name}={folder}"
+            located[name] = replace(reports[name], faults=(fault,), is_absent=False)
+    return located
 
 
 def _is_named(name: str, folder: Path) -> bool:
-    usual = {Path(below).name.casefold() for below in dataset_facts(name).folders}
-    return folder.name.casefold() in usual
+    usual_names = {Path(below).name.casefold() for below in dataset_facts(name).folders}
+    return folder.name.casefold() in usual_names
 
 
 def examine_images(
-    reports: Mapping[str, Report], opened: Callable[[int], None] = lambda _: None
+    reports: Mapping[str, Report], on_opened: Callable[[int], None] = lambda _: None
 ) -> dict[str, Report]:
-    """The same reports after every image has been decoded, on all cores; each file once.
+    """Decodes every image once, on all cores, and adds the results to the reports.
 
     Args:
-        reports: what `examine` returned.
-        opened: told how many more files have been opened.
+        reports: result of `examine`.
+        on_opened: called with the number of files opened since the last call.
 
     Raises:
-        RuntimeError: one of the processes that open images died.
+        RuntimeError: A process that opens images died.
     """
-    reasons = open_images(images_of(reports), opened)
+    reasons = open_images(images_of(reports), on_opened)
     return {name: _with_images(report, reasons) for name, report in reports.items()}
 
 
 def images_of(reports: Mapping[str, Report]) -> list[str]:
-    """The images of all data sets, each once."""
+    """Images of all data sets, without duplicates."""
     return list(dict.fromkeys(path for each in reports.values() for path in each.image_paths))
 
 
@@ -321,8 +327,8 @@ def _with_images(report: Report, reasons: Mapping[str, str]) -> Report:
     if not unreadable:
         return replace(report, unreadable=unreadable)
     faults = [
-        f"{len(unreadable):,} of {len(report.image_paths):,} images cannot be decoded. Fetch them "
-        "again: runs set a few aside (data.max_bad_share) and refuse more."
+        f"{len(unreadable):,} of {len(report.image_paths):,} images cannot be decoded. "
+        "Download them again: runs skip a few (data.max_bad_share) and fail on more."
     ]
     faults += [f"{path} ({reason})" for path, reason in list(unreadable.items())[:NUM_LISTED]]
     if len(unreadable) > NUM_LISTED:

@@ -1,6 +1,6 @@
-"""Opening many image files on all cores, to find those that cannot be read.
+"""Parallel decoding of image files, to find unreadable ones.
 
-Imported by every process that opens images, so neither torch nor ray is: each would pay seconds.
+Every decoding process imports this module, so it must not import torch or ray, which take seconds.
 """
 
 from __future__ import annotations
@@ -18,85 +18,91 @@ from multiprocessing.process import BaseProcess
 from PIL import Image
 
 IMAGES_PER_CHUNK = 64
-"""Some 20 ms of work: little beside what a message between processes costs, little to stop for."""
+"""About 20 ms of work: long compared with a message between processes, short to interrupt."""
 
 
 def open_image(path: str) -> str | None:
-    """Decodes a whole image file; returns why that is impossible, or None.
+    """Decodes an image file completely.
 
-    What it accepts, `runner.streaming.image_decoding.decode_image` accepts: the same library, the
-    same conversion.
+    Accepts the same files as `runner.streaming.image_decoding.decode_image`: the library and the
+    conversion are the same.
+
+    Returns:
+        The reason why the file cannot be decoded, or None.
     """
     try:
         with Image.open(path) as image:
             image.load()
             if image.mode != "RGB":
                 image.convert("RGB")
-    except Exception as error:  # whatever a decoder raises at a malformed file, the next one counts
+    except Exception as error:  # decoders raise many types on malformed files
         return f"{type(error).__name__}: {error}"
     return None
 
 
 def open_chunk(paths: Sequence[str]) -> dict[str, str]:
-    """Path -> why it cannot be read, for those of the files that cannot."""
+    """Maps the paths of unreadable files to the reasons."""
     reasons = {path: open_image(path) for path in paths}
     return {path: reason for path, reason in reasons.items() if reason is not None}
 
 
 def open_images(
     paths: Sequence[str],
-    opened: Callable[[int], None] = lambda _: None,
+    on_opened: Callable[[int], None] = lambda _: None,
     *,
     num_processes: int | None = None,
     images_per_chunk: int = IMAGES_PER_CHUNK,
 ) -> dict[str, str]:
-    """Decodes all files, by spawned processes if there are more than a chunk of them.
+    """Decodes all files, in spawned processes if there is more than one chunk.
 
-    Spawned, not forked: the caller may hold threads (torch) that a fork would not survive. Ctrl-C
-    ends the processes at once, silently, and raises KeyboardInterrupt here.
+    Processes are spawned because a fork does not survive threads of the caller (torch). Ctrl-C
+    ends the processes at once and silently, and raises KeyboardInterrupt in the caller.
 
     Args:
-        paths: image files, each once.
-        opened: told how many more files have been opened, unreadable ones among them.
-        num_processes: how many open files at the same time; None: one for each CPU there is.
-        images_per_chunk: files that a process takes at a time.
+        paths: image files, without duplicates.
+        on_opened: called with the number of files opened since the last call, including unreadable
+            ones.
+        num_processes: number of processes; None = one per available CPU.
+        images_per_chunk: files per task of a process.
 
     Returns:
-        Path -> why it cannot be read, in the order of `paths`.
+        Reasons by path of the unreadable files, in the order of `paths`.
 
     Raises:
-        RuntimeError: one of the processes died.
+        RuntimeError: A process died.
     """
     chunks = [
         paths[begin : begin + images_per_chunk] for begin in range(0, len(paths), images_per_chunk)
     ]
-    useful = min(num_processes or len(os.sched_getaffinity(0)), len(chunks))
+    num_useful = min(num_processes or len(os.sched_getaffinity(0)), len(chunks))
     reasons: dict[str, str] = {}
-    # Closed, so that an interrupt in `opened` ends the processes too.
-    with closing(_opened_chunks(chunks, useful)) as done:
-        for found, num_images in done:
-            reasons |= found
-            opened(num_images)
+    # An interrupt in `on_opened` has to end the processes too.
+    with closing(_opened_chunks(chunks, num_useful)) as done:
+        for chunk_reasons, num_images in done:
+            reasons |= chunk_reasons
+            on_opened(num_images)
     return {path: reasons[path] for path in paths if path in reasons}
 
 
 def _opened_chunks(
     chunks: Sequence[Sequence[str]], num_processes: int
 ) -> Generator[tuple[dict[str, str], int]]:
-    """(what cannot be read, number of files) of each chunk, in the order in which they are done."""
+    """Yields the reasons and the number of files of each chunk, in order of completion."""
     if num_processes <= 1:
         for chunk in chunks:
             with warnings.catch_warnings(action="ignore"):
-                found = open_chunk(chunk)
-            yield found, len(chunk)
+                reasons = open_chunk(chunk)
+            yield reasons, len(chunk)
         return
     executor = ProcessPoolExecutor(
-        num_processes, mp_context=multiprocessing.get_context("spawn"), initializer=_begin
+        num_processes,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_initialise_process,
     )
     processes: Sequence[BaseProcess] = ()
     try:
-        with _interrupts_held_back():
-            # A new process inherits this, so a Ctrl-C while it starts waits for `_begin`.
+        with _blocked_interrupts():
+            # New processes inherit the blocked signal until `_initialise_process` unblocks it.
             jobs: dict[Future[dict[str, str]], int] = {
                 executor.submit(open_chunk, chunk): len(chunk) for chunk in chunks
             }
@@ -104,28 +110,29 @@ def _opened_chunks(
         for job in as_completed(jobs):
             yield job.result(), jobs.pop(job)
     except BrokenProcessPool as error:
-        # On a busy machine their death by Ctrl-C can be seen here before Ctrl-C itself is. Their
-        # exit codes are known for certain when the pool has waited for them.
+        # On a busy machine, the death of processes by Ctrl-C may be seen before Ctrl-C itself.
+        # Their exit codes are available after the shutdown of the pool.
         executor.shutdown(cancel_futures=True)
         if any(process.exitcode == -signal.SIGINT for process in processes):
             raise KeyboardInterrupt from error
         raise RuntimeError(
-            "a process that opened images died (out of memory, or a file that its decoder cannot "
-            "bear); look at fewer data sets at a time with --dataset, or without --deep"
+            "a process that opened images died (out of memory, or a file that crashes its "
+            "decoder); check fewer data sets at a time with --dataset, or omit --deep"
         ) from error
     finally:
         executor.shutdown(cancel_futures=True)
 
 
-def _begin() -> None:
-    """Of each process: Ctrl-C ends it without a traceback, and odd files cause no warnings."""
+def _initialise_process() -> None:
+    """Ends the process on Ctrl-C without a traceback, and ignores warnings about image files."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     warnings.simplefilter("ignore")
 
 
 @contextmanager
-def _interrupts_held_back() -> Iterator[None]:
+def _blocked_interrupts() -> Iterator[None]:
+    """Blocks SIGINT."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

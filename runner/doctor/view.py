@@ -1,4 +1,4 @@
-"""What the doctor found, for the eye: a table, and below it what is wrong and what to do."""
+"""Terminal view of the reports: a table, followed by problems and remedies."""
 
 from __future__ import annotations
 
@@ -22,40 +22,40 @@ _STYLES: Mapping[Status, str] = {
 }
 _PARTS = ("train", "query", "gallery")
 _FAULT, _NOTE = "! ", "- "
-_NARROWEST, _WIDEST = 40, 1000
+_MIN_WIDTH, _MAX_WIDTH = 40, 1000
 _SPACE = "\0"
 
 
 def show(
-    console: Console, reports: Mapping[str, Report], root: Path, asked_for: Sequence[str]
+    console: Console, reports: Mapping[str, Report], root: Path, requested: Sequence[str]
 ) -> None:
     """Prints the reports.
 
-    A path is never broken by a line's end: where it is too long, the terminal itself wraps it.
+    Paths are never split by line breaks; the terminal wraps long ones.
 
     Args:
-        console: where to.
-        reports: by name of data set.
-        root: where was looked.
-        asked_for: data sets of which everything is said; others that are not there share a list.
+        console: console to print to.
+        reports: reports by data set.
+        root: folder that was examined.
+        requested: data sets shown in full; other absent ones are only listed by name.
     """
-    told = [each for each in reports.values() if not each.is_traceless or each.name in asked_for]
+    shown = [each for each in reports.values() if not each.is_absent or each.name in requested]
     _print(console, Text(f"Data sets under {_printable(str(root))}", style="bold"))
-    tabled = [each for each in told if each.status != "missing"]
-    if tabled:
+    in_table = [each for each in shown if each.status != "missing"]
+    if in_table:
         console.print()
-        # What does not fit a narrow terminal is wrapped by it; rich would cut the numbers.
-        table = _table(tabled)
-        wide = console.options.update(max_width=_WIDEST)
+        # Let the terminal wrap a wide table; rich would truncate the numbers.
+        table = _table(in_table)
+        wide = console.options.update(max_width=_MAX_WIDTH)
         width = console.measure(table, options=wide).maximum
         console.print(table, width=width, crop=False)
-    for report in told:
+    for report in shown:
         _show_report(console, report, root)
-    traceless = [each.name for each in reports.values() if each not in told]
-    if traceless:
+    absent = [each.name for each in reports.values() if each not in shown]
+    if absent:
         console.print()
-        _show_sentence(console, f"Not found: {', '.join(traceless)}.", "", "")
-        _print(console, Text("--dataset NAME says what is expected of one.", style="dim"))
+        _show_sentence(console, f"Not found: {', '.join(absent)}.", "", "")
+        _print(console, Text("--dataset NAME shows what is expected.", style="dim"))
     console.print()
     numbers = Counter(report.status for report in reports.values())
     summary = ", ".join(f"{numbers[status]} {status}" for status in _STYLES if numbers[status])
@@ -79,12 +79,12 @@ def _show_report(console: Console, report: Report, root: Path) -> None:
 def _show_sentence(
     console: Console, sentence: str, sign: str, style: str, folders: Iterable[Path] = ()
 ) -> None:
-    """Wraps between words, which spaces in the names of `folders` do not end."""
+    """Prints a sentence wrapped between words, but not at spaces in the names of `folders`."""
     for folder in map(str, folders):
         sentence = sentence.replace(folder, folder.replace(" ", _SPACE))
     lines = textwrap.wrap(
         _printable(sentence),
-        max(console.width - 1, _NARROWEST),
+        max(console.width - 1, _MIN_WIDTH),
         initial_indent=sign,
         subsequent_indent=" " * len(sign),
         break_long_words=False,
@@ -102,7 +102,7 @@ def _print(console: Console, text: Text) -> None:
 
 
 def _printable(text: str) -> str:
-    """File names may hold bytes that are not text."""
+    """Escapes bytes in file names that are not valid text."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -129,25 +129,25 @@ def _table(reports: Sequence[Report]) -> Table:
 
 
 def _differing(report: Report) -> list[str]:
-    """What the literature says, in the table's last columns, where something else was found."""
+    """Cells with the expected counts where the actual counts differ; empty if all agree."""
     if not report.splits or not report.expected:
         return []
-    found = [report.splits[part] for part in _PARTS]
+    actual = [report.splits[part] for part in _PARTS]
     expected = [report.expected.get(part, Counts()) for part in _PARTS]
     cells = [
         _pair(wanted)
-        if _differs(there.images, wanted.images) or _differs(there.identities, wanted.identities)
+        if _differs(counts.images, wanted.images) or _differs(counts.identities, wanted.identities)
         else ""
-        for there, wanted in zip(found, expected, strict=True)
+        for counts, wanted in zip(actual, expected, strict=True)
     ]
     cameras = [each.cameras for each in expected]
-    differ = any(map(_differs, [each.cameras for each in found], cameras))
+    differ = any(map(_differs, [each.cameras for each in actual], cameras))
     cells.append(_joined(cameras) if differ else "")
     return cells if any(cells) else []
 
 
-def _differs(found: int | None, expected: int | None) -> bool:
-    return expected is not None and found != expected
+def _differs(actual: int | None, expected: int | None) -> bool:
+    return expected is not None and actual != expected
 
 
 def _pair(counts: Counts) -> str:
@@ -159,6 +159,6 @@ def _number(number: int | None) -> str:
 
 
 def _joined(numbers: Sequence[int | None]) -> str:
-    """One number where all splits have the same."""
-    shown = [_number(number) for number in numbers]
-    return "/".join(shown[:1] if len(set(shown)) == 1 else shown)
+    """Joins the numbers of all splits; a single number if they are equal."""
+    texts = [_number(number) for number in numbers]
+    return "/".join(texts[:1] if len(set(texts)) == 1 else texts)

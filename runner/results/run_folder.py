@@ -173,8 +173,8 @@ def find_run(run: str, storage_root: str = "runs") -> Path:
         folder = base_folder() / Path(storage_root).expanduser() / run
     if not (folder / "config.yaml").is_file():
         raise FileNotFoundError(
-            f"expected a run's folder, or its name under storage.root; found no run at {folder}. "
-            "Give the folder, or storage.root=..."
+            f"expected a run's folder, or its name in the folder of runs; found no run at {folder}."
+            " Give the folder of the run, or the folder of runs by --runs"
         )
     return folder
 

@@ -180,7 +180,7 @@ def open_study(settings: SweepSettings, storage: BaseStorage) -> optuna.Study:
     )
     if study.directions != directions:
         raise ValueError(
-            f"--storage: expected a study {settings.name!r} with the directions of objective "
+            f"--study: expected a study {settings.name!r} with the directions of objective "
             f"{settings.objective}, got {len(study.directions)} objectives with other directions; "
             "choose another --name"
         )
@@ -241,7 +241,7 @@ def open_storage(url: str) -> RDBStorage:
     except ImportError as error:
         hint = _PACKAGES.get(error.name or "", error.name)
         raise ValueError(
-            f"--storage: {shown} needs {error.name}, which is not installed: pip install {hint}"
+            f"--study: {shown} needs {error.name}, which is not installed: pip install {hint}"
         ) from error
     is_sqlite = parsed.get_backend_name() == "sqlite"
     if is_sqlite and parsed.database:
@@ -251,7 +251,7 @@ def open_storage(url: str) -> RDBStorage:
         return RDBStorage(url, engine_kwargs=arguments if is_sqlite else None)
     except SQLAlchemyError as error:
         reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
-        raise ConnectionError(f"--storage: {shown} cannot be used ({reason})") from error
+        raise ConnectionError(f"--study: {shown} cannot be used ({reason})") from error
 
 
 def _check_lock(file: Path) -> None:
@@ -262,5 +262,5 @@ def _check_lock(file: Path) -> None:
     except sqlite3.OperationalError as error:
         raise ConnectionError(
             f"study {file} is not writable ({error}); end other programs that write it, or set "
-            "--storage URL to another database"
+            "--study URL to another database"
         ) from error

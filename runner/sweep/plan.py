@@ -25,7 +25,7 @@ from tasks.schema import Benchmark
 DEFAULT_PRESET = "demo-sweep"
 DEFAULT_TRIALS = 12
 FORBIDDEN_OVERRIDES = {
-    "storage.root": "trials are stored in the sweep's folder; set --root and --name",
+    "storage.root": "trials are stored in the sweep's folder; set --sweeps and --name",
     "run.name": "runs of a trial are named by their seeds; set the sweep's name with --name",
     "seed": "use --seeds",
     "preset": "use --preset",
@@ -144,7 +144,7 @@ def _given(options: argparse.Namespace, preset: str) -> dict[str, Any]:
         "objective": options.objective,
         "seeds": None if options.seeds is None else _seeds(options.seeds),
         "sampler_seed": options.sampler_seed,
-        "storage": options.storage,
+        "storage": options.study,
         "default_first": False if options.no_default else None,
         "grace": options.grace,
     }
@@ -177,7 +177,7 @@ def _resumed_settings(
     free = {key: given[key] for key in ("num_trials", "concurrent", "storage") if key in given}
     if stored.storage and "***" in stored.storage and "storage" not in free:
         raise ValueError(
-            f"--storage: the sweep's study is at {stored.storage}, whose password is not stored; "
+            f"--study: the sweep's study is at {stored.storage}, whose password is not stored; "
             "give the complete URL again"
         )
     fixed = {key: value for key, value in given.items() if key not in free}
@@ -214,7 +214,8 @@ def _as_option(key: str, value: Any) -> str:
         return "the default trial" if value else "--no-default"
     if key == "overrides":
         return " ".join(value) or "no overrides"
-    flag = "--trials" if key == "num_trials" else f"--{key.replace('_', '-')}"
+    flags = {"num_trials": "--trials", "storage": "--study"}
+    flag = flags.get(key, f"--{key.replace('_', '-')}")
     text = ",".join(map(str, value)) if isinstance(value, tuple) else value
     return f"no {flag}" if text is None else f"{flag} {text}"
 

@@ -85,7 +85,7 @@ def run_sweep(plan: SweepPlan, console: Console) -> Outcome:
             )
         elif study.get_trials(deepcopy=False):
             raise ValueError(
-                f"--storage: study {plan.settings.name!r} already has trials; resume it with "
+                f"--study: study {plan.settings.name!r} already has trials; resume it with "
                 "--resume in its folder, or start another sweep with --name"
             )
         for record in records:

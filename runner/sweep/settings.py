@@ -82,7 +82,7 @@ def parse_url(url: str) -> URL:
         return parsed
     except (ArgumentError, NoSuchModuleError) as error:
         raise ValueError(
-            "--storage: expected the URL of a database, like sqlite:////folder/study.db or "
+            "--study: expected the URL of a database, like sqlite:////folder/study.db or "
             f"postgresql://user@host/name; got {url.partition(':')[0]}:... ({error})"
         ) from error
 
@@ -104,7 +104,7 @@ def read_settings(folder: Path) -> SweepSettings:
     if not file.is_file():
         raise FileNotFoundError(
             f"--resume: expected a sweep's folder with {SETTINGS_FILE}, got {folder}; omit "
-            "--resume to start a sweep, or set --root and --name"
+            "--resume to start a sweep, or set --sweeps and --name"
         )
     try:
         values = json.loads(file.read_text(encoding="utf-8"))

@@ -8,6 +8,7 @@ from statistics import fmean
 from rich.console import RenderableType
 from rich.text import Text
 
+from runner import program_name
 from runner.sweep.outcome import Outcome, shown_path
 from runner.sweep.plot import FOLDER
 from runner.sweep.settings import SweepSettings
@@ -100,6 +101,6 @@ def _files(outcome: Outcome) -> Text:
     text = Text(f"In {folder}: trials.csv, summary.json, table.md, {FOLDER}/")
     if outcome.preset is not None:
         text.append("\nRun the best:  ")
-        command = f"python runner/lifelong.py run --preset {shown_path(outcome.preset)}"
+        command = f"{program_name()} run --preset {shown_path(outcome.preset)}"
         text.append(command, style="bold")
     return text

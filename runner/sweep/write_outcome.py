@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from runner import program_name
 from runner.config.run_config import RunConfig, load_config, to_yaml
 from runner.results.run_folder import write_atomically
 from runner.sweep.outcome import BEST_FILE, PARETO_FOLDER, Outcome, config_file, gather, shown_path
@@ -89,6 +90,6 @@ def _preset(outcome: Outcome, trial: TrialRecord, config: RunConfig, file: Path)
         f"# Trial {trial.number}, {rank} sweep {settings.name}: {', '.join(scores)}\n"
         f"# on validation identities, {'seed' if len(settings.seeds) == 1 else 'mean of seeds'} "
         f"{seeds}. Run it:\n"
-        f"#   python runner/lifelong.py run --preset {shown_path(file)}\n"
+        f"#   {program_name()} run --preset {shown_path(file)}\n"
     )
     return header + to_yaml(trial_config.model_copy(update=restored))

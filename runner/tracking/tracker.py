@@ -13,6 +13,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
+from runner import program_name
 from runner.config.sections import TrackingConfig
 from runner.tracking.event_log import EventSpool, read_events
 from runner.tracking.mlflow_client import (
@@ -126,7 +127,7 @@ class Tracker:
         self._warned = True
         message = (
             f"Tracking: {self._error}. Training goes on; "
-            f"`python runner/lifelong.py sync {self._run_folder}` sends the rest."
+            f"`{program_name()} sync {self._run_folder}` sends the rest."
         )
         with contextlib.suppress(OSError):
             EventSpool(self._spool).emit("log", level="warning", message=message)

@@ -1,4 +1,4 @@
-"""Wrong input, through the command line: one clear message, status 2, nothing half-written."""
+"""Invalid input on the command line: one clear message, status 2, no partial results."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LIFELONG = Path(__file__).parents[2] / "runner" / "lifelong.py"
 def refused(
     tiny_arguments: MakeArguments, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Refused]:
-    """Gives a command that must be refused, and returns its one message."""
+    """Runs a command that must fail, and returns its error message."""
 
     def run(*overrides: str, learner: str = "finetune") -> str:
         status = main(tiny_arguments(tmp_path / "runs", learner, *overrides))
@@ -44,18 +44,20 @@ def refused(
 
 
 @pytest.fixture(scope="module")
-def drawn(tiny_config: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of one drawn domain."""
+def synthetic_domain(
+    tiny_config: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Folder of one synthetic domain."""
     benchmark = read_benchmark(tiny_config(tmp_path_factory.mktemp("runs")))
     return Path(benchmark.seen[0].train[0].image_path).parents[1]
 
 
 @pytest.fixture
-def market(drawn: Path, tmp_path: Path) -> Path:
-    """A data set on disk as its owner has it: Market-1501's layout, with descriptions."""
+def market(synthetic_domain: Path, tmp_path: Path) -> Path:
+    """Data set in the layout of Market-1501, with descriptions."""
     root = tmp_path / "market1501"
-    shutil.copytree(drawn, root)
-    (root / f"{drawn.name}_description.txt").rename(root / "market1501_description.txt")
+    shutil.copytree(synthetic_domain, root)
+    (root / f"{synthetic_domain.name}_description.txt").rename(root / "market1501_description.txt")
     return root
 
 
@@ -86,7 +88,7 @@ def on(root: Path) -> tuple[str, str]:
         ("run.name=../elsewhere", r"run\.name: .*pattern"),
     ],
 )
-def test_a_wrong_setting(refused: Refused, override: str, message: str) -> None:
+def test_invalid_setting(refused: Refused, override: str, message: str) -> None:
     assert re.search(message, refused(override), re.DOTALL)
 
 
@@ -98,7 +100,7 @@ def test_an_unknown_preset(capsys: pytest.CaptureFixture[str]) -> None:
     assert "did you mean demo-vladr?" in errors
 
 
-def test_a_preset_that_is_no_mapping(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_preset_that_is_not_a_mapping(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     preset = tmp_path / "list.yaml"
     preset.write_text("- one\n- two\n")
     assert main(["--preset", str(preset)]) == 2
@@ -148,7 +150,7 @@ def test_an_empty_folder(refused: Refused, market: Path) -> None:
     assert f"{market / 'bounding_box_train'} is empty; expected images" in refused(*on(market))
 
 
-def test_an_image_that_is_no_image(refused: Refused, market: Path, tmp_path: Path) -> None:
+def test_unreadable_training_image(refused: Refused, market: Path, tmp_path: Path) -> None:
     image = min((market / "bounding_box_train").iterdir())
     image.write_text("not an image")
     errors = refused(*on(market))
@@ -177,7 +179,7 @@ def test_a_short_line_of_descriptions(refused: Refused, market: Path) -> None:
     assert f"{file}, line 5: expected 5 fields separated by three tabs" in errors
 
 
-def test_no_descriptions_at_all(refused: Refused, market: Path) -> None:
+def test_missing_description_file(refused: Refused, market: Path) -> None:
     (market / "market1501_description.txt").unlink()
     errors = refused(*on(market), learner="vladr")
     assert re.search(r"put market1501_description\.txt beside .*learner\.name=finetune", errors)
@@ -191,10 +193,10 @@ def test_parts_with_another_number_of_attributes(refused: Refused) -> None:
     )
 
 
-def test_a_bad_image_below_the_share_is_set_aside(
+def test_few_unreadable_images_are_skipped(
     tiny_arguments: MakeArguments, market: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What is not wrong enough: the run goes on, and says so."""
+    """The run continues and reports them."""
     image = min((market / "bounding_box_train").iterdir())
     image.write_text("not an image")
     test_image = min((market / "query").iterdir())
@@ -218,7 +220,7 @@ def test_a_bad_image_below_the_share_is_set_aside(
 # ---- where a run is kept, and where it computes
 
 
-def test_a_storage_folder_that_cannot_be_made(refused: Refused, tmp_path: Path) -> None:
+def test_storage_folder_that_cannot_be_created(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     errors = refused(f"storage.root={tmp_path / 'file'}")
     assert re.search(r"storage\.root: cannot write to .*\(Not a directory\); set storage", errors)
@@ -231,7 +233,7 @@ def test_an_unwritable_storage_folder(refused: Refused, tmp_path: Path) -> None:
     assert "storage.root: cannot write to" in refused(f"storage.root={locked}")
 
 
-def test_an_unwritable_data_folder(refused: Refused, tmp_path: Path) -> None:
+def test_unwritable_data_folder(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     errors = refused(f"benchmark.root={tmp_path / 'file'}")
     assert re.search(r"cannot generate the synthetic benchmark .* Set benchmark\.root", errors)

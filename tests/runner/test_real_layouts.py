@@ -21,7 +21,7 @@ MakeConfig = Callable[..., RunConfig]
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One folder with every data set of lreid-1, as a researcher has them."""
+    """Folder with every data set of lreid-1."""
     root = tmp_path_factory.mktemp("data")
     for name in {*ORDERS["lreid-1"][0], *ORDERS["lreid-1"][1]}:
         module = importlib.import_module(f"tests.tasks.datasets.miniatures.{name}")
@@ -39,7 +39,7 @@ def overrides(data: Path, derived: Path, num_validation: int) -> list[str]:
     ]
 
 
-def test_the_literature_s_first_order(data: Path, tmp_path: Path, tiny_config: MakeConfig) -> None:
+def test_order_of_the_literature(data: Path, tmp_path: Path, tiny_config: MakeConfig) -> None:
     before = {path: path.stat().st_mtime_ns for path in data.rglob("*")}
     given = ["benchmark.name=lreid-1", *overrides(data, tmp_path / "derived", 0)]
     result = run_experiment(tiny_config(tmp_path / "runs", "finetune", *given))
@@ -55,23 +55,23 @@ def test_the_literature_s_first_order(data: Path, tmp_path: Path, tiny_config: M
     assert {path: path.stat().st_mtime_ns for path in data.rglob("*")} == before
 
 
-def test_an_order_of_one_s_own(data: Path, tmp_path: Path, tiny_config: MakeConfig) -> None:
-    own = [
+def test_custom_order(data: Path, tmp_path: Path, tiny_config: MakeConfig) -> None:
+    custom = [
         "benchmark.name=custom",
         "benchmark.order=[lpw,market1501,msmt17]",
         "benchmark.unseen=[cuhk02,sensereid]",
         *overrides(data, tmp_path / "derived", 1),
     ]
-    result = run_experiment(tiny_config(tmp_path / "runs", "finetune", *own))
+    result = run_experiment(tiny_config(tmp_path / "runs", "finetune", *custom))
     seen = ["lpw", "market1501", "msmt17"]
     assert result.results["domains"] == {"seen": seen, "unseen": ["cuhk02", "sensereid"]}
-    # SenseReID has nobody to validate on; the average is that of CUHK02.
+    # SenseReID has no validation identities; the average is that of CUHK02.
     summary, validation = result.results["validation_summary"], result.results["validation"]["mAP"]
     assert validation[-1][-1] is None
     assert summary["unseen_mAP"] == validation[-1][-2]
 
 
-def test_people_trained_on_are_in_the_tests_of_another_split(
+def test_split_with_training_people_in_its_test_is_rejected(
     data: Path, tmp_path: Path, tiny_config: MakeConfig
 ) -> None:
     given = ["benchmark.name=viper", *overrides(data, tmp_path / "derived", 0)]

@@ -289,7 +289,7 @@ def test_a_finished_table_runs_nothing(
     given = ["--seeds", "0,1", *overrides(tiny_arguments, copied)]
     status, output = run(capsys, str(copied / "pair.yaml"), *given)
     assert status == 0
-    assert "All of 4 runs were finished before." in output
+    assert "All 4 runs were already finished." in output
     assert {each: each.stat().st_mtime_ns for each in copied.glob("*/results.json")} == before
     assert read_table(copied) == (folder, table)
 
@@ -556,7 +556,7 @@ def test_a_table_is_sent_to_mlflow_once(
     arguments = [str(copied / "pair.yaml"), "--seeds", "0,1", *given, f"tracking.uri={dead}"]
     status, output = run(capsys, *arguments)
     assert status == 0
-    assert "The table is written; the same command sends it later." in output
+    assert "The table is written; run the same command again" in output
 
 
 # ---- killed processes

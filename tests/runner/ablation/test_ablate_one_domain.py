@@ -77,7 +77,7 @@ def test_one_domain_shows_ranks_without_empty_columns(
     finished: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     output, folder, table = ablate("last", finished, capsys)
-    assert "All of 2 runs were finished before." in output
+    assert "All 2 runs were already finished." in output
     (heading,) = [line for line in output.splitlines() if "mINP" in line]
     assert heading.split()[:6] == ["seeds", *METRICS]
     for word in ("unseen\nmap", "unseen map", "unseen_map", "forget", "bytes"):

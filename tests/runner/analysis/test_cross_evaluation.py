@@ -99,11 +99,11 @@ def test_the_command(
     monkeypatch.setenv("COLUMNS", "100")
     storage, name = str(finished.folder.parent), finished.folder.name
     override = "evaluation.reranking.k1=5"
-    assert main(["evaluate", name, override, "--storage", storage]) == 0
+    assert main(["evaluate", name, override, "--runs", storage]) == 0
     shown = capsys.readouterr().out
     assert "average" in shown
     assert "protocol.lock.json" in shown
-    assert main(["evaluate", "nobody", "--storage", storage]) == 2
+    assert main(["evaluate", "nobody", "--runs", storage]) == 2
     assert "found no run at" in capsys.readouterr().err
 
 

@@ -113,7 +113,7 @@ def test_the_commands_on_a_folder_of_images(
     (gallery / "broken.jpg").write_bytes(b"no image")
     index = ["--index", str(tmp_path / "index")]
     folder = str(run.storage.folder)
-    made = ["--images", str(gallery), "--output", str(tmp_path / "index")]
+    made = ["--data", str(gallery), "--output", str(tmp_path / "index")]
     assert main(["index", folder, *made]) == 0
     assert "indexed 3 images" in capsys.readouterr().out
     assert "broken.jpg" in (tmp_path / "index-quarantine.jsonl").read_text()
@@ -133,13 +133,13 @@ def test_the_commands_on_a_folder_of_images(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["search", "{run}"], "expected something to search for"),
-        (["search", "{run}", "--text", " "], "--text: expected words"),
+        (["search", "{run}"], "expected a query"),
+        (["search", "{run}", "--text", " "], "--text: expected a text"),
         (["search", "{run}", "--text", "red " * 2500], "of at most 2,000 characters; got 9,999"),
-        (["search", "{run}", "--image", "/nowhere.jpg"], "there is no file /nowhere.jpg"),
+        (["search", "{run}", "--image", "/nowhere.jpg"], "/nowhere.jpg does not exist"),
         (["search", "{run}", "--image", "{run}/config.yaml", "--k", "0"], "--k: expected at least"),
-        (["index", "{run}", "--images", "/nowhere"], "expected a folder; /nowhere is none"),
-        (["index", "{run}", "--images", "{run}/checkpoints"], "has no image; expected files"),
+        (["index", "{run}", "--data", "/nowhere"], "expected a folder; /nowhere is none"),
+        (["index", "{run}", "--data", "{run}/checkpoints"], "has no image; expected files"),
         (["index", "{run}", "--domain", "moon"], "got 'moon'"),
         (["index", "{run}", "--output", "{run}"], "expected a new or empty folder"),
     ],

@@ -1,4 +1,4 @@
-"""The one door into a run: presets, overrides, validation, names."""
+"""Run configuration: presets, overrides, validation, hash, names."""
 
 import ast
 import json
@@ -34,14 +34,14 @@ def refused(*overrides, preset="demo"):
 # Presets --------------------------------------------------------------------------------------
 
 
-def test_presets_are_the_files_that_are_not_shared_parts():
+def test_shared_parts_are_not_presets():
     files = {path.stem for path in PRESETS.glob("*.yaml")}
     assert set(preset_names()) == {name for name in files if not name.startswith("_")}
     assert {"demo", "demo-finetune", "vladr"} <= set(preset_names())
 
 
 @pytest.mark.parametrize("name", preset_names())
-def test_a_preset_is_valid_and_survives_yaml(name, tmp_path):
+def test_preset_is_valid_and_round_trips_through_yaml(name, tmp_path):
     config = load_config(name)
     assert config.preset == name
     file = tmp_path / "other-name.yaml"
@@ -52,13 +52,13 @@ def test_a_preset_is_valid_and_survives_yaml(name, tmp_path):
     assert again.run_name == config.run_name
 
 
-def test_the_demo_is_vladr_and_the_default():
+def test_demo_is_vladr_and_the_default():
     assert load_config() == load_config("demo")
     assert load_config().learner.name == "vladr"
     assert load_config().learner.interpolation.mode == "none"
 
 
-def test_a_later_base_and_the_file_itself_win(tmp_path):
+def test_later_bases_and_the_file_itself_take_precedence(tmp_path):
     (tmp_path / "a.yaml").write_text("seed: 1\nlearner: {name: finetune, epochs: 3}\n")
     (tmp_path / "b.yaml").write_text("seed: 2\ncluster: {num_workers: 0}\n")
     file = tmp_path / "c.yaml"
@@ -68,7 +68,7 @@ def test_a_later_base_and_the_file_itself_win(tmp_path):
     assert (config.learner.name, config.learner.epochs) == ("finetune", 5)
 
 
-def test_wrong_presets_are_named():
+def test_unknown_preset():
     message = refused(preset="demo-finetun")
     assert "--preset: expected a file or one of " in message
     assert " demo, " in message
@@ -79,7 +79,7 @@ def test_wrong_presets_are_named():
     ("text", "message"),
     [("- 1\n- 2\n", "expected a mapping"), ("seed: [1\n", "expected YAML; while parsing")],
 )
-def test_a_file_that_is_no_configuration_is_named(tmp_path, text, message):
+def test_file_that_is_not_a_configuration(tmp_path, text, message):
     file = tmp_path / "odd.yaml"
     file.write_text(text)
     assert f"{file}: {message}" in refused(preset=str(file))
@@ -88,7 +88,7 @@ def test_a_file_that_is_no_configuration_is_named(tmp_path, text, message):
 # Overrides ------------------------------------------------------------------------------------
 
 
-def test_overrides_reach_every_kind_of_field():
+def test_overrides_of_all_kinds_of_fields():
     config = load_config(
         "demo",
         [
@@ -124,7 +124,7 @@ def test_overrides_reach_every_kind_of_field():
         ("backbone.weights=${nothing}", "Interpolation key 'nothing' not found"),
     ],
 )
-def test_an_override_that_cannot_be_read_is_shown(override, message):
+def test_invalid_override(override, message):
     assert message in refused(override)
 
 
@@ -172,34 +172,34 @@ def test_an_override_that_cannot_be_read_is_shown(override, message):
         ("tracking.uri=runs", "tracking.uri: expected http(s)://host:port"),
     ],
 )
-def test_a_wrong_value_is_named_with_its_path(override, message):
-    found = refused(override)
-    assert message in found
-    assert "Value error" not in found
-    assert "{" not in found, "a message is no dump of a section"
+def test_invalid_values_are_reported_with_their_path(override, message):
+    error = refused(override)
+    assert message in error
+    assert "Value error" not in error
+    assert "{" not in error, "the message does not dump a section"
 
 
-def test_another_learners_field_is_refused_and_its_owner_named():
+def test_field_of_another_learner():
     message = refused("learner.num_attributes=4", preset="demo-finetune")
     assert "learner.num_attributes: unknown key of learner finetune; " in message
     assert "it belongs to learner vladr" in message
     assert len(refused("learner.name=finetune").splitlines()) > 1, "one line for each key"
 
 
-def test_a_missing_learner_is_asked_for(tmp_path):
+def test_missing_learner(tmp_path):
     file = tmp_path / "none.yaml"
     file.write_text("seed: 1\n")
-    assert "learner: expected a value, none came" in refused(preset=str(file))
+    assert "learner: expected a value, got none" in refused(preset=str(file))
 
 
-def test_a_learner_without_any_loss_is_refused():
+def test_learner_without_loss():
     off = [f"learner.losses.{name}.weight=0" for name in ("identity", "triplet")]
     assert "learner.losses: the image tower has no loss" in refused(*off, preset="demo-finetune")
     off += [f"learner.losses.{name}.weight=0" for name in ("image_text", "cma")]
     assert "learner.losses: stage icar has no loss: give one of identity" in refused(*off)
 
 
-def test_a_batch_is_split_evenly_or_not_at_all():
+def test_batch_size_is_divisible_by_workers():
     message = refused("cluster.num_workers=3")
     assert "cluster.num_workers: " in message
     assert "64 images cannot be split over 3 workers" in message
@@ -224,7 +224,7 @@ def test_a_batch_is_split_evenly_or_not_at_all():
         "cluster.use_gpu=true",
     ],
 )
-def test_what_changes_no_result_stays_out_of_the_hash(override):
+def test_hash_ignores_settings_that_change_no_result(override):
     assert load_config("demo", [override]).hash == load_config("demo").hash
 
 
@@ -235,7 +235,7 @@ NUMBERS = {
     if isinstance(value, (int, float))
     and not isinstance(value, bool)
     and key.split(".")[0] not in ("cluster", "tracking", "storage", "run", "checkpoints")
-    # Off, so that no number of them matters.
+    # Disabled sections.
     and not key.startswith(("learner.gradnorm.", "benchmark.style_options."))
 }
 
@@ -258,7 +258,7 @@ def test_every_other_number_changes_the_hash(key):
 
 
 def _path_in(values, key):
-    """The steps of a dotted path, some of whose steps have dots of their own."""
+    """Splits a dotted path into keys, some of which contain dots."""
     names, rest = [], key
     while rest:
         (name,) = [name for name in values if rest == name or rest.startswith(f"{name}.")][:1]
@@ -270,18 +270,18 @@ def _path_in(values, key):
     "override",
     ["seed=1", "learner.alignment=[]", "benchmark.order=[plaza]", "backbone.weights=random"],
 )
-def test_other_settings_change_the_hash_too(override):
+def test_other_settings_change_the_hash(override):
     assert load_config("demo", [override]).hash != load_config("demo").hash
 
 
-def test_the_hash_is_the_same_for_the_same_meaning():
+def test_equal_values_have_equal_hashes():
     first = load_config("demo", ["learner.losses.cma.weight=1"])
     assert first.hash == load_config("demo", ["learner.losses.cma.weight=1.0"]).hash
     assert len(first.hash) == 8
     int(first.hash, 16)
 
 
-def test_a_run_has_a_name_that_the_same_command_finds_again():
+def test_run_name():
     config = load_config("demo", ["seed=4"])
     assert config.run_name == f"demo-vladr-seed4-{config.hash}"
     config = load_config("demo-finetune")
@@ -289,7 +289,7 @@ def test_a_run_has_a_name_that_the_same_command_finds_again():
     assert load_config("demo", ["run.name=mine"]).run_name == "mine"
 
 
-def test_flatten_names_leaves_by_their_paths():
+def test_flatten():
     flat = flatten(load_config("demo"))
     assert flat["learner.losses.cma.temperature"] == 0.07
     assert flat["learner.alignment"] == ["affinity"]
@@ -298,10 +298,10 @@ def test_flatten_names_leaves_by_their_paths():
     assert all(key.endswith("lr_factors") for key in missing), "a mapping's keys are leaves"
 
 
-# Where relative paths begin -------------------------------------------------------------------
+# Base of relative paths ----------------------------------------------------------------------
 
 
-def test_the_environment_names_the_base_folder(monkeypatch, tmp_path):
+def test_base_folder_from_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("LIFELONG_REID_HOME", str(tmp_path / "x" / ".."))
     assert base_folder() == tmp_path
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -309,7 +309,7 @@ def test_the_environment_names_the_base_folder(monkeypatch, tmp_path):
     assert base_folder() == tmp_path / "here"
 
 
-def test_without_it_the_base_is_here_or_home_in_a_submitted_job(monkeypatch, tmp_path):
+def test_default_base_folder(monkeypatch, tmp_path):
     monkeypatch.delenv("LIFELONG_REID_HOME", raising=False)
     monkeypatch.chdir(tmp_path)
     assert base_folder() == Path.cwd()
@@ -320,7 +320,7 @@ def test_without_it_the_base_is_here_or_home_in_a_submitted_job(monkeypatch, tmp
     assert base_folder() == tmp_path / "lifelong-reid"
 
 
-def test_a_section_that_is_off_is_no_part_of_the_hash():
+def test_hash_ignores_disabled_sections():
     balanced = "learner.gradnorm.enabled=true"
     lrs = ["learner.gradnorm.lr=0.5", "learner.gradnorm.lr=0.1"]
     assert {load_config("demo", [lr]).hash for lr in lrs} == {DEMO.hash}
@@ -337,7 +337,7 @@ def test_single_gallery_shot_with_reranking_is_refused():
         load_config("demo", overrides)
 
 
-def test_styles_are_part_of_the_hash_where_texts_are_written_in_them():
+def test_hash_includes_enabled_styles():
     drawn, eps = load_config("demo-bdam"), "benchmark.style_options.eps=0.2"
     assert load_config("demo-bdam", [eps]).hash == drawn.hash
     styles = [
@@ -347,11 +347,11 @@ def test_styles_are_part_of_the_hash_where_texts_are_written_in_them():
     assert len({drawn.hash, *styles}) == 4
 
 
-# No option that nobody reads --------------------------------------------------------------------
+# Every field is used -----------------------------------------------------------------------------
 
 
 def _reads(node):
-    """Names of the attributes that some code reads; a validator's own reading is no use."""
+    """Names of attributes that are read outside validators."""
     decorators = getattr(node, "decorator_list", [])
     if any("validator" in ast.unparse(decorator) for decorator in decorators):
         return
@@ -361,22 +361,24 @@ def _reads(node):
         yield from _reads(child)
 
 
-def test_every_option_is_read_by_some_code_and_described():
-    files = [file for room in ("runner", "models", "tasks") for file in (ROOT / room).rglob("*.py")]
+def test_every_field_is_used_and_described():
+    files = [
+        file for package in ("runner", "models", "tasks") for file in (ROOT / package).rglob("*.py")
+    ]
     read = {name for file in files for name in _reads(ast.parse(file.read_text()))}
-    dead, silent = set(), set()
+    unused, undocumented = set(), set()
     for learner in learner_names():
         for path, section, name in schema_fields(learner):
             if name not in read:
-                dead.add(path)
+                unused.add(path)
             if not section.model_fields[name].description:
-                silent.add(path)
-    assert not dead, f"no code reads {sorted(dead)}"
-    assert not silent, f"no description: {sorted(silent)}"
+                undocumented.add(path)
+    assert not unused, f"no code reads {sorted(unused)}"
+    assert not undocumented, f"no description: {sorted(undocumented)}"
 
 
-def test_an_override_leaves_what_its_section_has_by_default():
-    """Nothing is written of these sections in the presets; their learners' defaults hold."""
+def test_override_keeps_the_defaults_of_its_section():
+    """The presets do not set these sections, so the defaults of the learners apply."""
     dask = load_config("demo-dask", ["learner.interpolation.alpha=0.3"]).learner
     assert (dask.interpolation.alpha, dask.interpolation.mode) == (0.3, "fixed")
     assert not dask.interpolation.keep_diagonal
@@ -387,7 +389,7 @@ def test_an_override_leaves_what_its_section_has_by_default():
 
 
 @pytest.mark.parametrize("name", ["demo-krkc", "dask", "lstkc"])
-def test_an_override_of_what_is_already_so_changes_nothing(name):
+def test_override_with_the_default_value_changes_nothing(name):
     before = flatten(load_config(name))
     for key, value in before.items():
         typed = key.startswith("learner.") and "lr_factors" not in key

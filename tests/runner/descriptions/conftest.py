@@ -1,4 +1,4 @@
-"""Images, an endpoint, and the command with its environment."""
+"""Images, an endpoint, and the command `describe` with its environment."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
+def images_folder(tmp_path: Path) -> Path:
     """A folder of twelve different images."""
     folder = tmp_path / "people"
     folder.mkdir()
@@ -44,20 +44,20 @@ def pictures(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def describe(
-    endpoint: Endpoint, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    endpoint: Endpoint, images_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., int]:
-    """Runs `describe` on the pictures against the endpoint, with short waits."""
+    """Runs `describe` on the images with the endpoint, with short waits."""
     monkeypatch.setattr("runner.descriptions.chat_client.FIRST_WAIT_S", 0.01)
 
     def run(*further: str) -> int:
-        return main([*arguments(pictures, endpoint.url, tmp_path / "kept"), *further])
+        return main([*arguments(images_folder, endpoint.url, tmp_path / "kept"), *further])
 
     return run
 
 
 def arguments(folder: Path, url: str, output: Path) -> list[str]:
     return [
-        "describe", "--dataset", str(folder), "--backend", "openai", "--url", url,
+        "describe", "--data", str(folder), "--backend", "openai", "--url", url,
         "--model", "tiny", "--key-variable", KEY, "--output", str(output),
     ]  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""A small OpenAI-compatible server on loopback that answers as it is told."""
+"""Small OpenAI-compatible server on loopback with configurable answers and faults."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ DUAL_ANSWERS = {
 
 
 class Endpoint:
-    """What the server was asked and how it answers.
+    """Requests that the server received, and its answers.
 
     Attributes:
-        answers: what a good answer holds.
-        asked: attempts by image hash.
-        answered: good answers by image hash.
+        answers: content of a valid answer.
+        asked: number of requests by image hash.
+        answered: valid answers by image hash.
         fault: called before a good answer, with the number of this image's attempt (from 1).
         delay_s: before every answer.
-        times: when each attempt came, by image hash.
+        times: times of the requests, by image hash.
         headers: of the last request.
     """
 
@@ -57,7 +57,7 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        self.say(200, json.dumps({"data": []}))
+        self.respond(200, json.dumps({"data": []}))
 
     def do_POST(self) -> None:
         endpoint = self.endpoint
@@ -79,9 +79,9 @@ class Handler(BaseHTTPRequestHandler):
                 endpoint.answered[image] += 1
 
     def answer(self, content: str | None) -> None:
-        self.say(200, json.dumps({"choices": [{"message": {"content": content}}]}))
+        self.respond(200, json.dumps({"choices": [{"message": {"content": content}}]}))
 
-    def say(self, status: int, text: str, **headers: str) -> None:
+    def respond(self, status: int, text: str, **headers: str) -> None:
         try:
             self.send_response(status)
             self.send_header("Content-Length", str(len(text.encode())))

@@ -20,7 +20,12 @@ from transformers import (
 )
 
 from runner.config.sections import ClusterConfig
-from runner.descriptions.blip2 import Blip2Answerer, Blip2Settings, answered, describe_batches
+from runner.descriptions.blip2 import (
+    Blip2Answerer,
+    Blip2Settings,
+    describe_batches,
+    describe_images,
+)
 from runner.descriptions.images import hash_images
 from runner.descriptions.prompts import load_prompt
 from runner.descriptions.store import DescriptionStore
@@ -40,8 +45,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
         tokenizer_object=words, pad_token="<pad>", bos_token="<s>", eos_token="</s>",
         unk_token="<unk>",
     )  # fmt: skip
-    pictures = BlipImageProcessor(size={"height": 16, "width": 16})
-    processor = Blip2Processor(pictures, tokenizer, num_query_tokens=4)
+    image_processor = BlipImageProcessor(size={"height": 16, "width": 16})
+    processor = Blip2Processor(image_processor, tokenizer, num_query_tokens=4)
     small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = Blip2Config(
         vision_config={**small, "intermediate_size": 16, "image_size": 16, "patch_size": 8},
@@ -62,9 +67,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
     return folder
 
 
-def command(tiny: str, pictures: Path, output: Path, *further: str) -> list[str]:
+def command(tiny: str, images_folder: Path, output: Path, *further: str) -> list[str]:
     return [
-        "describe", "--dataset", str(pictures), "--backend", "blip2", "--model", tiny,
+        "describe", "--data", str(images_folder), "--backend", "blip2", "--model", tiny,
         "--output", str(output), "--batch-size", "5", "--max-tries", "2", *further,
     ]  # fmt: skip
 
@@ -73,7 +78,7 @@ def settings(tiny: str) -> Blip2Settings:
     return Blip2Settings(tiny, "q", "parts", batch_size=2, max_tries=1)
 
 
-def test_answers_are_words_without_the_question_and_do_not_depend_on_the_batch(tiny: str) -> None:
+def test_answers_exclude_the_question_and_do_not_depend_on_the_batch(tiny: str) -> None:
     answerer = Blip2Answerer(settings(tiny))
     images = [Image.new("RGB", (8, 16), (number * 60, 0, 200)) for number in range(4)]
     together = answerer.answer(images, "Is this a man?", 1)
@@ -84,25 +89,25 @@ def test_answers_are_words_without_the_question_and_do_not_depend_on_the_batch(t
     ), "drawn answers differ from run to run"
 
 
-def test_nobody_is_left_out_in_this_process(
-    tiny: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_every_image_has_a_row_in_this_process(
+    tiny: str, images_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kept = tmp_path / "kept"
-    assert main(command(tiny, pictures, kept, "cluster.num_workers=0")) == 1
-    said = capsys.readouterr().out
-    assert "0 of 12 images are described (12 asked for now), 12 failed, 0 are left" in said
-    assert "bad answer" in said
+    assert main(command(tiny, images_folder, kept, "cluster.num_workers=0")) == 1
+    output = capsys.readouterr().out
+    assert "0 of 12 images are described (12 asked for now), 12 failed, 0 are left" in output
+    assert "bad answer" in output
     assert read_descriptions(kept / "people_description.txt").parts == {}
 
 
 @pytest.mark.slow
 def test_actors_give_the_same_rows(
-    ray_session: None, tiny: str, pictures: Path, tmp_path: Path
+    ray_session: None, tiny: str, images_folder: Path, tmp_path: Path
 ) -> None:
-    images = hash_images(sorted(pictures.iterdir()))
+    images = hash_images(sorted(images_folder.iterdir()))
     here = list(describe_batches(images, settings(tiny), ClusterConfig(num_workers=0)))
     further = ("--max-tries", "1", "cluster.num_workers=1")
-    assert main(command(tiny, pictures, tmp_path / "kept", *further)) == 1
+    assert main(command(tiny, images_folder, tmp_path / "kept", *further)) == 1
     with DescriptionStore(tmp_path / "kept") as store:
         there = store.rows(f"{load_prompt('parts').version}/blip2/tiny-blip2")
     assert len(there) == 12
@@ -111,20 +116,20 @@ def test_actors_give_the_same_rows(
     }
 
 
-def test_bad_answers_are_asked_again_and_others_are_not(pictures: Path, tmp_path: Path) -> None:
-    (pictures / "03.png").write_bytes(b"nothing")
-    images = hash_images(sorted(pictures.iterdir()))
+def test_only_invalid_answers_are_asked_again(images_folder: Path, tmp_path: Path) -> None:
+    (images_folder / "03.png").write_bytes(b"nothing")
+    images = hash_images(sorted(images_folder.iterdir()))
     names = {question.text: question.name for question in load_prompt("parts").questions}
     asked: Counter[tuple[str, int]] = Counter()
 
-    def answer(pictures: Sequence[Image.Image], question: str, number: int) -> list[str]:
+    def answer(batch: Sequence[Image.Image], question: str, number: int) -> list[str]:
         name = names[question]
-        asked[name, number] += len(pictures)
+        asked[name, number] += len(batch)
         good = PART_ANSWERS[name]
         is_bad = name == "upper" and number == 1
-        return ["" if is_bad and at < 4 else good for at in range(len(pictures))]
+        return ["" if is_bad and at < 4 else good for at in range(len(batch))]
 
-    rows = answered(images, load_prompt("parts"), answer, "q", 3)
+    rows = describe_images(images, load_prompt("parts"), answer, "q", 3)
     assert [row.image for row in rows] == [image.sha256 for image in images]
     assert [row.num_tries for row in rows] == [2, 2, 2, 0, 2] + [1] * 7
     assert rows[3].reason.startswith("unreadable image")
@@ -132,10 +137,10 @@ def test_bad_answers_are_asked_again_and_others_are_not(pictures: Path, tmp_path
     assert (asked["upper", 1], asked["upper", 2], asked["upper", 3]) == (11, 4, 0)
 
 
-def test_a_second_job_asks_for_nobody(
-    tiny: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_second_job_has_nothing_to_ask(
+    tiny: str, images_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    again = command(tiny, pictures, tmp_path, "cluster.num_workers=0")
+    again = command(tiny, images_folder, tmp_path, "cluster.num_workers=0")
     main(again)
     capsys.readouterr()
     assert main(again) == 1
@@ -144,17 +149,17 @@ def test_a_second_job_asks_for_nobody(
         assert len(store.rows(f"{load_prompt('parts').version}/blip2/tiny-blip2")) == 12
 
 
-def test_another_model_is_refused(tmp_path: Path, pictures: Path, capsys) -> None:
+def test_other_models_are_rejected(tmp_path: Path, images_folder: Path, capsys) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     for model, message in (
         (str(tmp_path), "is of type 'bert'"),
-        (str(tmp_path / "none" / "no" / "such"), "expected the folder or the hub's name"),
+        (str(tmp_path / "none" / "no" / "such"), "expected the folder or Hugging Face name"),
     ):
-        assert main(command(model, pictures, tmp_path / "kept")) == 2
+        assert main(command(model, images_folder, tmp_path / "kept")) == 2
         assert message in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "kept").exists()
 
 
-def test_no_image_is_no_work(tiny: str) -> None:
+def test_empty_job(tiny: str) -> None:
     assert list(describe_batches([], settings(tiny), ClusterConfig(num_workers=0))) == []
-    assert answered([], load_prompt("parts"), lambda *_: [], "q", 2) == []
+    assert describe_images([], load_prompt("parts"), lambda *_: [], "q", 2) == []

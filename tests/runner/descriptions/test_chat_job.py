@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 import runner.descriptions.chat_client as chat
-from runner.descriptions.chat_client import seconds_of, wait_s
+from runner.descriptions.chat_client import backoff_s, retry_after_s
 from runner.descriptions.images import data_url
 from runner.descriptions.store import DescriptionStore
 from runner.lifelong import main
@@ -39,12 +39,12 @@ PARTS = (
 )
 
 
-def test_every_image_is_described_once_and_the_reader_reads_it(
-    describe: Describe, endpoint: Endpoint, pictures: Path, tmp_path: Path
+def test_every_image_is_described_once_and_the_file_is_readable(
+    describe: Describe, endpoint: Endpoint, images_folder: Path, tmp_path: Path
 ) -> None:
     assert describe() == 0
     found = read_descriptions(tmp_path / "kept" / "people_description.txt")
-    assert found.parts == {path.name: PARTS for path in pictures.iterdir()}
+    assert found.parts == {path.name: PARTS for path in images_folder.iterdir()}
     assert found.num_duplicates == 0
     assert set(endpoint.asked.values()) == {1}
     assert len(endpoint.asked) == 12
@@ -53,23 +53,25 @@ def test_every_image_is_described_once_and_the_reader_reads_it(
     assert set(endpoint.asked.values()) == {1}, "a second job asked again"
 
 
-def test_the_key_is_in_no_file(describe: Describe, tmp_path: Path) -> None:
+def test_key_is_not_written_to_files(describe: Describe, tmp_path: Path) -> None:
     assert describe() == 0
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert files
     assert not [path for path in files if b"abc123" in path.read_bytes()]
 
 
-def test_images_of_the_same_content_are_asked_for_once(
-    describe: Describe, endpoint: Endpoint, pictures: Path, tmp_path: Path
+def test_equal_images_are_asked_for_once(
+    describe: Describe, endpoint: Endpoint, images_folder: Path, tmp_path: Path
 ) -> None:
-    (pictures / "copy.png").write_bytes((pictures / "01.png").read_bytes())
+    (images_folder / "copy.png").write_bytes((images_folder / "01.png").read_bytes())
     assert describe() == 0
     assert sum(endpoint.asked.values()) == 12
     assert len(read_descriptions(tmp_path / "kept" / "people_description.txt").parts) == 13
 
 
-def test_bad_moments_pass(describe: Describe, endpoint: Endpoint, tmp_path: Path) -> None:
+def test_transient_errors_are_retried(
+    describe: Describe, endpoint: Endpoint, tmp_path: Path
+) -> None:
     """Each image meets another misfortune, or two of them; in the end all are described."""
 
     def fault(handler: Handler, image: str, attempt: int) -> bool:
@@ -78,13 +80,13 @@ def test_bad_moments_pass(describe: Describe, endpoint: Endpoint, tmp_path: Path
             return False
         match kind:
             case 0:
-                handler.say(429, "slow down", Retry_After="0.3")
+                handler.respond(429, "slow down", Retry_After="0.3")
             case 1:
-                handler.say(500, "oh")
+                handler.respond(500, "oh")
             case 2:
                 time.sleep(3)  # longer than the client waits
             case 3:
-                handler.say(200, '{"choices": [{"mess')
+                handler.respond(200, '{"choices": [{"mess')
             case 4:
                 handler.answer("")
             case 5:
@@ -100,7 +102,7 @@ def test_bad_moments_pass(describe: Describe, endpoint: Endpoint, tmp_path: Path
     assert max(endpoint.asked.values()) == 3
 
 
-def test_retry_after_is_kept_by_everybody(describe: Describe, endpoint: Endpoint) -> None:
+def test_all_threads_respect_retry_after(describe: Describe, endpoint: Endpoint) -> None:
     told: list[float] = []
 
     def fault(handler: Handler, image: str, attempt: int) -> bool:
@@ -109,7 +111,7 @@ def test_retry_after_is_kept_by_everybody(describe: Describe, endpoint: Endpoint
             if is_first:
                 told.append(time.monotonic())
         if is_first:
-            handler.say(429, "slow down", Retry_After="2")
+            handler.respond(429, "slow down", Retry_After="2")
         return is_first
 
     endpoint.fault = fault
@@ -120,14 +122,14 @@ def test_retry_after_is_kept_by_everybody(describe: Describe, endpoint: Endpoint
     assert times[-1] - told[0] < 30
 
 
-def test_an_answer_that_never_passes_is_marked_and_counted(
+def test_image_without_valid_answer_is_failed(
     describe: Describe, endpoint: Endpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     endpoint.answers = PART_ANSWERS | {"upper_colour": "loud"}
     assert describe() == 1
-    said = capsys.readouterr().out
-    assert "0 of 12 images are described (12 asked for now), 12 failed, 0 are left" in said
-    assert "12 x bad answer: upper_colour: no colour is named in 'loud'" in said
+    output = capsys.readouterr().out
+    assert "0 of 12 images are described (12 asked for now), 12 failed, 0 are left" in output
+    assert "12 x bad answer: upper_colour: no colour is named in 'loud'" in output
     assert set(endpoint.asked.values()) == {3}
     assert "not accepted: upper_colour: no colour" in endpoint.prompts[-1]
     assert (tmp_path / "kept" / "people_description.txt").read_text() == ""
@@ -138,7 +140,7 @@ def test_an_answer_that_never_passes_is_marked_and_counted(
     assert set(endpoint.asked.values()) == {4}
 
 
-def test_no_answer_is_a_failure_that_passes(describe: Describe, endpoint: Endpoint) -> None:
+def test_missing_answer_is_a_transient_failure(describe: Describe, endpoint: Endpoint) -> None:
     unlucky: set[str] = set()
 
     def fault(handler: Handler, image: str, attempt: int) -> bool:
@@ -146,7 +148,7 @@ def test_no_answer_is_a_failure_that_passes(describe: Describe, endpoint: Endpoi
             if len(unlucky) < 2:
                 unlucky.add(image)
         if image in unlucky:
-            handler.say(503, "later")
+            handler.respond(503, "later")
         return image in unlucky
 
     endpoint.fault = fault
@@ -158,30 +160,30 @@ def test_no_answer_is_a_failure_that_passes(describe: Describe, endpoint: Endpoi
     assert sum(endpoint.answered.values()) == 12
 
 
-def test_an_endpoint_that_dies_ends_the_job(
+def test_outage_stops_the_job(
     describe: Describe, endpoint: Endpoint, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fault(handler: Handler, image: str, attempt: int) -> bool:
         if len(endpoint.answered) >= 3:
-            handler.say(502, "gone")
+            handler.respond(502, "gone")
             return True
         return False
 
     endpoint.fault = fault
     assert describe("--concurrency", "1", "--max-retries", "1") == 1
-    said = capsys.readouterr().out
-    assert "3 of 12 images are described" in said
-    assert "6 are left" in said
-    assert "the endpoint answers no longer: no answer: HTTP 502, 2 times" in said
+    output = capsys.readouterr().out
+    assert "3 of 12 images are described" in output
+    assert "6 are left" in output
+    assert "the endpoint answers no longer: no answer: HTTP 502, 2 times" in output
 
 
-def test_a_refused_image_is_not_asked_again(
+def test_rejected_image_is_not_asked_again(
     describe: Describe, endpoint: Endpoint, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fault(handler: Handler, image: str, attempt: int) -> bool:
         if int(image[:8], 16) % 3:
             return False
-        handler.say(400, "policy")
+        handler.respond(400, "policy")
         return True
 
     endpoint.fault = fault
@@ -190,50 +192,48 @@ def test_a_refused_image_is_not_asked_again(
     assert "answers HTTP 400: policy" in capsys.readouterr().out
 
 
-def test_the_budget_is_kept(
+def test_request_budget(
     describe: Describe, endpoint: Endpoint, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert describe("--max-requests", "5") == 1
     assert sum(endpoint.asked.values()) == 5
-    said = capsys.readouterr().out
-    assert "5 of 12 images are described" in said
-    assert "7 are left" in said
-    assert "the budget of 5 requests is spent" in said
+    output = capsys.readouterr().out
+    assert "5 of 12 images are described" in output
+    assert "7 are left" in output
+    assert "the budget of 5 requests is spent" in output
     assert describe() == 0
     assert set(endpoint.asked.values()) == {1}
 
 
-def test_unreadable_images_are_failures_and_cost_nothing(
-    describe: Describe, endpoint: Endpoint, pictures: Path, capsys: pytest.CaptureFixture[str]
+def test_unreadable_images_cost_no_requests(
+    describe: Describe, endpoint: Endpoint, images_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole = (pictures / "02.jpg").read_bytes()
-    (pictures / "02.jpg").write_bytes(whole[: len(whole) // 2])
-    (pictures / "03.png").write_bytes(b"")
+    whole = (images_folder / "02.jpg").read_bytes()
+    (images_folder / "02.jpg").write_bytes(whole[: len(whole) // 2])
+    (images_folder / "03.png").write_bytes(b"")
     assert describe() == 1
     assert sum(endpoint.asked.values()) == 10
-    said = capsys.readouterr().out
-    assert "10 of 12 images are described (12 asked for now), 2 failed" in said
-    assert "unreadable image" in said
+    output = capsys.readouterr().out
+    assert "10 of 12 images are described (12 asked for now), 2 failed" in output
+    assert "unreadable image" in output
 
 
-def test_dual_texts(describe: Describe, endpoint: Endpoint, exported, pictures: Path) -> None:
+def test_dual_texts(describe: Describe, endpoint: Endpoint, exported, images_folder: Path) -> None:
     fenced = f"Here it is:\n```json\n{json.dumps(DUAL_ANSWERS)}\n```"
     endpoint.fault = lambda handler, image, attempt: handler.answer(fenced) or True
     assert describe("--prompt", "dual") == 0
     assert exported() == [
-        {"file_path": path.name, **DUAL_ANSWERS} for path in sorted(pictures.iterdir())
+        {"file_path": path.name, **DUAL_ANSWERS} for path in sorted(images_folder.iterdir())
     ]
 
 
-def test_other_prompts_and_models_are_other_questions(
-    describe: Describe, endpoint: Endpoint
-) -> None:
+def test_prompt_and_model_are_part_of_the_source(describe: Describe, endpoint: Endpoint) -> None:
     assert describe() == 0
     assert describe("--model", "other") == 0
     assert set(endpoint.asked.values()) == {2}
 
 
-def test_what_endpoints_cannot_read_is_sent_as_png(tmp_path: Path) -> None:
+def test_unsupported_formats_are_sent_as_png(tmp_path: Path) -> None:
     picture = Image.new("RGB", (4, 6), (10, 200, 30))
     picture.save(tmp_path / "a.bmp")
     kind, _, data = data_url(tmp_path / "a.bmp").partition(";base64,")
@@ -251,12 +251,10 @@ def journal_lines(folder: Path) -> int:
     return 0
 
 
-def test_killed_in_the_middle_and_resumed(
-    endpoint: Endpoint, pictures: Path, tmp_path: Path
-) -> None:
+def test_killed_job_resumes(endpoint: Endpoint, images_folder: Path, tmp_path: Path) -> None:
     kept = tmp_path / "kept"
     endpoint.delay_s = 0.15
-    command = [*arguments(pictures, endpoint.url, kept), "--concurrency", "2"]
+    command = [*arguments(images_folder, endpoint.url, kept), "--concurrency", "2"]
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, str(LIFELONG), *command], stdout=log, stderr=log,
@@ -305,69 +303,71 @@ def refused(capsys: pytest.CaptureFixture[str], *command: str, status: int = 2) 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("--dataset", "market150"), "neither a folder nor one of .* did you mean market1501"),
+        (("--dataset", "market150"), "expected one of .* did you mean market1501"),
         (("--backend", "opnai"), "--backend: expected one of .* did you mean openai"),
         (("--prompt", "part"), "--prompt: expected one of parts, dual; got 'part'"),
-        (("--key-variable", "NO_SUCH"), "the environment variable NO_SUCH is not set"),
+        (("--key-variable", "NO_SUCH"), "environment variable NO_SUCH, which is not set"),
         (("--url", "localhost:80"), "--url: expected http://"),
-        (("--split", "train"), "--split train: a folder has no splits"),
+        (("--split", "train"), "--split train: .* a folder of images has no splits"),
         (("--export", "/no/such/file.txt"), "--export: /no/such/file.txt cannot be written"),
     ],
 )
-def test_wrong_input(
+def test_invalid_input(
     change: tuple[str, str],
     message: str,
     endpoint: Endpoint,
-    pictures: Path,
+    images_folder: Path,
     tmp_path: Path,
     capsys,
 ) -> None:
     import re
 
-    said = refused(capsys, *arguments(pictures, endpoint.url, tmp_path / "kept")[1:], *change)
-    assert re.search(message, said)
+    output = refused(
+        capsys, *arguments(images_folder, endpoint.url, tmp_path / "kept")[1:], *change
+    )
+    assert re.search(message, output)
     assert sum(endpoint.asked.values()) == 0
     assert not (tmp_path / "kept").exists()
 
 
-def test_a_dead_endpoint_is_said_at_once(pictures: Path, tmp_path: Path, capsys) -> None:
-    command = arguments(pictures, "http://127.0.0.1:9/v1", tmp_path / "kept")[1:]
-    said = refused(capsys, *command, status=1)
-    assert "nobody answers there" in said
+def test_missing_endpoint_is_an_error_at_once(images_folder: Path, tmp_path: Path, capsys) -> None:
+    command = arguments(images_folder, "http://127.0.0.1:9/v1", tmp_path / "kept")[1:]
+    output = refused(capsys, *command, status=1)
+    assert "no server answers" in output
     assert not (tmp_path / "kept").exists()
 
 
 @pytest.mark.parametrize("status", [401, 404])
-def test_a_wrong_key_or_model_ends_the_job_at_once(
+def test_wrong_key_or_model_stops_the_job(
     status: int, endpoint: Endpoint, describe: Describe, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    endpoint.fault = lambda handler, image, attempt: handler.say(status, "no") or True
+    endpoint.fault = lambda handler, image, attempt: handler.respond(status, "no") or True
     assert describe("--concurrency", "2") == 1
-    said = " ".join(capsys.readouterr().err.split())
-    assert f"answers HTTP {status}: no" in said
+    output = " ".join(capsys.readouterr().err.split())
+    assert f"answers HTTP {status}: no" in output
     assert sum(endpoint.asked.values()) <= 4
 
 
-def test_a_redirect_does_not_get_the_key(endpoint: Endpoint, describe: Describe, capsys) -> None:
+def test_redirects_are_not_followed(endpoint: Endpoint, describe: Describe, capsys) -> None:
     elsewhere = f"{endpoint.url}/elsewhere"
     endpoint.fault = lambda handler, image, attempt: (
-        handler.say(302, "moved", Location=elsewhere) or True
+        handler.respond(302, "moved", Location=elsewhere) or True
     )
     assert describe("--concurrency", "1") == 1
-    assert "answers HTTP 302: moved; give the address" in " ".join(capsys.readouterr().err.split())
+    assert "answers HTTP 302: moved; use the address" in " ".join(capsys.readouterr().err.split())
 
 
-def test_missing_arguments_are_named(pictures: Path, capsys) -> None:
-    assert "expected --dataset and --backend, or --check FILE" in refused(capsys)
-    said = refused(capsys, "--dataset", str(pictures), "--backend", "openai")
-    assert "expected --model" in said
+def test_missing_arguments(images_folder: Path, capsys) -> None:
+    assert "expected --backend and --dataset or --data" in refused(capsys)
+    output = refused(capsys, "--data", str(images_folder), "--backend", "openai")
+    assert "expected --model" in output
 
 
-def test_two_images_of_one_name_are_refused(
-    describe: Describe, endpoint: Endpoint, pictures: Path, capsys
+def test_two_images_with_one_name_are_rejected(
+    describe: Describe, endpoint: Endpoint, images_folder: Path, capsys
 ) -> None:
-    (pictures / "more").mkdir()
-    (pictures / "more" / "00.jpg").write_bytes((pictures / "02.jpg").read_bytes())
+    (images_folder / "more").mkdir()
+    (images_folder / "more" / "00.jpg").write_bytes((images_folder / "02.jpg").read_bytes())
     assert describe() == 2
     assert "different images of one name" in capsys.readouterr().err
     assert sum(endpoint.asked.values()) == 0
@@ -376,28 +376,30 @@ def test_two_images_of_one_name_are_refused(
 # ---- waiting
 
 
-def test_waits_double_with_full_jitter_and_never_undercut_the_server(monkeypatch) -> None:
+def test_exponential_backoff_with_jitter(monkeypatch) -> None:
     monkeypatch.setattr(chat, "FIRST_WAIT_S", 1.0)
-    assert [wait_s(attempt, 0, 0.5) for attempt in range(4)] == [0.5, 1, 2, 4]
-    assert wait_s(50, 0, 1.0) == chat.LONGEST_WAIT_S
-    assert wait_s(3, 0, 0.0) == 0
-    assert wait_s(0, 7, 0.0) == 7
+    assert [backoff_s(attempt, 0, 0.5) for attempt in range(4)] == [0.5, 1, 2, 4]
+    assert backoff_s(50, 0, 1.0) == chat.LONGEST_WAIT_S
+    assert backoff_s(3, 0, 0.0) == 0
+    assert backoff_s(0, 7, 0.0) == 7
 
 
 def test_retry_after_is_seconds_or_a_date() -> None:
     now = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
-    assert seconds_of("2.5", now) == 2.5
-    assert seconds_of("Thu, 01 Jan 2026 12:00:30 GMT", now) == 30
-    assert seconds_of("Thu, 01 Jan 2026 11:00:00 GMT", now) == 0
-    assert [seconds_of(each, now) for each in (None, "", "soon", "-3")] == [0, 0, 0, 0]
+    assert retry_after_s("2.5", now) == 2.5
+    assert retry_after_s("Thu, 01 Jan 2026 12:00:30 GMT", now) == 30
+    assert retry_after_s("Thu, 01 Jan 2026 11:00:00 GMT", now) == 0
+    assert [retry_after_s(each, now) for each in (None, "", "soon", "-3")] == [0, 0, 0, 0]
 
 
-def test_stopping_wakes_those_who_wait(endpoint: Endpoint) -> None:
+def test_stop_ends_pauses(endpoint: Endpoint) -> None:
     settings = chat.ChatSettings(endpoint.url, "tiny")
     client = chat.ChatClient(settings, None)
     image = "data:image/png;base64,AAAA"
     content = [{"type": "text", "text": "?"}, {"type": "image_url", "image_url": {"url": image}}]
-    endpoint.fault = lambda handler, image, attempt: handler.say(429, "", Retry_After="100") or True
+    endpoint.fault = lambda handler, image, attempt: (
+        handler.respond(429, "", Retry_After="100") or True
+    )
     caught: list[type] = []
 
     def ask() -> None:

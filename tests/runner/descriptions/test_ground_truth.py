@@ -33,7 +33,7 @@ def people(root: Path) -> dict[int, dict]:
     return {int(person_id): person for person_id, person in json.loads(path.read_text()).items()}
 
 
-def test_parts_say_what_is_true(root: Path, tmp_path: Path) -> None:
+def test_parts_are_correct(root: Path, tmp_path: Path) -> None:
     assert describe(root, tmp_path) == 0
     path = tmp_path / "plaza_description.txt"
     found = read_descriptions(path).parts
@@ -52,13 +52,13 @@ def test_parts_say_what_is_true(root: Path, tmp_path: Path) -> None:
     assert all(part.num_implausible == 0 for part in quality.parts.values())
 
 
-def test_training_images_alone(root: Path, tmp_path: Path) -> None:
+def test_training_images_only(root: Path, tmp_path: Path) -> None:
     assert describe(root, tmp_path, "--split", "train") == 0
     names = read_descriptions(tmp_path / "plaza_description.txt").parts
     assert {int(name[:4]) for name in names} == set(range(1, 7))
 
 
-def test_dual_texts_say_what_is_true(root: Path, tmp_path: Path) -> None:
+def test_dual_texts_are_correct(root: Path, tmp_path: Path) -> None:
     assert describe(root, tmp_path, "--prompt", "dual") == 0
     entries = json.loads((tmp_path / "plaza_dual.json").read_text())
     known = people(root)
@@ -73,8 +73,8 @@ def test_dual_texts_say_what_is_true(root: Path, tmp_path: Path) -> None:
         assert f"{person['shoes_colour']} {person['shoes']}" in entry["clothing"]
 
 
-def test_photographs_have_no_known_attributes(pictures: Path, tmp_path: Path, capsys) -> None:
-    command = ["describe", "--dataset", str(pictures), "--backend", "attributes"]
+def test_photographs_have_no_known_attributes(images_folder: Path, tmp_path: Path, capsys) -> None:
+    command = ["describe", "--data", str(images_folder), "--backend", "attributes"]
     assert main([*command, "--output", str(tmp_path / "kept")]) == 2
     assert "expected one ..._attributes.json" in capsys.readouterr().err
     assert not (tmp_path / "kept").exists()

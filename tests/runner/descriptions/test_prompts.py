@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.descriptions.prompts import BadAnswerError, answers_in, load_prompt
+from runner.descriptions.prompts import BadAnswerError, load_prompt, parse_answers
 from runner.descriptions.validation import (
-    clothing_lacks,
-    identity_lacks,
-    part_lacks,
+    clothing_problem,
+    identity_problem,
+    part_problem,
     text_problem,
     tidy,
 )
@@ -34,7 +34,7 @@ def test_eleven_questions_fill_four_templates() -> None:
     )
 
 
-def test_what_cannot_be_seen_is_left_out() -> None:
+def test_absent_items_are_omitted() -> None:
     assert parts(age="unknown", hair="not visible")[0] == "The man has no visible hair."
 
 
@@ -61,12 +61,12 @@ def test_a_dress_is_worn_on_two_parts() -> None:
         ({"bag": "A bag. It is red"}, "bag: it is more than one sentence"),
     ],
 )
-def test_bad_part_answers_are_refused(changed: dict[str, str], message: str) -> None:
+def test_invalid_part_answers_are_rejected(changed: dict[str, str], message: str) -> None:
     with pytest.raises(BadAnswerError, match=message):
         parts(**changed)
 
 
-def test_a_missing_answer_is_named() -> None:
+def test_missing_answer() -> None:
     answers = {name: text for name, text in PART_ANSWERS.items() if name != "bag"}
     with pytest.raises(BadAnswerError, match="bag: there is no answer"):
         load_prompt("parts").describe(answers, "")
@@ -93,26 +93,26 @@ def dual(**changed: str) -> dict[str, str]:
         ({"clothing": "He wears " + "very " * 70 + "red shirt and jeans."}, "it has 7. words"),
     ],
 )
-def test_bad_dual_texts_are_refused(changed: dict[str, str], message: str) -> None:
+def test_invalid_dual_texts_are_rejected(changed: dict[str, str], message: str) -> None:
     with pytest.raises(BadAnswerError, match=message):
         dual(**changed)
 
 
-def test_whitespace_and_typography_are_made_plain() -> None:
+def test_whitespace_and_typography_are_normalised() -> None:
     assert dual(identity="A young\n man\tof slim build\u2014tall.")["identity"] == (
         "A young man of slim build-tall."
     )
 
 
 @given(st.text(max_size=80))
-def test_no_text_breaks_a_field_of_a_file(text: str) -> None:
+def test_texts_contain_no_separators(text: str) -> None:
     assert not set(tidy(text)) & set("\t\n\r\x0b\x0c\u2028\u2029\x85")
     assert tidy(tidy(text)) == tidy(text)
 
 
-def test_the_answer_is_found_among_other_words() -> None:
-    assert answers_in('{"a": "1"}') == {"a": "1"}
-    assert answers_in('Sure!\n```json\n{"a": "1",\n "b": "2"}\n```\nBye') == {"a": "1", "b": "2"}
+def test_json_is_extracted_from_other_text() -> None:
+    assert parse_answers('{"a": "1"}') == {"a": "1"}
+    assert parse_answers('Sure!\n```json\n{"a": "1",\n "b": "2"}\n```\nBye') == {"a": "1", "b": "2"}
 
 
 @pytest.mark.parametrize(
@@ -125,9 +125,9 @@ def test_the_answer_is_found_among_other_words() -> None:
         ('{"a": 3}', "a: expected a text, got 3"),
     ],
 )
-def test_what_is_no_answer_is_refused(content: str, message: str) -> None:
+def test_answers_without_json_are_rejected(content: str, message: str) -> None:
     with pytest.raises(BadAnswerError, match=message):
-        answers_in(content)
+        parse_answers(content)
 
 
 def test_articles() -> None:
@@ -137,12 +137,12 @@ def test_articles() -> None:
     ]  # fmt: skip
 
 
-def test_a_new_wording_is_a_new_version() -> None:
+def test_new_wording_changes_the_version() -> None:
     assert load_prompt("parts").version != load_prompt("dual").version
     assert load_prompt("parts").version == load_prompt("parts").version
 
 
-def test_checks_let_good_sentences_pass() -> None:
+def test_valid_sentences_pass() -> None:
     for part, text in (
         ("head", "She has long brown hair."),
         ("head", "He wears a cap."),
@@ -150,7 +150,7 @@ def test_checks_let_good_sentences_pass() -> None:
         ("lower", "He wears khaki shorts."),
         ("foot", "She is barefoot."),
     ):
-        assert part_lacks(part, text) is None
+        assert part_problem(part, text) is None
         assert text_problem(text, min_words=3, max_words=30, max_sentences=1) is None
-    assert identity_lacks("A tall, middle-aged woman.") is None
-    assert clothing_lacks("She wears a green dress.") is None
+    assert identity_problem("A tall, middle-aged woman.") is None
+    assert clothing_problem("She wears a green dress.") is None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.descriptions.quality import check_file, contradiction, implausible, implausible_words
+from runner.descriptions.quality import check_file, contradiction, implausible_words, is_implausible
 from runner.lifelong import main
 from tasks.text.descriptions import format_descriptions
 
@@ -18,7 +18,7 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-def test_a_faultless_file(tmp_path: Path) -> None:
+def test_file_without_problems(tmp_path: Path) -> None:
     other = ("A woman with a cap.", "She has a blue coat.", "A green skirt.", "Brown boots.")
     path = write(tmp_path / "d.txt", format_descriptions({"a.jpg": GOOD, "b.jpg": other}))
     found = check_file(path)
@@ -28,7 +28,7 @@ def test_a_faultless_file(tmp_path: Path) -> None:
     assert all(part.num_implausible == 0 for part in found.parts.values())
 
 
-def test_every_fault_is_counted(tmp_path: Path) -> None:
+def test_every_problem_is_counted(tmp_path: Path) -> None:
     rows = [
         ("a.jpg", *GOOD),
         ("b.jpg", *GOOD),
@@ -89,7 +89,7 @@ def test_no_contradictions(sentences: tuple[str, ...]) -> None:
      ("grn", "upper"), ("кепка", "head"), ("a" * 10 + "b" * 11, "foot"), ("1", "head")],
 )  # fmt: skip
 def test_implausible_words(word: str, part: str) -> None:
-    assert implausible(word, part)
+    assert is_implausible(word, part)
 
 
 @pytest.mark.parametrize(
@@ -98,10 +98,10 @@ def test_implausible_words(word: str, part: str) -> None:
      ("a", "head"), ("t-shirt", "upper"), ("flip-flops", "foot"), ("kilt", "lower")],
 )  # fmt: skip
 def test_plausible_words(word: str, part: str) -> None:
-    assert not implausible(word, part)
+    assert not is_implausible(word, part)
 
 
-def test_a_noun_before_a_noun_is_no_garment() -> None:
+def test_noun_before_a_noun_is_not_a_garment() -> None:
     assert implausible_words("He wears dress shoes and a dress.", "foot") == ["dress"]
     assert implausible_words("A jeans jacket, jeans.", "upper") == ["jeans"]
     assert implausible_words("A b4g shirt.", "upper") == ["b4g"]
@@ -123,10 +123,10 @@ def test_table_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     bad = ("A cap.", "Red blue shirt.", "Jeans with shoes.", "None")
     path = write(tmp_path / "d.txt", format_descriptions({"a.jpg": GOOD, "b.jpg": bad}))
     assert main(["describe", "--check", str(path)]) == 0
-    said = capsys.readouterr().out
-    assert "contradictory (two colours)" in said
-    assert "50.0%" in said
-    assert "implausible words: shoes (lower)" in said
+    output = capsys.readouterr().out
+    assert "contradictory (two colours)" in output
+    assert "50.0%" in output
+    assert "implausible words: shoes (lower)" in output
     assert main(["describe", "--check", str(path), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["num_images"], found["num_contradictory"], found["num_empty"]) == (2, 1, 1)
@@ -137,12 +137,12 @@ def test_table_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     ("content", "message"),
     [
         (None, "does not exist"),
-        (b"", "no line of"),
-        (b"a b c\n", "no line of"),
+        (b"", "has no such line"),
+        (b"a b c\n", "has no such line"),
         ("Käppi".encode("latin-1"), "expected UTF-8"),
     ],
 )
-def test_what_is_no_description_file(content: bytes | None, message: str, tmp_path, capsys) -> None:
+def test_invalid_description_file(content: bytes | None, message: str, tmp_path, capsys) -> None:
     path = tmp_path / "d.txt"
     if content is not None:
         path.write_bytes(content)
@@ -150,7 +150,7 @@ def test_what_is_no_description_file(content: bytes | None, message: str, tmp_pa
     assert message in " ".join(capsys.readouterr().err.split())
 
 
-def test_identity_and_clothing_texts_are_judged_too(tmp_path: Path) -> None:
+def test_quality_of_dual_texts(tmp_path: Path) -> None:
     texts = [
         ("a.jpg", "A tall man with black hair.", "A red shirt, blue jeans and white shoes."),
         ("b.jpg", "A tall man with black hair.", "A red shirt, blue jeans and white shoes."),
@@ -178,6 +178,6 @@ def test_identity_and_clothing_texts_are_judged_too(tmp_path: Path) -> None:
         ('[{"file_path": "a.jpg", "identity": "A man."}]', "expected a list of"),
     ],
 )
-def test_a_json_file_of_something_else_is_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_json_file_without_descriptions(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check_file(write(tmp_path / "d.json", text))

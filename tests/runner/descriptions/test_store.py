@@ -20,7 +20,7 @@ def rows(folder: Path, asked: str = "q") -> dict[str, Row]:
         return store.rows(asked)
 
 
-def test_rows_come_back_through_shards(tmp_path: Path) -> None:
+def test_rows_round_trip_through_shards(tmp_path: Path) -> None:
     failed = Row("f" * 64, "q", {}, "no answer", True, 3)
     with DescriptionStore(tmp_path, rows_per_shard=4) as store:
         for number in range(9):
@@ -37,7 +37,7 @@ def test_rows_come_back_through_shards(tmp_path: Path) -> None:
     assert sum(pq.read_metadata(path).num_rows for path in tmp_path.glob("*.parquet")) == 10
 
 
-def test_the_newest_row_counts_and_questions_are_apart(tmp_path: Path) -> None:
+def test_latest_row_per_source(tmp_path: Path) -> None:
     with DescriptionStore(tmp_path, rows_per_shard=1) as store:
         store.add(row(1, reason="bad"))
         store.add(row(1))
@@ -48,7 +48,7 @@ def test_the_newest_row_counts_and_questions_are_apart(tmp_path: Path) -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 400), st.integers(1, 4))
-def test_a_kill_at_any_byte_loses_at_most_the_torn_line(
+def test_kill_at_any_byte_loses_at_most_the_incomplete_line(
     tmp_path_factory: pytest.TempPathFactory, cut: int, per_shard: int
 ) -> None:
     folder = tmp_path_factory.mktemp("store")
@@ -57,8 +57,8 @@ def test_a_kill_at_any_byte_loses_at_most_the_torn_line(
     for number in range(per_shard):
         store.add(row(number))
     journal = (folder / "journal.jsonl").read_bytes()
-    assert store._owner is not None
-    store._owner.close()
+    assert store._lock_file is not None
+    store._lock_file.close()
     (folder / "journal.jsonl").write_bytes(journal[:cut])
     kept = journal[:cut].count(b"\n")
     assert rows(folder) == {row(number).image: row(number) for number in range(kept)}
@@ -74,7 +74,7 @@ def test_killed_between_shard_and_journal(tmp_path: Path) -> None:
     assert rows(tmp_path) == {row(1).image: row(1)}
 
 
-def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
+def test_damaged_shard(tmp_path: Path) -> None:
     with DescriptionStore(tmp_path) as store:
         store.add(row(1))
     (shard,) = tmp_path.glob("*.parquet")
@@ -83,7 +83,7 @@ def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
         rows(tmp_path)
 
 
-def test_threads_add_side_by_side(tmp_path: Path) -> None:
+def test_threads_add_concurrently(tmp_path: Path) -> None:
     with DescriptionStore(tmp_path, rows_per_shard=7) as store:
         threads = [
             threading.Thread(target=lambda at=at: [store.add(row(at * 100 + n)) for n in range(20)])

@@ -69,7 +69,7 @@ def entries(output: Path) -> dict[str, dict[str, str]]:
 # ---- drawn people
 
 
-def test_texts_are_true_and_worded_in_the_style_of_their_image(
+def test_texts_are_correct_and_in_the_style_of_their_image(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert describe_drawn(root, tmp_path, "--style", "kmeans", "--num-styles", "3") == 0
@@ -95,7 +95,7 @@ def test_texts_are_true_and_worded_in_the_style_of_their_image(
     assert [each["style"] for each in json.loads(told.read_text())] == ["0", "1", "2"]
 
 
-def test_the_styles_are_those_of_training_captions_alone(root: Path) -> None:
+def test_styles_use_training_captions_only(root: Path) -> None:
     settings = BenchmarkConfig.model_validate(
         {"root": str(root), "synthetic": dict(each.split(".")[-1].split("=") for each in SIZES)}
     )
@@ -107,7 +107,7 @@ def test_the_styles_are_those_of_training_captions_alone(root: Path) -> None:
         assert sorted(read_captions(source, settings)) == sorted(train)
 
 
-def test_other_styles_are_other_questions(root: Path, tmp_path: Path, capsys) -> None:
+def test_other_styles_change_the_source(root: Path, tmp_path: Path, capsys) -> None:
     def asked(*further: str) -> int:
         assert describe_drawn(root, tmp_path, *further) == 0
         (number,) = re.findall(r"\((\d+) asked for now\)", capsys.readouterr().out)
@@ -124,12 +124,12 @@ def test_other_styles_are_other_questions(root: Path, tmp_path: Path, capsys) ->
 # ---- an endpoint
 
 
-def test_an_endpoint_is_shown_exemplars_of_the_images_style(
+def test_request_has_exemplars_of_the_style(
     describe: Describe,
     endpoint: Endpoint,
     captions: list[str],
     file: Path,
-    pictures: Path,
+    images_folder: Path,
     exported: Callable[[], list[dict[str, str]]],
 ) -> None:
     endpoint.answers = DUAL_ANSWERS
@@ -151,10 +151,10 @@ def test_an_endpoint_is_shown_exemplars_of_the_images_style(
     assert set(endpoint.asked.values()) == {1}, "a second job asked again"
     assert describe(*asked, "--style-seed", "1") == 0
     assert set(endpoint.asked.values()) == {2}
-    assert len(endpoint.asked) == len(list(pictures.iterdir()))
+    assert len(endpoint.asked) == len(list(images_folder.iterdir()))
 
 
-def test_a_job_that_was_stopped_goes_on_with_the_same_questions(
+def test_resumed_job_sends_the_same_requests(
     describe: Describe, endpoint: Endpoint, file: Path
 ) -> None:
     endpoint.answers = DUAL_ANSWERS
@@ -167,9 +167,7 @@ def test_a_job_that_was_stopped_goes_on_with_the_same_questions(
     assert sorted(endpoint.prompts) == sorted(stopped * 2)
 
 
-def test_an_answer_that_is_asked_for_again_keeps_its_style(
-    describe: Describe, endpoint: Endpoint, file: Path
-) -> None:
+def test_retry_keeps_the_style(describe: Describe, endpoint: Endpoint, file: Path) -> None:
     endpoint.answers = DUAL_ANSWERS
 
     def fault(handler: Handler, image: str, attempt: int) -> bool:
@@ -228,22 +226,22 @@ def test_a_text_tower_of_a_local_folder(file: Path, tmp_path: Path) -> None:
         ("c.json", "{}", "expected a list of entries, got dict"),
         ("c.json", '[{"captions": ["A man."]}, {"caption": "x"}]', "entry 2: expected captions"),
         ("c.json", '[{"captions": [1]}]', "entry 1: expected captions"),
-        ("c.json", '[{"captions": ["A man."], "split": "test"}]', "no captions of training people"),
-        ("c.json", '[{"captions": []}]', "no captions of training people"),
-        ("c.txt", "\n \n", "no captions of training people"),
+        ("c.json", '[{"captions": ["A man."], "split": "test"}]', "no training captions"),
+        ("c.json", '[{"captions": []}]', "no training captions"),
+        ("c.txt", "\n \n", "no training captions"),
         ("c.txt", "...\n", "none with a word in it"),
         ("c.txt", "A man.\nHe walks.", r"num_styles: expected at most the number .* 2; got 8"),
     ],
 )
-def test_captions_that_are_none(
+def test_sources_without_captions(
     describe: Describe, endpoint: Endpoint, tmp_path: Path, name: str, content: str, message: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     (tmp_path / name).write_text(content)
     status = describe("--prompt", "dual", "--style", "kmeans", "--captions", str(tmp_path / name))
-    said = " ".join(capsys.readouterr().err.split())
+    output = " ".join(capsys.readouterr().err.split())
     assert status == 2
-    assert re.search(message, said), said
+    assert re.search(message, output), output
     assert not endpoint.asked
     assert not (tmp_path / "kept").exists()
 
@@ -255,18 +253,18 @@ def test_captions_that_are_none(
         (["--style", "dbscan", "--prompt", "parts"], "only --prompt dual"),
         (["--style", "dbscan", "--backend", "blip2"], "blip2 answers one short question"),
         (["--style", "dbscan", "--style-eps", "3"], "eps: expected a cosine distance"),
-        (["--captions", "plaza"], r"--captions: expected --style METHOD beside it"),
+        (["--captions", "plaza"], r"--captions: expected --style METHOD"),
         (["--style", "dbscan"], "a folder of images, which has no captions"),
         (["--style", "dbscan", "--captions", "nowhere.json"], "'nowhere.json' is neither"),
         (["--style", "none", "--captions", "plaza", "--style-encoder", "ViT-B-31"],
          "--style-encoder ViT-B-31: architecture: .*did you mean"),
     ],
 )  # fmt: skip
-def test_what_is_refused(
+def test_invalid_style_options(
     describe: Describe, endpoint: Endpoint, root: Path, arguments: list[str], message: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     assert describe("--prompt", "dual", *arguments, f"benchmark.root={root}", *SIZES) == 2
-    said = " ".join(capsys.readouterr().err.split())
-    assert re.search(message, said), said
+    output = " ".join(capsys.readouterr().err.split())
+    assert re.search(message, output), output
     assert not endpoint.asked

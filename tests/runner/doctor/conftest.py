@@ -12,7 +12,7 @@ import pytest
 
 from runner.lifelong import main
 from tasks.datasets import dukemtmc, market1501
-from tests.runner.doctor.looking import MARKET, Look, counted, tree
+from tests.runner.doctor.doctor_data import MARKET, RunDoctor, counted, tree
 from tests.tasks.datasets.miniatures.market1501 import build_market_layout
 
 
@@ -39,12 +39,12 @@ def whole(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def look(root: Path, capsys: pytest.CaptureFixture[str]) -> Look:
+def run_doctor(root: Path, capsys: pytest.CaptureFixture[str]) -> RunDoctor:
     """Runs `doctor --json` and returns what it printed."""
 
     def run(*arguments: str, at: Path = root) -> dict[str, Any]:
         before = tree(at)
-        assert main(["doctor", "--json", "--root", str(at), *arguments]) == 0
+        assert main(["doctor", "--json", "--data", str(at), *arguments]) == 0
         assert tree(at) == before, "wrote into the data"
         return json.loads(capsys.readouterr().out)
 
@@ -56,7 +56,7 @@ def shown(root: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Runs `doctor` and returns what it printed."""
 
     def run(*arguments: str) -> str:
-        assert main(["doctor", "--root", str(root), *arguments]) == 0
+        assert main(["doctor", "--data", str(root), *arguments]) == 0
         return capsys.readouterr().out
 
     return run

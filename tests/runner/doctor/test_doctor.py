@@ -1,4 +1,4 @@
-"""The doctor: what it finds of each data set, and the JSON it prints."""
+"""`doctor`: reports of all data sets, JSON output, invalid input."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from runner.doctor.examine import examine, examine_images
 from runner.lifelong import main
 from tasks.dataset_files import ReadOptions
 from tasks.reading import dataset_names, read_dataset
-from tests.runner.doctor.looking import VARIANTS, Look, counted, miniatures_of, tree
+from tests.runner.doctor.doctor_data import VARIANTS, RunDoctor, counted, miniatures_of, tree
 
 # ---- every reader
 
 
 @pytest.mark.parametrize(("name", "variant"), VARIANTS)
-def test_what_is_there_is_counted(name: str, variant: str, root: Path, tmp_path: Path) -> None:
+def test_counts_of_every_reader(name: str, variant: str, root: Path, tmp_path: Path) -> None:
     miniature = miniatures_of(name)[variant]
     miniature.build(root)
     derived = tmp_path / "derived"
@@ -43,10 +43,10 @@ def test_what_is_there_is_counted(name: str, variant: str, root: Path, tmp_path:
     assert opened.unreadable == {}
 
 
-def test_all_data_sets_below_one_root(root: Path, look: Look) -> None:
+def test_all_data_sets_below_one_root(root: Path, run_doctor: RunDoctor) -> None:
     for name in dataset_names():
         next(iter(miniatures_of(name).values())).build(root)
-    found = look()
+    found = run_doctor()
     assert list(found) == dataset_names()
     assert {name for name, each in found.items() if each["status"] == "missing"} == set()
     folders = [each["root"] for each in found.values()]
@@ -56,8 +56,8 @@ def test_all_data_sets_below_one_root(root: Path, look: Look) -> None:
 # ---- the JSON
 
 
-def test_the_json_has_this_form(market: Path, look: Look) -> None:
-    assert look("--dataset", "market1501", "viper") == {
+def test_json_format(market: Path, run_doctor: RunDoctor) -> None:
+    assert run_doctor("--dataset", "market1501", "viper") == {
         "market1501": {
             "status": "warning",
             "root": str(market),
@@ -71,10 +71,10 @@ def test_the_json_has_this_form(market: Path, look: Look) -> None:
                 "train has 12 images instead of 12,936, 4 identities instead of 751, 3 cameras "
                 "instead of 6; query has 4 images instead of 3,368, 2 identities instead of 750, "
                 "2 cameras instead of 6; gallery has 5 images instead of 15,913, 3 identities "
-                "instead of 751, 3 cameras instead of 6. If this is not all of the data set, in "
-                "its v15.09.15 form, fetch or unpack it again.",
-                "No part descriptions, which some learners need: market1501_description.txt would "
-                "be in the data set's folder, beside that, or in the root.",
+                "instead of 751, 3 cameras instead of 6. If variant v15.09.15 is incomplete, "
+                "download or unpack it again.",
+                "No part descriptions, which some learners need: put market1501_description.txt "
+                "into the data set's folder, next to that folder, or into the root.",
             ],
         },
         "viper": {
@@ -84,43 +84,43 @@ def test_the_json_has_this_form(market: Path, look: Look) -> None:
             "splits": {},
             "problems": [
                 f"VIPeR: not found. Expected cam_a, cam_b under {market.parent}/viper/VIPeR, or "
-                "under another folder by benchmark.roots.viper."
+                "under the folder benchmark.roots.viper."
             ],
         },
     }
 
 
-def test_a_whole_data_set_is_ok(market: Path, whole: None, look: Look) -> None:
-    assert look("--dataset", "market1501")["market1501"]["status"] == "ok"
+def test_complete_data_set_is_ok(market: Path, whole: None, run_doctor: RunDoctor) -> None:
+    assert run_doctor("--dataset", "market1501")["market1501"]["status"] == "ok"
 
 
-def test_deep_adds_what_was_opened(market: Path, look: Look) -> None:
-    found = look("--deep", "--dataset", "market1501")["market1501"]
+def test_deep_adds_opened_images(market: Path, run_doctor: RunDoctor) -> None:
+    found = run_doctor("--deep", "--dataset", "market1501")["market1501"]
     assert found["num_opened"] == 21
     assert found["unreadable"] == []
     assert list(found)[-2:] == ["num_opened", "unreadable"]
 
 
-def test_an_own_validation_split_is_counted(look: Look, root: Path) -> None:
+def test_validation_split_is_counted(run_doctor: RunDoctor, root: Path) -> None:
     miniatures_of("cuhk_pedes")["cuhk_pedes"].build(root)
-    splits = look("--dataset", "cuhk_pedes")["cuhk_pedes"]["splits"]
+    splits = run_doctor("--dataset", "cuhk_pedes")["cuhk_pedes"]["splits"]
     assert list(splits) == ["train", "validation", "query", "gallery"]
     assert splits["validation"]["images"] > 0
 
 
-def test_progress_and_warnings_stay_off_the_output(
-    market: Path, look: Look, capsys: pytest.CaptureFixture[str]
+def test_progress_and_warnings_are_not_on_stdout(
+    market: Path, run_doctor: RunDoctor, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (market / "query" / "notes.txt").write_text("")
-    found = look("--deep", "--dataset", "market1501")  # the whole output parses
+    found = run_doctor("--deep", "--dataset", "market1501")  # the whole output parses
     assert any("ignored 1 files" in problem for problem in found["market1501"]["problems"])
 
 
-def test_a_terminal_gets_a_bar(
+def test_progress_bar_on_a_terminal(
     market: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
-    command = ["doctor", "--json", "--deep", "--root", str(market.parent)]
+    command = ["doctor", "--json", "--deep", "--data", str(market.parent)]
     assert main([*command, "--dataset", "market1501"]) == 0
     captured = capsys.readouterr()
     assert json.loads(captured.out)
@@ -134,20 +134,20 @@ def test_a_terminal_gets_a_bar(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--root", "nowhere"], r"nowhere does not exist: expected the folder of the data sets"),
-        (["--root", "nowhere"], r"--root, or set benchmark\.root"),
-        (["--root", ".", "--dataset", "market"], r"--dataset: .*did you mean market1501\?"),
-        (["--root", ".", "--dataset", "cuhk-sysu"], r"got 'cuhk-sysu'; did you mean cuhk_sysu\?"),
-        (["--root", ".", "benchmark.roots.vipr=."], r"benchmark\.roots: .*did you mean viper\?"),
+        (["--data", "nowhere"], r"nowhere does not exist: expected the folder of the data sets"),
+        (["--data", "nowhere"], r"--data, or set benchmark\.root"),
+        (["--data", ".", "--dataset", "market"], r"--dataset: .*did you mean market1501\?"),
+        (["--data", ".", "--dataset", "cuhk-sysu"], r"got 'cuhk-sysu'; did you mean cuhk_sysu\?"),
+        (["--data", ".", "benchmark.roots.vipr=."], r"benchmark\.roots: .*did you mean viper\?"),
         (
-            ["--root", ".", "benchmark.split_files.vipr=s.json"],
+            ["--data", ".", "benchmark.split_files.vipr=s.json"],
             r"split_files: .*did you mean viper",
         ),
-        (["--root", ".", "benchmark.rots.viper=."], r"benchmark\.rots.*unknown key"),
-        (["--root", ".", "benchmark.cuhk03_boxes=drawn"], r"cuhk03_boxes: .*'labeled'"),
+        (["--data", ".", "benchmark.rots.viper=."], r"benchmark\.rots.*unknown key"),
+        (["--data", ".", "benchmark.cuhk03_boxes=drawn"], r"cuhk03_boxes: .*'labeled'"),
     ],
 )
-def test_what_cannot_be_looked_at(
+def test_invalid_input(
     arguments: list[str],
     message: str,
     tmp_path: Path,
@@ -161,7 +161,7 @@ def test_what_cannot_be_looked_at(
     assert re.search(message, captured.err, re.DOTALL), captured.err
 
 
-def test_the_root_of_the_configuration_is_the_default(
+def test_default_root_is_that_of_the_configuration(
     tmp_path: Path, market: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setenv("LIFELONG_REID_HOME", str(tmp_path))
@@ -171,6 +171,6 @@ def test_the_root_of_the_configuration_is_the_default(
     assert f"{tmp_path / 'elsewhere'} does not exist" in capsys.readouterr().err
 
 
-def test_overrides_may_follow_the_names(market: Path, root: Path, look: Look) -> None:
-    found = look("--dataset", "market1501", f"benchmark.roots.market1501={market}")
+def test_overrides_may_follow_the_names(market: Path, root: Path, run_doctor: RunDoctor) -> None:
+    found = run_doctor("--dataset", "market1501", f"benchmark.roots.market1501={market}")
     assert list(found) == ["market1501"]

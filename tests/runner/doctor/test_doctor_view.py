@@ -1,4 +1,4 @@
-"""What the doctor shows on a terminal."""
+"""Terminal output of `doctor`."""
 
 from __future__ import annotations
 
@@ -14,13 +14,11 @@ from runner.doctor.examine import examine, examine_images
 from runner.doctor.view import show
 from tasks.dataset_files import ReadOptions
 from tasks.reading import dataset_names
-from tests.runner.doctor.looking import MARKET, damage
+from tests.runner.doctor.doctor_data import MARKET, damage
 from tests.tasks.datasets.miniatures.market1501 import build_market_layout
 
-# ---- for the eye
 
-
-def test_the_table_says_what_differs(market: Path, shown: Callable[..., str]) -> None:
+def test_table_shows_differing_counts(market: Path, shown: Callable[..., str]) -> None:
     lines = shown().splitlines()
     assert lines[0] == f"Data sets under {market.parent}"
     (row,) = [line for line in lines if line.startswith("market1501 warning v15.09.15")]
@@ -32,7 +30,7 @@ def test_the_table_says_what_differs(market: Path, shown: Callable[..., str]) ->
     assert lines[-1] == f"1 warning, {len(dataset_names()) - 1} missing"
 
 
-def test_a_named_data_set_that_is_missing_says_what_is_expected(
+def test_missing_requested_data_set_shows_expected_layout(
     root: Path, shown: Callable[..., str]
 ) -> None:
     text = " ".join(shown("--dataset", "viper", "market1501").split())
@@ -42,7 +40,7 @@ def test_a_named_data_set_that_is_missing_says_what_is_expected(
 
 
 @pytest.mark.parametrize("width", [20, 60, 80, 200])
-def test_no_path_is_broken(tmp_path: Path, width: int) -> None:
+def test_paths_are_not_split(tmp_path: Path, width: int) -> None:
     root = tmp_path / "my data [of people]" / ("long-" * 20)
     build_market_layout(root / MARKET)
     damaged = damage(root / MARKET)
@@ -53,11 +51,15 @@ def test_no_path_is_broken(tmp_path: Path, width: int) -> None:
     text = console.file.getvalue()
     for path in (root / MARKET, root / "viper" / "VIPeR", *damaged):
         assert str(path) in text
-    words = [line for line in text.splitlines() if "/" not in line and " of the data set" in line]
+    words = [
+        line
+        for line in text.splitlines()
+        if ("/" not in line and " unpack " in line) or "learners need" in line
+    ]
     assert all(len(line) <= max(width, 40) for line in words)
 
 
-def test_a_name_that_is_no_text_is_shown(market: Path, shown: Callable[..., str]) -> None:
+def test_undecodable_file_name_is_shown(market: Path, shown: Callable[..., str]) -> None:
     odd = os.fsdecode(b"0001_c1s1_\xff_00.jpg")
     (market / "query" / odd).write_text("")
     assert r"0001_c1s1_\udcff_00.jpg" in shown("--deep", "--dataset", "market1501")

@@ -1,4 +1,4 @@
-"""Opening images on all cores: what is found, how it ends when it is stopped, and its bench."""
+"""Parallel decoding: results, interruption, benchmark."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.tasks.datasets.miniatures.painting import paint
 LIFELONG = Path(__file__).parents[3] / "runner" / "lifelong.py"
 
 
-def test_processes_find_what_a_loop_finds(tmp_path: Path) -> None:
+def test_processes_agree_with_a_loop(tmp_path: Path) -> None:
     build_market_layout(tmp_path)
     for path in sorted(tmp_path.rglob("*.jpg"))[3:6]:
         path.write_bytes(path.read_bytes()[:-300])
@@ -49,7 +49,7 @@ def test_processes_find_what_a_loop_finds(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "gif", "webp"])
-def test_what_opens_here_is_what_runs_can_decode(tmp_path: Path, suffix: str) -> None:
+def test_agrees_with_the_decoder_of_runs(tmp_path: Path, suffix: str) -> None:
     draw = random.Random(suffix)
     paint(tmp_path / f"whole.{suffix}", 3)
     content = (tmp_path / f"whole.{suffix}").read_bytes()
@@ -67,7 +67,7 @@ def test_what_opens_here_is_what_runs_can_decode(tmp_path: Path, suffix: str) ->
     assert 0 < len(unreadable) < len(paths)
 
 
-def test_a_process_that_dies_is_said(tmp_path: Path) -> None:
+def test_dead_process_is_an_error(tmp_path: Path) -> None:
     paint(tmp_path / "image.jpg", 1)
 
     def kill(_: int) -> None:
@@ -84,7 +84,8 @@ def test_an_interrupt_that_ends_a_process_first_is_an_interrupt(tmp_path: Path) 
 
     def interrupt(_: int) -> None:
         for child in multiprocessing.active_children():
-            os.kill(child.ident or 0, signal.SIGINT)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child.ident or 0, signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
         open_images(
@@ -93,7 +94,7 @@ def test_an_interrupt_that_ends_a_process_first_is_an_interrupt(tmp_path: Path) 
     assert not multiprocessing.active_children()
 
 
-def test_an_interrupt_while_it_is_told_ends_the_processes(tmp_path: Path) -> None:
+def test_interrupt_in_the_callback_ends_the_processes(tmp_path: Path) -> None:
     paint(tmp_path / "image.jpg", 1)
 
     def interrupt(_: int) -> None:
@@ -121,7 +122,7 @@ def test_ctrl_c_stops_at_once_and_in_silence(tmp_path: Path) -> None:
         for number in range(200):
             os.link(big, tmp_path / folder / f"0001_c1s1_{number:06d}_00.jpg")
     process = subprocess.Popen(
-        [sys.executable, str(LIFELONG), "doctor", "--deep", "--root", str(tmp_path)],
+        [sys.executable, str(LIFELONG), "doctor", "--deep", "--data", str(tmp_path)],
         stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     assert process.stderr is not None
@@ -170,7 +171,7 @@ def test_the_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not any("no image of their person" in fault for fault in report.faults)
 
 
-def test_the_bench_times_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bench_rejects_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = stand_in(tmp_path / "doctor.py", 21)
     monkeypatch.setattr(doctor, "ENTRY", script)
     assert doctor.command_s(tmp_path, 21, "--deep") > 0

@@ -284,7 +284,7 @@ def test_words_come_before_numbers(
     monkeypatch.setenv("COLUMNS", "100")
     make("one", *LREID_1)
     make("two", *LREID_1, change=other_tests("viper"))
-    assert lifelong.main(["compare", "one", str(tmp_path / "two"), f"storage.root={tmp_path}"]) == 0
+    assert lifelong.main(["compare", "one", str(tmp_path / "two"), "--runs", str(tmp_path)]) == 0
     text = capsys.readouterr().out
     places = [
         text.index(words)
@@ -367,7 +367,7 @@ def test_text_queries_have_metrics_of_their_own(make: Make) -> None:
 def test_json(make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make("one", *LREID_1)
     make("two", *LREID_1, score=by_index(1 / 3), change=other_tests("lpw"))
-    given = ["compare", "one", "two", "--json", f"storage.root={tmp_path}"]
+    given = ["compare", "one", "two", "--json", "--runs", str(tmp_path)]
     assert lifelong.main(given) == 0
     found = json.loads(capsys.readouterr().out)
     assert list(found) == ["runs", "differences", "published"]
@@ -432,8 +432,8 @@ def test_a_folder_that_is_no_finished_run(
     ("given", "message"),
     [
         (["fine", "fine"], "is given twice"),
-        (["fine", "seed=1"], r"seed=1: only storage\.root=\.\.\. can be set here"),
-        (["storage.root=runs"], "expected at least one run"),
+        (["fine", "seed=1"], r"seed=1: .*compare has no overrides"),
+        (["fine", "storage.root=x"], "is now --runs x"),
         (["nowhere"], "found no run at"),
     ],
 )
@@ -441,7 +441,7 @@ def test_wrong_arguments(
     make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str], given: list[str], message: str
 ) -> None:
     make("fine")
-    assert lifelong.main(["compare", f"storage.root={tmp_path}", *given]) == 2
+    assert lifelong.main(["compare", "--runs", str(tmp_path), *given]) == 2
     assert re.search(message, capsys.readouterr().err)
 
 

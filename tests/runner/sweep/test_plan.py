@@ -31,7 +31,7 @@ def plan(tmp_path: Path) -> Callable[..., SweepPlan]:
     sweep.add_arguments(parser)
 
     def make(*given: str) -> SweepPlan:
-        options, overrides = parser.parse_known_args(["smoke", "--root", str(tmp_path), *given])
+        options, overrides = parser.parse_known_args(["smoke", "--sweeps", str(tmp_path), *given])
         options.overrides = overrides
         return make_plan(options)
 
@@ -70,7 +70,7 @@ def test_defaults(plan: Callable[..., SweepPlan], tmp_path: Path) -> None:
         (["--seeds", "1,1"], "--seeds: expected different numbers"),
         (["--name", "../elsewhere"], "--name: expected only letters"),
         (["--preset", "nothing"], "--preset: expected a file or one of"),
-        (["storage.root=/x"], "set --root and --name"),
+        (["storage.root=/x"], "set --sweeps and --name"),
         (["run.name=x"], "set the sweep's name with --name"),
         (["seed=3"], "--seeds"),
         (["learner.losses.affinity.weight=3"], "searched and overridden"),
@@ -111,8 +111,8 @@ def test_the_same_command_resumes_a_sweep(plan: Callable[..., SweepPlan]) -> Non
     assert again.settings == first.settings
     with pytest.raises(ValueError, match="--trials 4, got --trials 12; resume it"):
         plan("--seeds", "1,2", "tracking.uri=null")
-    with pytest.raises(ValueError, match="no --storage, got --storage sqlite:////x"):
-        plan("--seeds", "1,2", "--trials", "4", "--storage", "sqlite:////x", "tracking.uri=null")
+    with pytest.raises(ValueError, match="no --study, got --study sqlite:////x"):
+        plan("--seeds", "1,2", "--trials", "4", "--study", "sqlite:////x", "tracking.uri=null")
     assert plan("--resume").settings == first.settings
     same = plan("--resume", "--seeds", "1,2", "--trials", "4", "tracking.uri=null")
     assert same.settings == first.settings
@@ -131,7 +131,7 @@ def test_the_same_command_resumes_a_sweep(plan: Callable[..., SweepPlan]) -> Non
 def test_the_storage_of_a_study_is_stored_without_password(plan: Callable[..., SweepPlan]) -> None:
     urls = {"sqlite:////x/study.db": True, "postgresql://me:secret@host/study": False}
     for url, is_open in urls.items():
-        first = plan("--name", f"s{len(url)}", "--storage", url)
+        first = plan("--name", f"s{len(url)}", "--study", url)
         first.folder.mkdir()
         write_settings(first.folder, first.settings)
         if is_open:
@@ -140,7 +140,7 @@ def test_the_storage_of_a_study_is_stored_without_password(plan: Callable[..., S
             with pytest.raises(ValueError, match="whose password is not stored"):
                 plan("--name", f"s{len(url)}", "--resume")
             for resume in (["--resume"], []):
-                again = plan("--name", f"s{len(url)}", *resume, "--storage", url)
+                again = plan("--name", f"s{len(url)}", *resume, "--study", url)
                 assert again.settings.storage == url
 
 

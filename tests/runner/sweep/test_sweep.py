@@ -41,7 +41,7 @@ def arguments(tiny_arguments: Arguments, tmp_path: Path) -> Callable[..., list[s
     def make(text: str, *options: str) -> list[str]:
         (tmp_path / "space.yaml").write_text(text)
         given = [each for each in tiny_arguments(tmp_path) if not each.startswith("storage.")]
-        where = ["--root", str(tmp_path), "--name", "sweep"]
+        where = ["--sweeps", str(tmp_path), "--name", "sweep"]
         return ["sweep", str(tmp_path / "space.yaml"), *where, *given, *options]
 
     return make
@@ -187,7 +187,7 @@ def test_a_sweep_that_cannot_start_prints_the_reason(
     study = tmp_path / "study.db"
     cases = {
         f"at most --concurrent {cpus} fits": [f"--concurrent={cpus + 1}", "--trials=99"],
-        "is not writable (database is locked)": [f"--storage=sqlite:///{study}"],
+        "is not writable (database is locked)": [f"--study=sqlite:///{study}"],
     }
     with sqlite3.connect(study, isolation_level=None) as other:
         other.execute("BEGIN EXCLUSIVE")

@@ -256,7 +256,7 @@ def no_drawing(monkeypatch) -> None:
 
 def test_the_command(finished, folder: Path, capsys, no_drawing) -> None:
     full, without = (each.folder.name for each in finished)
-    given = ["--storage", str(folder), "--people", "24"]
+    given = ["--runs", str(folder), "--people", "24"]
     assert main(["disentangle", full, without, *given, "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     one, other = printed["runs"]
@@ -337,7 +337,7 @@ def test_what_cannot_be_measured_is_refused(folder: Path, tiny_config: MakeConfi
     (other / "config.yaml").write_text(to_yaml(known))
     assert main(["disentangle", str(other)]) == 2
     assert "benchmark.name=cuhk_pedes" in capsys.readouterr().err
-    assert main(["disentangle", "nobody", "--storage", str(folder)]) == 2
+    assert main(["disentangle", "nobody", "--runs", str(folder)]) == 2
     assert "found no run at" in capsys.readouterr().err
     assert main(["disentangle", "seed=1"]) == 2
     assert "at least one run" in capsys.readouterr().err

@@ -380,17 +380,17 @@ def test_the_command(
     monkeypatch.setenv("COLUMNS", "140")
     name, storage = longer.folder.name, str(longer.folder.parent)
     domain = longer.results["domains"]["seen"][2]
-    arguments = ["interpolate", name, "--storage", storage, "--alphas", "0.5"]
+    arguments = ["interpolate", name, "--runs", storage, "--alphas", "0.5"]
     assert main([*arguments, "--domain", domain, "evaluation.reranking.enabled=false"]) == 0
     shown = capsys.readouterr().out
     assert "validation identities alone" in " ".join(shown.split())
     assert domain in shown
     assert longer.results["domains"]["seen"][1] not in shown
-    (picture,) = [line for line in shown.splitlines() if line.startswith("Picture")]
-    assert Path(picture.split(maxsplit=1)[1]).name == "curves-test.png"
+    (figure,) = [line for line in shown.splitlines() if line.startswith("Figure")]
+    assert Path(figure.split(maxsplit=1)[1]).name == "curves-test.png"
     assert main([*arguments, "--split", "validation"]) == 0
     assert "curves-validation.png" in capsys.readouterr().out
-    assert main(["interpolate", name, "--storage", storage, "--alphas", "0.5:0.1"]) == 2
+    assert main(["interpolate", name, "--runs", storage, "--alphas", "0.5:0.1"]) == 2
     assert "expected start:stop:step" in capsys.readouterr().err
-    assert main(["interpolate", "nobody", "--storage", storage]) == 2
+    assert main(["interpolate", "nobody", "--runs", storage]) == 2
     assert "found no run at" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What several tests of the doctor share: small data sets, and what is damaged in them."""
+"""Small data sets shared by the tests of `doctor`, and ways to damage them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.tasks.datasets.miniatures.painting import Miniature
 
 MARKET = "Market-1501-v15.09.15"
 
-Look = Callable[..., dict[str, Any]]
+RunDoctor = Callable[..., dict[str, Any]]
 Counted = tuple[int, int, int]
 
 
@@ -36,7 +36,7 @@ def counted(train: Counted, query: Counted, gallery: Counted) -> dict[str, Count
 
 
 def damage(market: Path) -> dict[Path, str]:
-    """Path -> what must be said of it."""
+    """Damages three images; returns the expected reason by path."""
     images = sorted((market / "bounding_box_train").iterdir())
     images[0].write_bytes(images[0].read_bytes()[:-300])
     images[1].write_text("not an image")
