@@ -25,7 +25,7 @@ from models.components.reid_network import (
     InterpolationConfig,
     ReidNetwork,
     TripletTermConfig,
-    blend,
+    interpolate_networks,
 )
 from models.learner import LocalCollective
 
@@ -253,7 +253,7 @@ def test_old_and_new_are_mixed_with_their_statistics(network):
     def unused(_):
         raise AssertionError("no need of a pass over the images")
 
-    blend(network, old, InterpolationConfig(mode="fixed", alpha=0.25), unused)
+    interpolate_networks(network, old, InterpolationConfig(mode="fixed", alpha=0.25), unused)
     mixed = network.state_dict()
     moved = [path for path in new if path.endswith("running_mean") and path.startswith("image.")]
     assert len(moved) == 13

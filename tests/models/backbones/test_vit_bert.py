@@ -18,7 +18,7 @@ from models.backbones import vit_bert_weights
 from models.backbones.building import build_backbone
 from models.backbones.config import BackboneConfig
 from models.backbones.vit_bert import VitBertBackbone, assemble, build
-from models.backbones.vit_bert_weights import Pretrained, draw_towers, word_tokenizer
+from models.backbones.vit_bert_weights import Pretrained, random_towers, word_tokenizer
 from models.backbones.weights import file_sha256
 
 NAME = "tiny-vit-bert"
@@ -198,7 +198,7 @@ def test_weights_go_round_by_file_and_images_of_another_size_fit(tiny, tmp_path)
 
 def test_the_real_size_builds_from_its_configurations():
     with torch.device("meta"):
-        backbone = assemble(draw_towers(ViTConfig(), BertConfig(), word_tokenizer(["a"])))
+        backbone = assemble(random_towers(ViTConfig(), BertConfig(), word_tokenizer(["a"])))
         backbone.image.resize((256, 128))
         features = backbone.image(torch.zeros(2, 3, 256, 128))
         text = backbone.text(torch.zeros(2, 20, 768), torch.tensor([7, 19]))
@@ -300,7 +300,7 @@ def test_towers_of_another_kind_are_refused(folders):
 
 def test_a_tokenizer_of_another_model_is_refused():
     tokenizer = word_tokenizer(["a"])
-    towers = draw_towers(ViTConfig(num_hidden_layers=0), tiny_bert(9), tokenizer)
+    towers = random_towers(ViTConfig(num_hidden_layers=0), tiny_bert(9), tokenizer)
     with pytest.raises(ValueError, match=r"text_tower: the tokenizer knows \d+ words .* 9"):
         assemble(towers)
     from tokenizers import Tokenizer, models

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from models.components.exemplars import Exemplars, ExemplarsConfig, draw_persons, farthest_images
+from models.components.exemplars import Exemplars, ExemplarsConfig, farthest_images, sample_persons
 
 
 def generator(seed=0):
@@ -48,15 +48,15 @@ def test_equally_far_images_are_taken_in_their_order():
 
 def test_who_is_drawn_twice_is_kept_once():
     config = ExemplarsConfig(num_persons=50)
-    drawn = draw_persons(100, config, generator())
+    drawn = sample_persons(100, config, generator())
     # 100 * (1 - .99 ** 50) = 39.5 of them are expected.
     assert 30 < len(drawn) < 50
     assert drawn <= set(range(100))
-    assert drawn == draw_persons(100, config, generator())
-    assert drawn != draw_persons(100, config, generator(1))
+    assert drawn == sample_persons(100, config, generator())
+    assert drawn != sample_persons(100, config, generator(1))
     distinct = ExemplarsConfig(num_persons=50, with_replacement=False)
-    assert len(draw_persons(100, distinct, generator())) == 50
-    assert draw_persons(20, distinct, generator()) == set(range(20))
+    assert len(sample_persons(100, distinct, generator())) == 50
+    assert sample_persons(20, distinct, generator()) == set(range(20))
 
 
 def test_exemplars_know_the_people_of_a_cleaned_domain(domain):

@@ -15,11 +15,11 @@ from models.components.reid_network import (
     ReidNetwork,
     TermConfig,
     TripletTermConfig,
-    blend,
-    check_any_on,
+    check_any_enabled,
+    interpolate_networks,
     mean_terms,
+    term_weights,
     trainable_patterns,
-    weights_of,
 )
 from tasks.schema import FrozenConfig
 
@@ -141,9 +141,9 @@ def test_what_the_identity_term_alone_reads_trains_only_with_it():
 
 
 def test_a_stage_without_any_loss_is_refused():
-    check_any_on({"one": TermConfig(weight=0), "two": TermConfig()}, "the stage")
+    check_any_enabled({"one": TermConfig(weight=0), "two": TermConfig()}, "the stage")
     with pytest.raises(ValueError, match="the stage has no loss: give one of one a weight above 0"):
-        check_any_on({"one": TermConfig(weight=0)}, "the stage")
+        check_any_enabled({"one": TermConfig(weight=0)}, "the stage")
 
 
 def test_a_frozen_copy_stays_as_it_was(network):
@@ -170,7 +170,7 @@ def test_a_term_has_the_weight_of_its_own_field():
         a: TermConfig = TermConfig(weight=3)
         b: TermConfig = TermConfig(weight=0.5)
 
-    assert weights_of({"b": torch.tensor(0.0)}, Losses()) == {"b": 0.5}
+    assert term_weights({"b": torch.tensor(0.0)}, Losses()) == {"b": 0.5}
 
 
 def refuse(_):
@@ -184,7 +184,7 @@ def test_blending_by_a_fixed_share_reads_no_image(network, mode, share):
         parameter.data.add_(1.0)
     new = copy.deepcopy(network.state_dict())
     config = InterpolationConfig(mode=mode, alpha=0.25)
-    assert blend(network, old, config, refuse) == share
+    assert interpolate_networks(network, old, config, refuse) == share
     for path, tensor in network.state_dict().items():
         wanted = share * new[path] + (1 - share) * old.state_dict()[path]
         assert torch.allclose(tensor.float(), wanted.float(), atol=1e-6), path
@@ -206,7 +206,7 @@ def test_blending_adapts_to_what_moved(network, keep_diagonal):
     features = probe(lambda images: {"n": network.embed(images), "o": old.embed(images)})
     wanted = adaptive_alpha(features["n"], features["o"], keep_diagonal)
     config = InterpolationConfig(mode="adaptive", keep_diagonal=keep_diagonal)
-    assert 0 < blend(network, old, config, probe) == wanted < 1
+    assert 0 < interpolate_networks(network, old, config, probe) == wanted < 1
 
 
 def draw_source():

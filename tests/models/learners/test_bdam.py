@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 from torch.nn import functional
 
-from models.bdam.network import own_texts
+from models.bdam.network import positive_mask
 from models.bdam.texts import DomainTexts
 from models.components.prototypes import PrototypeMemory
 from models.learners.bdam import Config, Method
@@ -188,9 +188,9 @@ def test_which_texts_are_an_images_own():
     people, texts = torch.tensor([0, 0, 1]), torch.tensor([5, 6, 5])
     identity = [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
     both = [[1, 1, 1], [1, 1, 0], [1, 0, 1]]
-    assert own_texts("identity", people, texts).int().tolist() == identity
-    assert own_texts("identity_or_text", people, texts).int().tolist() == both
-    assert own_texts("diagonal", people, texts).int().tolist() == torch.eye(3).int().tolist()
+    assert positive_mask("identity", people, texts).int().tolist() == identity
+    assert positive_mask("identity_or_text", people, texts).int().tolist() == both
+    assert positive_mask("diagonal", people, texts).int().tolist() == torch.eye(3).int().tolist()
 
 
 # Texts --------------------------------------------------------------------------------------------

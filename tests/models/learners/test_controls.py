@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from models.learners.vladr import IMAGE_STAGE
 from models.vladr.config import Config
-from models.vladr.prompts import deal_descriptions, derangement
+from models.vladr.prompts import derangement, permute_descriptions
 from tasks.schema import Domain, Record, Split
 
 CONTROLS = ("permuted_identities", "permuted_captions")
@@ -78,7 +78,7 @@ def test_images_take_the_descriptions_of_their_giver_in_order(person_ids):
         Record(str(index), person, index % 2, (f"image {index}",), (f"head {index}",))
         for index, person in enumerate(person_ids)
     ]
-    dealt = deal_descriptions(records, torch.tensor([2, 3, 1, 0]))
+    dealt = permute_descriptions(records, torch.tensor([2, 3, 1, 0]))
     for person, giver in enumerate((2, 3, 1, 0)):
         theirs = [record for record in records if record.person_id == giver]
         mine = [new for new in dealt if new.person_id == person]

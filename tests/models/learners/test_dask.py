@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.heads.style import colour_statistics, noise_of, recolour, variety
+from models.heads.style import colour_distribution, colour_statistics, recolour, style_noise
 from models.losses.alignment import affinity
 
 STYLE, MAIN = "style", "dask"
@@ -59,7 +59,7 @@ def test_the_style_term_is_the_distance_of_restored_images(course):
     images = batch.views["weak"]
     step = int(pupil.learner.style_step)
     own = colour_statistics(pupil.images)
-    noise = noise_of(step, batch.indices)
+    noise = style_noise(step, batch.indices)
     drawn = own.mean(0) + 2.0 * own.std(0, correction=0) * noise
     wanted = (recolour(images, drawn) - images).abs().mean().item()
     assert pupil.terms(STYLE) == {"restoration": pytest.approx(wanted, rel=1e-4)}
@@ -72,7 +72,7 @@ def test_the_variety_is_that_of_the_training_images(course):
     pupil = course("dask")
     for domain in ("first", "second"):
         pupil.begin(domain)
-        wanted = variety(colour_statistics(pupil.images))
+        wanted = colour_distribution(colour_statistics(pupil.images))
         assert torch.allclose(pupil.learner.style_colours, wanted)
         pupil.finish()
 

@@ -130,7 +130,7 @@ def test_embedding_affinity_relates_the_images_of_the_batch(course):
     batch = pupil.batch(stage, 5)
     with torch.no_grad():
         old, new = (
-            network.uncounted_embedding(network.image.features(batch.views["weak"]))
+            network.embedding_without_update(network.image.features(batch.views["weak"]))
             for network in (learner.old.module, learner.network)
         )
         target = (old @ old.T / 0.1).softmax(1)
