@@ -47,9 +47,9 @@ class ScheduleConfig(FrozenConfig):
     @model_validator(mode="after")
     def _check_units(self) -> ScheduleConfig:
         if self.warmup_epochs and self.warmup_iterations:
-            raise ValueError("set either warmup_epochs or warmup_iterations, not both")
+            raise ValueError("give warmup_epochs or warmup_iterations, not both")
         if self.milestone_epochs and self.milestone_iterations:
-            raise ValueError("set either milestone_epochs or milestone_iterations, not both")
+            raise ValueError("give milestone_epochs or milestone_iterations, not both")
         return self
 
 

@@ -115,7 +115,7 @@ class LossesConfig(CrossDomainLossesConfig):
     def _check_losses(self) -> LossesConfig:
         if not (self.info.weight or self.fused.weight):
             raise ValueError(
-                "losses: no term relates images to captions; set info.weight or fused.weight > 0"
+                "no term relates images to captions: set info.weight or fused.weight > 0"
             )
         return self
 

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from models.backbones.tower import Backbone
-from models.components.reid_network import Frozen, InterpolationConfig, ReidNetwork, TermConfig
+from models.components.reid_network import Frozen, InterpolationConfig, TermConfig
 from models.components.supervised_learner import SupervisedConfig, SupervisedLearner
 from models.learner import Collective, Probe
 from tasks.schema import Domain
@@ -64,6 +64,5 @@ class DistilledLearner(SupervisedLearner):
         if self.old is None or not self._distils:
             return None
         network = self.old.module
-        assert isinstance(network, ReidNetwork)
         with torch.no_grad():
             return network.metric_feature(network.image.features(images))

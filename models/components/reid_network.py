@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 import torch
 from pydantic import Field
@@ -26,6 +26,8 @@ from models.learner import Collective, Probe
 from models.losses.identity import cross_entropy
 from models.losses.metric import batch_hard_triplet
 from tasks.schema import Domain, FrozenConfig
+
+M = TypeVar("M", bound=nn.Module)
 
 Classifier = Literal["class_token", "projected"]
 """Classifier of a CLIP, named by its input feature: g or f."""
@@ -228,15 +230,17 @@ def gather_features(collective: Collective, features: Mapping[str, Tensor]) -> d
     return {name: collective.gather(rows) for name, rows in features.items()}
 
 
-class Frozen(nn.Module):
+class Frozen(nn.Module, Generic[M]):
     """Frozen copy of a module that always stays in eval mode: the old model."""
 
-    def __init__(self, module: nn.Module) -> None:
+    module: M
+
+    def __init__(self, module: M) -> None:
         super().__init__()
         self.module = copy.deepcopy(module).requires_grad_(False)
         super().train(False)
 
-    def train(self, mode: bool = True) -> Frozen:
+    def train(self, mode: bool = True) -> Frozen[M]:
         """Ignore `mode` and stay in eval mode."""
         del mode
         return self
@@ -263,9 +267,7 @@ def check_any_enabled(terms: Mapping[str, TermConfig], stage: str) -> None:
         ValueError: all weights are 0.
     """
     if not any(term.weight for term in terms.values()):
-        raise ValueError(
-            f"losses: {stage} has no loss; set a weight > 0 for one of {', '.join(terms)}"
-        )
+        raise ValueError(f"{stage} has no loss: give one of {', '.join(terms)} a weight above 0")
 
 
 def mean_terms(views: list[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -78,7 +78,7 @@ class SupervisedLearner(Learner):
         self.interpolation = interpolation
         self.network = ReidNetwork(backbone.image)
         self.balance = GradNorm(config.gradnorm, config.balanced)
-        self.old: Frozen | None = None
+        self.old: Frozen[ReidNetwork] | None = None
         self._offset = 0
 
     def begin_domain(self, domain: Domain, probe: Probe) -> None:
@@ -120,9 +120,7 @@ class SupervisedLearner(Learner):
     def end_domain(self, probe: Probe) -> None:
         """Interpolate with the weights before the domain, if configured."""
         if self.old is not None:
-            old = self.old.module
-            assert isinstance(old, ReidNetwork)
-            interpolate_networks(self.network, old, self.interpolation, probe)
+            interpolate_networks(self.network, self.old.module, self.interpolation, probe)
             self.old = None
 
     def embed_images(self, images: Tensor) -> Tensor:

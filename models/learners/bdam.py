@@ -72,7 +72,7 @@ class Method(Learner):
         self.memory = PrototypeMemory(2, config.decoupling.dim)
         self.embeddings = PrototypeMemory(1, self.network.embedding_dim)
         self.balance = GradNorm(config.gradnorm, config.balanced)
-        self.old: Frozen | None = None
+        self.old: Frozen[DecouplingNetwork] | None = None
         self._num_begun = 0
 
     @staticmethod
@@ -127,9 +127,7 @@ class Method(Learner):
     def end_domain(self, probe: Probe) -> None:
         """Interpolate weights, then store prototypes computed with the final weights."""
         if self.old is not None:
-            interpolate_networks(
-                self.network, self._old_network(), self.config.interpolation, probe
-            )
+            interpolate_networks(self.network, self.old.module, self.config.interpolation, probe)
             self.old = None
         forms, person_ids = self.config.forms, self.texts.person_ids
         if self.config.keeps_prototypes:
@@ -220,15 +218,9 @@ class Method(Learner):
         """Compute these features with the frozen old model, if any form of L_IDA needs it."""
         if self.old is None or not self.config.needs_old_model:
             return None
-        old = self._old_network()
+        old = self.old.module
         with torch.no_grad():
             return self._alignment_features(old, old.decouple(images))
-
-    def _old_network(self) -> DecouplingNetwork:
-        assert self.old is not None
-        network = self.old.module
-        assert isinstance(network, DecouplingNetwork)
-        return network
 
     def _trainable(self) -> tuple[str, ...]:
         """Return the paths of exactly the parameters that some loss term depends on."""

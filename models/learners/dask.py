@@ -122,7 +122,7 @@ class Method(DistilledLearner):
         self.style = StyleNetwork(
             config.style.width, config.style.kernel_size, config.style.channels, _generator()
         )
-        self.rehearser: Frozen | None = None
+        self.rehearser: Frozen[StyleNetwork] | None = None
         self.register_buffer("style_step", torch.zeros((), dtype=torch.int64))
         self.register_buffer("style_colours", torch.zeros(2, 2, 3))
         self._num_learned = 0

@@ -68,7 +68,7 @@ class LossesConfig(FrozenConfig):
         check_any_enabled({"identity": self.identity, "triplet": self.triplet}, "the first domain")
         if self.rectification.weight and not self.identity.weight:
             raise ValueError(
-                "losses.rectification compares classifiers, which only losses.identity trains: set "
+                "rectification compares classifiers, which only identity trains: set "
                 "identity.weight > 0 or rectification.weight = 0"
             )
         return self

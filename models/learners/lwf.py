@@ -19,7 +19,6 @@ from models.backbones.tower import Backbone
 from models.components.reid_network import (
     Frozen,
     InterpolationConfig,
-    ReidNetwork,
     Statistics,
     TermConfig,
     gather_features,
@@ -53,7 +52,7 @@ class LossesConfig(SupervisedLossesConfig):
     def _check_distillation(self) -> LossesConfig:
         if self.distillation.weight and not self.identity.weight:
             raise ValueError(
-                "losses.distillation compares classifiers, which only losses.identity trains: set "
+                "distillation compares classifiers, which only identity trains: set "
                 "identity.weight > 0 or distillation.weight = 0"
             )
         return self
@@ -118,7 +117,6 @@ class Method(SupervisedLearner):
         """
         assert self.old is not None
         old, settings = self.old.module, self.losses.distillation
-        assert isinstance(old, ReidNetwork)
         with torch.no_grad():
             past = gather_features(self.collective, old.image.features(images))
             teachers = old.logits_without_update(past, settings.statistics)

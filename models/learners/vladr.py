@@ -89,7 +89,7 @@ class Method(Learner):
         # Features of the domain's images at its start; the teacher if config.teacher is "features".
         self.register_buffer("begun", torch.empty(0, config.num_compared, self.memory.dim))
         self.balance = GradNorm(config.gradnorm, config.balanced)
-        self.old: Frozen | None = None
+        self.old: Frozen[AttributeNetwork] | None = None
         self._offset = 0
 
     @staticmethod
@@ -171,9 +171,7 @@ class Method(Learner):
     def end_domain(self, probe: Probe) -> None:
         """Interpolate weights, then refresh the prototypes with the final weights."""
         if self.old is not None:
-            interpolate_networks(
-                self.network, self._old_network(), self.config.interpolation, probe
-            )
+            interpolate_networks(self.network, self.old.module, self.config.interpolation, probe)
             self.old = None
         if "embedding_prototype" in self.config.forms:
             rows = probe(lambda images: {"e": self.network.embed(images)})["e"]
@@ -324,14 +322,13 @@ class Method(Learner):
         """Compute the features for L_IDA with the frozen old model on the same views."""
         if self.old is None or not self.config.needs_old_model:
             return [None] * num_views
-        old = self._old_network()
+        old = self.old.module
         views = [batch.views["weak"], batch.views["strong"]][:num_views]
         with torch.no_grad():
             features = old.image(torch.cat(views))
-            decoded = old.decoder(features.patches) if self.config.reads_attributes else None
-            attributes = [None] * num_views
-            if decoded is not None:
-                attributes = self._gather_views(decoded, num_views)
+            attributes: Sequence[Tensor | None] = [None] * num_views
+            if self.config.reads_attributes:
+                attributes = self._gather_views(old.decoder(features.patches), num_views)
             class_token = self._gather_views(features.class_token, num_views)
             projected = self._gather_views(features.projected, num_views)
             return [
@@ -373,12 +370,6 @@ class Method(Learner):
         """Gather [V*B, ...] of this worker's V views as V tensors [W*B, ...]."""
         by_image = rows.unflatten(0, (num_views, -1)).transpose(0, 1)
         return self.collective.gather(by_image).unbind(1)
-
-    def _old_network(self) -> AttributeNetwork:
-        assert self.old is not None
-        network = self.old.module
-        assert isinstance(network, AttributeNetwork)
-        return network
 
     # State ------------------------------------------------------------------------------------
 

@@ -318,12 +318,12 @@ def check_descriptions(domain: Domain, num_attributes: int, descriptions: Descri
         if not record.caption:
             raise ValueError(
                 f"domain {domain.name}: learner vladr expected a description for every image, got "
-                f"none for {record.image_path}; add {domain.name}_description.txt to the data set, "
-                "or use a learner without text (learner.name=finetune)"
+                f"none for {record.image_path}; put {domain.name}_description.txt beside the data "
+                "set, or use a learner without text (learner.name=finetune)"
             )
         if descriptions == "parts" and len(record.parts) != num_attributes:
             raise ValueError(
-                "learner.num_attributes: learner.descriptions=parts expected one attribute per "
-                f"part of {domain.name}, {len(record.parts)}; got {num_attributes}. Set "
-                "learner.descriptions=whole to use another number"
+                "learner.num_attributes: expected the number of parts for "
+                f"learner.descriptions=parts, {domain.name} has {len(record.parts)} parts; got "
+                f"{num_attributes}. Set learner.descriptions=whole to use another number"
             )

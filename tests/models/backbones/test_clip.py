@@ -167,7 +167,7 @@ def test_a_frozen_text_tower_passes_gradients_to_prompt_vectors(tiny):
 
 
 def test_too_long_texts_are_refused(tiny):
-    with pytest.raises(ValueError, match="at most 64 tokens; came 65"):
+    with pytest.raises(ValueError, match="at most 64 tokens; got 65"):
         tiny.text(torch.zeros(1, 65, 96), torch.tensor([64]))
 
 
@@ -212,10 +212,10 @@ def test_positions_resize_equals_open_clips_on_squares():
 
 def test_images_of_another_size_are_refused(tiny):
     with pytest.raises(
-        ValueError, match=r"expected images \[B, 3, 64, 32\].*backbone.image_height"
+        ValueError, match=r"expected images of shape \[B, 3, 64, 32\].*backbone.image_height"
     ):
         tiny.image(torch.zeros(1, 3, 128, 64))
-    with pytest.raises(ValueError, match="multiples of the 8x8 patch; came 60x32"):
+    with pytest.raises(ValueError, match="multiples of the 8x8 patch; got 60x32"):
         build(BackboneConfig(weights="random", image_height=60), seed=0)
 
 
@@ -223,8 +223,8 @@ def test_images_of_another_size_are_refused(tiny):
     ("name", "weights", "message"),
     [
         ("ViT-B-61", "random", "did you mean ViT-B-16"),
-        ("RN50", "random", "another kind"),
-        ("ViT-B-16-SigLIP", "random", "another kind"),
+        ("RN50", "random", "got RN50 .ResNet image tower"),
+        ("ViT-B-16-SigLIP", "random", "got ViT-B-16-SigLIP .custom_text"),
         ("ViT-B-16", "opnai", "one of ViT-B-16's tags .*openai"),
         ("ViT-B-16", "openai", "with QuickGELU.*backbone.name=ViT-B-16-quickgelu"),
         ("tiny-clip", "openai", "it has none"),
@@ -293,17 +293,21 @@ def test_openai_torchscript_archives_load_and_need_quick_gelu(tmp_path, monkeypa
 
 
 def test_files_that_do_not_fit_say_why(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"backbone\.weights: no file at .*gone.pt"):
+    with pytest.raises(
+        FileNotFoundError, match=r"backbone\.weights: expected an existing file, .*gone.pt"
+    ):
         build(BackboneConfig(weights=str(tmp_path / "gone.pt")), seed=0)
     (broken := tmp_path / "broken.pt").write_bytes(b"not weights")
-    with pytest.raises(ValueError, match="no readable weights file"):
+    with pytest.raises(ValueError, match=r"cannot read .* as a weights file"):
         build(BackboneConfig(weights=str(broken)), seed=0)
     state = tiny_state()
     del state["visual.proj"]
     state["extra"] = torch.zeros(1)
     state["ln_final.weight"] = torch.zeros(7)
     save_file(state, path := tmp_path / "other.safetensors")
-    expected = r"1 lacking \(visual.proj.*1 unknown \(extra.*1 of another shape \(ln_final.weight"
+    expected = (
+        r"1 missing \(visual.proj.*1 unexpected \(extra.*1 with another shape \(ln_final.weight"
+    )
     with pytest.raises(ValueError, match=expected):
         build(BackboneConfig(weights=str(path)), seed=0)
 
@@ -311,14 +315,16 @@ def test_files_that_do_not_fit_say_why(tmp_path):
 def test_a_changed_or_missing_warm_file_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "tiny_clip.safetensors"
     monkeypatch.setattr(clip_weights, "WARM_FILE", path)
-    with pytest.raises(FileNotFoundError, match=r"python -m runner\.warm_start"):
+    with pytest.raises(FileNotFoundError, match=r"python -m runner\.tools\.train_tiny_backbones"):
         build(BackboneConfig(), seed=0)
     save_file(tiny_state(), path)
     path.with_suffix(".json").write_text(json.dumps({"sha256": file_sha256(path)}))
     warm = build(BackboneConfig(), seed=0)
     assert torch.equal(warm.image.visual.proj, load_file(path)["visual.proj"])
     path.write_bytes(path.read_bytes()[:-1] + b"\x01")
-    with pytest.raises(ValueError, match=r"expected sha256 .* python -m runner\.warm_start"):
+    with pytest.raises(
+        ValueError, match=r"expected sha256 .* python -m runner\.tools\.train_tiny_backbones"
+    ):
         build(BackboneConfig(), seed=0)
 
 

@@ -317,10 +317,10 @@ def test_two_workers_balance_as_one():
 
 
 def test_what_cannot_be_balanced_is_refused(theta):
-    with pytest.raises(ValueError, match=r"two or more differently named loss terms, came \['a'\]"):
+    with pytest.raises(ValueError, match=r"at least two distinct loss terms, got \['a'\]"):
         GradNorm(config(), ["a"])
     theta.requires_grad_(False)
-    with pytest.raises(ValueError, match="none of the 1 parameters it was given receives any"):
+    with pytest.raises(ValueError, match="got 1 parameters without gradients"):
         GradNorm(config(), "ab")(linear_step(theta), [theta], alone)
     with pytest.raises(ValidationError, match="expected min_weight <= 1 <= max_weight"):
         config(min_weight=2.0)
@@ -346,5 +346,5 @@ def test_a_learner_that_has_the_section_weighs_the_terms_it_names_and_no_others(
     [("finetune", ("triplet",)), ("krkc", ("triplet", "replay_triplet", "rectification"))],
 )
 def test_one_term_alone_is_refused(course, name, off):
-    with pytest.raises(ValidationError, match="two or more differently named loss terms"):
+    with pytest.raises(ValidationError, match="at least two distinct loss terms"):
         course(name, gradnorm={"enabled": True}, losses={each: {"weight": 0} for each in off})

@@ -105,10 +105,10 @@ def test_the_memory_holds_no_graph():
 
 def test_misuse():
     memory = PrototypeMemory(2, 4)
-    with pytest.raises(ValueError, match="nothing to freeze"):
+    with pytest.raises(ValueError, match="expected a domain with features"):
         memory.freeze()
     learn(memory, 0, seed=0)
-    with pytest.raises(ValueError, match="domain 0 is negative or already frozen"):
+    with pytest.raises(ValueError, match="expected a new domain index >= 0, got 0"):
         memory.begin_domain(0)
-    with pytest.raises(ValueError, match=r"\[N >= 1, 2, 4\], came \[6, 3, 4\]"):
+    with pytest.raises(ValueError, match=r"\[N >= 1, 2, 4\], got \[6, 3, 4\]"):
         memory.update(draw(6, 3, 4), 0.9)

@@ -48,5 +48,5 @@ def test_initial_values_depend_on_the_generator_alone():
 
 
 def test_width_not_divisible_by_the_heads():
-    with pytest.raises(ValueError, match="divisible by the number of heads, came 8 and 3"):
+    with pytest.raises(ValueError, match="multiple of num_heads=3, got 8"):
         AttributeDecoder(3, 8, 6, 3, torch.Generator())

@@ -171,5 +171,5 @@ def test_the_generator_alone_decides_the_initial_values():
 
 
 def test_heads_must_divide_the_size():
-    with pytest.raises(ValidationError, match="dim must be divisible by num_heads, came 8 and 3"):
+    with pytest.raises(ValidationError, match="multiple of num_heads=3, got 8"):
         BdamConfig(dim=8, num_heads=3)

@@ -290,5 +290,5 @@ def test_settings_that_cannot_work_are_refused():
     with pytest.raises(ValueError, match="no loss"):
         Config.model_validate({"losses": off("identity", "triplet", "rectification")})
     for factors in ([0.1, -0.1], []):
-        with pytest.raises(ValueError, match=r"memory_lr_factors\n.*one factor or more"):
+        with pytest.raises(ValueError, match=r"memory_lr_factors\n.*at least one factor"):
             Config.model_validate({"memory_lr_factors": factors})

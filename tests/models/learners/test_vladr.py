@@ -190,8 +190,7 @@ def test_every_kind_of_description_is_learned(course, values, num_attributes):
 
 def test_parts_of_another_number_are_refused(domain):
     message = (
-        r"learner\.num_attributes: learner\.descriptions=parts needs one attribute per part, "
-        r"and plaza has 4 parts; got 3\. Set learner\.descriptions=whole"
+        r"learner\.num_attributes: .*plaza has 4 parts; got 3\. Set learner\.descriptions=whole"
     )
     with pytest.raises(ValueError, match=message):
         Method.check_domain(Config(num_attributes=3), domain("plaza"))
@@ -203,7 +202,7 @@ def test_an_image_without_a_description_is_named(domain):
     plaza = domain("plaza")
     train = list(plaza.train)
     train[5] = dataclasses.replace(train[5], captions=(), parts=())
-    message = r"plaza: learner vladr reads descriptions, and plaza/0005\.jpg has none; put plaza_de"
+    message = r"plaza: learner vladr .* got none for plaza/0005\.jpg; put plaza_description\.txt"
     with pytest.raises(ValueError, match=message):
         Method.check_domain(Config(), dataclasses.replace(plaza, train=tuple(train)))
 

@@ -67,7 +67,7 @@ def test_kept_features_need_no_old_model(course):
     learner = pupil.learner
     assert learner.old is None
     assert not any(isinstance(module, Frozen) for module in learner.modules())
-    found = pupil.probe(lambda images: {"v": learner._parts_of(images)})["v"]
+    found = pupil.probe(lambda images: {"v": learner._encode_parts(images)})["v"]
     assert torch.allclose(learner.begun, found, atol=1e-6)
     for stage in learner.stages()[:-1]:
         pupil.train(stage)

@@ -599,10 +599,10 @@ def test_wrappers_in_front_of_a_name_are_dropped(wrapper):
 
 def test_an_unknown_name_is_refused():
     with pytest.raises(
-        ValueError, match=r"backbone\.conv is no name of the VLADR authors' network"
+        ValueError, match=r"backbone\.conv: expected a name of the VLADR authors' network"
     ):
         from_authors({"module.backbone.conv": torch.ones(1)})
-    with pytest.raises(ValueError, match=r"expected all of region_attn\.q_proj\.bias, .*found 1"):
+    with pytest.raises(ValueError, match=r"expected all of region_attn\.q_proj\.bias, .*got 1"):
         from_authors({"region_attn.q_proj.bias": torch.ones(1)})
 
 
@@ -610,5 +610,5 @@ def test_a_classifier_is_named_once_and_g_alone_needs_a_loss_on_f():
     with pytest.raises(ConfigError, match="class_token, projected or both, each once; got"):
         load_config(PRESET, ["learner.losses.identity.classifiers=[]"])
     off = [f"learner.losses.{name}.weight=0" for name in ("triplet", "image_text", "cma")]
-    with pytest.raises(ConfigError, match="which then nothing trains: give triplet, image_text"):
+    with pytest.raises(ConfigError, match="nothing trains the projection"):
         load_config(PRESET, off)
