@@ -53,7 +53,7 @@ def test_shapes_keys_and_sizes(tiny):
     assert sum(parameter.numel() for parameter in tiny.parameters()) < 0.55e6
 
 
-def test_every_parameter_has_a_part_in_the_features(tiny):
+def test_every_parameter_affects_the_features(tiny):
     backbone = copy.deepcopy(tiny)
     backbone.text.requires_grad_(True)
     image, text = (
@@ -82,7 +82,7 @@ def test_both_towers_equal_transformers(tiny):
 
 @settings(deadline=None, max_examples=15)
 @given(st.integers(1, 20), st.integers(0, 2**31 - 1))
-def test_what_follows_the_end_of_a_text_changes_nothing(tiny, padding, seed):
+def test_tokens_after_the_end_have_no_effect(tiny, padding, seed):
     tokens = tiny.text.tokenize(["a man in red"])
     embeddings, ends = tiny.text.embed_tokens(tokens), tiny.text.end_positions(tokens)
     noise = torch.randn(1, padding, 64, generator=torch.Generator().manual_seed(seed))
@@ -104,7 +104,7 @@ def test_a_text_is_the_same_alone_and_in_a_longer_batch(tiny):
     torch.testing.assert_close(batched, together.sentence.repeat(2, 1))
 
 
-def test_training_mode_draws_nothing(tiny):
+def test_training_mode_uses_no_random_numbers(tiny):
     backbone = copy.deepcopy(tiny).train()
     tokens = backbone.text.tokenize(TEXTS)
     before = torch.random.get_rng_state()
@@ -163,7 +163,7 @@ def test_prompt_vectors_get_gradients_through_the_frozen_text_tower(tiny):
     assert prompt.grad.abs().sum() > 0
 
 
-def test_random_weights_are_a_function_of_the_seed_alone(tiny):
+def test_random_weights_depend_only_on_the_seed(tiny):
     config = BackboneConfig(name=NAME, weights="random")
     before = torch.random.get_rng_state()
     again, other = build_backbone(config, 0), build_backbone(config, 4)
@@ -174,7 +174,7 @@ def test_random_weights_are_a_function_of_the_seed_alone(tiny):
     assert not torch.equal(tiny.state_dict()[projection], other.state_dict()[projection])
 
 
-def test_weights_go_round_by_file_and_images_of_another_size_fit(tiny, tmp_path):
+def test_weights_round_trip_through_a_file_and_resize(tiny, tmp_path):
     save_file(tiny.state_dict(), path := tmp_path / "joint.safetensors")
     loaded = build(BackboneConfig(name=NAME, weights=str(path)), seed=7).eval()
     torch.testing.assert_close(
@@ -194,7 +194,9 @@ def test_weights_go_round_by_file_and_images_of_another_size_fit(tiny, tmp_path)
     save_file({"image.projection": torch.zeros(2, 2)}, path)
     with pytest.raises(ValueError, match=r"into tiny-vit-bert: of \d+ tensors \d+ missing"):
         build(BackboneConfig(name=NAME, weights=str(path)), seed=0)
-    with pytest.raises(FileNotFoundError, match=r"backbone\.weights: expected an existing file, .*gone.pt"):
+    with pytest.raises(
+        FileNotFoundError, match=r"backbone\.weights: expected an existing file, .*gone.pt"
+    ):
         build(BackboneConfig(name=NAME, weights=str(tmp_path / "gone.pt")), seed=0)
 
 
@@ -271,7 +273,7 @@ def copied(folders: dict[str, Path], to: Path, field: str) -> Path:
     return to
 
 
-def test_folders_that_lack_something_say_what(folders, tmp_path):
+def test_incomplete_folders_are_rejected(folders, tmp_path):
     folder = copied(folders, tmp_path / "bert", "text_tower")
     (folder / "model.safetensors").unlink()
     (folder / "tokenizer.json").unlink()
@@ -292,17 +294,19 @@ def test_folders_that_lack_something_say_what(folders, tmp_path):
     (folder / "config.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"image_tower: .*vit has no config.json"):
         build(from_folders(folders, image_tower=str(folder)), seed=0)
-    with pytest.raises(FileNotFoundError, match=r"image_tower: expected an existing folder, .*gone"):
+    with pytest.raises(
+        FileNotFoundError, match=r"image_tower: expected an existing folder, .*gone"
+    ):
         build(from_folders(folders, image_tower=str(tmp_path / "gone")), seed=0)
 
 
-def test_towers_of_another_kind_are_refused(folders):
+def test_towers_of_another_type_are_rejected(folders):
     swapped = {"image_tower": folders["text_tower"], "text_tower": folders["text_tower"]}
     with pytest.raises(ValueError, match=r"image_tower: expected .* type vit; .* has type bert"):
         build(from_folders(swapped), seed=0)
 
 
-def test_a_tokenizer_of_another_model_is_refused():
+def test_tokenizer_of_another_model_is_rejected():
     tokenizer = word_tokenizer(["a"])
     towers = random_towers(ViTConfig(num_hidden_layers=0), tiny_bert(9), tokenizer)
     with pytest.raises(
@@ -322,7 +326,7 @@ def tiny_bert(vocab_size: int) -> BertConfig:
     )
 
 
-def test_a_hub_name_that_cannot_be_reached_says_what_to_do(monkeypatch, folders):
+def test_unreachable_hub_name_raises_with_remedy(monkeypatch, folders):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     config = from_folders(folders, image_tower="nobody/no-such-vit")
     expected = r"backbone\.image_tower: nobody/no-such-vit is not a local folder"
@@ -340,7 +344,7 @@ def test_a_hub_name_that_cannot_be_reached_says_what_to_do(monkeypatch, folders)
         ({"name": NAME, "pooling_exponent": 3}, "pooling_exponent: expected 1 for tiny-vit-bert"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused(settings, message):
+def test_inconsistent_settings_are_rejected(settings, message):
     with pytest.raises(ValidationError, match=message):
         BackboneConfig(**settings)
 
@@ -354,7 +358,7 @@ def test_images_are_normalised_as_the_towers_were_trained():
     )
 
 
-def test_a_changed_or_missing_warm_file_is_refused(tiny, tmp_path, monkeypatch):
+def test_changed_or_missing_warm_file_is_rejected(tiny, tmp_path, monkeypatch):
     path = tmp_path / "tiny_vit_bert.safetensors"
     monkeypatch.setattr(vit_bert_weights, "WARM_FILE", path)
     with pytest.raises(FileNotFoundError, match=r"train_tiny_backbones --backbone tiny-vit-bert"):

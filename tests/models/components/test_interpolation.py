@@ -6,7 +6,7 @@ import torch
 from models.components.interpolation import adaptive_alpha, interpolate
 
 
-def test_shared_tensors_are_mixed_and_new_rows_kept():
+def test_shared_tensors_are_interpolated_and_new_rows_kept():
     old = {
         "weight": torch.zeros(2, 3),
         "head": torch.zeros(2, 3),

@@ -50,7 +50,7 @@ def test_refresh_replaces_the_average_by_the_exact_mean():
     assert memory.counts.tolist() == [9, 9]
 
 
-def test_each_domain_begins_from_nothing_and_frozen_rows_stay():
+def test_each_domain_starts_empty_and_frozen_rows_are_kept():
     memory = PrototypeMemory(2, 4)
     assert memory.attribute_prototypes().shape == (0, 2, 4)
     learn(memory, 0, seed=0)
@@ -64,7 +64,7 @@ def test_each_domain_begins_from_nothing_and_frozen_rows_stay():
     assert memory.keys.tolist() == [[0, 0, -1, 0], [0, 1, -1, 0], [1, 0, -1, 0], [1, 1, -1, 0]]
 
 
-def test_identities_stand_beside_the_domain_prototypes():
+def test_identity_prototypes_are_stored_with_domain_prototypes():
     memory = PrototypeMemory(2, 4)
     wanted = []
     for domain in range(2):

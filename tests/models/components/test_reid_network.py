@@ -123,7 +123,7 @@ def test_the_triplet_term_is_batch_hard_on_f(network, margin, normalise):
     assert torch.allclose(terms["triplet"], total / 6, atol=1e-5)
 
 
-def test_a_term_of_weight_zero_moves_no_statistics(network):
+def test_zero_weight_terms_do_not_update_statistics(network):
     before = network.neck_class.running_mean.clone()
     network.train()
     arguments = (both(draw(4, 96), draw(4, 96)), torch.tensor([0, 0, 1, 1]))
@@ -135,18 +135,18 @@ def test_a_term_of_weight_zero_moves_no_statistics(network):
     assert off == {}
 
 
-def test_what_the_identity_term_alone_reads_trains_only_with_it():
+def test_identity_parameters_train_only_with_the_identity_term():
     assert "network.head_*" in trainable_patterns(IdentityTermConfig())
     assert trainable_patterns(IdentityTermConfig(weight=0)) == ("network.image.*",)
 
 
-def test_a_stage_without_any_loss_is_refused():
+def test_stage_without_loss_is_rejected():
     check_any_enabled({"one": TermConfig(weight=0), "two": TermConfig()}, "the stage")
     with pytest.raises(ValueError, match="the stage has no loss: give one of one a weight above 0"):
         check_any_enabled({"one": TermConfig(weight=0)}, "the stage")
 
 
-def test_a_frozen_copy_stays_as_it_was(network):
+def test_frozen_copy_does_not_change(network):
     frozen = Frozen(network)
     frozen.train()
     assert not any(module.training for module in frozen.modules())
@@ -178,7 +178,7 @@ def refuse(_):
 
 
 @pytest.mark.parametrize(("mode", "share"), [("none", 1.0), ("fixed", 0.25)])
-def test_blending_by_a_fixed_share_reads_no_image(network, mode, share):
+def test_fixed_interpolation_needs_no_images(network, mode, share):
     old = copy.deepcopy(network)
     for parameter in network.parameters():
         parameter.data.add_(1.0)
@@ -191,7 +191,7 @@ def test_blending_by_a_fixed_share_reads_no_image(network, mode, share):
 
 
 @pytest.mark.parametrize("keep_diagonal", [True, False])
-def test_blending_adapts_to_what_moved(network, keep_diagonal):
+def test_adaptive_interpolation_depends_on_drift(network, keep_diagonal):
     old, images = copy.deepcopy(network), draw(10, 3, 32, 16)
     with torch.no_grad():
         for parameter in network.image.parameters():

@@ -114,7 +114,7 @@ def test_a_block_of_other_shapes_is_refused(monkeypatch):
         mamba.build_block("mamba_ssm", 6, 3, 4, 0)
 
 
-def test_which_block_is_built():
+def test_choice_of_the_mamba_block():
     assert choose_block("auto", installed=True, cuda=True) == "mamba_ssm"
     assert choose_block("auto", installed=True, cuda=False) == "transformers"
     assert choose_block("auto", installed=False, cuda=True) == "transformers"
@@ -126,7 +126,7 @@ def test_which_block_is_built():
         choose_block("mamba_ssm", installed=True, cuda=False)
 
 
-def test_the_slow_block_is_said_once_for_all_layers(caplog):
+def test_slow_block_is_logged_once(caplog):
     with caplog.at_level(logging.WARNING, logger="models.heads.mamba"):
         build(num_layers=3, mamba_block="transformers")
     said = [record for record in caplog.records if record.name == "models.heads.mamba"]
@@ -136,7 +136,7 @@ def test_the_slow_block_is_said_once_for_all_layers(caplog):
 
 @pytest.mark.parametrize("mixer", MIXERS)
 @torch.no_grad()
-def test_pooled_mixes_nothing_along_the_sequence(mixer):
+def test_pooled_input_has_no_sequence(mixer):
     fusion = scrambled(build(mixer=mixer, sequence="pooled"))
     lengths = []
     fusion.mixer.register_forward_hook(lambda _, inputs, __: lengths.append(inputs[0].shape[1]))
@@ -255,7 +255,7 @@ def test_a_state_dict_carries_everything(mixer):
 
 
 @pytest.mark.parametrize("mixer", MIXERS)
-def test_the_generator_alone_decides_the_initial_values(mixer):
+def test_initial_values_depend_only_on_the_generator(mixer):
     first = build(seed=3, mixer=mixer).state_dict()
     before = torch.get_rng_state()
     second, other = build(seed=3, mixer=mixer).state_dict(), build(seed=4, mixer=mixer).state_dict()

@@ -4,7 +4,7 @@ import torch
 from models.heads.prompts import AttributePrompts, IdentityPrompts, prepend, splice
 
 
-def test_holders_own_one_parameter_drawn_from_their_generator():
+def test_prompts_have_one_parameter_initialised_from_the_generator():
     identity = IdentityPrompts(5, 4, 8, torch.Generator().manual_seed(0))
     again = IdentityPrompts(5, 4, 8, torch.Generator().manual_seed(0))
     assert [name for name, _ in identity.named_parameters()] == ["vectors"]

@@ -78,14 +78,14 @@ def test_the_network_begins_as_the_identity_and_all_of_it_learns(channels):
         assert parameter.grad.abs().max() > 0, path
 
 
-def test_an_image_is_restyled_alike_in_any_company():
+def test_restyling_is_independent_of_the_batch():
     network, images = StyleNetwork(4, 3, "mixed", generator()), draw(5, 3, 16, 8)
     torch.nn.init.normal_(network.kernel.weight, std=0.1, generator=generator())
     assert not torch.allclose(network(images), images, atol=0.1)
     assert torch.allclose(network(images)[2:3], network(images[2:3]), atol=1e-5)
 
 
-def test_reset_forgets():
+def test_reset_reinitialises_the_network():
     network = StyleNetwork(4, 3, "mixed", generator())
     first = {path: value.clone() for path, value in network.state_dict().items()}
     for parameter in network.parameters():
@@ -96,12 +96,12 @@ def test_reset_forgets():
     assert not torch.equal(network.hidden.weight, first["hidden.weight"])
 
 
-def test_even_kernels_are_refused():
+def test_even_kernel_sizes_are_rejected():
     with pytest.raises(ValueError, match=r"odd number .*, got 4"):
         StyleNetwork(4, 4, "mixed", generator())
 
 
-def test_recoloured_images_have_the_statistics_asked_for():
+def test_recoloured_images_have_the_target_statistics():
     images, wanted = 2 * draw(4, 3, 6, 5) + 1, draw(4, 2, 3, seed=1).abs() + 0.1
     found = recolour(images, wanted)
     for b in range(4):
@@ -114,12 +114,12 @@ def test_recoloured_images_have_the_statistics_asked_for():
     assert torch.allclose(recolour(images, own), images, atol=1e-5)
 
 
-def test_an_image_of_one_colour_takes_the_wanted_one():
+def test_constant_image_is_shifted_to_the_target_colour():
     found = recolour(torch.full((1, 3, 4, 4), 0.3), torch.full((1, 2, 3), 0.7))
     assert torch.allclose(found, torch.tensor(0.7))
 
 
-def test_statistics_are_drawn_around_those_of_the_domain():
+def test_statistics_are_sampled_around_those_of_the_domain():
     statistics = draw(50, 2, 3) * 0.1 + torch.tensor([[1.0, 2, 3], [4, 5, 6]])
     noise = draw(20000, 2, 3, seed=1)
     drawn = sample_statistics(colour_distribution(statistics), noise, 2.0)

@@ -79,7 +79,7 @@ def linear_hsic(first, second):
     return float(torch.trace(matrices[0] @ matrices[1])) / (size - 1) ** 2
 
 
-def test_the_total_is_that_of_naive_loops(course):
+def test_total_loss_equals_naive_loops(course):
     weights = {name: {"weight": 0.5 + number} for number, name in enumerate(TERMS)}
     weights["triplet"]["margin"] = 5.0
     pupil, stage, batch = started(course, losses=weights)
@@ -184,7 +184,7 @@ def test_each_term_reaches_its_own_parts(course):
         assert {term for term in TERMS if reads(term, part)} == {name}
 
 
-def test_which_texts_are_an_images_own():
+def test_positive_mask():
     people, texts = torch.tensor([0, 0, 1]), torch.tensor([5, 6, 5])
     identity = [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
     both = [[1, 1, 1], [1, 1, 0], [1, 0, 1]]
@@ -240,7 +240,7 @@ def test_captions_take_turns_and_features_are_those_of_the_words(course, domain,
         ({"clothing": ""}, "got no clothing description"),
     ],
 )
-def test_a_domain_without_texts_is_refused(domain, change, message):
+def test_domain_without_texts_is_rejected(domain, change, message):
     plaza = domain("plaza")
     Method.check_domain(Config(), plaza)
     train = (*plaza.train[:3], replace(plaza.train[3], **change), *plaza.train[4:])
@@ -263,7 +263,7 @@ def test_a_gallery_without_descriptions_needs_another_setting(domain):
 
 
 @torch.no_grad()
-def test_a_query_reads_no_image_and_the_gallery_its_own_description(course):
+def test_queries_use_captions_and_gallery_images_their_description(course):
     pupil = course("bdam")
     learner = pupil.learner.eval()
     images, words = pupil.images, ["a man", "a tall woman", "a man", "someone in red"]
@@ -295,7 +295,7 @@ def test_an_image_alone_needs_no_description(course, settings):
     assert torch.equal(first, learner.embed_images(pupil.images))
 
 
-def test_an_untrained_embedding_is_not_given(course):
+def test_untrained_embedding_is_rejected(course):
     pupil = course("bdam", losses=only("fused"))
     with pytest.raises(ValueError, match="no trained embedding"):
         pupil.learner.embed_images(pupil.images)
@@ -312,7 +312,7 @@ def test_an_untrained_embedding_is_not_given(course):
         ({"losses": {"info": {"texts": []}}}, "each once"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused(settings, message):
+def test_inconsistent_settings_are_rejected(settings, message):
     with pytest.raises(ValidationError, match=message):
         Config.model_validate(settings)
 

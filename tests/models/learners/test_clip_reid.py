@@ -220,7 +220,7 @@ def test_image_text_tells_all_people_of_the_domain_apart(course, smoothing):
     assert pupil.terms(IMAGE)["image_text"] == pytest.approx(total, rel=1e-4)
 
 
-def test_wrong_names_fit_worse(course):
+def test_permuted_prompts_match_worse(course):
     """The control that must fail: learned prompts, dealt to other people."""
     pupil = course("clip_reid")
     pupil.begin("first")

@@ -68,7 +68,7 @@ def test_the_style_term_is_the_distance_of_restored_images(course):
     assert pupil.terms(STYLE)["restoration"] != pytest.approx(wanted), "disturbed anew"
 
 
-def test_the_variety_is_that_of_the_training_images(course):
+def test_colour_distribution_is_that_of_the_training_images(course):
     pupil = course("dask")
     for domain in ("first", "second"):
         pupil.begin(domain)
@@ -142,7 +142,7 @@ def test_only_the_last_style_is_rehearsed(course):
     assert same(copy_of(pupil.learner.rehearser.module), second)
 
 
-def test_nothing_of_rehearsal_is_left_when_it_is_off(course):
+def test_disabled_rehearsal_builds_nothing(course):
     pupil = course("dask", losses={"rehearsal": {"weight": 0}})
     before = copy_of(pupil.learner.style)
     pupil.learn("first")

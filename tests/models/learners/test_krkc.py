@@ -230,7 +230,7 @@ def test_exemplars_are_the_farthest_for_the_working_model_before_it_is_mixed(cou
     assert found == [(record.image_path, record.person_id + offset) for record in wanted]
 
 
-def test_what_is_kept_is_counted_in_bytes(course):
+def test_stored_bytes_count_the_exemplars(course):
     pupil = course("krkc", exemplars={"num_persons": 3, "with_replacement": False})
     pupil.learn("first", "second")
     assert len(pupil.learner.replay_records()) == 12
@@ -284,7 +284,7 @@ def test_the_shape_of_replay_is_the_configured_one(course):
     assert course("krkc", replay=replay).learner.replay_shape == ReplayShape(5, 3)
 
 
-def test_settings_that_cannot_work_are_refused():
+def test_invalid_settings_are_rejected():
     with pytest.raises(ValueError, match="rectification compares classifiers"):
         Config.model_validate({"losses": off("identity")})
     with pytest.raises(ValueError, match="no loss"):

@@ -83,8 +83,8 @@ def test_classifiers_grow_and_old_rows_stay_until_trained(course, name):
 
 
 @pytest.mark.parametrize(("name", "values"), OF_IMAGES)
-def test_a_saved_state_goes_on_bit_for_bit(course, name, values):
-    test_learner_state.test_a_saved_state_goes_on_bit_for_bit(course, name, values)
+def test_resuming_is_bit_exact(course, name, values):
+    test_learner_state.test_resuming_is_bit_exact(course, name, values)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -21,7 +21,7 @@ from tests.models.learner_cases import (
 
 
 @pytest.mark.parametrize(("name", "values"), CASES)
-def test_a_saved_state_goes_on_bit_for_bit(course, name, values):
+def test_resuming_is_bit_exact(course, name, values):
     pupil = course(name, **values)
 
     def fresh():
@@ -44,7 +44,7 @@ def test_a_saved_state_goes_on_bit_for_bit(course, name, values):
 
 
 @pytest.mark.parametrize("name", LEARNERS)
-def test_a_state_of_other_parts_is_refused(course, name):
+def test_state_with_other_tensors_is_rejected(course, name):
     pupil = course(name)
     pupil.learn("first")
     state = pupil.learner.save_state()

@@ -80,7 +80,7 @@ def test_the_gradient_of_the_target_is_a_switch(course):
     assert not torch.allclose(gradient(True), gradient(False))
 
 
-def test_what_is_switched_off_holds_no_past(course):
+def test_disabled_terms_keep_no_old_model(course):
     pupil = course("lstkc", **off("affinity"), interpolation={"mode": "none"})
     pupil.learn("first")
     pupil.begin("second")

@@ -198,7 +198,7 @@ def test_a_batch_counts_once_in_the_necks_statistics(course):
 
 
 @STATISTICS
-def test_more_weight_holds_the_answers_closer(course, statistics):
+def test_larger_weight_keeps_predictions_closer(course, statistics):
     drift = []
     for weight in (1e-6, 1.0):
         losses = {"distillation": {"weight": weight, "statistics": statistics}}
@@ -211,7 +211,7 @@ def test_more_weight_holds_the_answers_closer(course, statistics):
 # Settings -------------------------------------------------------------------------------------
 
 
-def test_distillation_without_trained_classifiers_is_refused():
+def test_distillation_without_trained_classifiers_is_rejected():
     message = (
         r"distillation compares classifiers.* identity\.weight > 0 or distillation\.weight = 0"
     )

@@ -188,7 +188,7 @@ def test_every_kind_of_description_is_learned(course, values, num_attributes):
     assert pupil.learner.memory.attribute_prototypes().shape == (1, num_attributes, 96)
 
 
-def test_parts_of_another_number_are_refused(domain):
+def test_wrong_number_of_parts_is_rejected(domain):
     message = (
         r"learner\.num_attributes: .*plaza has 4 parts; got 3\. Set learner\.descriptions=whole"
     )

@@ -96,7 +96,7 @@ def test_prototype_relation_says_something_with_one_old_domain():
     assert loss.item() > 0
 
 
-def test_own_prototype_relation():
+def test_per_attribute_prototype_relation():
     new, old, prototypes = draw(4, 3, 5), draw(4, 3, 5, seed=1), draw(6, 3, 5, seed=2)
     total = 0.0
     for b in range(4):
