@@ -328,16 +328,16 @@ def test_invalid_balancing_is_rejected(theta):
 
 @pytest.mark.parametrize("name", CLASSIFYING)
 def test_learners_balance_exactly_their_configured_terms(course, name):
-    pupil = course(name, gradnorm={"enabled": True, "warm_iterations": 1, "lr": 0.3})
-    pupil.learn("first")
-    pupil.begin("second")
-    weighed, named = set(), set(pupil.learner.config.balanced)
-    for stage in pupil.learner.stages():
-        first, *_, last = pupil.train(stage, range(4))
+    trainer = course(name, gradnorm={"enabled": True, "warm_iterations": 1, "lr": 0.3})
+    trainer.learn("first")
+    trainer.begin("second")
+    weighed, named = set(), set(trainer.learner.config.balanced)
+    for stage in trainer.learner.stages():
+        first, *_, last = trainer.train(stage, range(4))
         moved = {term for term in last.terms if first.weights[term] != last.weights[term]}
         assert moved <= named
         weighed |= moved
-        pupil.learner.end_stage(stage.name, pupil.probe)
+        trainer.learner.end_stage(stage.name, trainer.probe)
     assert weighed == named
 
 

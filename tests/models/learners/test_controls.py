@@ -37,15 +37,15 @@ def distinct(name="people", num_persons=8, images_per_person=4):
     return Domain(name, train, Split((), ()), Split((), ()))
 
 
-def at_image_stage(pupil, domain):
+def at_image_stage(trainer, domain):
     """The learner of a course, its prompts trained, as stage 2 of the domain begins."""
-    pupil.begin(domain)
-    *prompt_stages, last = pupil.learner.stages()
+    trainer.begin(domain)
+    *prompt_stages, last = trainer.learner.stages()
     assert last.name == IMAGE_STAGE
     for stage in prompt_stages:
-        pupil.train(stage)
-        pupil.learner.end_stage(stage.name, pupil.probe)
-    return pupil.learner
+        trainer.train(stage)
+        trainer.learner.end_stage(stage.name, trainer.probe)
+    return trainer.learner
 
 
 # ---- who is given whose
@@ -159,8 +159,8 @@ def test_permutation_depends_on_the_domain_and_its_seed(course, control):
 @pytest.mark.parametrize("control", CONTROLS)
 def test_two_identities_are_swapped(course, control):
     people = distinct(num_persons=2)
-    pupil = course("vladr", control=control)
-    textual = at_image_stage(pupil, people).textual
+    trainer = course("vladr", control=control)
+    textual = at_image_stage(trainer, people).textual
     right = at_image_stage(course("vladr"), people).textual
     if control == "permuted_identities":
         assert torch.equal(textual.identity_features, right.identity_features.flip(0))
