@@ -1,8 +1,9 @@
-"""The face between the mathematics of a method and whatever runs it.
+"""Interface between a continual-learning method and the training loop.
 
-A learner is plain torch. It never sees a rank or a world size: where it needs the whole batch it
-calls `collective.gather`, which is the identity in one process, and the loss it returns is always
-the loss of the global batch. The loop decides where and when; the learner decides what.
+A learner is plain torch. It does not know its rank or the world size. Where it needs the global
+batch it calls `collective.gather`, which is the identity in a single process. The loss it returns
+is always that of the global batch. The loop decides where and when to compute; the learner decides
+what.
 """
 
 from __future__ import annotations
@@ -20,29 +21,31 @@ from tasks.schema import Batch, Course, Domain, FrozenConfig, Record
 
 
 class ScheduleConfig(FrozenConfig):
-    """Learning rate over the iterations of one stage; every length carries its unit."""
+    """Learning-rate schedule of one stage; field names carry the unit of each length."""
 
     kind: Literal["constant", "cosine", "multistep"] = Field(
-        default="constant", description="shape after the warm-up"
+        default="constant", description="schedule after the warm-up"
     )
     warmup_epochs: float = Field(default=0.0, ge=0, description="linear warm-up, in epochs")
     warmup_iterations: int = Field(default=0, ge=0, description="linear warm-up, in iterations")
     warmup_factor: float = Field(
-        default=0.01, gt=0, le=1, description="share of lr at the first iteration"
+        default=0.01, gt=0, le=1, description="fraction of lr at the first iteration"
     )
     milestone_epochs: tuple[float, ...] = Field(
-        default=(), description="multistep: lr drops, in epochs"
+        default=(), description="multistep: milestones, in epochs"
     )
     milestone_iterations: tuple[int, ...] = Field(
-        default=(), description="multistep: lr drops, in iterations"
+        default=(), description="multistep: milestones, in iterations"
     )
-    gamma: float = Field(default=0.1, gt=0, le=1, description="multistep: factor of each drop")
+    gamma: float = Field(
+        default=0.1, gt=0, le=1, description="multistep: factor applied at each milestone"
+    )
     final_factor: float = Field(
-        default=0.0, ge=0, le=1, description="cosine: share of lr at the end"
+        default=0.0, ge=0, le=1, description="cosine: fraction of lr at the end"
     )
 
     @model_validator(mode="after")
-    def _one_unit(self) -> ScheduleConfig:
+    def _check_units(self) -> ScheduleConfig:
         if self.warmup_epochs and self.warmup_iterations:
             raise ValueError("give warmup_epochs or warmup_iterations, not both")
         if self.milestone_epochs and self.milestone_iterations:
@@ -51,39 +54,39 @@ class ScheduleConfig(FrozenConfig):
 
 
 class OptimizerConfig(FrozenConfig):
-    """An optimiser and its schedule for one stage."""
+    """Optimiser and learning-rate schedule of one stage."""
 
     name: Literal["adam", "adamw", "sgd"] = Field(default="adam", description="torch.optim class")
     lr: float = Field(gt=0, description="base learning rate")
     weight_decay: float = Field(default=0.0, ge=0, description="weight decay")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="sgd: momentum")
-    bias_lr_factor: float = Field(default=1.0, gt=0, description="lr multiple of bias parameters")
+    bias_lr_factor: float = Field(default=1.0, gt=0, description="factor of lr for bias parameters")
     lr_factors: dict[str, float] = Field(
-        default_factory=dict, description="lr multiple by parameter-path pattern (fnmatch)"
+        default_factory=dict, description="factor of lr by parameter-path pattern (fnmatch)"
     )
     no_decay: tuple[str, ...] = Field(
         default=(), description="parameter-path patterns (fnmatch) without weight decay"
     )
     schedule: ScheduleConfig = Field(
-        default_factory=ScheduleConfig, description="learning rate over the stage"
+        default_factory=ScheduleConfig, description="learning-rate schedule of the stage"
     )
 
 
 class LearnerConfig(FrozenConfig):
-    """Base of every learner's `Config`; `name` is the file in models/learners."""
+    """Base class of every learner's `Config`; `name` is its module in models/learners."""
 
-    name: str = Field(description="the learner: a file in models/learners")
+    name: str = Field(description="learner: name of a module in models/learners")
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A phase inside a domain.
+    """A training phase inside a domain.
 
     Attributes:
-        name: unique inside the domain; seeds the stage's batches and augmentation.
-        epochs: length, in passes of the identity-balanced sampler.
-        views: which augmented views a batch carries ("weak", "strong"); empty if none is needed.
-        trainable: parameter-path patterns (fnmatch); one that matches nothing is an error.
+        name: unique within the domain; part of the seed of batches and augmentation.
+        epochs: number of passes of the identity-balanced sampler.
+        views: augmented views that a batch contains ("weak", "strong", "test"); may be empty.
+        trainable: parameter-path patterns (fnmatch); a pattern without a match is an error.
         optimizer: optimiser and schedule.
     """
 
@@ -96,12 +99,12 @@ class Stage:
 
 @dataclass(frozen=True)
 class StepResult:
-    """One training step: `loss == sum(weights[t] * terms[t])`, all of the global batch.
+    """Result of one training step on the global batch: `loss == sum(weights[t] * terms[t])`.
 
     Attributes:
         loss: scalar with gradient.
-        terms: raw scalar loss terms by name.
-        weights: weight of every term.
+        terms: unweighted scalar loss terms by name.
+        weights: weight of each term by name.
     """
 
     loss: Tensor
@@ -110,28 +113,28 @@ class StepResult:
 
     @staticmethod
     def of(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> StepResult:
-        """Builds the result, and with it the loss, from terms and their weights."""
-        assert terms, "a step needs at least one loss term"
+        """Compute the weighted sum of the terms and build the result."""
+        assert terms, "expected at least one loss term, got none"
         loss = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
         return StepResult(loss, dict(terms), {name: float(weights[name]) for name in terms})
 
 
 class Collective(Protocol):
-    """What a learner may know of other workers."""
+    """Communication between workers, as far as a learner needs it."""
 
     def gather(self, local: Tensor) -> Tensor:
-        """[B, ...] of this worker -> [W*B, ...] of all, in rank order.
+        """Concatenate a tensor of all workers in rank order, [B, ...] -> [W*B, ...].
 
-        Gradients flow: the gradient of the local rows is summed over the workers' losses.
+        Differentiable: the gradient of the local rows is summed over the losses of all workers.
         """
         ...
 
 
 class LocalCollective:
-    """One process: everything is the identity."""
+    """Collective of a single process."""
 
     def gather(self, local: Tensor) -> Tensor:
-        """The tensor itself."""
+        """Return the tensor unchanged."""
         return local
 
 
@@ -139,15 +142,15 @@ Encode = Callable[[Tensor], Mapping[str, Tensor]]
 """Images [B, 3, H, W] -> named features [B, ...]."""
 
 Probe = Callable[[Encode], dict[str, Tensor]]
-"""One pass over the domain's training images under the test transform, shared out over workers.
+"""Extract features of the domain's training images under the test transform.
 
-Every worker receives the features of all N images in the order of the training list.
-Runs without gradients and in eval mode.
+The images are distributed over the workers. Every worker receives the features of all N images in
+the order of the training list. Runs in eval mode without gradients.
 """
 
 
 class ReplayShape(NamedTuple):
-    """The shape of a global batch of exemplars."""
+    """Shape of the exemplar part of a global batch."""
 
     num_persons: int
     images_per_person: int
@@ -155,37 +158,39 @@ class ReplayShape(NamedTuple):
 
 @dataclass
 class LearnerState:
-    """What a learner must remember to go on: tensors by path, and JSON-able facts."""
+    """State that a learner needs to resume: tensors by path and JSON-serialisable `facts`."""
 
     tensors: dict[str, Tensor]
     facts: dict[str, Any] = field(default_factory=dict)
 
 
 class Learner(nn.Module, ABC):
-    """A method. Its file in models/learners holds one `Config` and one final subclass, `Method`.
+    """Base class of a continual-learning method.
 
-    The loop calls, for each domain: `begin_domain`, then for each of `stages()` its epochs of
-    `forward` steps and `end_stage`, then `end_domain`. A resumed run restores the state saved at
-    an epoch boundary, so all that a later call needs lives in parameters, buffers or `facts`.
+    Each module in models/learners defines one `Config` and one final subclass named `Method`.
+
+    For each domain, the loop calls `begin_domain`; then, for each of `stages()`, `forward` for its
+    epochs and `end_stage`; then `end_domain`. A resumed run restores the state saved at an epoch
+    boundary, so everything a later call needs must be in parameters, buffers or `facts`.
     """
 
     unsaved: tuple[str, ...] = ()
-    """Prefixes of tensors that never train and are rebuilt from the backbone's weights file."""
+    """State-dict prefixes that are never trained and are reloaded from the backbone's weights."""
 
     course: Course = "sequential"
-    """How the method meets the seen domains."""
+    """How the method visits the seen domains."""
 
     reads_texts: bool = False
-    """Whether the method needs a backbone with a text tower."""
+    """Whether the method requires a backbone with a text tower."""
 
     needs_joint_space: bool = False
-    """Whether the method compares images with texts before it has taught either tower to."""
+    """Whether the method compares images with texts before training either tower."""
 
     embeds_texts: bool = False
-    """Whether `embed_texts` gives queries for text-to-image retrieval."""
+    """Whether `embed_texts` produces queries for text-to-image retrieval."""
 
     replay_shape: ReplayShape | None = None
-    """Persons, and images of each, in `Batch.replay`; None for a method without exemplars."""
+    """Persons and images per person in `Batch.replay`; None for methods without exemplars."""
 
     def __init__(self, collective: Collective | None = None) -> None:
         super().__init__()
@@ -193,97 +198,101 @@ class Learner(nn.Module, ABC):
 
     @staticmethod
     def check_domain(config: LearnerConfig, domain: Domain) -> None:
-        """Refuses, before any work starts, a training domain that this method cannot learn.
+        """Check, before training starts, that this method can learn a domain.
 
         Raises:
-            ValueError: says what is missing and what to do.
+            ValueError: the domain lacks required data; the message says what to do.
         """
 
     @staticmethod
     def check_gallery(config: LearnerConfig, domain: Domain) -> None:
-        """Refuses, before any work starts, a domain whose test images this method cannot embed.
+        """Check, before training starts, that this method can embed a domain's test images.
 
         Raises:
-            ValueError: says what is missing and what to do.
+            ValueError: the domain lacks required data; the message says what to do.
         """
 
     @abstractmethod
     def begin_domain(self, domain: Domain, probe: Probe) -> None:
-        """Grows heads and prompts, freezes the teacher, caches what the stages need."""
+        """Extend heads and prompts, freeze the teacher and cache what the stages need."""
 
     @abstractmethod
     def stages(self) -> Sequence[Stage]:
-        """The phases of the domain begun last, in order."""
+        """Return the stages of the current domain in order."""
 
     def planned_epochs(self, domain_index: int) -> int:
-        """Epochs of all stages of the domain at this place in the order (from 0).
+        """Return the number of epochs of all stages of a domain (index from 0).
 
-        May be asked for any domain at any time: a run's length is said before it begins.
+        May be called for any domain at any time: the total length of a run is logged at its start.
         """
         del domain_index
         return sum(stage.epochs for stage in self.stages())
 
     @abstractmethod
     def forward(self, batch: Batch, stage: str) -> StepResult:
-        """One training step of the stage of this name; the loss is that of the global batch."""
+        """Compute one training step of a stage; the loss is that of the global batch."""
 
     @abstractmethod
     def embed_images(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] normalised images -> [B, D] L2-normalised test embeddings."""
+        """Embed normalised images [B, 3, H, W] as L2-normalised test embeddings [B, D]."""
 
     def embed_gallery(self, images: Tensor, descriptions: Sequence[str]) -> Tensor:
-        """`embed_images` for images that come with their identity descriptions, "" for none.
+        """Embed gallery images together with their identity descriptions.
 
-        A description is a machine's, made from the image alone. Most methods do not look at it.
+        Descriptions are generated by a model from the image alone. Most methods ignore them.
 
         Args:
             images: [B, 3, H, W], normalised.
-            descriptions: B texts.
+            descriptions: B texts, "" where an image has none.
+
+        Returns:
+            [B, D] L2-normalised test embeddings.
         """
         del descriptions
         return self.embed_images(images)
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """N descriptions -> [N, D] L2-normalised test embeddings, comparable with the images'.
+        """Embed N descriptions as L2-normalised [N, D], comparable with image embeddings.
 
         Raises:
-            NotImplementedError: this method has no text queries (`embeds_texts` is False).
+            NotImplementedError: the method has no text queries (`embeds_texts` is False).
         """
-        raise NotImplementedError(f"{type(self).__module__} embeds no texts")
+        raise NotImplementedError(f"{type(self).__module__} does not embed texts")
 
     def end_stage(self, stage: str, probe: Probe) -> None:
-        """Freezes what the stage learned and caches what the next one needs."""
+        """Freeze what the stage learned and cache what the next one needs."""
 
     def end_domain(self, probe: Probe) -> None:
-        """Interpolates weights, refreshes and freezes prototypes."""
+        """Interpolate weights; refresh and freeze prototypes."""
 
     def replay_records(self) -> Sequence[Record]:
-        """Images of earlier domains that this domain's batches carry as `Batch.replay` (none here).
+        """Return the exemplars that the current domain's batches contain as `Batch.replay`.
 
-        Asked for once `begin_domain` is done, and again when a run resumes in mid-domain: it must
-        then give the same records in the same order. `person_id` counts over all learned domains.
-        Every batch of every stage carries `replay_shape` of them (fewer persons where there are
-        not as many), drawn from a seed of their own and augmented like the batch's other images.
+        Called after `begin_domain`, and again when a run resumes within a domain: it must then
+        return the same records in the same order. `person_id` counts over all learned domains.
+        Every batch of every stage contains `replay_shape` exemplars (fewer persons if fewer are
+        available). They are sampled with a separate seed and augmented like the other images.
+        The default is no exemplars.
         """
         return ()
 
     def shared_parameters(self) -> Sequence[nn.Parameter]:
-        """The last layer that the loss terms of a stage have in common: where GradNorm measures."""
+        """Return the last layer shared by the loss terms, where GradNorm measures gradients."""
         return ()
 
     def memory_state(self) -> dict[str, Tensor]:
-        """Tensors that other processes may read while training runs (prototypes); may be empty."""
+        """Return tensors that other processes may read during training (prototypes)."""
         return {}
 
     def load_memory_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Takes over the published version of `memory_state`, the same on every worker."""
+        """Load the published version of `memory_state`, identical on every worker."""
 
     def stored_bytes_per_domain(self) -> float:
-        """Bytes kept of each learned domain beyond the network itself (0 where nothing is)."""
+        """Return the bytes stored per learned domain in addition to the network."""
         return 0.0
 
     def save_state(self) -> LearnerState:
-        """All that `load_state` needs, the never-trained parts left out."""
+        """Return the state for `load_state`, without the tensors listed in `unsaved`."""
         tensors = {
             path: tensor.detach().cpu().clone()
             for path, tensor in self.state_dict().items()
@@ -292,24 +301,26 @@ class Learner(nn.Module, ABC):
         return LearnerState(tensors, self.facts())
 
     def facts(self) -> dict[str, Any]:
-        """JSON-able facts from which `rebuild` restores the structure."""
+        """Return JSON-serialisable values from which `rebuild` restores the module structure."""
         return {}
 
     def rebuild(self, facts: Mapping[str, Any]) -> None:
-        """Creates the modules that exist only from some domain on (a teacher, say)."""
+        """Create modules that exist only from a later domain on, such as a teacher."""
 
     def load_state(self, state: LearnerState) -> None:
-        """Restores `save_state`; tensors that grew since construction take the saved shape.
+        """Restore the result of `save_state`; tensors that grew take the saved shape.
 
-        The state is copied: what the learner does next leaves it as it was.
+        The tensors are copied: later training does not change `state`.
 
         Raises:
-            KeyError: a saved tensor has no place here, or a place here has no saved tensor.
+            KeyError: the learner and the checkpoint have different tensor paths.
         """
         self.rebuild(state.facts)
         expected = {path for path in self.state_dict() if not path.startswith(self.unsaved)}
         if missing := sorted(expected - state.tensors.keys()):
-            raise KeyError(f"the checkpoint lacks {missing[0]} and {len(missing) - 1} more")
+            raise KeyError(
+                f"missing in the checkpoint: {missing[0]} and {len(missing) - 1} more tensors"
+            )
         for path, tensor in state.tensors.items():
             _assign(self, path, tensor)
 
@@ -320,7 +331,7 @@ def _assign(root: nn.Module, path: str, tensor: Tensor) -> None:
         owner = root.get_submodule(owner_path)
         current = getattr(owner, name)
     except AttributeError as error:
-        raise KeyError(f"the checkpoint holds {path}, which this learner does not have") from error
+        raise KeyError(f"unexpected tensor in the checkpoint: {path}") from error
     value = tensor.to(device=current.device, dtype=current.dtype, copy=True)
     if isinstance(current, nn.Parameter):
         setattr(owner, name, nn.Parameter(value, requires_grad=current.requires_grad))

@@ -1,4 +1,4 @@
-"""Any backbone by its name."""
+"""Construction of backbones from their configuration."""
 
 from __future__ import annotations
 
@@ -11,20 +11,24 @@ from models.learner import Collective
 def build_backbone(
     config: BackboneConfig, seed: int, collective: Collective | None = None
 ) -> Backbone:
-    """The backbone that `config` describes.
+    """Build the backbone described by `config`.
 
     Args:
-        config: architecture, weights and size of images.
-        seed: decides the random weights, if any.
-        collective: the workers that share a batch, if there are several. A ResNet normalises by
-            the statistics of the whole of it; a ViT has none.
+        config: architecture, weights and image size.
+        seed: seed of random weights.
+        collective: workers that share a batch, or None for a single process. A ResNet computes
+            batch statistics over all workers; a ViT has none.
+
+    Returns:
+        The backbone, with the requested weights, on the CPU.
 
     Raises:
-        ValueError, FileNotFoundError, RuntimeError: the weights do not fit, are not there, or
-            could not be downloaded; says which and what to do.
+        ValueError: the weights do not fit.
+        FileNotFoundError: the weights file is missing.
+        RuntimeError: the weights could not be downloaded.
     """
     if config.is_resnet:
-        # Imported where it is used: torchvision takes a second to import, and most runs need none.
+        # Imported here because torchvision takes a second to import and most runs do not need it.
         from models.backbones import resnet
 
         return resnet.build(config, seed, collective)

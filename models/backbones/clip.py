@@ -1,8 +1,8 @@
-"""CLIP on open_clip's own classes, in the form person re-identification needs.
+"""CLIP for person re-identification, based on the classes of open_clip.
 
-Differs from `open_clip.CLIP` in its face, not in its arithmetic: rectangular images, patch tokens
-and the class token before projection beside the joint embedding, and a text tower that starts from
-token *embeddings*, so that learned prompt vectors can stand among words.
+It computes the same as `open_clip.CLIP` with another interface: rectangular images, patch tokens
+and the class token before projection in addition to the joint embedding, and a text tower whose
+input is token *embeddings*, so that learned prompt vectors can replace words.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from models.backbones.tower import (
     resize_positions,
 )
 
-# Imported where it is used: open_clip takes seconds to import (timm, transformers), and reading a
-# configuration should not.
+# Imported where needed: open_clip takes seconds to import (timm, transformers), which reading a
+# configuration does not need.
 if TYPE_CHECKING:
     import open_clip
     from open_clip.transformer import Transformer, VisionTransformer
@@ -35,10 +35,10 @@ class ImageEncoder(PatchTower):
     """open_clip's VisionTransformer for images of one, possibly rectangular, size."""
 
     def __init__(self, visual: VisionTransformer, image_size: tuple[int, int]) -> None:
-        """Takes the tower over and resizes its positional embedding to `image_size` (H, W).
+        """Wrap the tower and resize its positional embedding to `image_size` (H, W).
 
         Raises:
-            ValueError: a side of the image is no multiple of the patch size.
+            ValueError: the image size is not a multiple of the patch size.
         """
         super().__init__()
         self.visual = visual
@@ -52,16 +52,16 @@ class ImageEncoder(PatchTower):
 
     @property
     def width(self) -> int:
-        """W, the size of a token before projection."""
+        """Size W of a token before projection."""
         return self.visual.conv1.out_channels
 
     @property
     def embed_dim(self) -> int:
-        """D, the size of the joint embedding."""
+        """Size D of the joint embedding."""
         return self.visual.output_dim
 
     def forward(self, images: Tensor) -> ImageFeatures:
-        """Normalised images [B, 3, H, W] -> their features.
+        """Encode normalised images [B, 3, H, W].
 
         Raises:
             ValueError: the images do not have the size this encoder was built for.
@@ -77,18 +77,18 @@ class ImageEncoder(PatchTower):
         return ImageFeatures(tokens[:, 0], projected[:, 0], projected[:, 1:])
 
     def last_layer(self) -> Sequence[nn.Parameter]:
-        """The final layer norm: g stands before the projection."""
+        """Return the final layer norm, because g is taken before the projection."""
         return list(self.visual.ln_post.parameters())
 
 
 class TextEncoder(TextTower):
-    """CLIP's causal text tower, entered at the token embeddings."""
+    """CLIP's causal text tower, with token embeddings as input."""
 
     unread = ("logit_scale",)
     causal_mask: Tensor
 
     def __init__(self, clip: open_clip.CLIP, context_length: int | None = None) -> None:
-        """Takes the tower over; `context_length` limits texts below the tower's own length."""
+        """Wrap the tower; `context_length` may reduce its maximum text length."""
         super().__init__()
         self.token_embedding = cast(nn.Embedding, clip.token_embedding)
         self.positional_embedding = cast(nn.Parameter, clip.positional_embedding)
@@ -102,19 +102,19 @@ class TextEncoder(TextTower):
 
     @property
     def width(self) -> int:
-        """Size of a token embedding: what a learned prompt vector must have."""
+        """Size of a token embedding and of learned prompt vectors."""
         return self.token_embedding.embedding_dim
 
     @property
     def embed_dim(self) -> int:
-        """D, the size of the joint embedding."""
+        """Size D of the joint embedding."""
         return self.text_projection.shape[1]
 
     def tokenize(self, texts: Sequence[str], max_tokens: int | None = None) -> Tensor:
-        """Texts -> CLIP BPE tokens [N, L] long on the CPU, L being the longest text's length.
+        """Tokenize texts as CLIP BPE tokens [N, L] long on the CPU, L the length of the longest.
 
-        Each row is start-of-text, the words, end-of-text, then zeros. A text longer than
-        `max_tokens` (or than `context_length`, if that is less) is cut and keeps its end-of-text.
+        Each row is start-of-text, words, end-of-text, zeros. Texts longer than `max_tokens` or
+        `context_length` are truncated and keep their end-of-text token.
         """
         import open_clip
 
@@ -124,32 +124,32 @@ class TextEncoder(TextTower):
         return tokens[:, :longest].contiguous()
 
     def end_positions(self, tokens: Tensor) -> Tensor:
-        """Tokens [N, L] -> position of each end-of-text [N]; it is the highest token number."""
+        """Return the position [N] of the end-of-text token, which has the highest token id."""
         return tokens.argmax(dim=-1)
 
     def embed_tokens(self, tokens: Tensor) -> Tensor:
-        """Tokens [N, L] -> token embeddings [N, L, W], without positions."""
+        """Look up token embeddings [N, L, W] of tokens [N, L], without positional embedding."""
         return self.token_embedding(tokens)
 
     def forward(self, embeddings: Tensor, end_positions: Tensor) -> Tensor:
-        """Token embeddings [N, L, W] and end-of-text positions [N] -> text features [N, D].
+        """Encode token embeddings [N, L, W] with end-of-text positions [N] as text features [N, D].
 
-        The tower is causal, so what stands after the end of a text is never asked.
+        The tower is causal, so positions after the end of a text have no effect.
         """
-        tokens = self._transformed(embeddings)
+        tokens = self._transform(embeddings)
         rows = torch.arange(len(tokens), device=tokens.device)
         return self.ln_final(tokens[rows, end_positions]) @ self.text_projection
 
     def features(self, tokens: Tensor) -> TextFeatures:
-        """Tokens [N, L] -> their features; the sentence is that of the end-of-text token."""
+        """Encode tokens [N, L]; the sentence feature is that of the end-of-text token."""
         ends = self.end_positions(tokens)
-        projected = self.ln_final(self._transformed(self.embed_tokens(tokens)))
+        projected = self.ln_final(self._transform(self.embed_tokens(tokens)))
         projected = projected @ self.text_projection
-        places = torch.arange(tokens.shape[1], device=tokens.device)
+        positions = torch.arange(tokens.shape[1], device=tokens.device)
         rows = torch.arange(len(tokens), device=tokens.device)
-        return TextFeatures(projected[rows, ends], projected, places <= ends[:, None])
+        return TextFeatures(projected[rows, ends], projected, positions <= ends[:, None])
 
-    def _transformed(self, embeddings: Tensor) -> Tensor:
+    def _transform(self, embeddings: Tensor) -> Tensor:
         length = embeddings.shape[1]
         self.check_length(length, len(self.positional_embedding))
         tokens = embeddings + self.positional_embedding[:length].to(embeddings.dtype)
@@ -157,7 +157,7 @@ class TextEncoder(TextTower):
 
 
 class ClipBackbone(nn.Module):
-    """CLIP's two towers, an `ImageTextBackbone`."""
+    """Both towers of a CLIP, an `ImageTextBackbone`."""
 
     def __init__(self, image: ImageEncoder, text: TextEncoder) -> None:
         super().__init__()
@@ -166,10 +166,10 @@ class ClipBackbone(nn.Module):
 
 
 def build(config: BackboneConfig, seed: int) -> ClipBackbone:
-    """The backbone that `config` describes; `seed` decides the random weights, if any.
+    """Build the CLIP described by `config`; `seed` determines random weights.
 
     Raises:
-        ValueError: an architecture, tag, file or image size that does not fit; says which and why.
+        ValueError: architecture, tag, file or image size do not fit.
         FileNotFoundError: the weights file is missing.
         RuntimeError: the weights of a tag could not be downloaded.
     """

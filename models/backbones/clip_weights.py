@@ -1,4 +1,4 @@
-"""Where a CLIP's architecture and weights come from: tiny-clip's own file, open_clip, or a file."""
+"""Architectures and weights of CLIPs: tiny-clip's file, open_clip, or a local file."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from models.backbones.weights import (
     check_weights_file,
     is_torchscript,
     is_weights_file,
-    load_exactly,
+    load_strict,
     read_state,
 )
 
-# Imported where it is used: open_clip takes seconds to import (timm, transformers), and reading a
-# configuration should not.
+# Imported where needed: open_clip takes seconds to import (timm, transformers), which reading a
+# configuration does not need.
 if TYPE_CHECKING:
     import open_clip
 
@@ -49,23 +49,23 @@ _TINY_ARCHITECTURE: dict[str, Any] = {
         "mlp_ratio": 2.0,
     },
 }
-# What a plain CLIP ViT is described by: an architecture with any other key (timm or ResNet image
-# towers, attention pooling, other tokenizers, bidirectional text) does not have this file's form.
+# Configuration keys of a plain CLIP ViT. Architectures with other keys (timm or ResNet image
+# towers, attention pooling, other tokenizers, bidirectional text) are not supported.
 _VISION_KEYS = {
     "image_size", "layers", "width", "head_width", "patch_size", "mlp_ratio", "ls_init_value",
 }  # fmt: skip
 _TEXT_KEYS = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"}
-_ARCHIVE_FACTS = {"input_resolution", "context_length", "vocab_size", "attn_mask"}
+_ARCHIVE_METADATA = {"input_resolution", "context_length", "vocab_size", "attn_mask"}
 
 
 def create_clip(name: str, weights: str, seed: int) -> open_clip.CLIP:
-    """open_clip's CLIP of the architecture `name`, of its own image size, with `weights`.
+    """Create open_clip's CLIP of architecture `name`, at its native image size, with `weights`.
 
-    `weights` is "warm", "random" (drawn from `seed`), the path of a local file, or an open_clip
-    tag. Only a tag may use the network.
+    `weights` is "warm", "random" (initialised from `seed`), the path of a local file, or an
+    open_clip tag. Only a tag may access the network.
 
     Raises:
-        ValueError: an architecture, tag or file that does not fit; says which and why.
+        ValueError: architecture, tag or file do not fit.
         FileNotFoundError: the weights file is missing.
         RuntimeError: the weights of a tag could not be downloaded.
     """
@@ -84,18 +84,21 @@ def create_clip(name: str, weights: str, seed: int) -> open_clip.CLIP:
     if is_file:
         check_weights_file(path)
         if is_torchscript(path) and not quick_gelu:
-            raise ValueError(_activation_problem(f"{path}: OpenAI's archives", name, True))
-        state = {key: each for key, each in read_state(path).items() if key not in _ARCHIVE_FACTS}
+            raise ValueError(_activation_message(f"{path}: OpenAI's archives", name, True))
+        state = {
+            key: each for key, each in read_state(path).items() if key not in _ARCHIVE_METADATA
+        }
         if name == TINY:
             state[TOKEN_TABLE_KEY] = token_table
-        load_exactly(clip, state, f"{path} into {name}")
+        load_strict(clip, state, f"{path} into {name}")
     return clip
 
 
 def frozen_token_table() -> Tensor:
-    """tiny-clip's token embedding [49408, 96]: fixed random vectors, so that no file stores it.
+    """Create tiny-clip's token embedding [49408, 96]: fixed random vectors, not stored in a file.
 
-    Five times the usual spread of 0.02: with less, words drown in the positional embedding.
+    The standard deviation is five times the usual 0.02; with less, the positional embedding
+    dominates the words.
     """
     text = _TINY_ARCHITECTURE["text_cfg"]
     generator = np.random.default_rng(20260319)
@@ -112,17 +115,17 @@ def _architecture(name: str) -> dict[str, Any]:
     if name not in known:
         near = difflib.get_close_matches(name, [TINY, TINY_VIT_BERT, VIT_BERT, *known], n=3)
         raise ValueError(
-            f"backbone.name: expected {TINY} or an open_clip architecture; came {name!r}"
+            f"backbone.name: expected {TINY} or an open_clip architecture; got {name!r}"
             + (f"; did you mean {' or '.join(near)}?" if near else "")
         )
     config = cast(dict[str, Any], open_clip.get_model_config(name))
-    odd = (config.keys() - {"embed_dim", "quick_gelu", "vision_cfg", "text_cfg"}) | (
+    unsupported = (config.keys() - {"embed_dim", "quick_gelu", "vision_cfg", "text_cfg"}) | (
         (config["vision_cfg"].keys() - _VISION_KEYS) | (config["text_cfg"].keys() - _TEXT_KEYS)
     )
-    if odd or not isinstance(config["vision_cfg"]["layers"], int):
+    if unsupported or not isinstance(config["vision_cfg"]["layers"], int):
         raise ValueError(
-            f"backbone.name: expected a CLIP vision transformer such as ViT-B-16; {name} is of "
-            f"another kind ({', '.join(sorted(odd)) or 'ResNet image tower'})"
+            f"backbone.name: expected a CLIP vision transformer such as ViT-B-16; got {name} "
+            f"({', '.join(sorted(unsupported)) or 'ResNet image tower'})"
         )
     return config
 
@@ -142,23 +145,23 @@ def _pretrained(name: str, tag: str, quick_gelu: bool) -> open_clip.CLIP:
     if tag not in tags:
         raise ValueError(
             f"backbone.weights: expected random, a local file or one of {name}'s tags "
-            f"({', '.join(tags) or 'it has none'}); came {tag!r}"
+            f"({', '.join(tags) or 'it has none'}); got {tag!r}"
         )
     trained_quick = bool(open_clip.get_pretrained_cfg(name, tag).get("quick_gelu"))
     if trained_quick != quick_gelu:
-        raise ValueError(_activation_problem(f"the weights {tag}", name, trained_quick))
+        raise ValueError(_activation_message(f"the weights {tag}", name, trained_quick))
     try:
         return cast("open_clip.CLIP", open_clip.create_model(name, pretrained=tag))
     except (RuntimeError, OSError) as error:
         raise RuntimeError(
-            f"could not load {name} {tag} ({error}); without a network, download the file "
+            f"could not load {name} {tag} ({error}); without network access, download the file "
             "elsewhere and set backbone.weights to its path"
         ) from error
 
 
-def _activation_problem(what: str, name: str, trained_quick: bool) -> str:
+def _activation_message(what: str, name: str, trained_quick: bool) -> str:
     stem = name.removesuffix("-quickgelu")
     return (
-        f"{what} were trained {'with' if trained_quick else 'without'} QuickGELU, {name} is not "
-        f"of that kind: set backbone.name={stem + '-quickgelu' if trained_quick else stem}"
+        f"{what} were trained {'with' if trained_quick else 'without'} QuickGELU, unlike {name}: "
+        f"set backbone.name={stem + '-quickgelu' if trained_quick else stem}"
     )

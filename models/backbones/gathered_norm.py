@@ -1,4 +1,4 @@
-"""Batch normalisation inside an image tower, over the images of all workers."""
+"""Batch normalisation over the images of all workers."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from models.losses.similarity import at_least_float32
 
 
 class GatheredBatchNorm2d(nn.BatchNorm2d):
-    """nn.BatchNorm2d whose statistics in training are those of the global batch.
+    """nn.BatchNorm2d with the statistics of the global batch in training.
 
-    Every worker sends mean and variance of its images, and lets gradients through what it gets:
-    the same images give the same result whatever the number of workers, and all workers hold equal
-    running statistics. torch's SyncBatchNorm does as much, but on GPUs alone. In evaluation, and
-    in its parameters and buffers, it is nn.BatchNorm2d.
+    Every worker shares mean and variance of its images, and gradients flow through the gathered
+    values. The result does not depend on the number of workers, and all workers hold equal running
+    statistics. torch's SyncBatchNorm does the same, but only on GPUs. Evaluation, parameters and
+    buffers are those of nn.BatchNorm2d.
 
     Args:
-        num_features: channels C.
-        collective: the workers; each must hold as many images as every other.
+        num_features: number of channels C.
+        collective: the workers; all must have the same number of images.
     """
 
     def __init__(self, num_features: int, collective: Collective) -> None:
@@ -27,7 +27,7 @@ class GatheredBatchNorm2d(nn.BatchNorm2d):
         self.collective = collective
 
     def forward(self, input: Tensor) -> Tensor:
-        """[B, C, H, W] of this worker -> the same, normalised."""
+        """Normalise [B, C, H, W] of this worker."""
         if not self.training:
             return super().forward(input)
         maps = at_least_float32(input)
@@ -35,16 +35,18 @@ class GatheredBatchNorm2d(nn.BatchNorm2d):
         moments = self.collective.gather(torch.stack([mean, variance])[None])
         means, variances = moments.unbind(1)
         mean = means.mean(0)
-        # Of the spread inside the workers' shares and of that between them: E[x^2] - E[x]^2 would
-        # lose its digits where a channel's mean is large.
+        # Variance within plus variance between workers: E[x^2] - E[x]^2 would lose precision where
+        # the mean of a channel is large.
         variance = (variances + (means - mean).square()).mean(0)
-        self._count(mean.detach(), variance.detach(), len(moments) * maps[:, 0].numel())
+        self._update_running_statistics(
+            mean.detach(), variance.detach(), len(moments) * maps[:, 0].numel()
+        )
         scale = self.weight * (variance + self.eps).rsqrt()
         shift = self.bias - mean * scale
         return (maps * scale[:, None, None] + shift[:, None, None]).to(input.dtype)
 
-    def _count(self, mean: Tensor, variance: Tensor, num_values: int) -> None:
-        """Moves the running statistics as nn.BatchNorm2d does."""
+    def _update_running_statistics(self, mean: Tensor, variance: Tensor, num_values: int) -> None:
+        """Update the running statistics as nn.BatchNorm2d does."""
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None

@@ -1,8 +1,8 @@
-"""torchvision's ResNet in the form person re-identification needs: last stride 1, pooled feature.
+"""torchvision's ResNet for person re-identification: last stride 1, one pooled feature.
 
-The last of the four layers keeps the resolution of the one before, so the feature map has a 16th
-of the image's height and width (Luo et al. 2019). What pools it is the generalised mean, average
-pooling among them. There is one feature, and no text tower.
+The last of the four layers keeps the resolution of the previous one, so the feature map has 1/16 of
+the image's height and width (Luo et al. 2019). It is pooled by the generalised mean, of which
+average pooling is a special case. There is one feature and no text tower.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from models.backbones.config import RESNET50, BackboneConfig
 from models.backbones.gathered_norm import GatheredBatchNorm2d
 from models.backbones.tower import ImageTower
-from models.backbones.weights import check_weights_file, load_exactly, read_state
+from models.backbones.weights import check_weights_file, load_strict, read_state
 from models.learner import Collective
 
 Norm = Callable[[int], nn.Module]
-"""Number of channels -> a new batch normalisation."""
+"""Function from the number of channels to a new batch normalisation layer."""
 
-_SMALLEST_VALUE = 1e-6
+_MIN_VALUE = 1e-6
 
 
 class GeneralisedMeanPool(nn.Module):
-    """(mean over positions of max(x, 1e-6)^p)^(1/p) of every channel.
+    """Generalised-mean pooling, (mean over positions of max(x, 1e-6)^p)^(1/p) per channel.
 
     Args:
-        exponent: p > 0; 1 is the mean of positive values, and the greatest value is its limit. It
-            does not train, as in KRKC.
+        exponent: p > 0; 1 is the mean of positive values, infinity the maximum. It is not trained,
+            as in KRKC.
 
     Source: Radenovic et al. 2018.
     """
@@ -44,20 +44,20 @@ class GeneralisedMeanPool(nn.Module):
         self.exponent = exponent
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Feature maps [B, C, H, W] -> [B, C, 1, 1]."""
-        powers = maps.clamp(min=_SMALLEST_VALUE).pow(self.exponent)
+        """Pool feature maps [B, C, H, W] to [B, C, 1, 1]."""
+        powers = maps.clamp(min=_MIN_VALUE).pow(self.exponent)
         return functional.adaptive_avg_pool2d(powers, 1).pow(1 / self.exponent)
 
 
 class ResNetEncoder(ImageTower):
-    """A ResNet whose one feature, `pooled`, is also what metric losses compare."""
+    """ResNet with one feature, `pooled`, which metric losses also use."""
 
     metric = "pooled"
 
     def __init__(
         self, resnet: ResNet, image_size: tuple[int, int], pooling_exponent: float = 1.0
     ) -> None:
-        """Takes the network over: last stride 1, its classifier dropped, its pooling replaced."""
+        """Wrap the network: set the last stride to 1, drop the classifier, replace the pooling."""
         super().__init__()
         self.image_size = image_size
         for module in resnet.layer4.modules():
@@ -70,11 +70,11 @@ class ResNetEncoder(ImageTower):
 
     @property
     def feature_dims(self) -> Mapping[str, int]:
-        """The channels of the feature map: 2048 of a ResNet-50."""
+        """Number of channels of the feature map: 2048 for a ResNet-50."""
         return {self.metric: self.visual.inplanes}
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised images [B, 3, H, W] -> pooled features [B, W], not normalised.
+        """Encode normalised images [B, 3, H, W] as pooled features [B, W], not normalised.
 
         Raises:
             ValueError: the images do not have the size this encoder was built for.
@@ -83,16 +83,16 @@ class ResNetEncoder(ImageTower):
         return self.visual(images)
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
-        """The pooled feature by its name."""
+        """Return the pooled feature by name."""
         return {self.metric: self(images)}
 
     def last_layer(self) -> Sequence[nn.Parameter]:
-        """The last residual block."""
+        """Return the parameters of the last residual block."""
         return list(self.visual.layer4[-1].parameters())
 
 
 class ResNetBackbone(nn.Module):
-    """An image tower alone; state keys begin "image."."""
+    """Backbone without text tower; state-dict keys begin with "image."."""
 
     def __init__(self, image: ResNetEncoder) -> None:
         super().__init__()
@@ -102,16 +102,15 @@ class ResNetBackbone(nn.Module):
 def build(
     config: BackboneConfig, seed: int, collective: Collective | None = None
 ) -> ResNetBackbone:
-    """The ResNet that `config` describes.
+    """Build the ResNet described by `config`.
 
     Args:
-        config: its architecture and weights.
-        seed: decides the random weights, if any.
-        collective: where several workers share a batch, through what its statistics are gathered;
-            None in a single one.
+        config: architecture and weights.
+        seed: seed of random weights.
+        collective: workers whose batch statistics are combined; None for a single process.
 
     Raises:
-        ValueError: a weights file of another architecture, or none at all.
+        ValueError: the weights file has another architecture or format.
         FileNotFoundError: the weights file is missing.
         RuntimeError: the ImageNet weights could not be downloaded.
     """
@@ -129,7 +128,7 @@ def build(
 
 
 class _NarrowResNet(ResNet):
-    """One basic block a layer, of a quarter of the usual channels: 128 features."""
+    """ResNet with one basic block per layer and a quarter of the channels: 128 features."""
 
     def __init__(self, norm: Norm) -> None:
         super().__init__(BasicBlock, [1, 1, 1, 1], norm_layer=norm)
@@ -147,31 +146,31 @@ class _NarrowResNet(ResNet):
 
 
 def _load(resnet: ResNet, weights: str, name: str) -> None:
-    """Loads all but the classifier, which knows other classes than people."""
+    """Load all weights except the classifier, which has other classes than persons."""
     if weights == "imagenet":
-        what, state = f"torchvision's ImageNet weights into {name}", _imagenet_state()
+        description, state = f"torchvision's ImageNet weights into {name}", _imagenet_state()
     else:
         path = Path(weights)
         check_weights_file(path)
-        what, state = f"{path} into {name}", read_state(path)
-    own = resnet.state_dict()
-    # Files from before torch 0.4.1 count no batches, and nothing reads that count.
-    kept = {key: own[key] for key in own if key.endswith("num_batches_tracked")}
-    kept |= {key: tensor for key, tensor in state.items() if not key.startswith("fc.")}
-    kept |= {key: own[key] for key in own if key.startswith("fc.")}
-    load_exactly(resnet, kept, what)
+        description, state = f"{path} into {name}", read_state(path)
+    current = resnet.state_dict()
+    # Files from before torch 0.4.1 have no num_batches_tracked, which is not used.
+    merged = {key: current[key] for key in current if key.endswith("num_batches_tracked")}
+    merged |= {key: tensor for key, tensor in state.items() if not key.startswith("fc.")}
+    merged |= {key: current[key] for key in current if key.startswith("fc.")}
+    load_strict(resnet, merged, description)
 
 
 def _imagenet_state() -> Mapping[str, Tensor]:
-    """From torch's cache, or from the network; the file's name holds its checksum."""
-    # Those that the authors of the methods here begin with, not the later IMAGENET1K_V2.
+    """Load the weights from torch's cache or the network; the file name contains a checksum."""
+    # The weights that the methods' authors use, not the later IMAGENET1K_V2.
     weights = ResNet50_Weights.IMAGENET1K_V1
     try:
         return weights.get_state_dict(progress=False, check_hash=True)
     except (OSError, RuntimeError) as error:
         cache = Path(torch.hub.get_dir()) / "checkpoints"
         raise RuntimeError(
-            f"could not load torchvision's ImageNet weights of {RESNET50} ({error}); without a "
-            f"network, download {weights.url} elsewhere, and put it into {cache} or set "
+            f"could not load torchvision's ImageNet weights of {RESNET50} ({error}); without "
+            f"network access, download {weights.url} elsewhere, and put it into {cache} or set "
             "backbone.weights to its path"
         ) from error

@@ -1,7 +1,7 @@
-"""What learners see of a backbone: an image tower that gives named features, maybe a text tower.
+"""Interfaces of backbones: an image tower with named features and an optional text tower.
 
-Every backbone has an `ImageTower`. One with a text tower beside it is an `ImageTextBackbone`: its
-image tower is a `PatchTower`, and both towers end in one joint space of D numbers.
+Every backbone has an `ImageTower`. An `ImageTextBackbone` also has a text tower; its image tower is
+a `PatchTower`, and both towers project into a joint space of dimension D.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from torch import Tensor, nn
 
 
 class ImageTower(nn.Module, ABC):
-    """An image encoder for images of one, possibly rectangular, size.
+    """Image encoder for images of one, possibly rectangular, size.
 
-    Each of its named features gets a BN neck and a classifier of its own. It stands alone: a
-    frozen teacher is `copy.deepcopy(tower)`.
+    Learners attach a BN neck and a classifier to each named feature. A frozen teacher is
+    `copy.deepcopy(tower)`.
     """
 
     metric: str
-    """Name of f: the feature that the triplet and affinities compare."""
+    """Name of f, the feature that triplet and affinity losses compare."""
 
     image_size: tuple[int, int]
     """Height and width of the images, in pixels."""
@@ -31,11 +31,11 @@ class ImageTower(nn.Module, ABC):
     @property
     @abstractmethod
     def feature_dims(self) -> Mapping[str, int]:
-        """Size of each named feature, in the order in which they make the test embedding."""
+        """Size of each named feature, in the order of the test embedding."""
 
     @abstractmethod
     def features(self, images: Tensor) -> dict[str, Tensor]:
-        """Normalised images [B, 3, H, W] -> every named feature, [B, dim], not normalised.
+        """Encode normalised images [B, 3, H, W] as named features [B, dim], not normalised.
 
         Raises:
             ValueError: the images do not have the size this tower was built for.
@@ -43,23 +43,23 @@ class ImageTower(nn.Module, ABC):
 
     @abstractmethod
     def last_layer(self) -> Sequence[nn.Parameter]:
-        """Parameters of the last layer that all its features, patch tokens too, come from."""
+        """Return the parameters of the last layer shared by all features and patch tokens."""
 
     def check_images(self, images: Tensor) -> None:
-        """Refuses images of another size than this tower was built for.
+        """Check that images have the size this tower was built for.
 
         Raises:
-            ValueError: says which size was expected.
+            ValueError: the images have another size.
         """
         if images.shape[1:] != (3, *self.image_size):
             raise ValueError(
-                f"expected images [B, 3, {self.image_size[0]}, {self.image_size[1]}]; came "
+                f"expected images of shape [B, 3, {self.image_size[0]}, {self.image_size[1]}]; got "
                 f"{list(images.shape)}: set backbone.image_height and backbone.image_width"
             )
 
 
 class Backbone(Protocol):
-    """A pretrained model; some have a text tower beside the image tower."""
+    """Pretrained model with an image tower."""
 
     @property
     def image(self) -> ImageTower:
@@ -69,12 +69,12 @@ class Backbone(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ImageFeatures:
-    """What a `PatchTower` says of B images; nothing is normalised.
+    """Output of a `PatchTower` for B images; not normalised.
 
     Attributes:
-        class_token: [B, W] after the final layer norm, before projection (W: tower width).
-        projected: [B, D] class token in the joint embedding space.
-        patches: [B, L, D] patch tokens in the joint space, row by row from the top left.
+        class_token: [B, W] class token after the final layer norm, before projection.
+        projected: [B, D] class token in the joint space.
+        patches: [B, L, D] patch tokens in the joint space, in row-major order.
     """
 
     class_token: Tensor
@@ -82,19 +82,18 @@ class ImageFeatures:
     patches: Tensor
 
     def named(self) -> dict[str, Tensor]:
-        """g and f by their names."""
+        """Return g and f by name."""
         return {"class_token": self.class_token, "projected": self.projected}
 
 
 @dataclass(frozen=True, slots=True)
 class TextFeatures:
-    """What a `TextTower` says of N texts of L tokens; nothing is normalised.
+    """Output of a `TextTower` for N texts of L tokens; not normalised.
 
     Attributes:
-        sentence: [N, D] the text as a whole in the joint space: what is compared with images.
-        tokens: [N, L, D] every token in the joint space. What stands where `mask` is False is to
-            be ignored.
-        mask: [N, L] bool, True from a text's first token to its last, False after its end.
+        sentence: [N, D] text feature in the joint space, comparable with images.
+        tokens: [N, L, D] token features in the joint space; ignore those where `mask` is False.
+        mask: [N, L] bool, True from the first to the last token of a text.
     """
 
     sentence: Tensor
@@ -103,29 +102,29 @@ class TextFeatures:
 
 
 class PatchTower(ImageTower):
-    """An image tower of tokens: a class token and a grid of patches, L in all.
+    """Image tower with a class token and a grid of L patch tokens.
 
-    Its features are `class_token`, g, the class token before projection, and `projected`, f.
+    Its features are `class_token` (g, before projection) and `projected` (f).
     """
 
     metric = "projected"
 
     grid_size: tuple[int, int]
-    """Patches from top to bottom and from left to right; their product is L."""
+    """Number of patch rows and columns; their product is L."""
 
     @property
     @abstractmethod
     def width(self) -> int:
-        """W, the size of a token before projection."""
+        """Size W of a token before projection."""
 
     @property
     @abstractmethod
     def embed_dim(self) -> int:
-        """D, the size of the joint embedding."""
+        """Size D of the joint embedding."""
 
     @abstractmethod
     def forward(self, images: Tensor) -> ImageFeatures:
-        """Normalised images [B, 3, H, W] -> their features.
+        """Encode normalised images [B, 3, H, W].
 
         Raises:
             ValueError: the images do not have the size this tower was built for.
@@ -133,78 +132,77 @@ class PatchTower(ImageTower):
 
     @property
     def feature_dims(self) -> Mapping[str, int]:
-        """W of g, D of f."""
+        """Size W of g and D of f."""
         return {"class_token": self.width, "projected": self.embed_dim}
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
-        """g [B, W] and f [B, D] by their names."""
+        """Encode images [B, 3, H, W] as g [B, W] and f [B, D]."""
         return self(images).named()
 
 
 class TextTower(nn.Module, ABC):
-    """A text encoder that is entered at the token embeddings, so that learned prompts can be words.
+    """Text encoder whose input is token embeddings, so that learned prompts can replace words.
 
-    A text is a row of tokens: a first token, its words, a last token, then padding. What stands
-    after the last token has no influence on a text's features.
+    A text is a sequence of a first token, words, a last token and padding. Positions after the last
+    token do not affect the features of a text.
     """
 
     context_length: int
-    """Longest text in tokens, first and last included."""
+    """Maximum text length in tokens, including first and last token."""
 
     unread: tuple[str, ...] = ()
-    """Names of parameters that no feature comes from: they receive no gradient."""
+    """Names of parameters that no feature depends on; they receive no gradient."""
 
     @property
     @abstractmethod
     def width(self) -> int:
-        """Size of a token embedding: what a learned prompt vector must have."""
+        """Size of a token embedding and of learned prompt vectors."""
 
     @property
     @abstractmethod
     def embed_dim(self) -> int:
-        """D, the size of the joint embedding."""
+        """Size D of the joint embedding."""
 
     @abstractmethod
     def tokenize(self, texts: Sequence[str], max_tokens: int | None = None) -> Tensor:
-        """Texts -> tokens [N, L] long on the CPU, L being the longest text's length.
+        """Tokenize texts as [N, L] long on the CPU, where L is the length of the longest text.
 
-        A text longer than `max_tokens` (or than `context_length`, if that is less) is cut and
-        keeps its last token. Any string is a text: what the vocabulary lacks gets pieces of words
-        or a token for the unknown.
+        Texts longer than `max_tokens` or `context_length` are truncated and keep their last token.
+        Any string is allowed: unknown words are split into pieces or replaced by a token.
         """
 
     @abstractmethod
     def end_positions(self, tokens: Tensor) -> Tensor:
-        """Tokens [N, L] -> position of each text's last token [N]."""
+        """Return the position [N] of the last token of each text in tokens [N, L]."""
 
     @abstractmethod
     def embed_tokens(self, tokens: Tensor) -> Tensor:
-        """Tokens [N, L] -> token embeddings [N, L, W], without positions."""
+        """Look up token embeddings [N, L, W] of tokens [N, L], without positional embedding."""
 
     @abstractmethod
     def forward(self, embeddings: Tensor, end_positions: Tensor) -> Tensor:
-        """Token embeddings [N, L, W] and end-of-text positions [N] -> text features [N, D].
+        """Encode token embeddings [N, L, W] with end-of-text positions [N] as text features [N, D].
 
-        Positions are added here, so that prompt vectors set among the words take theirs. Not
-        normalised.
+        Positional embeddings are added here, so inserted prompt vectors get them too. The result is
+        not normalised.
 
         Raises:
-            ValueError: L is longer than the tower has positions.
+            ValueError: L exceeds the number of positions of the tower.
         """
 
     @abstractmethod
     def features(self, tokens: Tensor) -> TextFeatures:
-        """Tokens [N, L], on the tower's device -> the sentence and its tokens, with gradient.
+        """Encode tokens [N, L] on the tower's device as sentence and token features, with gradient.
 
         Raises:
-            ValueError: L is longer than the tower has positions.
+            ValueError: L exceeds the number of positions of the tower.
         """
 
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
-        """Texts -> text features [N, D], not normalised and without gradient.
+        """Encode N texts as features [N, D], not normalised, without gradient.
 
-        Distinct strings are encoded once, in batches of like length.
+        Equal strings are encoded once, in batches of similar length.
         """
         device = next(self.parameters()).device
         distinct = list(dict.fromkeys(texts))
@@ -219,23 +217,23 @@ class TextTower(nn.Module, ABC):
         return features[torch.tensor([rows[text] for text in texts], dtype=torch.long)]
 
     def check_length(self, length: int, num_positions: int) -> None:
-        """Refuses texts that are longer than the tower has positions.
+        """Check that texts are not longer than the number of positions.
 
         Raises:
-            ValueError: says how long they may be.
+            ValueError: the texts are too long.
         """
         if length > num_positions:
             raise ValueError(
-                f"expected texts of at most {num_positions} tokens; came {length}: shorten the "
-                "texts or the prompts in front of them (tokenize takes max_tokens)"
+                f"expected texts of at most {num_positions} tokens; got {length}: shorten the "
+                "texts or the prompts before them (tokenize takes max_tokens)"
             )
 
 
 class ImageTextBackbone(Backbone, Protocol):
-    """Image and text tower with a joint embedding space; state keys begin "image." or "text.".
+    """Image and text tower with a joint space; state-dict keys begin with "image." or "text.".
 
-    As built, the text tower takes no gradient of its own (gradients still flow through it to
-    prompt vectors): unless a stage trains it, a checkpoint may leave "text." out.
+    The parameters of a new text tower are frozen (gradients still flow through it to prompt
+    vectors). Unless a stage trains it, checkpoints may omit "text.".
     """
 
     @property
@@ -252,10 +250,10 @@ class ImageTextBackbone(Backbone, Protocol):
 def resize_positions(
     positions: Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int]
 ) -> Tensor:
-    """Positional embedding [1 + h*w, W] of one patch grid -> [1 + h'*w', W] of another.
+    """Resize a positional embedding [1 + h*w, W] to another patch grid, [1 + h'*w', W].
 
-    The class token's row stays; the grid is interpolated bicubically with antialiasing, as
-    open_clip does for square inputs (CLIP-ReID: bilinear).
+    The row of the class token is kept. The grid is interpolated bicubically with antialiasing, as
+    in open_clip for square inputs (CLIP-ReID: bilinear).
     """
     if old_grid == new_grid:
         return positions
@@ -265,16 +263,16 @@ def resize_positions(
 
 
 def patch_grid(image_size: tuple[int, int], patch_size: tuple[int, int]) -> tuple[int, int]:
-    """Patches down and across an image of H x W pixels.
+    """Return the number of patch rows and columns of an image of H x W pixels.
 
     Raises:
-        ValueError: a side of the image is no multiple of the patch's.
+        ValueError: the image size is not a multiple of the patch size.
     """
     height, width = image_size
     patch_height, patch_width = patch_size
     if height % patch_height or width % patch_width:
         raise ValueError(
-            f"expected an image size in multiples of the {patch_height}x{patch_width} patch; came "
+            f"expected an image size in multiples of the {patch_height}x{patch_width} patch; got "
             f"{height}x{width}: set backbone.image_height and backbone.image_width"
         )
     return height // patch_height, width // patch_width

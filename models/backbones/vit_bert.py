@@ -1,9 +1,9 @@
-"""ViT and BERT by transformers with a joint space, behind the face that CLIP has here.
+"""ViT and BERT of transformers with a joint space, with the same interface as CLIP.
 
-The towers are `transformers.ViTModel` and `BertModel` as they are; here each gets a linear
-projection into the joint space, images may be rectangular, and the text tower starts from token
-embeddings. Neither tower has dropout, as CLIP has none: a frozen tower's features stay what they
-are, and several workers compute what one would.
+The towers are `transformers.ViTModel` and `BertModel`. Each gets a linear projection into the joint
+space; images may be rectangular, and the input of the text tower is token embeddings. Like CLIP,
+the towers have no dropout, so the features of a frozen tower are constant, and several workers
+compute the same as one.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from models.backbones.tower import (
 )
 from models.backbones.vit_bert_weights import Pretrained, load_joint, read_towers
 
-# Imported where it is used: transformers takes seconds to import, and reading a configuration
-# should not.
+# Imported where needed: transformers takes seconds to import, which reading a configuration does
+# not need.
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import BertModel, ViTModel
@@ -38,25 +38,25 @@ class VitEncoder(PatchTower):
     """transformers' ViTModel for images of one, possibly rectangular, size."""
 
     def __init__(self, vit: ViTModel, embed_dim: int) -> None:
-        """Takes the tower over; `embed_dim` is the size D of the joint space."""
+        """Wrap the tower; `embed_dim` is the size D of the joint space."""
         super().__init__()
         self.visual = vit
-        self.projection = _drawn_projection(vit.config.hidden_size, embed_dim)
+        self.projection = _random_projection(vit.config.hidden_size, embed_dim)
         self.image_size = _pair(vit.config.image_size)
         self.grid_size = patch_grid(self.image_size, _pair(vit.config.patch_size))
 
     @property
     def width(self) -> int:
-        """W, the size of a token before projection."""
+        """Size W of a token before projection."""
         return self.projection.shape[0]
 
     @property
     def embed_dim(self) -> int:
-        """D, the size of the joint embedding."""
+        """Size D of the joint embedding."""
         return self.projection.shape[1]
 
     def forward(self, images: Tensor) -> ImageFeatures:
-        """Normalised images [B, 3, H, W] -> their features; the class token is after the last norm.
+        """Encode normalised images [B, 3, H, W]; the class token is taken after the last norm.
 
         Raises:
             ValueError: the images do not have the size this encoder was built for.
@@ -67,14 +67,14 @@ class VitEncoder(PatchTower):
         return ImageFeatures(tokens[:, 0], projected[:, 0], projected[:, 1:])
 
     def last_layer(self) -> Sequence[nn.Parameter]:
-        """The final layer norm: g stands before the projection."""
+        """Return the final layer norm, because g is taken before the projection."""
         return list(self.visual.layernorm.parameters())
 
     def resize(self, image_size: tuple[int, int]) -> None:
-        """Fits the tower to images of `image_size` (H, W) by resizing its positional embedding.
+        """Resize the positional embedding for images of `image_size` (H, W).
 
         Raises:
-            ValueError: a side of the image is no multiple of the patch size.
+            ValueError: the image size is not a multiple of the patch size.
         """
         grid = patch_grid(image_size, _pair(self.visual.config.patch_size))
         embeddings = self.visual.embeddings
@@ -87,9 +87,9 @@ class VitEncoder(PatchTower):
 
 
 class BertEncoder(TextTower):
-    """transformers' BertModel, entered at the word embeddings; the sentence is its first token.
+    """transformers' BertModel with word embeddings as input; the sentence feature is that of [CLS].
 
-    Every word sees every other one: unlike CLIP's, a token's feature depends on what follows it.
+    Attention is bidirectional: unlike in CLIP, a token's feature depends on the words after it.
     """
 
     def __init__(
@@ -99,14 +99,14 @@ class BertEncoder(TextTower):
         embed_dim: int,
         context_length: int | None = None,
     ) -> None:
-        """Takes the tower over; `context_length` limits texts below the tower's own length.
+        """Wrap the tower; `context_length` may reduce its maximum text length.
 
         Raises:
-            ValueError: the tokenizer is not one that this BERT can have been trained with.
+            ValueError: the tokenizer does not match this BERT.
         """
         super().__init__()
         self.bert = bert
-        self.projection = _drawn_projection(bert.config.hidden_size, embed_dim)
+        self.projection = _random_projection(bert.config.hidden_size, embed_dim)
         num_positions = bert.config.max_position_embeddings
         self.context_length = min(context_length or num_positions, num_positions)
         self.tokenizer = tokenizer
@@ -114,23 +114,22 @@ class BertEncoder(TextTower):
 
     @property
     def width(self) -> int:
-        """Size of a token embedding: what a learned prompt vector must have."""
+        """Size of a token embedding and of learned prompt vectors."""
         return self.projection.shape[0]
 
     @property
     def embed_dim(self) -> int:
-        """D, the size of the joint embedding."""
+        """Size D of the joint embedding."""
         return self.projection.shape[1]
 
     def tokenize(self, texts: Sequence[str], max_tokens: int | None = None) -> Tensor:
-        """Texts -> WordPiece tokens [N, L] long on the CPU, L being the longest text's length.
+        """Tokenize texts as WordPiece tokens [N, L] long on the CPU, L the length of the longest.
 
-        Each row is [CLS], the words, [SEP], then [PAD]. A text longer than `max_tokens` (or than
-        `context_length`, if that is less) is cut and keeps its [SEP]. "[SEP]" written in a text is
-        text, not the token.
+        Each row is [CLS], words, [SEP], [PAD]. Texts longer than `max_tokens` or `context_length`
+        are truncated and keep their [SEP]. The string "[SEP]" in a text is not the special token.
         """
         limit = min(max_tokens or self.context_length, self.context_length)
-        self.tokenizer.encode_special_tokens = True  # a copy of a tokenizer forgets it
+        self.tokenizer.encode_special_tokens = True  # not kept by a copied tokenizer
         rows = [
             [
                 self.first,
@@ -141,42 +140,42 @@ class BertEncoder(TextTower):
         ]
         longest = max((len(row) for row in rows), default=2)
         tokens = torch.full((len(rows), longest), self.padding)
-        for number, row in enumerate(rows):
-            tokens[number, : len(row)] = torch.tensor(row)
+        for index, row in enumerate(rows):
+            tokens[index, : len(row)] = torch.tensor(row)
         return tokens
 
     def end_positions(self, tokens: Tensor) -> Tensor:
-        """Tokens [N, L] -> position of each [SEP] [N]: the last token that is no padding."""
+        """Return the position [N] of [SEP], the last token before padding."""
         return (tokens != self.padding).sum(-1) - 1
 
     def embed_tokens(self, tokens: Tensor) -> Tensor:
-        """Tokens [N, L] -> word embeddings [N, L, W], without positions."""
+        """Look up word embeddings [N, L, W] of tokens [N, L], without positional embedding."""
         return self.bert.embeddings.word_embeddings(tokens)
 
     def forward(self, embeddings: Tensor, end_positions: Tensor) -> Tensor:
-        """Word embeddings [N, L, W] and positions of [SEP] [N] -> text features [N, D].
+        """Encode word embeddings [N, L, W] with positions [N] of [SEP] as text features [N, D].
 
-        Nothing attends to what stands after the end of a text.
+        Positions after the end of a text are masked.
         """
         return self._hidden(embeddings, end_positions)[:, 0] @ self.projection
 
     def features(self, tokens: Tensor) -> TextFeatures:
-        """Tokens [N, L] -> their features; the sentence is that of [CLS]."""
+        """Encode tokens [N, L]; the sentence feature is that of [CLS]."""
         ends = self.end_positions(tokens)
         projected = self._hidden(self.embed_tokens(tokens), ends) @ self.projection
-        return TextFeatures(projected[:, 0], projected, _up_to(ends, tokens.shape[1]))
+        return TextFeatures(projected[:, 0], projected, _mask_until(ends, tokens.shape[1]))
 
     def _hidden(self, embeddings: Tensor, end_positions: Tensor) -> Tensor:
         length = embeddings.shape[1]
         self.check_length(length, self.bert.config.max_position_embeddings)
-        # Four dimensions are taken as they are; of two, BERT would first ask whether any is False,
-        # for which a GPU has to be waited for.
-        mask = _up_to(end_positions, length)[:, None, None]
+        # A 4-D mask is used directly. For a 2-D mask, BERT checks whether any entry is False, which
+        # causes a GPU synchronisation.
+        mask = _mask_until(end_positions, length)[:, None, None]
         return self.bert(inputs_embeds=embeddings, attention_mask=mask).last_hidden_state
 
 
 class VitBertBackbone(nn.Module):
-    """A ViT and a BERT with a joint space, an `ImageTextBackbone`."""
+    """ViT and BERT with a joint space, an `ImageTextBackbone`."""
 
     def __init__(self, image: VitEncoder, text: BertEncoder) -> None:
         super().__init__()
@@ -185,12 +184,12 @@ class VitBertBackbone(nn.Module):
 
 
 def build(config: BackboneConfig, seed: int) -> VitBertBackbone:
-    """The backbone that `config` describes; `seed` decides what is drawn: projections, or all.
+    """Build the backbone described by `config`; `seed` determines random weights and projections.
 
     Raises:
-        ValueError: a folder, file or image size that does not fit; says which and why.
-        FileNotFoundError: a folder or a file in it is missing.
-        RuntimeError: a hub name could not be reached.
+        ValueError: a folder, file or image size does not fit.
+        FileNotFoundError: a folder or file is missing.
+        RuntimeError: the hub could not be reached.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -201,22 +200,23 @@ def build(config: BackboneConfig, seed: int) -> VitBertBackbone:
 
 
 def assemble(towers: Pretrained, context_length: int | None = None) -> VitBertBackbone:
-    """Both towers, and projections into a joint space of the text tower's width.
+    """Combine both towers with projections into a joint space of the text tower's width.
 
-    The projections are drawn from torch's generator: pretrained towers know nothing of each other.
+    The projections are initialised randomly from torch's generator, because separately pretrained
+    towers have no joint space.
     """
     embed_dim = towers.bert.config.hidden_size
     text = BertEncoder(towers.bert, towers.tokenizer, embed_dim, context_length)
     return VitBertBackbone(VitEncoder(towers.vit, embed_dim), text)
 
 
-def _drawn_projection(width: int, embed_dim: int) -> nn.Parameter:
+def _random_projection(width: int, embed_dim: int) -> nn.Parameter:
     return nn.Parameter(width**-0.5 * torch.randn(width, embed_dim))
 
 
-def _up_to(end_positions: Tensor, length: int) -> Tensor:
-    places = torch.arange(length, device=end_positions.device)
-    return places <= end_positions[:, None]
+def _mask_until(end_positions: Tensor, length: int) -> Tensor:
+    positions = torch.arange(length, device=end_positions.device)
+    return positions <= end_positions[:, None]
 
 
 def _pair(size: int | Sequence[int]) -> tuple[int, int]:
@@ -227,15 +227,15 @@ def _pair(size: int | Sequence[int]) -> tuple[int, int]:
 
 
 def _special_tokens(tokenizer: Tokenizer, vocab_size: int) -> tuple[int, int, int]:
-    found = {name: tokenizer.token_to_id(name) for name in (FIRST, LAST, PADDING)}
-    known = {name: number for name, number in found.items() if number is not None}
-    if lacking := [name for name in found if name not in known]:
+    ids = {name: tokenizer.token_to_id(name) for name in (FIRST, LAST, PADDING)}
+    known = {name: token_id for name, token_id in ids.items() if token_id is not None}
+    if missing := [name for name in ids if name not in known]:
         raise ValueError(
-            f"backbone.text_tower: expected a BERT tokenizer; this one lacks {', '.join(lacking)}"
+            f"backbone.text_tower: expected a BERT tokenizer; got one without {', '.join(missing)}"
         )
     if tokenizer.get_vocab_size() > vocab_size:
         raise ValueError(
-            f"backbone.text_tower: the tokenizer knows {tokenizer.get_vocab_size()} words and the "
-            f"BERT beside it {vocab_size}: they are not of one model"
+            f"backbone.text_tower: expected a tokenizer with at most {vocab_size} words, the "
+            f"vocabulary of the BERT; got {tokenizer.get_vocab_size()}"
         )
     return known[FIRST], known[LAST], known[PADDING]

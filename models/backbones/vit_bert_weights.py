@@ -1,4 +1,4 @@
-"""Where ViT, BERT and their words come from: own warm files, local folders, or the hub."""
+"""Weights and tokenizers of ViT and BERT: included files, local folders, or the hub."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from models.backbones.weights import (
     check_warm_file,
     check_weights_file,
     is_weights_file,
-    load_exactly,
+    load_strict,
     read_state,
 )
 
-# Imported where it is used: transformers takes seconds to import, and reading a configuration
-# should not.
+# Imported where needed: transformers takes seconds to import, which reading a configuration does
+# not need.
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import BertConfig, BertModel, PreTrainedModel, ViTConfig, ViTModel
@@ -29,23 +29,24 @@ WARM_FILE = Path(__file__).parent / "warm" / "tiny_vit_bert.safetensors"
 TOKENIZER_FILE = Path(__file__).parent / "warm" / "tiny_vit_bert_tokenizer.json"
 WARM_COMMAND = "python -m runner.tools.train_tiny_backbones --backbone tiny-vit-bert"
 
-VIT_ON_THE_HUB = "google/vit-base-patch16-224-in21k"
-BERT_ON_THE_HUB = "google-bert/bert-base-uncased"
+DEFAULT_VIT = "google/vit-base-patch16-224-in21k"
+DEFAULT_BERT = "google-bert/bert-base-uncased"
 
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
-_TINY_SPREAD = 64**-0.5
-"""Standard deviation of the tiny towers' initial weights, one over the root of their width.
+_TINY_INIT_STD = 64**-0.5
+"""Standard deviation of the tiny towers' initial weights, 1 / sqrt(width).
 
-transformers' 0.02 suits a width of 768. At 64 an attention layer would pass on a fortieth of what
-it is given, and [CLS] hardly see the words: any two captions began with a cosine of 1.000 (0.986).
+transformers' default of 0.02 suits a width of 768. At width 64, an attention layer would pass on a
+fortieth of its input, [CLS] would hardly depend on the words, and the initial cosine of two
+captions would be 1.000 (with this value: 0.986).
 """
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
 
 @dataclass(frozen=True, slots=True)
 class Pretrained:
-    """Two towers that do not know each other, and the tokenizer of the second."""
+    """Two separately pretrained towers and the tokenizer of the text tower."""
 
     vit: ViTModel
     bert: BertModel
@@ -53,31 +54,31 @@ class Pretrained:
 
 
 def read_towers(config: BackboneConfig) -> Pretrained:
-    """Both towers that `config` names, at their own image size and without dropout.
+    """Load both towers of `config` at their native image size and without dropout.
 
-    Weights that are not pretrained are drawn from torch's generator. Only a hub name may use the
-    network.
+    Weights that are not pretrained are initialised from torch's generator. Only a hub name may
+    access the network.
 
     Raises:
-        ValueError: a folder of another model, or with weights that lack something.
+        ValueError: a folder has another model or incomplete weights.
         FileNotFoundError: a file is missing.
-        RuntimeError: a hub name could not be reached.
+        RuntimeError: the hub could not be reached.
     """
     if config.name == TINY_VIT_BERT:
         if config.weights == "warm":
             check_warm_file(WARM_FILE, WARM_COMMAND)
         tokenizer = read_tokenizer(TOKENIZER_FILE)
-        return draw_towers(tiny_vit_config(), tiny_bert_config(tokenizer), tokenizer)
-    vit = _Source("backbone.image_tower", config.image_tower or VIT_ON_THE_HUB, "vit")
-    bert = _Source("backbone.text_tower", config.text_tower or BERT_ON_THE_HUB, "bert")
+        return random_towers(tiny_vit_config(), tiny_bert_config(tokenizer), tokenizer)
+    vit = _Source("backbone.image_tower", config.image_tower or DEFAULT_VIT, "vit")
+    bert = _Source("backbone.text_tower", config.text_tower or DEFAULT_BERT, "bert")
     is_pretrained = config.weights == "pretrained"
-    for source, needs in ((vit, ()), (bert, ("tokenizer.json", "vocab.txt"))):
-        source.check_folder(is_pretrained, needs)
+    for source, tokenizer_files in ((vit, ()), (bert, ("tokenizer.json", "vocab.txt"))):
+        source.check_folder(is_pretrained, tokenizer_files)
     vit_config = cast("ViTConfig", vit.read_config())
     bert_config = cast("BertConfig", bert.read_config())
     tokenizer = bert.read_tokenizer()
     if not is_pretrained:
-        return draw_towers(vit_config, bert_config, tokenizer)
+        return random_towers(vit_config, bert_config, tokenizer)
     from transformers import BertModel, ViTModel
 
     return Pretrained(
@@ -87,8 +88,8 @@ def read_towers(config: BackboneConfig) -> Pretrained:
     )
 
 
-def draw_towers(vit: ViTConfig, bert: BertConfig, tokenizer: Tokenizer) -> Pretrained:
-    """Towers of these architectures, without dropout, drawn from torch's generator."""
+def random_towers(vit: ViTConfig, bert: BertConfig, tokenizer: Tokenizer) -> Pretrained:
+    """Create towers without dropout, initialised from torch's generator."""
     from transformers import BertModel, ViTModel
 
     return Pretrained(
@@ -99,11 +100,11 @@ def draw_towers(vit: ViTConfig, bert: BertConfig, tokenizer: Tokenizer) -> Pretr
 
 
 def load_joint(backbone: nn.Module, config: BackboneConfig) -> None:
-    """Loads towers and projections that were trained together, if `config` names such a file.
+    """Load jointly trained towers and projections if `config` names such a file.
 
     Raises:
-        ValueError: the file is of another architecture.
-        FileNotFoundError: it is missing.
+        ValueError: the file has another architecture.
+        FileNotFoundError: the file is missing.
     """
     if config.weights == "warm":
         path = WARM_FILE
@@ -112,11 +113,11 @@ def load_joint(backbone: nn.Module, config: BackboneConfig) -> None:
         check_weights_file(path)
     else:
         return
-    load_exactly(backbone, read_state(path), f"{path} into {config.name}")
+    load_strict(backbone, read_state(path), f"{path} into {config.name}")
 
 
 def tiny_vit_config() -> ViTConfig:
-    """tiny-vit-bert's image tower: as deep as tiny-clip's, two thirds as wide, at half its cost."""
+    """Return the configuration of tiny-vit-bert's image tower, at half the cost of tiny-clip's."""
     from transformers import ViTConfig
 
     return ViTConfig(
@@ -126,12 +127,12 @@ def tiny_vit_config() -> ViTConfig:
         num_hidden_layers=4,
         num_attention_heads=4,
         intermediate_size=128,
-        initializer_range=_TINY_SPREAD,
+        initializer_range=_TINY_INIT_STD,
     )
 
 
 def tiny_bert_config(tokenizer: Tokenizer) -> BertConfig:
-    """tiny-vit-bert's text tower for the words of `tokenizer`."""
+    """Return the configuration of tiny-vit-bert's text tower for the vocabulary of `tokenizer`."""
     from transformers import BertConfig
 
     return BertConfig(
@@ -142,21 +143,21 @@ def tiny_bert_config(tokenizer: Tokenizer) -> BertConfig:
         intermediate_size=128,
         max_position_embeddings=64,
         type_vocab_size=1,
-        initializer_range=_TINY_SPREAD,
+        initializer_range=_TINY_INIT_STD,
     )
 
 
 def word_tokenizer(words: Iterable[str]) -> Tokenizer:
-    """A WordPiece tokenizer of these words, lower case; any other word is spelled by its letters.
+    """Create a lower-case WordPiece tokenizer of the given words; others are split into letters.
 
-    A letter or sign that is none of a-z, 0-9 and the words makes its word [UNK]. Equal sets of
-    words give equal tokenizers.
+    A word with a character outside a-z, 0-9 and the given words becomes [UNK]. Equal sets of words
+    give equal tokenizers.
     """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
     pieces = dict.fromkeys((*_SPECIAL, *_LETTERS, *(f"##{letter}" for letter in _LETTERS)))
     pieces |= dict.fromkeys(sorted({word.lower() for word in words}))
-    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    vocabulary = {piece: index for index, piece in enumerate(pieces)}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -165,7 +166,7 @@ def word_tokenizer(words: Iterable[str]) -> Tokenizer:
 
 
 def read_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer in a JSON file of the tokenizers library.
+    """Read a tokenizer from a JSON file of the tokenizers library.
 
     Raises:
         FileNotFoundError: the file is missing.
@@ -173,18 +174,18 @@ def read_tokenizer(path: Path) -> Tokenizer:
     from tokenizers import Tokenizer
 
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; make it anew: {WARM_COMMAND}")
+        raise FileNotFoundError(f"{path} is missing; create it with: {WARM_COMMAND}")
     return Tokenizer.from_file(str(path))
 
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """A folder that transformers saved, or a name on the hub.
+    """A folder written by transformers, or a name on the hub.
 
     Attributes:
-        field: the configuration field that names it.
-        name: the folder or the name.
-        kind: transformers' name of the architecture that it must have.
+        field: name of the configuration field.
+        name: the folder or hub name.
+        kind: required model type.
     """
 
     field: str
@@ -192,46 +193,48 @@ class _Source:
     kind: str
 
     def check_folder(self, with_weights: bool, one_of: tuple[str, ...]) -> None:
-        """Refuses a local folder that lacks a file; a hub name passes.
+        """Check that a local folder has all files; a hub name always passes.
 
         Raises:
-            FileNotFoundError: says what is missing.
+            FileNotFoundError: the folder or a file is missing.
         """
         folder = Path(self.name).expanduser()
         if not folder.is_dir():
             if folder.is_absolute() or self.name.startswith((".", "~")) or len(folder.parts) > 2:
-                raise FileNotFoundError(f"{self.field}: no folder at {folder.absolute()}")
+                raise FileNotFoundError(
+                    f"{self.field}: expected an existing folder, got {folder.absolute()}"
+                )
             return
-        wanted = [("config.json",), one_of, _WEIGHTS if with_weights else ()]
-        lacking = [
+        required = [("config.json",), one_of, _WEIGHTS if with_weights else ()]
+        missing = [
             " or ".join(group)
-            for group in wanted
+            for group in required
             if group and not any(any(folder.glob(pattern)) for pattern in group)
         ]
-        if lacking:
+        if missing:
             raise FileNotFoundError(
-                f"{self.field}: expected a folder that transformers' save_pretrained wrote; "
-                f"{folder.absolute()} lacks {' and '.join(lacking)}"
+                f"{self.field}: expected a folder written by transformers' save_pretrained; "
+                f"{folder.absolute()} has no {' and no '.join(missing)}"
             )
 
     def read_config(self) -> Any:
-        """Its architecture.
+        """Read the model configuration.
 
         Raises:
-            ValueError: it is another model than `kind`.
+            ValueError: the model type is not `kind`.
         """
         from transformers import AutoConfig
 
         config = self._fetch(AutoConfig.from_pretrained)
         if config.model_type != self.kind:
             raise ValueError(
-                f"{self.field}: expected a model of type {self.kind}; {self.name} is of type "
+                f"{self.field}: expected a model of type {self.kind}; {self.name} has type "
                 f"{config.model_type}"
             )
         return config
 
     def read_tokenizer(self) -> Tokenizer:
-        """Its tokenizer as the tokenizers library's own."""
+        """Read the tokenizer as a tokenizer of the tokenizers library."""
         from transformers import AutoTokenizer
 
         tokenizer = self._fetch(AutoTokenizer.from_pretrained).backend_tokenizer
@@ -240,10 +243,10 @@ class _Source:
         return tokenizer
 
     def read_model(self, model: type[PreTrainedModel], config: Any) -> PreTrainedModel:
-        """Its tower with all its weights; heads that only pretraining needed are dropped.
+        """Read the tower with all weights, without the heads used in pretraining only.
 
         Raises:
-            ValueError: weights of the tower are missing or have another shape.
+            ValueError: weights are missing or have another shape.
         """
         loaded, report = self._fetch(
             model.from_pretrained,
@@ -252,20 +255,20 @@ class _Source:
             attn_implementation="sdpa",
             output_loading_info=True,
         )
-        wrong = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
-        if wrong:
+        missing = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
+        if missing:
             raise ValueError(
-                f"{self.field}: the weights in {self.name} lack {len(wrong)} tensors of the tower "
-                f"({wrong[0]}, ...); it is no whole model of type {self.kind}"
+                f"{self.field}: expected a complete model of type {self.kind}; {self.name} lacks "
+                f"{len(missing)} tensors ({missing[0]}, ...)"
             )
         return loaded.float()
 
     def _fetch(self, read: Callable[..., Any], **options: Any) -> Any:
-        """What one of transformers' readers gives for the folder or name.
+        """Call one of transformers' readers with the folder or hub name.
 
         Raises:
             ValueError: the folder cannot be read.
-            RuntimeError: the hub cannot be reached, or does not have the name.
+            RuntimeError: the hub cannot be reached or does not have the name.
         """
         folder = Path(self.name).expanduser()
         try:
@@ -275,9 +278,9 @@ class _Source:
             if folder.is_dir():
                 raise ValueError(f"{self.field}: cannot read {folder}: {reason}") from error
             raise RuntimeError(
-                f"{self.field}: {self.name} is no folder here, and the hub did not give it "
-                f"({reason}). Without a network, save the model elsewhere by transformers' "
-                f"save_pretrained, and set {self.field} to that folder"
+                f"{self.field}: {self.name} is not a local folder and could not be loaded from "
+                f"the hub ({reason}). Without network access, save the model elsewhere with "
+                f"transformers' save_pretrained and set {self.field} to that folder"
             ) from error
 
 

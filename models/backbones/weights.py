@@ -1,4 +1,4 @@
-"""Weights files, whatever architecture they are of."""
+"""Reading and checking of weights files."""
 
 from __future__ import annotations
 
@@ -15,26 +15,28 @@ _FILE_SUFFIXES = {".safetensors", ".pt", ".pth", ".bin"}
 
 
 def is_weights_file(weights: str) -> bool:
-    """Whether `backbone.weights` names a file rather than a tag."""
+    """Return whether `backbone.weights` is a file path rather than a tag."""
     path = Path(weights)
     return path.suffix in _FILE_SUFFIXES or len(path.parts) > 1
 
 
 def check_weights_file(path: Path) -> None:
-    """Refuses a file that is not there.
+    """Check that a weights file exists.
 
     Raises:
-        FileNotFoundError: says where it was looked for.
+        FileNotFoundError: the file does not exist.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"backbone.weights: no file at {path.absolute()}")
+        raise FileNotFoundError(
+            f"backbone.weights: expected an existing file, got {path.absolute()}"
+        )
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Tensors by name from safetensors, a state dict, or a TorchScript archive.
+    """Read tensors by name from a safetensors file, a state dict or a TorchScript archive.
 
     Raises:
-        ValueError: the file is none of these.
+        ValueError: the file has none of these formats.
     """
     try:
         if path.suffix == ".safetensors":
@@ -47,71 +49,71 @@ def read_state(path: Path) -> dict[str, Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(
-            f"backbone.weights: {path} is no readable weights file: {error}"
+            f"backbone.weights: cannot read {path} as a weights file: {error}"
         ) from error
     state = state.get("state_dict", state)
     return {key.removeprefix("module."): tensor for key, tensor in state.items()}
 
 
 def is_torchscript(path: Path) -> bool:
-    """Whether the file is an archive of code and weights, as OpenAI's CLIPs are."""
+    """Return whether the file is a TorchScript archive, like OpenAI's CLIP weights."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
         return any(Path(name).name == "constants.pkl" for name in archive.namelist())
 
 
-def load_exactly(module: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
-    """Loads tensors that must be the module's own, neither more nor fewer.
+def load_strict(module: nn.Module, state: Mapping[str, Tensor], description: str) -> None:
+    """Load a state dict whose paths and shapes must match the module exactly.
 
     Args:
-        module: what takes them.
+        module: module to load into.
         state: tensors by path.
-        what: file and architecture, for the message.
+        description: file and architecture for the error message.
 
     Raises:
-        ValueError: says how many lack, are unknown or have another shape, and names one of each.
+        ValueError: tensors are missing, unexpected or have another shape; names one of each kind.
     """
-    own = module.state_dict()
+    expected = module.state_dict()
     problems = {
-        "lacking": sorted(own.keys() - state.keys()),
-        "unknown": sorted(state.keys() - own.keys()),
-        "of another shape": sorted(
-            key for key in own.keys() & state.keys() if own[key].shape != state[key].shape
+        "missing": sorted(expected.keys() - state.keys()),
+        "unexpected": sorted(state.keys() - expected.keys()),
+        "with another shape": sorted(
+            key for key in expected.keys() & state.keys() if expected[key].shape != state[key].shape
         ),
     }
-    found = [f"{len(keys)} {kind} ({keys[0]}, ...)" for kind, keys in problems.items() if keys]
-    if found:
+    counts = [f"{len(keys)} {kind} ({keys[0]}, ...)" for kind, keys in problems.items() if keys]
+    if counts:
         raise ValueError(
-            f"cannot load {what}: of {len(own)} tensors {'; '.join(found)}. Set backbone.name to "
-            "the architecture that the file was trained with"
+            f"cannot load {description}: of {len(expected)} tensors {'; '.join(counts)}. Set "
+            "backbone.name to the architecture that the file was trained with"
         )
     module.load_state_dict(state)
 
 
 def file_sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's content."""
+    """Return the hexadecimal SHA-256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def check_warm_file(path: Path, command: str) -> None:
-    """Refuses weights of the package that are not those of the facts beside them.
+    """Check that weights included in the package match the metadata file next to them.
 
     Args:
-        path: the weights; the facts have the same name, with .json.
-        command: what makes them anew.
+        path: weights file; the metadata file has the suffix .json.
+        command: command that creates both files.
 
     Raises:
-        FileNotFoundError: one of the two is missing.
-        ValueError: the weights have another hash.
+        FileNotFoundError: one of the files is missing.
+        ValueError: the hash of the weights differs.
     """
-    facts = path.with_suffix(".json")
-    for file in (path, facts):
+    metadata = path.with_suffix(".json")
+    for file in (path, metadata):
         if not file.is_file():
-            raise FileNotFoundError(f"{file} is missing; make it anew: {command}")
-    expected, came = json.loads(facts.read_text())["sha256"], file_sha256(path)
-    if came != expected:
+            raise FileNotFoundError(f"{file} is missing; create it with: {command}")
+    expected, actual = json.loads(metadata.read_text())["sha256"], file_sha256(path)
+    if actual != expected:
         raise ValueError(
-            f"{path}: expected sha256 {expected[:12]}..., came {came[:12]}...; restore the file or "
-            f"make it anew: {command}"
+            f"{path}: expected sha256 {expected[:12]}..., got {actual[:12]}...; restore the file "
+            f"or create it with: {command}"
         )

@@ -1,4 +1,4 @@
-"""The settings of BDAM; models/learners/bdam.py says what they do."""
+"""Configuration of BDAM; see models/learners/bdam.py for the method."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from models.learner import OptimizerConfig, ScheduleConfig
 from models.losses.decoupling import Kernel
 
 Positives = Literal["identity", "identity_or_text", "diagonal"]
-"""Which texts of a batch count as an image's own."""
+"""Texts of a batch that are positives of an image."""
 
 Text = Literal["caption", "identity"]
 
 MEMORY_FORMS = ("prototype", "prototype_relation", "centroid_relation", "identity_prototype")
-"""Forms of L_IDA that read prototypes of identity and clothing features."""
+"""Forms of L_IDA that use prototypes of identity and clothing features."""
 
 
 class ContrastTermConfig(TermConfig):
@@ -35,21 +35,22 @@ class ContrastTermConfig(TermConfig):
     temperature: float = Field(default=0.07, gt=0, description="tau")
     positives: Positives = Field(
         default="identity",
-        description="an image's texts: all of its person's, these and equal texts, or its own",
+        description="positives of an image: texts of the same person, these and equal texts, or "
+        "only its own",
     )
 
 
 class InfoTermConfig(ContrastTermConfig):
-    """InfoNCE of v, the projected identity feature, with texts; mean over the kinds of texts."""
+    """InfoNCE of v, the projected identity feature, with texts; mean over `texts`."""
 
     texts: tuple[Text, ...] = Field(
         default=("caption", "identity"),
-        description="which texts: a person's caption, the machine's identity description",
+        description="kinds of texts: caption, generated identity description",
     )
 
     @field_validator("texts")
     @classmethod
-    def _each_once(cls, texts: tuple[Text, ...]) -> tuple[Text, ...]:
+    def _check_unique(cls, texts: tuple[Text, ...]) -> tuple[Text, ...]:
         if not texts or len(set(texts)) < len(texts):
             raise ValueError(
                 f"expected caption, identity or both, each once; got [{', '.join(texts)}] "
@@ -71,39 +72,36 @@ class GatedTripletTermConfig(TripletTermConfig):
 
     margin: float | None = Field(default=0.3, ge=0, description="hinge margin; null = soft margin")
     normalise: bool = Field(default=False, description="L2-normalise the feature first")
-    squared: bool = Field(
-        default=True, description="squared Euclidean distances, or distances as they are"
-    )
+    squared: bool = Field(default=True, description="use squared Euclidean distances")
 
 
 class AdversarialTermConfig(TermConfig):
-    """Mean of -log(1 - P), P the share of an image's own clothing description in the softmax."""
+    """Mean of -log(1 - P), P the softmax probability of an image's clothing description."""
 
     temperature: float = Field(default=0.07, gt=0, description="tau")
     positives: Positives = Field(
         default="diagonal",
-        description="an image's own texts: its own, all of its person's, these and equal texts",
+        description="positives of an image: its own text, texts of the same person, or these and "
+        "equal texts",
     )
-    floor: float = Field(
-        default=1e-6, ge=0, lt=1, description="1 - P below it sends no gradient; 0: no floor"
-    )
+    floor: float = Field(default=1e-6, ge=0, lt=1, description="lower bound of 1 - P; 0 = none")
 
 
 class DecoupleTermConfig(TermConfig):
-    """Dependence between the gated identity and clothing features of the batch."""
+    """Dependence between the gated identity and clothing features of a batch."""
 
     measure: Literal["hsic", "cka"] = Field(
         default="hsic",
-        description="hsic (the paper), or cka: divided by the largest it could be, in [0, 1]",
+        description="hsic (the paper), or cka, which is hsic normalised to [0, 1]",
     )
-    kernel: Kernel = Field(default="linear", description="kernel of the normalised features")
+    kernel: Kernel = Field(default="linear", description="kernel on the normalised features")
     bandwidth: float | None = Field(
-        default=None, gt=0, description="rbf: s; null: the median distance of the batch"
+        default=None, gt=0, description="rbf: bandwidth s; null: median distance of the batch"
     )
 
 
 class LossesConfig(CrossDomainLossesConfig):
-    """Every loss term by name; the forms of L_IDA count only if learner.alignment lists them."""
+    """Loss terms by name; forms of L_IDA are used only if listed in learner.alignment."""
 
     info: InfoTermConfig = Field(default_factory=InfoTermConfig)
     fused: FusedTermConfig = Field(default_factory=FusedTermConfig)
@@ -114,16 +112,16 @@ class LossesConfig(CrossDomainLossesConfig):
     gate: TermConfig = Field(default_factory=TermConfig)
 
     @model_validator(mode="after")
-    def _relates_images_to_texts(self) -> LossesConfig:
+    def _check_losses(self) -> LossesConfig:
         if not (self.info.weight or self.fused.weight):
             raise ValueError(
-                "nothing relates images to captions: give info or fused a weight above 0"
+                "no term relates images to captions: set info.weight or fused.weight > 0"
             )
         return self
 
 
 TASKS = ("info", "fused", "triplet", "adversarial", "clothing", "decouple", "gate")
-"""The terms of one domain, in the order in which GradNorm counts them."""
+"""Terms of a single domain, in the order that GradNorm uses."""
 
 
 def _optimizer() -> OptimizerConfig:
@@ -131,7 +129,7 @@ def _optimizer() -> OptimizerConfig:
 
 
 class Config(BalancedConfig):
-    """Settings of BDAM; every part of the paper's tables is a switch here."""
+    """Configuration of BDAM, including all switches of the paper's tables."""
 
     name: Literal["bdam"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
         default="bdam", description="the learner"
@@ -141,87 +139,87 @@ class Config(BalancedConfig):
         default_factory=_optimizer, description="optimiser and schedule of the stage"
     )
     text_tower: Literal["trained", "frozen"] = Field(
-        default="trained", description="whether the text tower learns too"
+        default="trained", description="whether the text tower is trained"
     )
     decoupling: BdamConfig = Field(default_factory=BdamConfig)
     fusion: FusionConfig = Field(default_factory=FusionConfig)
     gallery_descriptions: bool = Field(
         default=True,
-        description="whether a searched image is fused with its identity description; false: it is "
-        "embedded by v alone, whatever the fusion learned",
+        description="fuse gallery images with their identity descriptions; false: embed them by v "
+        "only",
     )
     losses: LossesConfig = Field(default_factory=LossesConfig)
     alignment: tuple[Alignment, ...] = Field(
         default=(),
-        description="from the second domain on: forms of L_IDA over the identity and the clothing "
-        "feature (K = 2) or over v, summed",
+        description="forms of L_IDA from the second domain on, summed; over the identity and the "
+        "clothing feature (K = 2) or over v",
     )
     num_centroids: int = Field(
-        default=16, ge=2, description="centroid_relation: centroids of each subspace and domain"
+        default=16, ge=2, description="centroid_relation: centroids per subspace and domain"
     )
     interpolation: InterpolationConfig = Field(default_factory=InterpolationConfig)
 
     @model_validator(mode="after")
-    def _gate_is_there(self) -> Config:
+    def _check_gate(self) -> Config:
         if self.losses.gate.weight and not self.has_gate:
             raise ValueError(
-                "losses.gate keeps the gate open, and decoupling.enabled or decoupling.gate is "
-                "false: set losses.gate.weight=0 too"
+                "losses.gate.weight: expected 0 without a gate (decoupling.enabled or "
+                f"decoupling.gate is false), got {self.losses.gate.weight}"
             )
         return self
 
     @model_validator(mode="after")
-    def _embeds_the_gallery(self) -> Config:
+    def _check_gallery(self) -> Config:
         if self.fuses and not self.gallery_descriptions and not self.losses.info.weight:
             raise ValueError(
-                "gallery_descriptions=false embeds images by v, which losses.info alone trains: "
-                "give it a weight above 0, or set fusion.mixer=none"
+                "gallery_descriptions=false embeds images by v, which only losses.info trains; "
+                "set losses.info.weight > 0, or fusion.mixer=none"
             )
         return self
 
     @property
     def has_gate(self) -> bool:
-        """Whether the module has a gate."""
+        """Whether the decoupling module has a gate."""
         return self.decoupling.enabled and self.decoupling.gate
 
     @property
     def fuses(self) -> bool:
-        """Whether the fusion is trained, and joins images with descriptions."""
+        """Whether images are fused with descriptions by a trained fusion."""
         return bool(self.losses.fused.weight) and self.fusion.mixer != "none"
 
     @property
     def reads_clothing(self) -> bool:
-        """Whether any term of one domain depends on the clothing feature."""
+        """Whether any term of a single domain depends on the clothing feature."""
         losses = self.losses
-        own = (losses.adversarial, losses.clothing, losses.decouple)
-        return self.has_gate or any(term.weight for term in own)
+        terms = (losses.adversarial, losses.clothing, losses.decouple)
+        return self.has_gate or any(term.weight for term in terms)
 
     @property
     def crosses(self) -> bool:
-        """Whether each branch attends to the other one."""
+        """Whether the branches have cross-attention."""
         return self.decoupling.enabled and self.decoupling.cross_attention
 
     @property
     def balanced(self) -> tuple[str, ...]:
-        """The terms that GradNorm weighs: those of one domain, the forms of L_IDA aside."""
+        """Terms that GradNorm balances: those of a single domain, without L_IDA."""
         return tuple(name for name in TASKS if getattr(self.losses, name).weight)
 
     @property
     def forms(self) -> tuple[Alignment, ...]:
-        """The forms of L_IDA that are listed and have a weight."""
+        """Forms of L_IDA that are listed and have a weight > 0."""
         return tuple(form for form in self.alignment if getattr(self.losses, form).weight)
 
     @property
     def needs_old_model(self) -> bool:
-        """Whether a form follows the frozen model of the previous domain."""
+        """Whether any form uses the frozen model of the previous domain."""
         return needs_old_model(self.forms)
 
     @property
     def keeps_prototypes(self) -> bool:
-        """Whether a form reads prototypes of the identity and clothing features."""
+        """Whether any form uses prototypes of the identity and clothing features."""
         return any(form in MEMORY_FORMS for form in self.forms)
 
     @property
     def compares(self) -> tuple[bool, bool]:
-        """Whether the forms compare identity and clothing features, and whether they compare v."""
+        """Whether the forms compare (identity and clothing features, v)."""
         return compares_parts(self.forms), compares_embeddings(self.forms)

@@ -1,4 +1,4 @@
-"""BDAM's network, and the loss terms of a batch."""
+"""Network and loss terms of BDAM."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch.nn import functional
 
 from models.backbones.tower import PatchTower, TextTower
 from models.bdam.config import Config, ContrastTermConfig, LossesConfig, Positives
-from models.bdam.texts import Said
+from models.bdam.texts import BatchTexts
 from models.components.reid_network import EmbeddingNetwork
 from models.heads.bdam import Bdam, Decoupled
 from models.heads.fusion import Fusion, Modality
-from models.heads.seeded_init import drawn_from
+from models.heads.seeded_init import seeded_init
 from models.losses.contrastive import (
     same_identity,
     same_identity_or_caption,
@@ -28,18 +28,18 @@ Gather = Callable[[Tensor], Tensor]
 
 
 class DecouplingNetwork(EmbeddingNetwork):
-    """Image tower, decoupling module, projections into the joint space, fusion: what is kept.
+    """Image tower, decoupling module, projections into the joint space, and fusion.
 
-    Only what some loss of the configuration trains is built: `to_text` (v = to_text(f_id_gate)) for
+    Only modules with a loss in the configuration are built: `to_text` (v = to_text(f_id_gate)) for
     `info`, `to_adversary` (of f_clo) for `adversarial`, `to_clothing` (of f_clo_gate) for
     `clothing`, `fusion` for `fused`.
 
     Args:
         image: the image tower.
-        text: the text tower if it trains, which is then part of what is interpolated; else None.
-        embed_dim: D, the size of the joint embedding.
-        config: the learner's settings.
-        generator: CPU generator of the initial values.
+        text: the text tower if it is trained (it is then interpolated too), else None.
+        embed_dim: size D of the joint embedding.
+        config: configuration of the learner.
+        generator: CPU generator for the initial values.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class DecouplingNetwork(EmbeddingNetwork):
         losses, dim = config.losses, config.decoupling.dim
 
         def projection(weight: float) -> nn.Linear | None:
-            with drawn_from(generator):
+            with seeded_init(generator):
                 return nn.Linear(dim, embed_dim) if weight else None
 
         self.image = image
@@ -67,22 +67,22 @@ class DecouplingNetwork(EmbeddingNetwork):
         if losses.fused.weight:
             self.fusion = Fusion(config.fusion, dim, embed_dim, embed_dim, generator)
         self.fuses = config.fuses
-        alone = self.to_text is not None or (self.fusion is not None and not self.fuses)
-        self.dim_alone = embed_dim if alone else dim
+        in_joint_space = self.to_text is not None or (self.fusion is not None and not self.fuses)
+        self.embedding_dim = embed_dim if in_joint_space else dim
 
-    def read(self, images: Tensor) -> Decoupled:
-        """Normalised images [B, 3, H, W] -> their identity and clothing features."""
+    def decouple(self, images: Tensor) -> Decoupled:
+        """Compute identity and clothing features of normalised images [B, 3, H, W]."""
         return self.head(self.image(images).patches)
 
     def embed(self, images: Tensor) -> Tensor:
-        """Normalised images [B, 3, H, W] -> L2-normalised embeddings of them alone."""
-        return self.alone(self.read(images))
+        """Embed normalised images [B, 3, H, W] without descriptions, L2-normalised [B, E]."""
+        return self.embed_features(self.decouple(images))
 
-    def alone(self, features: Decoupled) -> Tensor:
-        """L2-normalised embeddings [B, E] of images without their descriptions.
+    def embed_features(self, features: Decoupled) -> Tensor:
+        """Compute L2-normalised embeddings [B, E] of images without descriptions.
 
-        The fused one where the fusion is of the image alone; else v; else, where nothing trains v,
-        the gated identity feature.
+        The output of an image-only fusion if there is one; else v; else, if v is not trained, the
+        gated identity feature.
         """
         if self.fusion is not None and not self.fuses:
             rows = self.fuse(features, None)
@@ -92,32 +92,32 @@ class DecouplingNetwork(EmbeddingNetwork):
             rows = features.gated_identity
         return functional.normalize(rows, dim=1)
 
-    def fuse(self, features: Decoupled, said: Modality | None) -> Tensor:
-        """Images and their identity descriptions -> fused embeddings [B, D], not normalised."""
+    def fuse(self, features: Decoupled, description: Modality | None) -> Tensor:
+        """Fuse images with their identity descriptions into embeddings [B, D], not normalised."""
         assert self.fusion is not None
         image = Modality(features.gated_identity, features.identity_tokens)
-        return self.fusion(image, said if self.fuses else None).embedding
+        return self.fusion(image, description if self.fuses else None).embedding
 
     def parts(self, features: Decoupled) -> Tensor:
-        """[B, 2, dim] L2-normalised gated identity and clothing features."""
+        """Stack the L2-normalised gated identity and clothing features as [B, 2, dim]."""
         both = torch.stack([features.gated_identity, features.gated_clothing], dim=1)
         return functional.normalize(both, dim=2)
 
 
-class Seen(NamedTuple):
-    """What the terms read of the global batch; None where no term does.
+class LossInputs(NamedTuple):
+    """Inputs of the loss terms for the global batch; None where no term needs them.
 
     Attributes:
         person_ids: [B].
-        entries: [B, 3] numbers of caption, identity and clothing description.
-        sentences: [B, 3, D] of these.
+        entries: [B, 3] text indices of caption, identity and clothing description.
+        sentences: [B, 3, D] features of these texts.
         identity: f_id_gate [B, dim].
         clothing: f_clo_gate [B, dim].
         gate: g [B, dim].
         v: [B, D], projected f_id_gate.
         adversary: [B, D], projected f_clo.
         matched: [B, D], projected f_clo_gate.
-        fused: [B, D].
+        fused: [B, D], fused embedding.
     """
 
     person_ids: Tensor
@@ -132,26 +132,26 @@ class Seen(NamedTuple):
     fused: Tensor | None
 
 
-def see(
+def gather_loss_inputs(
     network: DecouplingNetwork,
     features: Decoupled,
-    said: Said,
+    texts: BatchTexts,
     person_ids: Tensor,
     gather: Gather,
-) -> Seen:
-    """What all workers see of a batch; `features` and `said` are this worker's."""
+) -> LossInputs:
+    """Project and fuse this worker's features and gather them over all workers."""
     fused = None
     if network.fusion is not None:
-        description = Modality(said.sentences[:, 1], said.tokens, said.kept)
+        description = Modality(texts.sentences[:, 1], texts.tokens, texts.mask)
         fused = gather(network.fuse(features, description))
 
     def projected(projection: nn.Module | None, rows: Tensor) -> Tensor | None:
         return None if projection is None else gather(projection(rows))
 
-    return Seen(
+    return LossInputs(
         gather(person_ids),
-        gather(said.entries),
-        gather(said.sentences),
+        gather(texts.entries),
+        gather(texts.sentences),
         gather(features.gated_identity),
         gather(features.gated_clothing),
         None if features.gate is None else gather(features.gate),
@@ -162,58 +162,60 @@ def see(
     )
 
 
-def decoupling_terms(seen: Seen, losses: LossesConfig) -> dict[str, Tensor]:
-    """The terms of one domain that have a weight, of the global batch."""
+def decoupling_terms(inputs: LossInputs, losses: LossesConfig) -> dict[str, Tensor]:
+    """Compute all terms with a weight > 0 on the global batch."""
 
     def contrast(rows: Tensor | None, kind: int, settings: ContrastTermConfig) -> Tensor:
         assert rows is not None
-        own = own_texts(settings.positives, seen.person_ids, seen.entries[:, kind])
-        return symmetric_contrastive(rows, seen.sentences[:, kind], own, settings.temperature)
+        positives = positive_mask(settings.positives, inputs.person_ids, inputs.entries[:, kind])
+        return symmetric_contrastive(
+            rows, inputs.sentences[:, kind], positives, settings.temperature
+        )
 
     terms: dict[str, Tensor] = {}
     if losses.info.weight:
         kinds = [("caption", "identity").index(text) for text in losses.info.texts]
-        each = [contrast(seen.v, kind, losses.info) for kind in kinds]
+        each = [contrast(inputs.v, kind, losses.info) for kind in kinds]
         terms["info"] = torch.stack(each).mean()
     if losses.fused.weight:
-        terms["fused"] = contrast(seen.fused, 0, losses.fused)
+        terms["fused"] = contrast(inputs.fused, 0, losses.fused)
     if losses.triplet.weight:
-        settings, rows = losses.triplet, seen.identity
+        settings, rows = losses.triplet, inputs.identity
         rows = functional.normalize(rows, dim=1) if settings.normalise else rows
         terms["triplet"] = batch_hard_triplet(
-            rows, seen.person_ids, settings.margin, settings.squared
+            rows, inputs.person_ids, settings.margin, settings.squared
         )
     if losses.adversarial.weight:
-        assert seen.adversary is not None
+        assert inputs.adversary is not None
         settings = losses.adversarial
         terms["adversarial"] = adversarial_matching(
-            seen.adversary,
-            seen.sentences[:, 2],
-            own_texts(settings.positives, seen.person_ids, seen.entries[:, 2]),
+            inputs.adversary,
+            inputs.sentences[:, 2],
+            positive_mask(settings.positives, inputs.person_ids, inputs.entries[:, 2]),
             settings.temperature,
             settings.floor,
         )
     if losses.clothing.weight:
-        terms["clothing"] = contrast(seen.matched, 2, losses.clothing)
+        terms["clothing"] = contrast(inputs.matched, 2, losses.clothing)
     if losses.decouple.weight:
         settings = losses.decouple
         dependence = hsic if settings.measure == "hsic" else cka
         terms["decouple"] = dependence(
-            seen.identity, seen.clothing, settings.kernel, settings.bandwidth
+            inputs.identity, inputs.clothing, settings.kernel, settings.bandwidth
         )
     if losses.gate.weight:
-        assert seen.gate is not None
-        terms["gate"] = gate_balance(seen.gate)
+        assert inputs.gate is not None
+        terms["gate"] = gate_balance(inputs.gate)
     return terms
 
 
-def own_texts(positives: Positives, person_ids: Tensor, entries: Tensor) -> Tensor:
-    """[B, B] bool: which texts (columns) count as an image's own (rows).
+def positive_mask(positives: Positives, person_ids: Tensor, entries: Tensor) -> Tensor:
+    """Compute a [B, B] bool mask of the texts (columns) that are positives of images (rows).
 
     Args:
-        positives: what counts.
+        positives: definition of a positive.
         person_ids: [B].
-        entries: [B], equal where texts are equal.
+        entries: [B] text indices, equal for equal texts.
     """
     match positives:
         case "identity":

@@ -1,4 +1,4 @@
-"""What is said of a domain's training images: captions, identity and clothing descriptions."""
+"""Texts of a domain's training images: captions, identity and clothing descriptions."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from models.backbones.tower import TextTower
 from tasks.schema import Domain
 
 
-class Said(NamedTuple):
-    """Features of the texts of B images, in the joint space of D numbers, not normalised.
+class BatchTexts(NamedTuple):
+    """Text features of B images in the joint space of dimension D, not normalised.
 
     Attributes:
-        entries: [B, 3] numbers of the caption, the identity and the clothing description; equal
-            numbers are equal texts.
-        sentences: [B, 3, D] of these texts.
-        tokens: [B, L, D] of the identity description.
-        kept: [B, L] bool, false at padding, which is at the end.
+        entries: [B, 3] text indices of caption, identity and clothing description; equal indices
+            mean equal texts.
+        sentences: [B, 3, D] features of these texts.
+        tokens: [B, L, D] token features of the identity description.
+        mask: [B, L] bool, False at padding, which is at the end.
     """
 
     entries: Tensor
     sentences: Tensor
     tokens: Tensor
-    kept: Tensor
+    mask: Tensor
 
 
 class DomainTexts(nn.Module):
-    """The texts of the domain in hand, tokenised; an image knows its own by their numbers.
+    """Tokenised texts of the current domain; images refer to them by index.
 
-    Buffers: `tokens` [E, L] of the E distinct texts; `captions` [N, C] numbers of an image's
-    captions, the first repeated where it has fewer than C; `num_captions` [N]; `dual` [N, 2],
-    numbers of its identity and clothing description; `person_ids` [N]; `step`, batches since the
-    domain began.
+    Buffers: `tokens` [E, L] of the E distinct texts; `captions` [N, C] indices of an image's
+    captions, padded with the first caption if it has fewer than C; `num_captions` [N]; `dual`
+    [N, 2], indices of its identity and clothing description; `person_ids` [N]; `step`, number of
+    batches since the start of the domain.
 
-    Which of an image's captions a batch takes goes round with `step`, the same for any number of
-    workers, and from an offset of the image's own: nothing is drawn.
+    The caption that a batch uses rotates with `step`, starting at an offset given by the image
+    index. It is independent of the number of workers and uses no random numbers.
     """
 
     tokens: Tensor
@@ -60,49 +60,54 @@ class DomainTexts(nn.Module):
             self.register_buffer(name, torch.zeros(shape, dtype=torch.long))
 
     def begin_domain(self, domain: Domain, text: TextTower) -> None:
-        """Takes over the texts of a domain's training records, each of which has all kinds."""
+        """Tokenize the texts of a domain's training records, each of which has all kinds."""
         device = self.tokens.device
-        numbers: dict[str, int] = {}
+        indices: dict[str, int] = {}
 
-        def number(words: str) -> int:
-            return numbers.setdefault(words, len(numbers))
+        def index(words: str) -> int:
+            return indices.setdefault(words, len(indices))
 
-        captions = [[number(each) for each in record.captions] for record in domain.train]
-        dual = [[number(record.identity), number(record.clothing)] for record in domain.train]
-        most = max(len(own) for own in captions)
-        rows = [own + own[:1] * (most - len(own)) for own in captions]
+        captions = [[index(caption) for caption in record.captions] for record in domain.train]
+        dual = [[index(record.identity), index(record.clothing)] for record in domain.train]
+        num_columns = max(len(row) for row in captions)
+        rows = [row + row[:1] * (num_columns - len(row)) for row in captions]
         self.captions = torch.tensor(rows, device=device)
-        self.num_captions = torch.tensor([len(own) for own in captions], device=device)
+        self.num_captions = torch.tensor([len(row) for row in captions], device=device)
         self.dual = torch.tensor(dual, device=device)
         self.person_ids = torch.from_numpy(domain.person_ids).to(device)
-        self.tokens = text.tokenize(list(numbers)).to(device)
+        self.tokens = text.tokenize(list(indices)).to(device)
         self.step = torch.zeros_like(self.step)
 
     def entries(self, indices: Tensor) -> Tensor:
-        """[B] images -> [B, 3] numbers of this step's caption, and of both descriptions."""
-        turn = (self.step + indices) % self.num_captions[indices]
-        captions = self.captions[indices].gather(1, turn[:, None])
+        """Return text indices [B, 3] of this step's caption and both descriptions."""
+        column = (self.step + indices) % self.num_captions[indices]
+        captions = self.captions[indices].gather(1, column[:, None])
         return torch.cat([captions, self.dual[indices]], dim=1)
 
-    def encode(self, indices: Tensor, text: TextTower) -> Said:
-        """The features of B images' texts, with gradient; equal texts are encoded once."""
+    def encode(self, indices: Tensor, text: TextTower) -> BatchTexts:
+        """Encode the texts of B images with gradient; equal texts are encoded once."""
         entries = self.entries(indices)
-        distinct, where = torch.unique(entries, return_inverse=True)
+        distinct, inverse = torch.unique(entries, return_inverse=True)
         tokens = self.tokens[distinct]
         length = int(text.end_positions(tokens).max()) + 1
-        found = text.features(tokens[:, :length])
-        own = where[:, 1]
-        # Padding up to a longer caption would only be computed on.
-        kept = found.mask[own]
-        longest = int(kept.sum(1).max())
-        return Said(entries, found.sentence[where], found.tokens[own, :longest], kept[:, :longest])
+        features = text.features(tokens[:, :length])
+        identity = inverse[:, 1]
+        # Cut the padding of longer captions to save computation.
+        mask = features.mask[identity]
+        longest = int(mask.sum(1).max())
+        return BatchTexts(
+            entries,
+            features.sentence[inverse],
+            features.tokens[identity, :longest],
+            mask[:, :longest],
+        )
 
 
-def check_texts(domain: Domain) -> None:
-    """Refuses a training domain in which an image lacks a caption or a description.
+def check_training_texts(domain: Domain) -> None:
+    """Check that every training image has a caption and both descriptions.
 
     Raises:
-        ValueError: says which, and where it is looked for.
+        ValueError: a text is missing; the message names the image and the expected file.
     """
     for record in domain.train:
         missing = [
@@ -116,18 +121,18 @@ def check_texts(domain: Domain) -> None:
         ]
         if missing:
             raise ValueError(
-                f"domain {domain.name}: learner bdam reads captions, and identity and clothing "
-                f"descriptions; {record.image_path} has no {missing[0]}. Captions come with a "
-                "text-to-image data set; `describe --prompt dual` writes descriptions, to be put "
-                f"beside it as {domain.name}_dual.json"
+                f"domain {domain.name}: learner bdam expected captions, identity and clothing "
+                f"descriptions for every image, got no {missing[0]} for {record.image_path}. "
+                "Captions are part of a text-to-image data set; create descriptions with "
+                f"`describe --prompt dual` and save them as {domain.name}_dual.json in the data set"
             )
 
 
-def check_described(domain: Domain) -> None:
-    """Refuses test or validation images without an identity description.
+def check_gallery_descriptions(domain: Domain) -> None:
+    """Check that all test and validation images have an identity description.
 
     Raises:
-        ValueError: says which image, and what to do.
+        ValueError: a description is missing; the message names the image.
     """
     for split in (domain.test, domain.validation):
         images = split.gallery
@@ -136,8 +141,8 @@ def check_described(domain: Domain) -> None:
         for record in images:
             if not record.identity:
                 raise ValueError(
-                    f"domain {domain.name}: learner.fusion joins each searched image with its "
-                    f"identity description, and {record.image_path} has none; write them by "
-                    f"`describe --prompt dual` into {domain.name}_dual.json beside the data set, "
+                    f"domain {domain.name}: learner.fusion expected an identity description for "
+                    f"every gallery image, got none for {record.image_path}; create them with "
+                    f"`describe --prompt dual` as {domain.name}_dual.json in the data set, "
                     "or set learner.fusion.mixer=none or learner.gallery_descriptions=false"
                 )

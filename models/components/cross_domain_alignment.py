@@ -1,4 +1,4 @@
-"""L_IDA: what holds an image tower to the domains before, in the forms under comparison."""
+"""L_IDA: cross-domain alignment losses that preserve knowledge of earlier domains."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from models.components.prototypes import PrototypeMemory
 from models.components.reid_network import TermConfig
 from models.losses.alignment import (
     affinity,
-    own_prototype_relation,
+    per_attribute_prototype_relation,
     prototype_pull,
     prototype_relation,
 )
@@ -28,11 +28,11 @@ Alignment = Literal[
     "embedding_affinity",
 ]
 EMBEDDING_FORMS = ("embedding_prototype", "embedding_affinity")
-"""The forms that compare test embeddings under the batch's statistics, and no attributes."""
+"""Forms that compare test embeddings under batch statistics instead of attributes."""
 
 
 class PrototypeTermConfig(TermConfig):
-    """The literal form: pull v_k to the old domains' prototypes p[d, k]."""
+    """The form printed in the paper: pull v_k to the prototypes p[d, k] of old domains."""
 
     distance: Literal["cosine", "contrastive"] = Field(
         default="cosine", description="1 - cos, or InfoNCE with the other attributes as negatives"
@@ -41,23 +41,26 @@ class PrototypeTermConfig(TermConfig):
 
 
 class RelationTermConfig(TermConfig):
-    """KL between the frozen old model's and the new model's softmax similarities."""
+    """KL divergence between softmax similarities of the frozen old and the new model."""
 
     temperature: float = Field(default=0.05, gt=0, description="tau of both softmaxes")
     reduction: Literal["sum", "mean"] = Field(default="mean", description="over the K attributes")
 
 
 class AffinityTermConfig(RelationTermConfig):
-    """The relation among the images of a batch."""
+    """Relations among the images of a batch."""
 
-    keep_diagonal: bool = Field(default=True, description="self-similarity stays in each row")
+    keep_diagonal: bool = Field(default=True, description="keep self-similarity in each row")
     probability_floor: float = Field(
-        default=0.0, ge=0, lt=1, description="smallest new probability (authors' code: 1e-8)"
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="lower bound of new probabilities (authors' code: 1e-8)",
     )
 
 
 class CrossDomainLossesConfig(FrozenConfig):
-    """The forms of L_IDA; each counts only if learner.alignment lists it."""
+    """Forms of L_IDA; only those listed in learner.alignment are used."""
 
     affinity: AffinityTermConfig = Field(default_factory=AffinityTermConfig)
     prototype: PrototypeTermConfig = Field(default_factory=PrototypeTermConfig)
@@ -72,12 +75,12 @@ class CrossDomainLossesConfig(FrozenConfig):
     )
 
 
-class Compared(NamedTuple):
-    """What one model makes of a view of the global batch; None where no form reads it.
+class AlignmentFeatures(NamedTuple):
+    """Features of one view of the global batch by one model; None where no form needs them.
 
     Attributes:
-        parts: [B, K, D] unit attribute features, the global feature among them or instead.
-        embedding: [B, E] unit test embedding under the batch's own statistics.
+        parts: [B, K, D] L2-normalised features: attributes, the global feature, or both.
+        embedding: [B, E] L2-normalised test embedding under batch statistics.
     """
 
     parts: Tensor | None
@@ -85,37 +88,40 @@ class Compared(NamedTuple):
 
 
 def needs_old_model(alignment: Sequence[Alignment]) -> bool:
-    """Whether any form relates to the frozen model of the previous domain."""
+    """Return whether any form uses the frozen model of the previous domain."""
     return any(form != "prototype" for form in alignment)
 
 
 def compares_parts(alignment: Sequence[Alignment]) -> bool:
-    """Whether any form reads the attribute (or global) features, and not the test embedding."""
+    """Return whether any form compares attribute or global features."""
     return any(form not in EMBEDDING_FORMS for form in alignment)
 
 
 def compares_embeddings(alignment: Sequence[Alignment]) -> bool:
-    """Whether any form reads the test embedding."""
+    """Return whether any form compares test embeddings."""
     return any(form in EMBEDDING_FORMS for form in alignment)
 
 
 def cross_domain_terms(
     alignment: Sequence[Alignment],
     losses: CrossDomainLossesConfig,
-    new: Compared,
-    old: Compared | None,
+    new: AlignmentFeatures,
+    old: AlignmentFeatures | None,
     memory: PrototypeMemory,
     embeddings: PrototypeMemory,
 ) -> dict[str, Tensor]:
-    """The terms of the chosen forms, from the second domain on.
+    """Compute the terms of the chosen forms (from the second domain on).
 
     Args:
-        alignment: which forms, each of a weight above 0.
-        losses: their settings.
-        new: of the model in training.
-        old: of the frozen old model on the same view; None if no form needs it.
-        memory: prototypes of the learned domains, of `parts`.
-        embeddings: prototypes of their people's test embeddings, [N_old, 1, E].
+        alignment: the forms, each with a weight > 0.
+        losses: settings of all forms.
+        new: features by the model in training.
+        old: features by the frozen old model on the same view; None if no form needs them.
+        memory: prototypes of `parts` for the learned domains.
+        embeddings: prototypes of test embeddings of old identities, [N_old, 1, E].
+
+    Returns:
+        Unweighted scalar terms by the name of the form.
     """
     terms: dict[str, Tensor] = {}
     if "prototype" in alignment:
@@ -144,11 +150,11 @@ def _embedding_terms(
     pair: tuple[Tensor, Tensor],
     embeddings: PrototypeMemory,
 ) -> dict[str, Tensor]:
-    """Forms that compare test embeddings [B, 1, E] of the new and of the old model."""
+    """Compute the forms that compare test embeddings [B, 1, E] of new and old model."""
     terms: dict[str, Tensor] = {}
     if "embedding_prototype" in alignment:
         settings, anchors = losses.embedding_prototype, embeddings.identity_prototypes()
-        terms["embedding_prototype"] = own_prototype_relation(
+        terms["embedding_prototype"] = per_attribute_prototype_relation(
             *pair, anchors, settings.temperature, settings.reduction
         )
     if "embedding_affinity" in alignment:
@@ -162,12 +168,12 @@ def _part_terms(
     parts: tuple[Tensor, Tensor],
     memory: PrototypeMemory,
 ) -> dict[str, Tensor]:
-    """Forms that compare attribute features [B, K, D] of the new and of the old model."""
+    """Compute the forms that compare attribute features [B, K, D] of new and old model."""
     terms: dict[str, Tensor] = {}
     relations = (
         ("prototype_relation", prototype_relation, memory.attribute_prototypes),
-        ("centroid_relation", own_prototype_relation, memory.centroids),
-        ("identity_prototype", own_prototype_relation, memory.identity_prototypes),
+        ("centroid_relation", per_attribute_prototype_relation, memory.centroids),
+        ("identity_prototype", per_attribute_prototype_relation, memory.identity_prototypes),
     )
     for name, relation, anchors in relations:
         if name in alignment:

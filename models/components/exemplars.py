@@ -1,4 +1,4 @@
-"""Exemplars: the images of learned people that are kept to be seen again."""
+"""Exemplars: stored images of learned domains for replay."""
 
 from __future__ import annotations
 
@@ -15,27 +15,28 @@ from tasks.schema import Domain, FrozenConfig, Record
 
 
 class ExemplarsConfig(FrozenConfig):
-    """How many images of a domain are kept, and whose."""
+    """Selection of the exemplars of a domain."""
 
-    num_persons: int = Field(default=250, ge=1, description="people drawn from each domain")
-    images_per_person: int = Field(default=2, ge=1, description="images kept of each of them")
+    num_persons: int = Field(default=250, ge=1, description="identities sampled per domain")
+    images_per_person: int = Field(default=2, ge=1, description="images stored per identity")
     with_replacement: bool = Field(
         default=True,
-        description="draw with replacement: who is drawn twice is kept once, so there are fewer "
-        "people; false = as many different people as were asked for",
+        description="sample identities with replacement; duplicates are stored once, so there are "
+        "fewer identities; false: exactly num_persons distinct identities, if available",
     )
 
 
 class Exemplars:
-    """What is kept of every learned domain: paths, people and cameras, no pixels.
+    """Exemplars of all learned domains: image paths, person and camera ids, no pixels.
 
-    The people of a domain are drawn as it begins. As it ends, the images of each that lie farthest
-    from the person's centre are kept. In between, all images of the drawn people are candidates.
+    Identities are sampled at the start of a domain. At its end, the images of each identity that
+    are farthest from the identity's centre are selected. Until then, all images of the sampled
+    identities are candidates.
 
     Args:
-        config: how many.
+        config: numbers of identities and images.
 
-    Source: KRKC. Its authors' code draws at the end, which is the same draw.
+    Source: KRKC. The authors' code samples at the end of a domain, which is equivalent.
     """
 
     def __init__(self, config: ExemplarsConfig) -> None:
@@ -47,17 +48,17 @@ class Exemplars:
         self.records: tuple[Record, ...] = ()
 
     def begin_domain(self, domain: Domain, offset: int, generator: torch.Generator) -> None:
-        """Draws the domain's people.
+        """Sample the identities of a domain.
 
         Args:
-            domain: without its unreadable images, person ids from 0.
-            offset: people of all earlier domains, added to the ids of what is kept.
-            generator: of the draw; equal on every worker.
+            domain: the domain without unreadable images; person ids start at 0.
+            offset: number of identities of all earlier domains, added to stored person ids.
+            generator: random generator; in the same state on every worker.
         """
-        drawn = draw_persons(domain.num_persons, self._config, generator)
+        selected = sample_persons(domain.num_persons, self._config, generator)
         self._num_images = len(domain.train)
         self._positions = [
-            position for position, record in enumerate(domain.train) if record.person_id in drawn
+            position for position, record in enumerate(domain.train) if record.person_id in selected
         ]
         self._candidates = [
             Record(record.image_path, record.person_id + offset, record.camera_id)
@@ -65,31 +66,31 @@ class Exemplars:
         ]
 
     def end_domain(self, embeddings: Tensor) -> None:
-        """Chooses among the images of the domain begun last.
+        """Select the exemplars of the current domain.
 
         Args:
-            embeddings: [N, D] of all its training images, in their order.
+            embeddings: [N, D] of all training images, in their order.
 
         Raises:
-            ValueError: these are not the images that the domain began with.
+            ValueError: the number of images changed since the start of the domain.
         """
         if len(embeddings) != self._num_images:
             raise ValueError(
-                f"the domain began with {self._num_images} training images and has "
-                f"{len(embeddings)} now. Was the data folder changed during the run? Restore it, "
-                "or begin again with --fresh"
+                f"embeddings: expected {self._num_images} training images as at the start of the "
+                f"domain, got {len(embeddings)}. The data folder may have changed during the run; "
+                "restore it, or restart with --fresh"
             )
-        # On the CPU in double precision: sums on a GPU differ in their last bit between workers,
-        # which must all choose the same images.
-        of_candidates = embeddings.detach().cpu().double()[self._positions]
+        # Double precision on the CPU: GPU sums may differ in the last bit between workers, and
+        # all workers must select the same images.
+        candidate_embeddings = embeddings.detach().cpu().double()[self._positions]
         person_ids = torch.tensor([record.person_id for record in self._candidates])
-        chosen = farthest_images(of_candidates, person_ids, self._config.images_per_person)
-        self.records += tuple(self._candidates[index] for index in chosen.tolist())
+        selected = farthest_images(candidate_embeddings, person_ids, self._config.images_per_person)
+        self.records += tuple(self._candidates[index] for index in selected.tolist())
         self.num_domains += 1
         self._candidates, self._positions, self._num_images = [], [], 0
 
     def facts(self) -> dict[str, Any]:
-        """All of it as plain values."""
+        """Return the state as JSON-serialisable values."""
         return {
             "records": _rows(self.records),
             "num_domains": self.num_domains,
@@ -99,7 +100,7 @@ class Exemplars:
         }
 
     def restore(self, facts: Mapping[str, Any]) -> None:
-        """Takes over `facts`."""
+        """Restore the state returned by `facts`."""
         self.records = tuple(Record(*row) for row in facts["records"])
         self.num_domains = int(facts["num_domains"])
         self._candidates = [Record(*row) for row in facts["candidates"]]
@@ -107,39 +108,39 @@ class Exemplars:
         self._num_images = int(facts["num_images"])
 
 
-def draw_persons(
+def sample_persons(
     num_persons: int, config: ExemplarsConfig, generator: torch.Generator
 ) -> frozenset[int]:
-    """The people kept of a domain of `num_persons`: different ids from 0."""
+    """Sample distinct person ids from 0..num_persons-1."""
     if config.with_replacement:
-        drawn = torch.randint(num_persons, (config.num_persons,), generator=generator)
+        sampled = torch.randint(num_persons, (config.num_persons,), generator=generator)
     else:
-        drawn = torch.randperm(num_persons, generator=generator)[: config.num_persons]
-    return frozenset(drawn.tolist())
+        sampled = torch.randperm(num_persons, generator=generator)[: config.num_persons]
+    return frozenset(sampled.tolist())
 
 
 def farthest_images(embeddings: Tensor, person_ids: Tensor, num_images: int) -> Tensor:
-    """Positions of each person's images that are least like the person's centre.
+    """Select the images of each person that are least similar to the person's centre.
 
-    The centre is the L2-normalised mean of all their images; likeness is the cosine. Ties go to
-    the earlier image.
+    The centre is the L2-normalised mean over the person's images; similarity is the cosine. Ties
+    are resolved in favour of the earlier image.
 
     Args:
         embeddings: [N, D].
         person_ids: [N] long.
-        num_images: images of each person, all where there are no more.
+        num_images: images per person; all if a person has fewer.
 
     Returns:
-        [M] long, by person id, the farthest image of each first.
+        [M] long, row indices sorted by person id, then by increasing similarity.
     """
-    persons, owners = person_ids.unique(return_inverse=True)
-    centres = identity_centres(embeddings, owners, len(persons))
-    likeness = (functional.normalize(embeddings, dim=1) * centres[owners]).sum(1)
-    order = likeness.argsort(stable=True)
-    order = order[owners[order].argsort(stable=True)]
-    counts = owners.bincount(minlength=len(persons))
+    persons, person_rows = person_ids.unique(return_inverse=True)
+    centres = identity_centres(embeddings, person_rows, len(persons))
+    similarity = (functional.normalize(embeddings, dim=1) * centres[person_rows]).sum(1)
+    order = similarity.argsort(stable=True)
+    order = order[person_rows[order].argsort(stable=True)]
+    counts = person_rows.bincount(minlength=len(persons))
     first = counts.cumsum(0) - counts
-    ranks = torch.arange(len(order)) - first[owners[order]]
+    ranks = torch.arange(len(order)) - first[person_rows[order]]
     return order[ranks < num_images]
 
 

@@ -1,16 +1,14 @@
-"""GradNorm: task weights under which the losses pull on a shared layer in a chosen proportion.
+"""GradNorm: learned loss weights that balance the gradients on a shared layer.
 
-A learner opts in with four lines and stays what it is without them: its `Config` is a
-`BalancedConfig`; a module of its own, built with the names of the terms to balance,
-`self.balance = GradNorm(config.gradnorm, config.balanced)`; in `forward`, in place of
-`return result`,
+To use it, a learner derives its `Config` from `BalancedConfig`, creates
+`self.balance = GradNorm(config.gradnorm, config.balanced)`, calls `self.balance.begin_domain()` in
+`begin_domain`, and in `forward` replaces `return result` by
 
     return self.balance(result, self.shared_parameters(), self.collective.gather)
 
-and `self.balance.begin_domain()` in `begin_domain`. `Learner.shared_parameters` is the learner's
-word for the last layer that all these terms reach and the stage trains. The balancer's state is
-buffers of the learner, so a checkpoint holds it; nothing in it is a parameter of the learner's
-optimiser. Where the section stands at `learner.gradnorm`, a run without it keeps its hash.
+`Learner.shared_parameters` returns the last layer that all these terms reach and the stage trains.
+The state consists of buffers of the learner, so checkpoints include it; the learner's optimiser
+does not train it. With the section at `learner.gradnorm`, a run without it keeps its hash.
 """
 
 from __future__ import annotations
@@ -29,108 +27,108 @@ from tasks.schema import FrozenConfig
 
 Gather = Callable[[Tensor], Tensor]
 
-_LEAST_LOSS = 1e-6
+_MIN_INITIAL_LOSS = 1e-6
 
 
 class GradNormConfig(FrozenConfig):
-    """Balancing of the loss terms by the sizes of their gradients."""
+    """Balancing of loss terms by their gradient norms."""
 
-    enabled: bool = Field(default=False, description="whether the weights are learned")
+    enabled: bool = Field(default=False, description="learn the weights of the loss terms")
     alpha: float = Field(
-        default=1.5, gt=0, description="strength of the balance against `regularisation`"
+        default=1.5, gt=0, description="strength of balancing relative to `regularisation`"
     )
     asymmetry: float = Field(
         default=1.0,
         ge=0,
-        description="exponent of a task's training rate (Chen et al.'s alpha); 0: equal pulls",
+        description="exponent of the training rate (alpha in Chen et al.); 0: equal gradient norms",
     )
     reference: Literal["first", "mean"] = Field(
         default="first",
-        description="the pull that all are measured by: of the first task, or their mean",
+        description="reference gradient norm: that of the first task, or the mean",
     )
-    lr: float = Field(default=0.025, gt=0, description="Adam learning rate of the log weights")
+    lr: float = Field(default=0.025, gt=0, description="learning rate of Adam on the log weights")
     regularisation: float = Field(default=1e-3, ge=0, description="lambda, weight of sum (log w)^2")
-    min_weight: float = Field(default=1e-4, gt=0, description="least weight before the rescaling")
-    max_weight: float = Field(default=10.0, gt=0, description="largest weight before the rescaling")
+    min_weight: float = Field(default=1e-4, gt=0, description="minimum weight before rescaling")
+    max_weight: float = Field(default=10.0, gt=0, description="maximum weight before rescaling")
     warm_iterations: int = Field(
         default=10,
         ge=1,
-        description="iterations, at the start of each domain, whose mean is a task's initial loss; "
-        "the weights stay as they are meanwhile",
+        description="iterations at the start of each domain that the initial losses are averaged "
+        "over; the weights are not updated during these",
     )
     reset_weights: bool = Field(
-        default=False, description="whether each domain begins with equal weights"
+        default=False, description="reset the weights at the start of each domain"
     )
 
     @model_validator(mode="after")
-    def _ordered(self) -> GradNormConfig:
+    def _check_bounds(self) -> GradNormConfig:
         if not self.min_weight <= 1 <= self.max_weight:
             raise ValueError(
-                "the weights start at 1: expected min_weight <= 1 <= max_weight, came "
+                "weights start at 1: expected min_weight <= 1 <= max_weight, got "
                 f"{self.min_weight} and {self.max_weight}"
             )
         return self
 
 
 def check_tasks(config: GradNormConfig, names: Sequence[str]) -> None:
-    """Refuses a balance of fewer than two tasks.
+    """Check that GradNorm, if enabled, has at least two distinct tasks.
 
     Raises:
-        ValueError: it is enabled, and there are not two different names.
+        ValueError: there are fewer than two tasks, or duplicate names.
     """
     if config.enabled and (len(names) < 2 or len(set(names)) < len(names)):
         raise ValueError(
-            f"GradNorm balances two or more differently named loss terms, came {list(names)}: "
-            "give more terms a weight above 0, or set gradnorm.enabled=false"
+            f"gradnorm: expected at least two distinct loss terms, got {list(names)}; "
+            "give more terms a weight > 0, or set gradnorm.enabled=false"
         )
 
 
 class BalancedConfig(LearnerConfig):
-    """Settings of a learner whose terms GradNorm can weigh."""
+    """Configuration of a learner whose terms GradNorm can balance."""
 
     gradnorm: GradNormConfig = Field(default_factory=GradNormConfig)
 
     @property
     @abstractmethod
     def balanced(self) -> tuple[str, ...]:
-        """The terms that GradNorm weighs: those with a weight that all reach one shared layer."""
+        """Terms that GradNorm balances: non-zero weight, gradient on the shared layer."""
 
     @model_validator(mode="after")
-    def _has_tasks_to_balance(self) -> BalancedConfig:
+    def _check_tasks(self) -> BalancedConfig:
         check_tasks(self.gradnorm, self.balanced)
         return self
 
 
 class GradNorm(nn.Module):
-    """Learns weights w_k of some terms of a step, and multiplies their configured weights by them.
+    """Learn weights w_k of loss terms and multiply the configured weights by them.
 
-    G_k = w_k * |grad of term k (with its configured weight) by the shared parameters|_2, and
-    r_k = (L_k / L_k^0) / mean_j (L_j / L_j^0). One Adam step per iteration on s_k = log w_k lowers
+    G_k = w_k * |gradient of term k (with its configured weight) w.r.t. the shared parameters|_2 and
+    r_k = (L_k / L_k^0) / mean_j (L_j / L_j^0). Each iteration takes one Adam step on s_k = log w_k
+    to minimise
 
         alpha * sum_k |G_k - r_k^asymmetry * G_ref| + regularisation * sum_k s_k^2
 
-    where the second part of the difference carries no gradient; then w is clipped and rescaled to
-    sum to the number of tasks. The gradients' vectors (before the norm) and the losses are means
-    over the workers, so all workers hold the same weights, those of one worker. The derivative by
-    s_k is known in closed form: no double backward. A step's loss takes the weights from before its
-    update. Neither part of the sum above reaches the network.
+    where r_k^asymmetry * G_ref is treated as a constant. Then w is clipped and rescaled to sum to
+    the number of tasks. Gradient vectors (before the norm) and losses are averaged over the
+    workers, so all workers hold the weights that a single worker would. The derivative w.r.t. s_k
+    has a closed form, so no double backward is needed. The loss of a step uses the weights from
+    before its update. The objective above sends no gradient to the network.
 
-    A task that a step has no term for keeps its weight; the rescaling counts those that are there.
-    Terms of other names keep their configured weights. The regularisation is measured by the pulls
-    as they are: it wins where alpha * G_k is below 2 * regularisation * |s_k|, and for a term that
-    does not depend on the shared parameters (G_k = 0). An iteration with a loss or gradient that is
-    not finite changes nothing. Disabled, it gives every step back as it came, and adds nothing to
-    the learner's checkpoints.
+    A task without a term in the current step keeps its weight; only the tasks present are rescaled.
+    Terms with other names keep their configured weights. Regularisation uses absolute gradient
+    norms: it dominates where alpha * G_k < 2 * regularisation * |s_k|, and for a term that does not
+    depend on the shared parameters (G_k = 0). An iteration with a non-finite loss or gradient is
+    skipped. If disabled, steps are returned unchanged and checkpoints contain no additional state.
 
     Args:
-        config: strength and bounds.
-        names: the tasks, at least two; the first is the reference of `reference: first`.
+        config: settings.
+        names: the tasks, at least two; the first one is the reference for `reference: first`.
 
-    Source: Chen et al. 2018, with a strength, another reference and a regularisation as in the
-    decoupling paper. With the first task as the reference, its own two terms of the sum are left
-    out and the rescaling alone moves w_1: moving w_1 moves its target alike, so that it would run
-    up or down by the sign of 1 - r_1, however small, and as fast as the others follow. Adam takes
-    steps of equal size, so even the regularisation alone would do that.
+    Source: Chen et al. 2018; strength, reference and regularisation as in the decoupling paper.
+    With the first task as the reference, its own terms are left out of the sum and only rescaling
+    changes w_1. Otherwise w_1 would change its own target and drift in the direction of the sign of
+    1 - r_1, at Adam's step size, however small the difference; the regularisation alone would have
+    the same effect.
     """
 
     log_weights: Tensor
@@ -156,30 +154,33 @@ class GradNorm(nn.Module):
             self.register_buffer(buffer, torch.zeros(len(names)), persistent=config.enabled)
 
     def begin_domain(self) -> None:
-        """Forgets the initial losses, and with `reset_weights` the weights too."""
-        forgotten = [self.initial_losses, self.num_warm]
+        """Reset the initial losses and, with `reset_weights`, the weights."""
+        buffers = [self.initial_losses, self.num_warm]
         if self.config.reset_weights:
-            forgotten += [
+            buffers += [
                 self.log_weights,
                 self.num_updates,
                 self.first_moments,
                 self.second_moments,
             ]
-        for state in forgotten:
-            state.zero_()
+        for buffer in buffers:
+            buffer.zero_()
 
     def forward(
         self, result: StepResult, shared: Sequence[nn.Parameter], gather: Gather
     ) -> StepResult:
-        """The step under the learned weights; then, where gradients flow, learns from it.
+        """Apply the learned weights to a step and, if gradients are enabled, update them.
 
         Args:
-            result: terms of the global batch, and their configured weights.
-            shared: parameters of the last shared layer.
-            gather: the learner's `collective.gather`.
+            result: terms of the global batch and their configured weights.
+            shared: parameters of the last layer shared by the terms.
+            gather: `collective.gather` of the learner.
+
+        Returns:
+            The step with the learned weights.
 
         Raises:
-            ValueError: none of `shared` receives gradients.
+            ValueError: no parameter in `shared` requires gradients.
         """
         tasks = [task for task, name in enumerate(self.names) if name in result.terms]
         if not self.config.enabled or len(tasks) < 2:
@@ -188,15 +189,15 @@ class GradNorm(nn.Module):
         for task, weight in zip(tasks, self._weights(tasks).tolist(), strict=True):
             weights[self.names[task]] *= weight
         if torch.is_grad_enabled():
-            self._learn(tasks, result, shared, gather)
+            self._update_weights(tasks, result, shared, gather)
         return StepResult.of(result.terms, weights)
 
     def _weights(self, tasks: list[int]) -> Tensor:
-        """Weights of these tasks, summing to their number."""
+        """Return the weights of the given tasks; they sum to the number of tasks."""
         return self.log_weights[tasks].softmax(0) * len(tasks)
 
     @torch.no_grad()
-    def _learn(
+    def _update_weights(
         self,
         tasks: list[int],
         result: StepResult,
@@ -204,11 +205,11 @@ class GradNorm(nn.Module):
         gather: Gather,
     ) -> None:
         names = [self.names[task] for task in tasks]
-        measured = gather(measure(names, result, shared)[None]).mean(0)
+        measured = gather(loss_gradients(names, result, shared)[None]).mean(0)
         losses, norms = measured[:, 0], torch.linalg.vector_norm(measured[:, 1:], dim=1)
         if not bool((losses.isfinite() & norms.isfinite()).all()):
             return
-        if self._warms(tasks, losses):
+        if self._update_initial_losses(tasks, losses):
             return
         config, weights = self.config, self._weights(tasks)
         rates = training_rates(losses, self.initial_losses[tasks])
@@ -216,15 +217,15 @@ class GradNorm(nn.Module):
         clipped = self.log_weights[tasks].exp().clamp(config.min_weight, config.max_weight)
         self.log_weights[tasks] = (clipped * (len(tasks) / clipped.sum())).log()
 
-    def _warms(self, tasks: list[int], losses: Tensor) -> bool:
-        """Adds to the initial losses that are not complete; true if there were any."""
+    def _update_initial_losses(self, tasks: list[int], losses: Tensor) -> bool:
+        """Accumulate the initial losses; return True if any was incomplete."""
         warming = self.num_warm[tasks] < self.config.warm_iterations
         self.initial_losses[tasks] += losses * warming / self.config.warm_iterations
         self.num_warm[tasks] += warming
         return bool(warming.any())
 
     def _step(self, tasks: list[int], gradient: Tensor) -> None:
-        """One Adam step of each of these tasks, whose states are as old as their own updates."""
+        """Take one Adam step for each of the given tasks; each task counts its own updates."""
         adam(
             [self.log_weights[task] for task in tasks],
             list(gradient),
@@ -243,56 +244,58 @@ class GradNorm(nn.Module):
         )
 
 
-def measure(names: Sequence[str], result: StepResult, shared: Sequence[nn.Parameter]) -> Tensor:
-    """Losses and gradients of K terms on this worker.
+def loss_gradients(
+    names: Sequence[str], result: StepResult, shared: Sequence[nn.Parameter]
+) -> Tensor:
+    """Compute losses and gradients of K terms on this worker.
 
-    The graph stays for the step's own backward, and no parameter's `grad` is touched. With several
-    workers a worker's gradient is that of its slice of the batch, counted once per worker: the mean
-    over the workers is the gradient of the global batch.
+    The graph is retained for the backward pass of the step, and the parameters' `grad` is not
+    changed. With several workers, the gradient is that of this worker's part of the batch, times
+    the number of workers; the mean over the workers is the gradient of the global batch.
 
     Args:
-        names: the K terms.
-        result: the step.
-        shared: parameters of P numbers in all, frozen ones not counted.
+        names: names of the K terms.
+        result: the training step.
+        shared: parameters, of which the trainable ones have P elements in total.
 
     Returns:
-        [K, 1 + P] float32: the raw loss, then the gradient of the loss times its configured weight.
+        [K, 1 + P] float32: unweighted loss, then gradient times the configured weight.
 
     Raises:
-        ValueError: none of `shared` receives gradients.
+        ValueError: no parameter in `shared` requires gradients.
     """
-    live = [parameter for parameter in shared if parameter.requires_grad]
-    if not live:
+    trainable = [parameter for parameter in shared if parameter.requires_grad]
+    if not trainable:
         raise ValueError(
-            "GradNorm measures gradients on a shared layer, and none of the "
-            f"{len(shared)} parameters it was given receives any: name parameters that the stage "
-            "trains, or set gradnorm.enabled=false"
+            "gradnorm: expected shared parameters that the stage trains, got "
+            f"{len(shared)} parameters without gradients; return trained parameters from "
+            "shared_parameters, or set gradnorm.enabled=false"
         )
     rows = []
     for name in names:
         term, weight = result.terms[name], result.weights[name]
-        gradients: Sequence[Tensor | None] = [None] * len(live)
+        gradients: Sequence[Tensor | None] = [None] * len(trainable)
         if term.requires_grad:
-            gradients = torch.autograd.grad(term, live, retain_graph=True, allow_unused=True)
-        pieces = [term.detach().reshape(1)]
-        for gradient, parameter in zip(gradients, live, strict=True):
+            gradients = torch.autograd.grad(term, trainable, retain_graph=True, allow_unused=True)
+        parts = [term.detach().reshape(1)]
+        for gradient, parameter in zip(gradients, trainable, strict=True):
             full = torch.zeros_like(parameter) if gradient is None else gradient
-            pieces.append(weight * full.flatten())
-        rows.append(torch.cat([piece.float() for piece in pieces]))
+            parts.append(weight * full.flatten())
+        rows.append(torch.cat([part.float() for part in parts]))
     return torch.stack(rows)
 
 
 def training_rates(losses: Tensor, initial_losses: Tensor) -> Tensor:
-    """r_k = (L_k / L_k^0) / mean_j (L_j / L_j^0): above 1 where a task lags behind.
+    """Compute r_k = (L_k / L_k^0) / mean_j (L_j / L_j^0); above 1 for slowly trained tasks.
 
     Args:
-        losses: [K]; a negative one counts as 0.
-        initial_losses: [K], floored at 1e-6.
+        losses: [K]; negative values count as 0.
+        initial_losses: [K], clamped to at least 1e-6.
 
     Returns:
-        [K] >= 0 of mean 1; all 1 where all losses are 0.
+        [K], >= 0 with mean 1; all 1 if all losses are 0.
     """
-    ratios = losses.clamp(min=0) / initial_losses.clamp(min=_LEAST_LOSS)
+    ratios = losses.clamp(min=0) / initial_losses.clamp(min=_MIN_INITIAL_LOSS)
     mean = ratios.mean()
     return torch.where(mean > 0, ratios / mean.clamp(min=torch.finfo(mean.dtype).tiny), 1.0)
 
@@ -300,22 +303,22 @@ def training_rates(losses: Tensor, initial_losses: Tensor) -> Tensor:
 def log_weight_gradient(
     weights: Tensor, norms: Tensor, rates: Tensor, config: GradNormConfig
 ) -> Tensor:
-    """Derivative by s_k = log w_k of GradNorm's loss and its regularisation, targets held fixed.
+    """Compute the derivative of the GradNorm objective w.r.t. s_k = log w_k, targets fixed.
 
     Args:
-        weights: w [K].
-        norms: gradient norms [K] at w = 1.
-        rates: r [K].
+        weights: [K], w.
+        norms: [K] gradient norms at w = 1.
+        rates: [K], r.
         config: strength, exponent and reference.
 
     Returns:
-        [K]: alpha * sign(G_k - target_k) * G_k + 2 * regularisation * s_k; 0 for the first task
-        where it is the reference.
+        [K], alpha * sign(G_k - target_k) * G_k + 2 * regularisation * s_k; 0 for the first task
+        if it is the reference.
     """
-    pulls = weights * norms
-    reference = pulls[0] if config.reference == "first" else pulls.mean()
-    signs = (pulls - rates**config.asymmetry * reference).sign()
-    gradient = config.alpha * signs * pulls + 2 * config.regularisation * weights.log()
+    weighted_norms = weights * norms
+    reference = weighted_norms[0] if config.reference == "first" else weighted_norms.mean()
+    signs = (weighted_norms - rates**config.asymmetry * reference).sign()
+    gradient = config.alpha * signs * weighted_norms + 2 * config.regularisation * weights.log()
     if config.reference == "first":
-        gradient[0] = 0.0  # see the class: its own terms balance nothing
+        gradient[0] = 0.0  # see the class docstring
     return gradient

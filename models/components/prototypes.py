@@ -1,4 +1,4 @@
-"""Prototypes: what is kept of a domain once it is over."""
+"""Prototypes of learned domains."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from models.losses.similarity import at_least_float32
 
 
 def identity_centres(features: Tensor, person_ids: Tensor, num_persons: int) -> Tensor:
-    """L2-normalised mean feature of every identity.
+    """Compute the L2-normalised mean feature of every identity.
 
     Args:
         features: [N, ..., D].
@@ -20,27 +20,28 @@ def identity_centres(features: Tensor, person_ids: Tensor, num_persons: int) -> 
         num_persons: C.
 
     Returns:
-        [C, ..., D] float32 or better; zeros for an identity without images.
+        [C, ..., D], at least float32; zeros for identities without images.
     """
     features = at_least_float32(features.detach())
     sums = features.new_zeros(num_persons, *features.shape[1:])
-    # The direction of the sum is that of the mean.
+    # Sum and mean have the same direction.
     return functional.normalize(sums.index_add_(0, person_ids, features), dim=-1)
 
 
 class PrototypeMemory(nn.Module):
-    """Prototypes p[d, k] of frozen domains, and those of the domain being learned.
+    """Prototypes p[d, k] of frozen domains and of the domain being learned.
 
-    The memory is a table: row r holds the unit vector `vectors[r]` under the key `keys[r]` =
-    (domain, attribute, identity or -1, component), made of `counts[r]` features. Component is 0
-    for a mean; the centroids of one attribute count from 1. Rows are appended by whole
-    sets of K attributes, and frozen from then on. `current` [K, D] is the domain being learned.
+    The memory is a table. Row r holds the unit vector `vectors[r]` with the key `keys[r]` =
+    (domain, attribute, identity or -1, component); it is the mean of `counts[r]` features.
+    Component is 0 for a mean; the centroids of one attribute are numbered from 1. Rows are appended
+    in complete sets of K attributes and are frozen from then on. `current` [K, D] belongs to the
+    domain being learned.
 
-    Everything is a buffer, so the table survives a checkpoint whatever its length. Features are
-    those of the global batch: the memory itself knows nothing of workers.
+    All state is in buffers, so a checkpoint restores a table of any length. Features are those of
+    the global batch; the memory does not communicate between workers.
 
     Args:
-        num_attributes: K; 1 for one prototype of the global feature per domain.
+        num_attributes: K; 1 for a single prototype of the global feature per domain.
         dim: feature size D.
 
     Source: VLADR, attribute prototype memory.
@@ -79,61 +80,66 @@ class PrototypeMemory(nn.Module):
 
     @property
     def stored_bytes(self) -> int:
-        """Bytes of all frozen prototype vectors (keys and counters, 40 bytes a row, aside)."""
+        """Bytes of all frozen prototype vectors, without keys and counts (40 bytes per row)."""
         return self.vectors.numel() * self.vectors.element_size()
 
     def begin_domain(self, index: int) -> None:
-        """Starts the prototypes of domain `index` (>= 0, not frozen before) from nothing."""
+        """Reset the current prototypes for domain `index` (>= 0, not yet frozen).
+
+        Raises:
+            ValueError: `index` is negative or already frozen.
+        """
         if index < 0 or bool((self.keys[:, 0] == index).any()):
-            raise ValueError(f"domain {index} is negative or already frozen in the memory")
+            raise ValueError(f"index: expected a new domain index >= 0, got {index}")
         self.current.zero_()
         self.current_count.zero_()
         self.current_domain.fill_(index)
 
     @torch.no_grad()
     def update(self, v: Tensor, momentum: float) -> None:
-        """Online update of the current domain with one batch.
+        """Update the current prototypes with one batch (exponential moving average).
 
-        The first batch gives p = normalise(mean_b v), every later one
+        The first batch sets p = normalise(mean_b v), every later one
         p = normalise(momentum * p + (1 - momentum) * mean_b v).
 
         Args:
-            v: [B, K, D] unit features of the global batch, B >= 1.
+            v: [B, K, D] L2-normalised features of the global batch, B >= 1.
             momentum: m in [0, 1].
         """
         mean = self._mean(v)
-        # A tensor condition instead of an `if`: no wait for the device in every iteration.
+        # A tensor condition instead of an `if` avoids GPU synchronisation in every iteration.
         share = torch.where(self.current_count == 0, 0.0, momentum)
-        blended = share * self.current + (1 - share) * mean
-        self.current.copy_(functional.normalize(blended, dim=-1))
+        updated = share * self.current + (1 - share) * mean
+        self.current.copy_(functional.normalize(updated, dim=-1))
         self.current_count.add_(len(v))
 
     @torch.no_grad()
     def refresh(self, features: Tensor) -> None:
-        """Replaces the current prototypes by the exact normalised means of features [N, K, D]."""
+        """Set the current prototypes to the normalised means of features [N, K, D]."""
         self.current.copy_(functional.normalize(self._mean(features), dim=-1))
         self.current_count.fill_(len(features))
 
     def freeze(self) -> None:
-        """Appends the current domain's K prototypes to the table and ends the domain.
+        """Append the K current prototypes to the table and end the domain.
 
         Raises:
-            ValueError: no domain has begun, or none of its features has been seen.
+            ValueError: no domain has begun, or it has no features yet.
         """
         domain = int(self.current_domain)
         if domain < 0 or int(self.current_count) == 0:
             raise ValueError(
-                "nothing to freeze: call begin_domain, then update or refresh, before freeze"
+                "freeze: expected a domain with features, got none; call begin_domain, then update "
+                "or refresh, first"
             )
         self._append(domain, self.current[None], counts=self.current_count[None])
         self.current_domain.fill_(-1)
 
     def add_identities(self, domain: int, features: Tensor, person_ids: Tensor) -> None:
-        """Appends one frozen prototype per identity and attribute of a domain.
+        """Append one frozen prototype per identity and attribute of a domain.
 
         Args:
             domain: index of the domain.
-            features: [N, K, D] of the domain's training images.
+            features: [N, K, D], of the domain's training images.
             person_ids: [N] long; identities without images get no prototype.
         """
         identities, rows, counts = torch.unique(person_ids, return_inverse=True, return_counts=True)
@@ -141,50 +147,50 @@ class PrototypeMemory(nn.Module):
         self._append(domain, centres, counts=counts, identities=identities)
 
     def add_centroids(self, domain: int, features: Tensor, num_centroids: int, seed: int) -> None:
-        """Appends frozen centroids of every attribute of a domain, found by k-means.
+        """Append frozen k-means centroids of every attribute of a domain.
 
         Args:
             domain: index of the domain.
-            features: [N, K, D] of the domain's training images.
-            num_centroids: of each attribute; at most N of them.
-            seed: of the k-means++ start.
+            features: [N, K, D], of the domain's training images.
+            num_centroids: centroids per attribute; at most N are used.
+            seed: seed of the k-means++ initialisation.
         """
-        from sklearn.cluster import KMeans  # a second to load, for this alone
+        from sklearn.cluster import KMeans  # slow import, only needed here
 
         size = min(num_centroids, len(features))
-        # n_init takes numbers too, which its stubs do not know.
+        # n_init also accepts an int; the type stubs do not list it.
         clusters = KMeans(size, n_init=1, random_state=seed)  # pyright: ignore[reportArgumentType]
         centres, counts = list[Tensor](), list[Tensor]()
         for rows in features.detach().transpose(0, 1).double().cpu():
-            found = clusters.fit(rows.numpy())
-            centres.append(torch.from_numpy(found.cluster_centers_))
-            counts.append(torch.from_numpy(found.labels_).long().bincount(minlength=size))
+            fitted = clusters.fit(rows.numpy())
+            centres.append(torch.from_numpy(fitted.cluster_centers_))
+            counts.append(torch.from_numpy(fitted.labels_).long().bincount(minlength=size))
         vectors = functional.normalize(torch.stack(centres, dim=1), dim=-1)
         components = torch.arange(1, size + 1)
         self._append(domain, vectors, counts=torch.stack(counts, dim=1), components=components)
 
     def attribute_prototypes(self) -> Tensor:
-        """[T, K, D] of the frozen domains, in the order they were frozen."""
+        """Return the mean prototypes [T, K, D] of frozen domains, in the order of freezing."""
         is_mean = (self.keys[:, 2] < 0) & (self.keys[:, 3] == 0)
         return self.vectors[is_mean].reshape(-1, *self.current.shape)
 
     def centroids(self) -> Tensor:
-        """[N_c, K, D] of all centroids added, by domain and then by component.
+        """Return all centroids [N_c, K, D], ordered by domain and component.
 
-        The components of two attributes have nothing to do with each other.
+        Components of different attributes are not related.
         """
         return self.vectors[self.keys[:, 3] > 0].reshape(-1, *self.current.shape)
 
     def identity_prototypes(self) -> Tensor:
-        """[N_old, K, D] of all identities added, by domain and then by identity."""
+        """Return all identity prototypes [N_old, K, D], ordered by domain and identity."""
         return self.vectors[self.keys[:, 2] >= 0].reshape(-1, *self.current.shape)
 
     def _mean(self, features: Tensor) -> Tensor:
         expected = list(self.current.shape)
         if features.ndim != 3 or list(features.shape[1:]) != expected or len(features) == 0:
             raise ValueError(
-                f"features must be [N >= 1, {expected[0]}, {expected[1]}], "
-                f"came {list(features.shape)}"
+                f"features: expected shape [N >= 1, {expected[0]}, {expected[1]}], "
+                f"got {list(features.shape)}"
             )
         return features.detach().to(self.current).mean(0)
 
@@ -197,30 +203,31 @@ class PrototypeMemory(nn.Module):
         identities: Tensor | None = None,
         components: Tensor | None = None,
     ) -> None:
-        """Appends prototypes [R, K, D]; `counts` is [R] or [R, K], `identities` and so on [R]."""
+        """Append prototypes [R, K, D] with counts [R] or [R, K], identities and components [R]."""
         num_sets, num_attributes, dim = prototypes.shape
         attributes = torch.arange(num_attributes, device=self.keys.device).repeat(num_sets)
 
-        def by_row(values: Tensor | None, absent: int) -> Tensor:
+        def expand_rows(values: Tensor | None, absent: int) -> Tensor:
             if values is None:
                 return torch.full_like(attributes, absent)
             return values.to(attributes).repeat_interleave(num_attributes)
 
-        owners, parts = by_row(identities, -1), by_row(components, 0)
-        keys = torch.stack([torch.full_like(attributes, domain), attributes, owners, parts], dim=1)
-        each = counts if counts.ndim == 2 else counts[:, None].expand(-1, num_attributes)
+        identity_keys, component_keys = expand_rows(identities, -1), expand_rows(components, 0)
+        domains = torch.full_like(attributes, domain)
+        keys = torch.stack([domains, attributes, identity_keys, component_keys], dim=1)
+        row_counts = counts if counts.ndim == 2 else counts[:, None].expand(-1, num_attributes)
         vectors = prototypes.detach().reshape(-1, dim).to(self.vectors)
         self.vectors = torch.cat([self.vectors, vectors])
         self.keys = torch.cat([self.keys, keys])
-        self.counts = torch.cat([self.counts, each.reshape(-1).to(self.counts)])
+        self.counts = torch.cat([self.counts, row_counts.reshape(-1).to(self.counts)])
 
 
 MEMORIES = ("memory", "embeddings")
-"""Where a learner holds prototypes of what it compares, and of its test embeddings."""
+"""Attribute names of a learner's memories: of compared features, and of test embeddings."""
 
 
 def memory_tensors(learner: nn.Module) -> dict[str, Tensor]:
-    """The tensors of both memories of a learner, by path."""
+    """Return the tensors of both memories of a learner by path."""
     return {
         path: tensor
         for path, tensor in learner.state_dict().items()
@@ -229,13 +236,13 @@ def memory_tensors(learner: nn.Module) -> dict[str, Tensor]:
 
 
 def load_memory_tensors(learner: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Puts published prototypes in the place of a learner's own."""
+    """Replace a learner's prototypes by published ones."""
     for path, tensor in tensors.items():
         memory, name = path.split(".")
         setattr(learner.get_submodule(memory), name, tensor)
 
 
 def bytes_per_domain(*memories: PrototypeMemory) -> float:
-    """Bytes of all memories over the learned domains."""
+    """Return the bytes of all memories, divided by the number of learned domains."""
     num_domains = max(1, *(memory.num_domains for memory in memories))
     return sum(memory.stored_bytes for memory in memories) / num_domains

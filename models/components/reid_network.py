@@ -1,9 +1,9 @@
-"""What every learner shares on its image tower: BN necks, classifiers, two losses.
+"""Re-identification network: image tower, BN necks, classifiers and two losses.
 
-A CLIP gives g, the class token before projection (`class_token`), and f, its joint embedding
-(`projected`); a ResNet one feature (`pooled`), which is then f. Each has a BN neck and a bias-free
-identity classifier; the test embedding is the L2-normalised concatenation of all necks' outputs
-(CLIP-ReID, VLADR; with one neck: Luo et al. 2019).
+A CLIP has two features: g, the class token before projection (`class_token`), and f, its joint
+embedding (`projected`). A ResNet has one feature (`pooled`), which is then f. Each feature has a BN
+neck and a bias-free identity classifier. The test embedding is the L2-normalised concatenation of
+all necks' outputs (CLIP-ReID, VLADR; with one neck: Luo et al. 2019).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 import torch
 from pydantic import Field
@@ -27,17 +27,19 @@ from models.losses.identity import cross_entropy
 from models.losses.metric import batch_hard_triplet
 from tasks.schema import Domain, FrozenConfig
 
+M = TypeVar("M", bound=nn.Module)
+
 Classifier = Literal["class_token", "projected"]
-"""A classifier of a CLIP by the feature it reads: g or f."""
+"""Classifier of a CLIP, named by its input feature: g or f."""
 
 BOTH_CLASSIFIERS: tuple[Classifier, ...] = ("class_token", "projected")
 
 Statistics = Literal["running", "batch"]
-"""What a neck normalises by."""
+"""Statistics that a neck normalises by."""
 
 
 class TermConfig(FrozenConfig):
-    """A loss term; weight 0 switches it off and spends no time on it."""
+    """A loss term; with weight 0 it is not computed."""
 
     weight: float = Field(default=1.0, ge=0, description="factor of the term in the loss; 0 = off")
 
@@ -46,7 +48,7 @@ class IdentityTermConfig(TermConfig):
     """Cross-entropy over all identities learned so far, summed over the classifiers."""
 
     label_smoothing: float = Field(
-        default=0.1, ge=0, lt=1, description="share given to all classes"
+        default=0.1, ge=0, lt=1, description="mass spread over all classes"
     )
 
 
@@ -58,37 +60,35 @@ class TripletTermConfig(TermConfig):
 
 
 class InterpolationConfig(FrozenConfig):
-    """Mixing of old and new weights after a domain: w = a * new + (1 - a) * old."""
+    """Interpolation of weights after a domain: w = a * new + (1 - a) * old."""
 
     mode: Literal["none", "fixed", "adaptive"] = Field(
         default="none",
-        description="fixed: a = alpha (DASK .5); adaptive: from affinity drift (LSTKC)",
+        description="fixed: a = alpha (DASK: 0.5); adaptive: from affinity drift (LSTKC)",
     )
     alpha: float = Field(
-        default=0.5, ge=0, le=1, description="a of mode fixed: share of the new weights"
+        default=0.5, ge=0, le=1, description="a of mode fixed: weight of the new model"
     )
     keep_diagonal: bool = Field(
         default=True,
-        description="adaptive: keep self-similarity in the affinity (LSTKC yes, DASK no)",
+        description="adaptive: keep self-similarity in the affinity (LSTKC: yes, DASK: no)",
     )
 
 
 class EmbeddingNetwork(nn.Module, ABC):
-    """What is interpolated between domains: all that makes test embeddings."""
+    """Network that computes test embeddings; interpolated between domains."""
 
     @abstractmethod
     def embed(self, images: Tensor) -> Tensor:
-        """Normalised images [B, 3, H, W] -> L2-normalised test embeddings [B, E]."""
+        """Embed normalised images [B, 3, H, W] as L2-normalised test embeddings [B, E]."""
 
 
 class ReidNetwork(EmbeddingNetwork):
-    """Image tower, necks and classifiers: all that is interpolated between domains.
-
-    Each named feature of the tower has a BN neck and a bias-free classifier of its own.
+    """Image tower with one BN neck and one bias-free classifier per named feature.
 
     Args:
         image: the image tower.
-        neck_bias: whether the necks' shifts are learned.
+        neck_bias: whether the necks' biases are learned.
     """
 
     def __init__(self, image: ImageTower, neck_bias: bool = False) -> None:
@@ -102,36 +102,36 @@ class ReidNetwork(EmbeddingNetwork):
 
     @property
     def num_identities(self) -> int:
-        """Identities of all domains begun so far."""
+        """Number of identities of all domains begun so far."""
         return self.head(self.image.metric).num_classes
 
     def neck(self, name: str) -> BNNeck:
-        """The neck of a feature."""
+        """Return the neck of a feature."""
         neck = self.get_submodule(f"neck_{_short(name)}")
         assert isinstance(neck, BNNeck)
         return neck
 
     def head(self, name: str) -> GrowingClassifier:
-        """The classifier of a feature."""
+        """Return the classifier of a feature."""
         head = self.get_submodule(f"head_{_short(name)}")
         assert isinstance(head, GrowingClassifier)
         return head
 
     def metric_feature(self, features: Mapping[str, Tensor]) -> Tensor:
-        """f, the one of the features that the triplet and affinities compare."""
+        """Return f, the feature that triplet and affinity losses compare."""
         return features[self.image.metric]
 
     def embed(self, images: Tensor) -> Tensor:
-        """Normalised images [B, 3, H, W] -> L2-normalised test embeddings, all necks' outputs."""
+        """Embed [B, 3, H, W] as the L2-normalised concatenation of all necks' outputs."""
         features = self.image.features(images)
         normed = [self.neck(name)(rows) for name, rows in features.items()]
         return functional.normalize(torch.cat(normed, dim=1), dim=1)
 
     def grow(self, features: Mapping[str, Tensor], person_ids: Tensor) -> None:
-        """Adds a row per identity to every classifier: its features' L2-normalised centre.
+        """Add one row per identity to every classifier: the L2-normalised mean feature.
 
         Args:
-            features: [N, dim] each, of a domain's training images.
+            features: [N, dim] each, from a domain's training images.
             person_ids: [N], contiguous from 0.
         """
         num_persons = int(person_ids.max()) + 1
@@ -139,12 +139,12 @@ class ReidNetwork(EmbeddingNetwork):
             self.head(name).grow(identity_centres(features[name], person_ids, num_persons))
 
     def grow_for(self, domain: Domain, probe: Probe) -> int:
-        """Grows the classifiers by the people of a domain; returns where their rows begin."""
-        first = self.num_identities
+        """Extend the classifiers by a domain's identities; return the index of their first row."""
+        offset = self.num_identities
         features = probe(self.image.features)
         person_ids = torch.tensor([record.person_id for record in domain.train])
         self.grow(features, person_ids.to(self.metric_feature(features).device))
-        return first
+        return offset
 
     def identity_terms(
         self,
@@ -154,18 +154,18 @@ class ReidNetwork(EmbeddingNetwork):
         triplet: TripletTermConfig,
         classifiers: Collection[str] | None = None,
     ) -> dict[str, Tensor]:
-        """L_reid of one view of the global batch: the terms `identity` and `triplet`.
+        """Compute L_reid of one view of the global batch: terms `identity` and `triplet`.
 
         Args:
             features: [B, dim] each.
-            targets: [B] rows of the classifiers (person_id + identities of earlier domains).
+            targets: [B] classifier rows (person_id + number of identities of earlier domains).
             identity: settings of the cross-entropy.
             triplet: settings of the triplet.
-            classifiers: those of which features the cross-entropy is summed over; None: of all.
+            classifiers: features whose classifiers are summed over; None for all.
         """
         terms: dict[str, Tensor] = {}
         if identity.weight:
-            # Every neck sees every batch: the test embedding reads the statistics of all.
+            # Every neck sees every batch: the test embedding uses the running statistics of all.
             normed = {name: self.neck(name)(rows) for name, rows in features.items()}
             logits = [
                 self.head(name)(rows)
@@ -181,34 +181,34 @@ class ReidNetwork(EmbeddingNetwork):
             terms["triplet"] = batch_hard_triplet(rows, targets, triplet.margin)
         return terms
 
-    def uncounted_logits(
+    def logits_without_update(
         self, features: Mapping[str, Tensor], statistics: Statistics
     ) -> list[Tensor]:
-        """Logits [B, C] of every classifier, the necks' running statistics left alone.
+        """Compute logits [B, C] of every classifier without updating the running statistics.
 
-        For a batch that cross-entropy has counted already: a second count would change the test
-        embedding by other means than the loss.
+        For batches that cross-entropy has already used: a second update would change the test
+        embedding independently of the loss.
 
         Args:
             features: [B, dim] each.
-            statistics: what the necks normalise by: their own, or the batch's, as in training.
+            statistics: whether necks normalise by their running statistics or by the batch.
         """
         return [
             self.head(name)(_normalised(self.neck(name), rows, statistics))
             for name, rows in features.items()
         ]
 
-    def uncounted_embedding(self, features: Mapping[str, Tensor]) -> Tensor:
-        """The test embedding [B, sum of dims] of a batch under the batch's own statistics.
+    def embedding_without_update(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Compute the test embedding [B, sum of dims] with batch statistics.
 
-        The necks' running statistics are left alone, as by `uncounted_logits`.
+        The running statistics are not updated, as in `logits_without_update`.
         """
         normed = [_normalised(self.neck(name), rows, "batch") for name, rows in features.items()]
         return functional.normalize(torch.cat(normed, dim=1), dim=1)
 
 
 def _short(name: str) -> str:
-    """A feature's name in the paths of neck and classifier: `class_token` is `class` there."""
+    """Return the feature name used in neck and classifier paths (`class_token` -> `class`)."""
     return name.removesuffix("_token")
 
 
@@ -225,21 +225,23 @@ def _normalised(neck: BNNeck, features: Tensor, statistics: Statistics) -> Tenso
     )
 
 
-def gathered(collective: Collective, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Features [B, ...] of this worker -> [W*B, ...] of all, by the same names."""
+def gather_features(collective: Collective, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Gather every named feature [B, ...] of this worker as [W*B, ...]."""
     return {name: collective.gather(rows) for name, rows in features.items()}
 
 
-class Frozen(nn.Module):
-    """A copy that never trains and always stands in eval mode: the model of the past."""
+class Frozen(nn.Module, Generic[M]):
+    """Frozen copy of a module that always stays in eval mode: the old model."""
 
-    def __init__(self, module: nn.Module) -> None:
+    module: M
+
+    def __init__(self, module: M) -> None:
         super().__init__()
         self.module = copy.deepcopy(module).requires_grad_(False)
         super().train(False)
 
-    def train(self, mode: bool = True) -> Frozen:
-        """Stays in eval mode."""
+    def train(self, mode: bool = True) -> Frozen[M]:
+        """Ignore `mode` and stay in eval mode."""
         del mode
         return self
 
@@ -247,9 +249,9 @@ class Frozen(nn.Module):
 def trainable_patterns(
     identity: IdentityTermConfig, classifiers: Collection[str] | None = None
 ) -> tuple[str, ...]:
-    """What of a learner's `network` trains: the tower, and what the identity term alone reads.
+    """Return patterns of the trainable parameters: tower and, with `identity`, classifiers.
 
-    A neck's shift is matched too where it is a parameter.
+    The patterns also match a neck's bias where it is a parameter.
     """
     if not identity.weight:
         return ("network.image.*",)
@@ -258,8 +260,8 @@ def trainable_patterns(
     return ("network.image.*", *parts)
 
 
-def check_any_on(terms: Mapping[str, TermConfig], stage: str) -> None:
-    """Refuses a stage that every learned domain runs and whose loss is switched off altogether.
+def check_any_enabled(terms: Mapping[str, TermConfig], stage: str) -> None:
+    """Check that a stage run in every domain has at least one enabled loss term.
 
     Raises:
         ValueError: all weights are 0.
@@ -269,22 +271,22 @@ def check_any_on(terms: Mapping[str, TermConfig], stage: str) -> None:
 
 
 def mean_terms(views: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Mean of every term over the views, so that a weight means the same for one view or two."""
+    """Average every term over the views, so that weights do not depend on their number."""
     return {name: torch.stack([view[name] for view in views]).mean() for name in views[0]}
 
 
-def weights_of(terms: Mapping[str, Tensor], losses: FrozenConfig) -> dict[str, float]:
-    """The configured weight of each term, which is the loss section's field of the same name."""
+def term_weights(terms: Mapping[str, Tensor], losses: FrozenConfig) -> dict[str, float]:
+    """Return the configured weight of each term, from the field of the same name."""
     return {name: getattr(losses, name).weight for name in terms}
 
 
-def blend(
+def interpolate_networks(
     network: EmbeddingNetwork, old: EmbeddingNetwork, config: InterpolationConfig, probe: Probe
 ) -> float:
-    """Interpolates `network` with its state before the domain, in place.
+    """Interpolate `network` with its state before the domain, in place.
 
     Returns:
-        The share a of the new weights (1 when interpolation is off).
+        The weight a of the new network (1 if interpolation is disabled).
     """
     match config.mode:
         case "none":

@@ -1,4 +1,4 @@
-"""Cross-entropy and triplet on the shared network: what fine-tuning and joint training are."""
+"""Supervised training with cross-entropy and triplet: fine-tuning and joint training."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from models.components.reid_network import (
     InterpolationConfig,
     ReidNetwork,
     TripletTermConfig,
-    blend,
-    check_any_on,
-    gathered,
+    check_any_enabled,
+    gather_features,
+    interpolate_networks,
+    term_weights,
     trainable_patterns,
-    weights_of,
 )
 from models.learner import (
     Collective,
@@ -34,22 +34,22 @@ from tasks.schema import Batch, Domain, FrozenConfig
 
 
 class LossesConfig(FrozenConfig):
-    """The loss terms."""
+    """Loss terms."""
 
     identity: IdentityTermConfig = Field(default_factory=IdentityTermConfig)
     triplet: TripletTermConfig = Field(default_factory=TripletTermConfig)
 
     @model_validator(mode="after")
-    def _some_loss(self) -> LossesConfig:
-        check_any_on({"identity": self.identity, "triplet": self.triplet}, "the image tower")
+    def _check_losses(self) -> LossesConfig:
+        check_any_enabled({"identity": self.identity, "triplet": self.triplet}, "the image tower")
         return self
 
 
 class SupervisedConfig(BalancedConfig):
-    """Settings of training by identity alone."""
+    """Configuration of supervised training."""
 
     tower_terms: ClassVar[tuple[str, ...]] = ("identity", "triplet")
-    """The terms of the stage that trains the image tower, the first domain's first."""
+    """Terms of the stage that trains the image tower; those of the first domain come first."""
 
     epochs: int = Field(default=60, ge=1, description="epochs per domain")
     losses: LossesConfig = Field(default_factory=LossesConfig)
@@ -59,12 +59,12 @@ class SupervisedConfig(BalancedConfig):
 
     @property
     def balanced(self) -> tuple[str, ...]:
-        """The terms of the image tower that have a weight: those that GradNorm weighs."""
+        """Terms of the image tower with a non-zero weight, which GradNorm balances."""
         return tuple(name for name in self.tower_terms if getattr(self.losses, name).weight)
 
 
 class SupervisedLearner(Learner):
-    """Cross-entropy on all classifiers and batch-hard triplet on f, weak view only."""
+    """Learner with cross-entropy on all classifiers and batch-hard triplet on f (weak view)."""
 
     def __init__(
         self,
@@ -78,62 +78,60 @@ class SupervisedLearner(Learner):
         self.interpolation = interpolation
         self.network = ReidNetwork(backbone.image)
         self.balance = GradNorm(config.gradnorm, config.balanced)
-        self.old: Frozen | None = None
+        self.old: Frozen[ReidNetwork] | None = None
         self._offset = 0
 
     def begin_domain(self, domain: Domain, probe: Probe) -> None:
-        """Grows the classifiers by the domain's identities, from class centres."""
+        """Extend the classifiers by the domain's identities, initialised with class centres."""
         if self.network.num_identities and self.interpolation.mode != "none":
             self.old = Frozen(self.network)
         self._offset = self.network.grow_for(domain, probe)
         self.balance.begin_domain()
 
     def stages(self) -> Sequence[Stage]:
-        """One stage."""
+        """Return the single training stage."""
         config, trainable = self.config, trainable_patterns(self.config.losses.identity)
         return [Stage("finetune", config.epochs, ("weak",), trainable, config.optimizer)]
 
     def forward(self, batch: Batch, stage: str) -> StepResult:
-        """Cross-entropy and triplet of the global batch."""
+        """Compute cross-entropy and triplet of the global batch."""
         assert stage == "finetune"
         features = self.network.image.features(batch.views["weak"])
         losses = self.config.losses
         terms = self.network.identity_terms(
-            gathered(self.collective, features),
+            gather_features(self.collective, features),
             self.collective.gather(batch.person_ids) + self._offset,
             losses.identity,
             losses.triplet,
         )
-        return self.balanced_step(terms, weights_of(terms, losses))
+        return self.balanced_step(terms, term_weights(terms, losses))
 
     def balanced_step(
         self, terms: Mapping[str, Tensor], weights: Mapping[str, float]
     ) -> StepResult:
-        """The step's result, under GradNorm's weights if they are learned."""
+        """Build the step result, reweighted by GradNorm if enabled."""
         result = StepResult.of(terms, weights)
         return self.balance(result, self.shared_parameters(), self.collective.gather)
 
     def shared_parameters(self) -> Sequence[nn.Parameter]:
-        """The last layer of the image tower: every feature comes from it."""
+        """Return the last layer of the image tower, which all features share."""
         return self.network.image.last_layer()
 
     def end_domain(self, probe: Probe) -> None:
-        """Interpolates with the weights before the domain, if asked to."""
+        """Interpolate with the weights before the domain, if configured."""
         if self.old is not None:
-            old = self.old.module
-            assert isinstance(old, ReidNetwork)
-            blend(self.network, old, self.interpolation, probe)
+            interpolate_networks(self.network, self.old.module, self.interpolation, probe)
             self.old = None
 
     def embed_images(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] -> L2-normalised concatenation of all necks' outputs."""
+        """Embed [B, 3, H, W] as the L2-normalised concatenation of all necks' outputs."""
         return self.network.embed(images)
 
     def facts(self) -> dict[str, Any]:
-        """Where the domain's classifier rows begin, and whether an old model is held."""
+        """Return the classifier offset of the domain and whether an old model exists."""
         return {"offset": self._offset, "has_old": self.old is not None}
 
     def rebuild(self, facts: Mapping[str, Any]) -> None:
-        """Makes room for the old model."""
+        """Create the old model if the saved state has one."""
         self._offset = int(facts["offset"])
         self.old = Frozen(self.network) if facts["has_old"] else None

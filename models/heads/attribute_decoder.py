@@ -1,4 +1,4 @@
-"""Attribute features read from the patch tokens by learned queries."""
+"""Attribute decoder: learned queries that attend to patch tokens."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from torch.nn import functional
 
 
 class AttributeDecoder(nn.Module):
-    """K learned queries, one multi-head cross-attention over the patches, a linear projection.
+    """K learned queries with one multi-head cross-attention over patches and a linear projection.
 
-    Parameters are named `queries`, `cross_attention.*` (with its output projection) and
-    `linear.*`, so that patterns can single one out. The initial values depend on `generator`
-    alone.
+    Parameters are named `queries`, `cross_attention.*` (with its output projection) and `linear.*`,
+    so that patterns can select each of them. Initial values depend only on `generator`.
 
     Args:
-        num_attributes: K.
+        num_attributes: number K of queries.
         width: size W of the patch tokens, divisible by `num_heads`.
         embed_dim: size D of the attribute features.
         num_heads: attention heads.
-        generator: CPU generator of the initial values.
+        generator: CPU generator for the initial values.
+
+    Raises:
+        ValueError: `width` is not divisible by `num_heads`.
 
     Source: VLADR, attribute decoder of stage 2.
     """
@@ -30,8 +32,8 @@ class AttributeDecoder(nn.Module):
         super().__init__()
         if width % num_heads:
             raise ValueError(
-                f"the patch width must be divisible by the number of heads, came {width} and "
-                f"{num_heads}: set another num_heads"
+                f"width: expected a multiple of num_heads={num_heads}, got {width}; change "
+                "num_heads"
             )
         self.queries = nn.Parameter(torch.empty(num_attributes, width))
         self.cross_attention = nn.MultiheadAttention(width, num_heads, batch_first=True)
@@ -46,7 +48,7 @@ class AttributeDecoder(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, patches: Tensor) -> Tensor:
-        """Patch tokens [B, L, W] -> L2-normalised attribute features v [B, K, D]."""
+        """Decode patch tokens [B, L, W] into L2-normalised attribute features v [B, K, D]."""
         queries = self.queries.to(patches.dtype).expand(len(patches), -1, -1)
         attended, _ = self.cross_attention(queries, patches, patches, need_weights=False)
         return functional.normalize(self.linear(attended), dim=-1)

@@ -1,4 +1,4 @@
-"""BDAM: identity and clothing features out of one sequence of image patches."""
+"""BDAM: decoupled identity and clothing features from image patches."""
 
 from __future__ import annotations
 
@@ -8,46 +8,44 @@ import torch
 from pydantic import Field, model_validator
 from torch import Generator, Tensor, nn
 
-from models.heads.seeded_init import drawn_from
+from models.heads.seeded_init import seeded_init
 from tasks.schema import FrozenConfig
 
 
 class BdamConfig(FrozenConfig):
-    """The decoupling module; every row of its ablation table is a switch here."""
+    """Configuration of the decoupling module, including all switches of its ablation."""
 
     enabled: bool = Field(
         default=True,
-        description="false: no module, two linear projections of the patches averaged over the "
-        "image (no attention, no gate)",
+        description="false: two linear projections of the mean patch token, without attention or "
+        "gate",
     )
-    dim: int = Field(default=768, ge=1, description="size D of identity and clothing features")
+    dim: int = Field(default=768, ge=1, description="size D of the identity and clothing features")
     num_layers: int = Field(
-        default=6, ge=0, description="self-attention layers of each branch (the shallow form has 3)"
+        default=6, ge=0, description="self-attention layers per branch (shallow variant: 3)"
     )
-    num_heads: int = Field(default=8, ge=1, description="attention heads, a divisor of dim")
+    num_heads: int = Field(default=8, ge=1, description="attention heads; must divide dim")
     mlp_ratio: float = Field(
-        default=4.0, gt=0, description="hidden size of a layer's MLP as a multiple of dim"
+        default=4.0, gt=0, description="hidden size of the MLPs as a multiple of dim"
     )
     dropout: float = Field(default=0.1, ge=0, lt=1, description="dropout of the attention layers")
-    cross_attention: bool = Field(
-        default=True, description="whether each branch attends to the other one"
-    )
+    cross_attention: bool = Field(default=True, description="cross-attention between the branches")
     gate: bool = Field(
-        default=True, description="whether a learned gate shares the channels out to the branches"
+        default=True, description="learned gate that distributes channels over the branches"
     )
 
     @model_validator(mode="after")
-    def _heads_divide(self) -> BdamConfig:
+    def _check_heads(self) -> BdamConfig:
         if self.dim % self.num_heads:
             raise ValueError(
-                f"dim must be divisible by num_heads, came {self.dim} and {self.num_heads}: set "
-                "another num_heads"
+                f"dim: expected a multiple of num_heads={self.num_heads}, got {self.dim}; change "
+                "num_heads"
             )
         return self
 
 
 class Decoupled(NamedTuple):
-    """What BDAM reads from a batch of images; B images, L patches, D channels.
+    """Output of BDAM for B images with L patches and D channels.
 
     Attributes:
         identity: f_id [B, D].
@@ -55,7 +53,7 @@ class Decoupled(NamedTuple):
         gated_identity: g * f_id [B, D]; f_id without a gate.
         gated_clothing: (1 - g) * f_clo [B, D]; f_clo without a gate.
         gate: g [B, D] in (0, 1), or None without a gate.
-        identity_tokens: [B, L, D], the gated identity branch before pooling: its mean over L is
+        identity_tokens: [B, L, D] gated identity tokens before pooling; their mean over L is
             `gated_identity`.
     """
 
@@ -68,40 +66,48 @@ class Decoupled(NamedTuple):
 
 
 class Bdam(nn.Module):
-    """Two branches of self-attention, attention across them, average pooling and a gate.
+    """Two branches of self-attention with cross-attention, average pooling and a gate.
 
-    Each branch is a linear projection of the patches and `num_layers` pre-norm transformer layers.
-    Then each branch attends to the other one (queries of one, keys and values of the other, both
-    as they were before; added to the branch). A layer norm of its own ends each branch, as it ends
-    any pre-norm stack. Without the module, the two projections are all there is.
+    Each branch is a linear projection of the patches followed by `num_layers` pre-norm transformer
+    layers. Then each branch attends to the other one: queries from one branch, keys and values from
+    the other, both before the update, with a residual connection. Each branch ends with a layer
+    norm, as usual for a pre-norm stack. If disabled, only the two projections remain.
 
     Parameters are named `identity.*`, `clothing.*` (`projection`, `layers`, `cross`, `norm`) and
-    `gate.*`. The initial values depend on `generator` alone.
+    `gate.*`. Initial values depend only on `generator`.
 
     Args:
-        config: sizes and switches.
+        config: configuration of the module.
         width: size W of the patch tokens.
-        generator: CPU generator of the initial values.
+        generator: CPU generator for the initial values.
 
-    Source: the decoupling paper's bidirectional decoupling alignment module. It does not say how
-    its layers are made, nor how the outcome is normalised: pre-norm layers are the choice here.
+    Source: bidirectional decoupling alignment module of the decoupling paper. The paper does not
+    specify the layers or the final normalisation; pre-norm layers are our choice.
     """
 
     def __init__(self, config: BdamConfig, width: int, generator: Generator) -> None:
         super().__init__()
-        with drawn_from(generator):
+        with seeded_init(generator):
             self.identity = _Branch(config, width)
             self.clothing = _Branch(config, width)
             gated = config.enabled and config.gate
             self.gate = nn.Linear(2 * config.dim, config.dim) if gated else None
 
     def forward(self, patches: Tensor) -> Decoupled:
-        """Patch tokens [B, L, W], L >= 1, the class token left out -> features of the images."""
-        own, worn = self.identity.read(patches), self.clothing.read(patches)
-        own, worn = self.identity.attend(own, worn), self.clothing.attend(worn, own)
-        identity, clothing = own.mean(1), worn.mean(1)
+        """Compute identity and clothing features.
+
+        Args:
+            patches: [B, L, W] patch tokens without the class token, L >= 1.
+        """
+        identity_tokens = self.identity.encode(patches)
+        clothing_tokens = self.clothing.encode(patches)
+        identity_tokens, clothing_tokens = (
+            self.identity.attend(identity_tokens, clothing_tokens),
+            self.clothing.attend(clothing_tokens, identity_tokens),
+        )
+        identity, clothing = identity_tokens.mean(1), clothing_tokens.mean(1)
         if self.gate is None:
-            return Decoupled(identity, clothing, identity, clothing, None, own)
+            return Decoupled(identity, clothing, identity, clothing, None, identity_tokens)
         gate = torch.sigmoid(self.gate(torch.cat([identity, clothing], dim=1)))
         return Decoupled(
             identity,
@@ -109,7 +115,7 @@ class Bdam(nn.Module):
             gate * identity,
             (1 - gate) * clothing,
             gate,
-            gate[:, None] * own,
+            gate[:, None] * identity_tokens,
         )
 
 
@@ -123,13 +129,13 @@ class _Branch(nn.Module):
         self.cross = _CrossAttention(config) if crosses else None
         self.norm = nn.LayerNorm(config.dim) if config.enabled else nn.Identity()
 
-    def read(self, patches: Tensor) -> Tensor:
-        """[B, L, W] -> [B, L, D], this branch alone."""
+    def encode(self, patches: Tensor) -> Tensor:
+        """Encode [B, L, W] as [B, L, D] without cross-attention."""
         return self.layers(self.projection(patches))
 
-    def attend(self, own: Tensor, other: Tensor) -> Tensor:
-        """[B, L, D] of this branch and of the other one -> [B, L, D] of this branch."""
-        return self.norm(own if self.cross is None else own + self.cross(own, other))
+    def attend(self, tokens: Tensor, other: Tensor) -> Tensor:
+        """Add cross-attention to the other branch and normalise; all [B, L, D]."""
+        return self.norm(tokens if self.cross is None else tokens + self.cross(tokens, other))
 
 
 class _CrossAttention(nn.Module):
@@ -142,10 +148,10 @@ class _CrossAttention(nn.Module):
         )
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, own: Tensor, other: Tensor) -> Tensor:
-        """[B, L, D] queries' branch, [B, M, D] keys' and values' branch -> [B, L, D]."""
+    def forward(self, tokens: Tensor, other: Tensor) -> Tensor:
+        """Attend from tokens [B, L, D] (queries) to other [B, M, D] (keys, values)."""
         others = self.norm_other(other)
-        attended, _ = self.attention(self.norm_own(own), others, others, need_weights=False)
+        attended, _ = self.attention(self.norm_own(tokens), others, others, need_weights=False)
         return self.dropout(attended)
 
 

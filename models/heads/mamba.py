@@ -1,7 +1,6 @@
-"""Mamba layers: the CUDA kernels of mamba_ssm where they can run, transformers' block elsewhere.
+"""Mamba layers: CUDA kernels of mamba_ssm where available, else the block of transformers.
 
-Both blocks hold parameters of the same names and shapes, so that a checkpoint of one loads into the
-other.
+Both blocks have parameters of the same names and shapes, so their checkpoints are interchangeable.
 """
 
 from __future__ import annotations
@@ -16,28 +15,28 @@ import torch
 from torch import Tensor, nn
 
 Block = Literal["auto", "mamba_ssm", "transformers"]
-"""Whose block to build; "auto" takes mamba_ssm's if it is installed and there is a CUDA device."""
+"""Implementation of the block; "auto" is mamba_ssm if installed and there is a CUDA device."""
 
 EXPANSION = 2
-"""Channels inside a block as a multiple of its width."""
+"""Inner channels of a block as a multiple of its width."""
 
 
 class MambaStack(nn.Module):
-    """Layers of x + dropout(block(norm(x))), each position seeing those before it.
+    """Causal layers x + dropout(block(norm(x))).
 
-    Parameters are named `layers.<i>.norm.*` and `layers.<i>.block.*`. Which block was built is
-    logged once, as a warning where it is the slow one.
+    Parameters are named `layers.<i>.norm.*` and `layers.<i>.block.*`. The chosen implementation is
+    logged, as a warning if it is the slow one.
 
     Args:
         width: size D of the tokens.
-        num_layers: layers.
-        state_size: states of each channel.
-        conv_width: positions the block's convolution looks at.
-        dropout: of each block's output.
-        block: whose block to build.
+        num_layers: number of layers.
+        state_size: state size per channel.
+        conv_width: kernel size of the block's convolution.
+        dropout: dropout rate of each block's output.
+        block: implementation of the block.
 
     Raises:
-        ValueError: mamba_ssm's block is asked for and cannot run here, or is shaped differently.
+        ValueError: mamba_ssm is requested but unavailable, or its parameters differ.
 
     Source: Gu & Dao 2023 (Mamba).
     """
@@ -54,15 +53,15 @@ class MambaStack(nn.Module):
         super().__init__()
         kind = choose_block(block, find_spec("mamba_ssm") is not None, torch.cuda.is_available())
         self.layers = nn.ModuleList(
-            _MambaLayer(width, build_block(kind, width, state_size, conv_width, number), dropout)
-            for number in range(num_layers)
+            _MambaLayer(width, build_block(kind, width, state_size, conv_width, index), dropout)
+            for index in range(num_layers)
         )
-        _announce(kind)
+        _log_block(kind)
 
-    def forward(self, tokens: Tensor, kept: Tensor) -> Tensor:
-        """[B, L, D] -> [B, L, D]; `kept` [B, L] bool is false at padding, which is at the end.
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Apply the layers to tokens [B, L, D]; `mask` [B, L] bool is False at padding.
 
-        So padding needs no mask: no position that counts sees it.
+        Padding is at the end and the layers are causal, so `mask` is not needed.
         """
         for layer in self.layers:
             tokens = layer(tokens)
@@ -70,26 +69,28 @@ class MambaStack(nn.Module):
 
 
 def choose_block(
-    wanted: Block, installed: bool, cuda: bool
+    requested: Block, installed: bool, cuda: bool
 ) -> Literal["mamba_ssm", "transformers"]:
-    """Whose block to build, given whether mamba_ssm is installed and there is a CUDA device.
+    """Choose an implementation, given whether mamba_ssm is installed and CUDA is available.
 
     Raises:
-        ValueError: mamba_ssm's is asked for and cannot run.
+        ValueError: mamba_ssm is requested but unavailable.
     """
-    if wanted == "mamba_ssm" and not (installed and cuda):
-        missing = "a CUDA device, and there is none" if installed else "to be installed"
-        raise ValueError(
-            f"mamba_block=mamba_ssm needs {missing}: install the extra `gpu` on a machine with a "
-            "CUDA device, or set mamba_block=auto"
+    if requested == "mamba_ssm" and not (installed and cuda):
+        missing = (
+            "a CUDA device, found none" if installed else "the package mamba_ssm, not installed"
         )
-    if wanted == "transformers" or not (installed and cuda):
+        raise ValueError(
+            f"mamba_block=mamba_ssm: expected {missing}; install the extra `gpu` on a machine with "
+            "a CUDA device, or set mamba_block=auto"
+        )
+    if requested == "transformers" or not (installed and cuda):
         return "transformers"
     return "mamba_ssm"
 
 
 def block_shapes(width: int, state_size: int, conv_width: int) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a block's parameters, whoever made it."""
+    """Return names and shapes of a block's parameters, equal for both implementations."""
     inner, rank = EXPANSION * width, math.ceil(width / 16)
     return {
         "in_proj.weight": (2 * inner, width),
@@ -120,21 +121,21 @@ def build_block(
     width: int,
     state_size: int,
     conv_width: int,
-    number: int,
+    layer_index: int,
 ) -> nn.Module:
-    """The block of layer `number`, on the CPU, [B, L, width] -> [B, L, width].
+    """Build the block of layer `layer_index` on the CPU, [B, L, width] -> [B, L, width].
 
     Raises:
-        ValueError: this version of the library holds parameters of other names or shapes.
+        ValueError: the installed version has parameters of other names or shapes.
     """
-    # Imported where they are needed: one is rarely there, the other takes seconds.
+    # Imported here because mamba_ssm is optional and transformers takes seconds to import.
     if kind == "mamba_ssm":
         block = importlib.import_module("mamba_ssm").Mamba(
             d_model=width,
             d_state=state_size,
             d_conv=conv_width,
             expand=EXPANSION,
-            layer_idx=number,
+            layer_idx=layer_index,
         )
     else:
         from transformers.models.mamba.configuration_mamba import MambaConfig
@@ -145,26 +146,26 @@ def build_block(
             state_size=state_size,
             conv_kernel=conv_width,
             expand=EXPANSION,
-            num_hidden_layers=number + 1,
+            num_hidden_layers=layer_index + 1,
         )
-        block = MambaMixer(config, layer_idx=number)
-    found = {name: tuple(parameter.shape) for name, parameter in block.named_parameters()}
+        block = MambaMixer(config, layer_idx=layer_index)
+    shapes = {name: tuple(parameter.shape) for name, parameter in block.named_parameters()}
     expected = block_shapes(width, state_size, conv_width)
-    if found != expected:
+    if shapes != expected:
         raise ValueError(
-            f"the Mamba block of {kind} was expected to hold parameters {expected}, this version "
-            f"holds {found}: install another version, or set mamba_block to the other one"
+            f"mamba_block={kind}: expected parameters {expected}, got {shapes}; install another "
+            "version, or use the other implementation"
         )
     return block
 
 
-def _announce(kind: str) -> None:
+def _log_block(kind: str) -> None:
     logger = logging.getLogger(__name__)
     if kind == "mamba_ssm":
         logger.info("Mamba layers: mamba_ssm.Mamba (CUDA kernels)")
     else:
         logger.warning(
-            "Mamba layers: transformers' MambaMixer, a loop over the positions, because mamba_ssm "
-            "or a CUDA device is not there or mamba_block=transformers; timings say nothing about "
-            "Mamba"
+            "Mamba layers: transformers' MambaMixer (slow loop over positions), because mamba_ssm "
+            "or a CUDA device is unavailable or mamba_block=transformers; timings are not "
+            "representative of Mamba"
         )

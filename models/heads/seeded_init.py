@@ -1,4 +1,4 @@
-"""Initial values that depend on one generator alone, whatever library draws them."""
+"""Reproducible initialisation of modules of any library."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from torch import Generator
 
 
 @contextmanager
-def drawn_from(generator: Generator) -> Iterator[None]:
-    """Modules built inside take their initial values from `generator` (a CPU generator).
+def seeded_init(generator: Generator) -> Iterator[None]:
+    """Context manager in which new modules take their initial values from `generator`.
 
-    torch's own layers and other libraries' draw from the process's CPU generator. It is seeded from
-    `generator` here and is afterwards where it was; `generator` moves on by one number.
+    Layers of torch and other libraries use the default CPU generator. Inside the context it is
+    seeded from `generator`; afterwards its state is restored. `generator` advances by one number.
+
+    Args:
+        generator: CPU generator.
     """
     seed = int(torch.randint(2**62, (1,), generator=generator))
     with torch.random.fork_rng(devices=[]):
-        # Not torch.manual_seed, which would seed the accelerators' generators too.
+        # torch.manual_seed would also seed the generators of accelerators.
         torch.default_generator.manual_seed(seed)
         yield

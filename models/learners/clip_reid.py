@@ -1,9 +1,9 @@
-"""CLIP-ReID (Li et al., AAAI 2023), one domain after another.
+"""CLIP-ReID (Li et al., AAAI 2023), trained on one domain after another.
 
-Two stages a domain. First, free tokens learn to name each person of the domain while both encoders
-are frozen. Then the image tower learns by cross-entropy, triplet and by telling the people's text
-features apart. No descriptions are needed, and nothing works against forgetting: it is the
-text-aware baseline. docs/baselines.md says where this differs from the authors' code.
+Each domain has two stages. First, one prompt of free tokens per identity is learned while both
+encoders are frozen. Then the image tower is trained by cross-entropy, triplet and image-to-text
+cross-entropy. No descriptions are needed. There is no protection against forgetting: this is the
+text-aware baseline. docs/baselines.md lists the differences from the authors' code.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from models.components.reid_network import (
     InterpolationConfig,
     TermConfig,
     TripletTermConfig,
-    check_any_on,
-    gathered,
+    check_any_enabled,
+    gather_features,
+    term_weights,
     trainable_patterns,
-    weights_of,
 )
 from models.components.supervised_learner import LossesConfig as SupervisedLossesConfig
 from models.components.supervised_learner import SupervisedConfig, SupervisedLearner
@@ -40,28 +40,28 @@ PROMPT_STAGE, IMAGE_STAGE = "prompts", "clip-reid"
 
 
 class QuarterIdentityTermConfig(IdentityTermConfig):
-    """Cross-entropy over all identities learned so far, at the authors' weight."""
+    """Cross-entropy over all identities learned so far, with the authors' weight."""
 
     weight: float = Field(default=0.25, ge=0, description="factor of the term in the loss; 0 = off")
 
 
 class MarginTripletTermConfig(TripletTermConfig):
-    """Batch-hard triplet on f, at the authors' margin."""
+    """Batch-hard triplet on f, with the authors' margin."""
 
     margin: float | None = Field(default=0.3, ge=0, description="hinge margin; null = soft margin")
 
 
 class ImageTextTermConfig(TermConfig):
-    """Cross-entropy of cos(f, t_g) / temperature over the text features of the domain's people."""
+    """Cross-entropy of cos(f, t_g) / temperature over the domain's identity prompts."""
 
     temperature: float = Field(default=0.07, gt=0, description="tau")
     label_smoothing: float = Field(
-        default=0.1, ge=0, lt=1, description="share given to all people of the domain"
+        default=0.1, ge=0, lt=1, description="mass spread over all identities of the domain"
     )
 
 
 class LossesConfig(SupervisedLossesConfig):
-    """The loss terms: match_global trains the prompts, the others the image tower."""
+    """Loss terms: match_global trains the prompts, the others the image tower."""
 
     match_global: MatchTermConfig = Field(default_factory=MatchTermConfig)
     identity: QuarterIdentityTermConfig = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -73,9 +73,9 @@ class LossesConfig(SupervisedLossesConfig):
     image_text: ImageTextTermConfig = Field(default_factory=ImageTextTermConfig)
 
     @model_validator(mode="after")
-    def _some_loss(self) -> LossesConfig:
+    def _check_losses(self) -> LossesConfig:
         names = ("identity", "triplet", "image_text")
-        check_any_on({name: getattr(self, name) for name in names}, "the image tower")
+        check_any_enabled({name: getattr(self, name) for name in names}, "the image tower")
         return self
 
 
@@ -94,7 +94,7 @@ def _image_optimizer() -> OptimizerConfig:
 
 
 class PromptStageConfig(FrozenConfig):
-    """The stage that learns the identity prompts."""
+    """Stage that learns the identity prompts."""
 
     epochs: int = Field(default=120, ge=1, description="epochs of the stage in each domain")
     num_identity_tokens: int = Field(
@@ -106,7 +106,7 @@ class PromptStageConfig(FrozenConfig):
 
 
 class Config(SupervisedConfig):
-    """Settings of CLIP-ReID; epochs and optimizer are those of the image tower's stage."""
+    """Configuration of CLIP-ReID; `epochs` and `optimizer` apply to the image stage."""
 
     tower_terms: ClassVar[tuple[str, ...]] = ("identity", "triplet", "image_text")
 
@@ -122,13 +122,13 @@ class Config(SupervisedConfig):
 
     @property
     def trains_prompts(self) -> bool:
-        """Whether image_text will read the prompts, and match_global trains them."""
+        """Whether match_global trains the prompts and image_text uses them."""
         return bool(self.losses.image_text.weight and self.losses.match_global.weight)
 
 
 @final
 class Method(SupervisedLearner):
-    """CLIP-ReID."""
+    """CLIP-ReID (Li et al., AAAI 2023)."""
 
     unsaved = ("text.",)
     reads_texts = True
@@ -142,7 +142,7 @@ class Method(SupervisedLearner):
         self.textual = TextualIdentities(config.prompts.num_identity_tokens, self.text, generator)
 
     def begin_domain(self, domain: Domain, probe: Probe) -> None:
-        """Grows the classifiers and makes prompts for the new people, by one pass of the tower."""
+        """Extend the classifiers and create prompts for new identities in one pass."""
         if self.network.num_identities and self.interpolation.mode != "none":
             self.old = Frozen(self.network)
         features = probe(self.network.image.features)
@@ -159,22 +159,22 @@ class Method(SupervisedLearner):
                 self.textual.freeze_identities(self.text)
 
     def stages(self) -> Sequence[Stage]:
-        """The prompts, if anything reads and trains them, then the image tower."""
-        config, found = self.settings, list[Stage]()
+        """Return the prompt stage, if prompts are trained and used, then the image stage."""
+        config, stages = self.settings, list[Stage]()
         if config.trains_prompts:
             trainable, prompts = ("textual.identities.*",), config.prompts
-            found.append(Stage(PROMPT_STAGE, prompts.epochs, (), trainable, prompts.optimizer))
+            stages.append(Stage(PROMPT_STAGE, prompts.epochs, (), trainable, prompts.optimizer))
         trainable = trainable_patterns(config.losses.identity)
-        found.append(Stage(IMAGE_STAGE, config.epochs, ("weak",), trainable, config.optimizer))
-        return found
+        stages.append(Stage(IMAGE_STAGE, config.epochs, ("weak",), trainable, config.optimizer))
+        return stages
 
     def forward(self, batch: Batch, stage: str) -> StepResult:
-        """One step of the stage, on the global batch."""
+        """Compute the loss terms of one stage on the global batch."""
         terms = self._prompt_terms(batch) if stage == PROMPT_STAGE else self._image_terms(batch)
-        return self.balanced_step(terms, weights_of(terms, self.settings.losses))
+        return self.balanced_step(terms, term_weights(terms, self.settings.losses))
 
     def end_stage(self, stage: str, probe: Probe) -> None:
-        """Encodes the learned prompts once: the image tower's stage looks text features up."""
+        """Encode the learned prompts once; the image stage looks their text features up."""
         if stage == PROMPT_STAGE:
             self.textual.freeze_identities(self.text)
             self.textual.drop_image_features()
@@ -189,7 +189,9 @@ class Method(SupervisedLearner):
 
     def _image_terms(self, batch: Batch) -> dict[str, Tensor]:
         losses, gather = self.settings.losses, self.collective.gather
-        features = gathered(self.collective, self.network.image.features(batch.views["weak"]))
+        features = gather_features(
+            self.collective, self.network.image.features(batch.views["weak"])
+        )
         projected, person_ids = features["projected"], gather(batch.person_ids)
         terms = self.network.identity_terms(
             features, person_ids + self._offset, losses.identity, losses.triplet

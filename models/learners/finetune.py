@@ -1,7 +1,7 @@
-"""Sequential fine-tuning: cross-entropy and triplet, no text, nothing against forgetting.
+"""Sequential fine-tuning: cross-entropy and triplet, without protection against forgetting.
 
-The lower bound of every lifelong table. Interpolation is there to be switched on, so that a
-method with it is compared with fine-tuning with it.
+Lower bound for lifelong learning. Weight interpolation is optional, so that methods that use it can
+be compared with fine-tuning plus interpolation.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from models.learner import Collective
 
 
 class Config(SupervisedConfig):
-    """Settings of fine-tuning."""
+    """Configuration of fine-tuning."""
 
     name: Literal["finetune"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
         default="finetune", description="the learner"
@@ -27,7 +27,7 @@ class Config(SupervisedConfig):
 
 @final
 class Method(SupervisedLearner):
-    """Fine-tuning on one domain after another."""
+    """Sequential fine-tuning."""
 
     def __init__(self, config: Config, backbone: Backbone, collective: Collective) -> None:
         super().__init__(config, backbone, collective, config.interpolation)

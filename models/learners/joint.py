@@ -1,9 +1,8 @@
-"""Joint training: the people of all seen domains at once, by cross-entropy and triplet.
+"""Joint training: cross-entropy and triplet on all seen domains at once.
 
-The upper bound of every lifelong table: nothing is forgotten because nothing is left behind. Its
-result matrix has the row before training and the row after, as there is nothing in between.
-Batches are drawn over the people of all domains together, so a domain counts as many times as it
-has people; `epochs` counts passes over all of them.
+Upper bound for lifelong learning: nothing is forgotten. The result matrix has two rows, before and
+after training. Batches sample identities of all domains together, so a domain counts in proportion
+to its number of identities; `epochs` counts passes over all of them.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from models.learner import Collective
 
 
 class Config(SupervisedConfig):
-    """Settings of joint training."""
+    """Configuration of joint training."""
 
     name: Literal["joint"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
         default="joint", description="the learner"
@@ -28,10 +27,10 @@ class Config(SupervisedConfig):
 
 @final
 class Method(SupervisedLearner):
-    """Fine-tuning on all domains together."""
+    """Joint training on all domains together."""
 
     course = "joint"
 
     def __init__(self, config: Config, backbone: Backbone, collective: Collective) -> None:
-        # One course over everything has no weights of an earlier domain to mix with.
+        # There are no weights of an earlier domain to interpolate with.
         super().__init__(config, backbone, collective, InterpolationConfig())

@@ -1,9 +1,9 @@
 """LSTKC: long short-term knowledge consolidation (Xu et al., AAAI 2024).
 
 Cross-entropy and triplet on the new domain. Short term: the old model's affinities among the images
-of a batch are corrected where they confuse people, and distilled. Long term: after the domain, old
-and new weights are mixed, by a share that shrinks as the domain's affinities moved.
-docs/baselines.md says where this differs from the authors' code.
+of a batch are rectified where they contradict the identities, and distilled. Long term: after the
+domain, old and new weights are interpolated; the more the affinities changed, the smaller the
+weight of the new model. docs/baselines.md lists the differences from the authors' code.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from models.components.distilled_learner import (
 )
 from models.components.reid_network import (
     InterpolationConfig,
-    gathered,
+    gather_features,
+    term_weights,
     trainable_patterns,
-    weights_of,
 )
 from models.components.supervised_learner import LossesConfig as SupervisedLossesConfig
 from models.learner import Collective, Stage, StepResult
@@ -34,25 +34,23 @@ from tasks.schema import Batch
 
 
 class RectifiedTermConfig(BatchAffinityTermConfig):
-    """KL of rectified affinities to the new model's, on f."""
+    """KL divergence from rectified affinities to the new model's affinities, on f."""
 
-    rectify: bool = Field(
-        default=True, description="correct the old affinities by identity; false = as they are"
-    )
+    rectify: bool = Field(default=True, description="rectify the old affinities by identity")
     gradient_to_target: bool = Field(
         default=False,
-        description="what the target takes from the new model sends gradients (authors' code: yes)",
+        description="backpropagate through target entries of the new model (authors' code: yes)",
     )
 
 
 class LossesConfig(SupervisedLossesConfig):
-    """The loss terms."""
+    """Loss terms."""
 
     affinity: RectifiedTermConfig = Field(default_factory=RectifiedTermConfig)
 
 
 class Config(DistilledConfig):
-    """Settings of LSTKC."""
+    """Configuration of LSTKC."""
 
     tower_terms: ClassVar[tuple[str, ...]] = ("identity", "triplet", "affinity")
 
@@ -69,22 +67,22 @@ class Config(DistilledConfig):
 
 @final
 class Method(DistilledLearner):
-    """LSTKC."""
+    """LSTKC (Xu et al., AAAI 2024)."""
 
     def __init__(self, config: Config, backbone: Backbone, collective: Collective) -> None:
         super().__init__(config, backbone, collective, config.interpolation, config.losses.affinity)
         self.losses = config.losses
 
     def stages(self) -> Sequence[Stage]:
-        """One stage."""
+        """Return the single training stage."""
         trainable = trainable_patterns(self.losses.identity)
         return [Stage("lstkc", self.num_epochs, ("weak",), trainable, self.config.optimizer)]
 
     def forward(self, batch: Batch, stage: str) -> StepResult:
-        """Cross-entropy, triplet and, from the second domain on, affinity."""
+        """Compute cross-entropy, triplet and, from the second domain on, affinity."""
         assert stage == "lstkc"
         images, gather = batch.views["weak"], self.collective.gather
-        features = gathered(self.collective, self.network.image.features(images))
+        features = gather_features(self.collective, self.network.image.features(images))
         person_ids = gather(batch.person_ids)
         terms = self.network.identity_terms(
             features, person_ids + self._offset, self.losses.identity, self.losses.triplet
@@ -93,7 +91,7 @@ class Method(DistilledLearner):
         if old is not None:
             new = self.network.metric_feature(features)
             terms["affinity"] = self._affinity(new, gather(old), person_ids)
-        return self.balanced_step(terms, weights_of(terms, self.losses))
+        return self.balanced_step(terms, term_weights(terms, self.losses))
 
     def _affinity(self, new: Tensor, old: Tensor, person_ids: Tensor) -> Tensor:
         settings = self.losses.affinity

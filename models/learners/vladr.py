@@ -1,10 +1,10 @@
 """VLADR: lifelong person re-identification with disentangled textual attributes (CVPR 2026).
 
-Two stages a domain. MTAD learns prompts with both encoders frozen: free tokens per identity, and
-free tokens per attribute that all identities and domains share. ICAR trains the image tower
-against the cached text features: cross-modal attribute alignment (CMA) pulls each decoded visual
-attribute to its description, cross-domain alignment (IDA) holds on to what earlier domains taught.
-docs/vladr.md lists where this differs from the paper and from its authors' code.
+Each domain has two stages. MTAD learns prompts with both encoders frozen: free tokens per identity,
+and free tokens per attribute, shared by all identities and domains. ICAR trains the image tower
+against the cached text features: cross-modal attribute alignment (CMA) aligns each decoded visual
+attribute with its description; cross-domain alignment (IDA) preserves knowledge of earlier domains.
+docs/vladr.md lists the differences from the paper and from the authors' code.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from models.backbones.tower import ImageTextBackbone, PatchTower
 from models.components.cross_domain_alignment import (
-    Compared,
+    AlignmentFeatures,
     compares_embeddings,
     compares_parts,
     cross_domain_terms,
@@ -33,10 +33,10 @@ from models.components.prototypes import (
 from models.components.reid_network import (
     Frozen,
     ReidNetwork,
-    blend,
+    interpolate_networks,
     mean_terms,
+    term_weights,
     trainable_patterns,
-    weights_of,
 )
 from models.heads.attribute_decoder import AttributeDecoder
 from models.learner import Collective, Learner, LearnerConfig, Probe, Stage, StepResult
@@ -51,7 +51,7 @@ IDENTITY_STAGE, ATTRIBUTE_STAGE, IMAGE_STAGE = "mtad-identity", "mtad-attribute"
 
 
 class AttributeNetwork(ReidNetwork):
-    """The network with its attribute decoder: what is frozen as the old model."""
+    """Image tower, necks, classifiers and attribute decoder; frozen as the old model."""
 
     def __init__(self, image: PatchTower, config: Config, generator: torch.Generator) -> None:
         super().__init__(image, config.neck_bias)
@@ -61,7 +61,7 @@ class AttributeNetwork(ReidNetwork):
 
 @final
 class Method(Learner):
-    """VLADR."""
+    """VLADR: MTAD prompt stages followed by the ICAR image stage (CVPR 2026)."""
 
     unsaved = ("text.", "pretrained.")
     reads_texts = True
@@ -73,8 +73,8 @@ class Method(Learner):
         self.config = config
         generator = torch.Generator().manual_seed(torch.initial_seed())
         self.text = backbone.text
-        holds = config.prompt_features == "pretrained"
-        self.pretrained = Frozen(backbone.image) if holds else None
+        keeps_pretrained = config.prompt_features == "pretrained"
+        self.pretrained = Frozen(backbone.image) if keeps_pretrained else None
         self.network = AttributeNetwork(backbone.image, config, generator)
         self.textual = TextualAttributes(
             config.num_attributes,
@@ -86,28 +86,28 @@ class Method(Learner):
         )
         self.memory = PrototypeMemory(config.num_compared, backbone.image.embed_dim)
         self.embeddings = PrototypeMemory(1, sum(backbone.image.feature_dims.values()))
-        # What the model was on the domain's images as it began, if that is the teacher.
+        # Features of the domain's images at its start; the teacher if config.teacher is "features".
         self.register_buffer("begun", torch.empty(0, config.num_compared, self.memory.dim))
         self.balance = GradNorm(config.gradnorm, config.balanced)
-        self.old: Frozen | None = None
+        self.old: Frozen[AttributeNetwork] | None = None
         self._offset = 0
 
     @staticmethod
     def check_domain(config: LearnerConfig, domain: Domain) -> None:
-        """Refuses a domain without the descriptions the configuration needs."""
+        """Check that the domain has the descriptions that the configuration needs."""
         assert isinstance(config, Config)
         check_descriptions(domain, config.num_attributes, config.descriptions)
 
-    # The domain's course ----------------------------------------------------------------------
+    # Training ---------------------------------------------------------------------------------
 
     def begin_domain(self, domain: Domain, probe: Probe) -> None:
-        """Freezes the old model, grows the classifiers, makes prompts for the new people."""
+        """Freeze the old model, extend the classifiers and create prompts for new identities."""
         learned = self.network.num_identities > 0
         if learned and (self.config.needs_old_model or self.config.interpolation.mode != "none"):
             self.old = Frozen(self.network)
         if learned and self.config.forms and self.config.teacher == "features":
-            self.begun = probe(lambda images: {"v": self._parts_of(images)})["v"]
-        features = probe(self._first_features)
+            self.begun = probe(lambda images: {"v": self._encode_parts(images)})["v"]
+        features = probe(self._initial_features)
         projected = features["f"]
         person_ids = torch.from_numpy(domain.person_ids).to(projected.device)
         self._offset = self.network.num_identities
@@ -119,30 +119,30 @@ class Method(Learner):
         self.balance.begin_domain()
 
     def stages(self) -> Sequence[Stage]:
-        """The prompts that are read and trained, then the image tower."""
-        config, found = self.config, list[Stage]()
+        """Return the prompt stages that have a trainable loss, then the image stage."""
+        config, stages = self.config, list[Stage]()
         if config.trains_identity_prompts:
             stage = config.mtad_identity
             trainable = ("textual.identities.*",)
-            found.append(Stage(IDENTITY_STAGE, stage.epochs, (), trainable, stage.optimizer))
+            stages.append(Stage(IDENTITY_STAGE, stage.epochs, (), trainable, stage.optimizer))
         if config.trains_attribute_prompts:
             stage = config.mtad_attribute
             trainable = ("textual.attributes.*",)
             if config.losses.text_identity.weight:
                 trainable += ("textual.pool_head.*",)
-            found.append(Stage(ATTRIBUTE_STAGE, stage.epochs, (), trainable, stage.optimizer))
+            stages.append(Stage(ATTRIBUTE_STAGE, stage.epochs, (), trainable, stage.optimizer))
         stage = config.icar
         identity = config.losses.identity
         trainable = trainable_patterns(identity, identity.classifiers)
-        # In the first domain there is nothing to align to, and cma alone reads the decoder.
+        # The first domain has no old model to align with: only cma uses the decoder there.
         if config.losses.cma.weight or (config.reads_attributes and self._offset):
             trainable += ("network.decoder.*",)
         views = ("weak", "strong", "test") if len(self.begun) else ("weak", "strong")
-        found.append(Stage(IMAGE_STAGE, stage.epochs, views, trainable, stage.optimizer))
-        return found
+        stages.append(Stage(IMAGE_STAGE, stage.epochs, views, trainable, stage.optimizer))
+        return stages
 
     def forward(self, batch: Batch, stage: str) -> StepResult:
-        """One step of the stage, on the global batch."""
+        """Compute the loss terms of one stage on the global batch."""
         losses, gather = self.config.losses, self.collective.gather
         match stage:
             case "mtad-identity":
@@ -151,15 +151,15 @@ class Method(Learner):
                 terms = attribute_prompt_terms(batch, self.textual, self.text, losses, gather)
             case _:
                 terms = self._image_terms(batch)
-        result = StepResult.of(terms, weights_of(terms, losses))
+        result = StepResult.of(terms, term_weights(terms, losses))
         return self.balance(result, self.shared_parameters(), gather)
 
     def shared_parameters(self) -> Sequence[torch.nn.Parameter]:
-        """The last layer that g, f and the patches come from."""
+        """Return the last layer that g, f and the patch tokens share."""
         return self.network.image.last_layer()
 
     def end_stage(self, stage: str, probe: Probe) -> None:
-        """Encodes the frozen prompts once: from here on text features are looked up."""
+        """Encode the trained prompts once; later stages look their text features up."""
         if stage == IDENTITY_STAGE:
             self.textual.freeze_identities(self.text)
         if stage == ATTRIBUTE_STAGE:
@@ -169,48 +169,50 @@ class Method(Learner):
             self.begun = self.begun[:0]
 
     def end_domain(self, probe: Probe) -> None:
-        """Interpolates first, then refreshes the prototypes with the weights that stay."""
+        """Interpolate weights, then refresh the prototypes with the final weights."""
         if self.old is not None:
-            blend(self.network, self._old_network(), self.config.interpolation, probe)
+            interpolate_networks(self.network, self.old.module, self.config.interpolation, probe)
             self.old = None
         if "embedding_prototype" in self.config.forms:
             rows = probe(lambda images: {"e": self.network.embed(images)})["e"]
-            domain, people = self.embeddings.num_domains, self.textual.person_ids
-            self.embeddings.add_identities(domain, rows[:, None], people)
+            domain, person_ids = self.embeddings.num_domains, self.textual.person_ids
+            self.embeddings.add_identities(domain, rows[:, None], person_ids)
         if not self.config.keeps_prototypes:
             return
         domain = int(self.memory.current_domain)
         forms, refreshed = self.config.forms, self.config.prototypes == "refreshed"
-        wants_identities = "identity_prototype" in forms
-        wants_centroids = "centroid_relation" in forms
-        if refreshed or wants_identities or wants_centroids:
-            features = probe(lambda images: {"v": self._parts_of(images)})["v"]
+        has_identities = "identity_prototype" in forms
+        has_centroids = "centroid_relation" in forms
+        if refreshed or has_identities or has_centroids:
+            features = probe(lambda images: {"v": self._encode_parts(images)})["v"]
             if refreshed:
                 self.memory.refresh(features)
-            if wants_identities:
+            if has_identities:
                 self.memory.add_identities(domain, features, self.textual.person_ids)
-            if wants_centroids:
+            if has_centroids:
                 seed = torch.initial_seed() % 2**32
                 self.memory.add_centroids(domain, features, self.config.num_centroids, seed)
         self.memory.freeze()
 
     def embed_images(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] -> L2-normalised concatenation of both necks' outputs [B, W + D]."""
+        """Embed [B, 3, H, W] as both necks' outputs, concatenated and L2-normalised [B, W + D]."""
         return self.network.embed(images)
 
-    def _first_features(self, images: Tensor) -> dict[str, Tensor]:
-        """[B, 3, H, W] -> `f`, which prompts learn to match, and what new rows are centres of."""
-        network, found = self.network, self.network.image.features(images)
-        matched = network.metric_feature(found)
+    def _initial_features(self, images: Tensor) -> dict[str, Tensor]:
+        """Encode [B, 3, H, W]: `f` is the target of the prompts, the rest initialises classifiers.
+
+        The features by their own names are averaged per identity into new classifier rows.
+        """
+        network, features = self.network, self.network.image.features(images)
+        projected = network.metric_feature(features)
         if self.pretrained is not None:
-            matched = self.pretrained.module(images).projected
-        rows = found
+            projected = self.pretrained.module(images).projected
         if self.config.new_rows == "necks":
-            rows = {name: network.neck(name)(each) for name, each in found.items()}
-        return {"f": matched, **rows}
+            features = {name: network.neck(name)(rows) for name, rows in features.items()}
+        return {"f": projected, **features}
 
     def _freeze_untrained_prompts(self) -> None:
-        """Encodes at once the prompts that are read later and that no stage will train."""
+        """Encode the prompts that later terms use and no stage trains."""
         config = self.config
         if config.losses.image_text.weight and not config.trains_identity_prompts:
             self.textual.freeze_identities(self.text)
@@ -255,17 +257,17 @@ class Method(Learner):
             compared = self._parts(projected[0], attributes[0])
             self.memory.update(compared.detach(), self.config.prototype_momentum)
         terms |= mean_terms(aligned)
-        return terms | self._kept_terms(batch) if len(self.begun) else terms
+        return terms | self._feature_teacher_terms(batch) if len(self.begun) else terms
 
     def _aligned_terms(
         self,
         features: Mapping[str, Tensor],
         attributes: Tensor | None,
-        old: Compared | None,
+        old: AlignmentFeatures | None,
         person_ids: Tensor,
         indices: Tensor,
     ) -> dict[str, Tensor]:
-        """L_global, L_CMA and L_IDA of one view: g and f, v [B, K, D], the old model's."""
+        """Compute L_global, L_CMA and L_IDA of one view from g, f, v and the old features."""
         losses, terms = self.config.losses, dict[str, Tensor]()
         if losses.image_text.weight:
             terms["image_text"] = self._image_text(features["projected"], person_ids)
@@ -281,16 +283,18 @@ class Method(Learner):
                 losses.cma.reduction,
             )
         if self.config.forms and self._offset and not len(self.begun):
-            new = self._compared(self.network, features, attributes)
+            new = self._alignment_features(self.network, features, attributes)
             terms |= cross_domain_terms(
                 self.config.forms, losses, new, old, self.memory, self.embeddings
             )
         return terms
 
-    def _kept_terms(self, batch: Batch) -> dict[str, Tensor]:
-        """L_IDA on the test view, against what the model made of it as the domain began."""
-        new = Compared(self.collective.gather(self._parts_of(batch.views["test"])), None)
-        old = Compared(self.begun[self.collective.gather(batch.indices)], None)
+    def _feature_teacher_terms(self, batch: Batch) -> dict[str, Tensor]:
+        """Compute L_IDA on the test view against the features stored at the start of the domain."""
+        new = AlignmentFeatures(
+            self.collective.gather(self._encode_parts(batch.views["test"])), None
+        )
+        old = AlignmentFeatures(self.begun[self.collective.gather(batch.indices)], None)
         config = self.config
         return cross_domain_terms(
             config.forms, config.losses, new, old, self.memory, self.embeddings
@@ -308,45 +312,44 @@ class Method(Learner):
     def _attributes(
         self, patches: Tensor, num_views: int, batch_size: int
     ) -> Sequence[Tensor | None]:
-        """v_k of the global batch for each view that is aligned, if any term reads it."""
+        """Decode v_k of the global batch for each aligned view; None if no term uses it."""
         if not self.config.reads_attributes:
             return [None] * num_views
         decoded = self.network.decoder(patches[: num_views * batch_size])
         return self._gather_views(decoded, num_views)
 
-    def _old_features(self, batch: Batch, num_views: int) -> Sequence[Compared | None]:
-        """What L_IDA compares, by the frozen model of the previous domain, on the same views."""
+    def _old_features(self, batch: Batch, num_views: int) -> Sequence[AlignmentFeatures | None]:
+        """Compute the features for L_IDA with the frozen old model on the same views."""
         if self.old is None or not self.config.needs_old_model:
             return [None] * num_views
-        old = self._old_network()
+        old = self.old.module
         views = [batch.views["weak"], batch.views["strong"]][:num_views]
         with torch.no_grad():
-            found = old.image(torch.cat(views))
-            decoded = old.decoder(found.patches) if self.config.reads_attributes else None
-            attributes = [None] * num_views
-            if decoded is not None:
-                attributes = self._gather_views(decoded, num_views)
-            class_token = self._gather_views(found.class_token, num_views)
-            projected = self._gather_views(found.projected, num_views)
+            features = old.image(torch.cat(views))
+            attributes: Sequence[Tensor | None] = [None] * num_views
+            if self.config.reads_attributes:
+                attributes = self._gather_views(old.decoder(features.patches), num_views)
+            class_token = self._gather_views(features.class_token, num_views)
+            projected = self._gather_views(features.projected, num_views)
             return [
-                self._compared(old, {"class_token": g, "projected": f}, v)
+                self._alignment_features(old, {"class_token": g, "projected": f}, v)
                 for g, f, v in zip(class_token, projected, attributes, strict=True)
             ]
 
-    def _compared(
+    def _alignment_features(
         self, network: AttributeNetwork, features: Mapping[str, Tensor], attributes: Tensor | None
-    ) -> Compared:
-        """What the forms of L_IDA compare, of one view of the global batch."""
+    ) -> AlignmentFeatures:
+        """Build the features that L_IDA compares, for one view of the global batch."""
         forms, embedding = self.config.forms, None
         if compares_embeddings(forms):
-            embedding = network.uncounted_embedding(features)
+            embedding = network.embedding_without_update(features)
         parts = compares_parts(forms)
-        return Compared(
+        return AlignmentFeatures(
             self._parts(features["projected"], attributes) if parts else None, embedding
         )
 
-    def _parts_of(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] -> what the memory holds, as `_parts` makes it."""
+    def _encode_parts(self, images: Tensor) -> Tensor:
+        """Encode [B, 3, H, W] as the features of `_parts`, which the memory stores."""
         features = self.network.image(images)
         attributes = None
         if self.config.granularity != "global":
@@ -354,45 +357,39 @@ class Method(Learner):
         return self._parts(features.projected, attributes)
 
     def _parts(self, projected: Tensor, attributes: Tensor | None) -> Tensor:
-        """f [B, D], v [B, K, D] -> v [B, K, D], N(f) [B, 1, D], or one after the other."""
-        whole = functional.normalize(projected, dim=1)[:, None]
+        """Select v [B, K, D], normalised f [B, 1, D], or both concatenated, by `granularity`."""
+        global_feature = functional.normalize(projected, dim=1)[:, None]
         if self.config.granularity == "global":
-            return whole
+            return global_feature
         assert attributes is not None
         if self.config.granularity == "attribute":
             return attributes
-        return torch.cat([attributes, whole], dim=1)
+        return torch.cat([attributes, global_feature], dim=1)
 
     def _gather_views(self, rows: Tensor, num_views: int = 2) -> Sequence[Tensor]:
-        """[V*B, ...] of this worker's views -> V tensors [W*B, ...] of the global batch."""
+        """Gather [V*B, ...] of this worker's V views as V tensors [W*B, ...]."""
         by_image = rows.unflatten(0, (num_views, -1)).transpose(0, 1)
         return self.collective.gather(by_image).unbind(1)
 
-    def _old_network(self) -> AttributeNetwork:
-        assert self.old is not None
-        network = self.old.module
-        assert isinstance(network, AttributeNetwork)
-        return network
-
-    # What outlives the process ----------------------------------------------------------------
+    # State ------------------------------------------------------------------------------------
 
     def memory_state(self) -> dict[str, Tensor]:
-        """The tensors of both prototype memories, by path."""
+        """Return the tensors of both prototype memories by path."""
         return memory_tensors(self)
 
     def load_memory_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Takes the published prototypes."""
+        """Load the published prototypes."""
         load_memory_tensors(self, tensors)
 
     def stored_bytes_per_domain(self) -> float:
-        """Prototype bytes over the learned domains."""
+        """Return the bytes of all prototypes, divided by the number of learned domains."""
         return bytes_per_domain(self.memory, self.embeddings)
 
     def facts(self) -> dict[str, Any]:
-        """Where the domain's classifier rows begin, and whether an old model is held."""
+        """Return the classifier offset of the domain and whether an old model exists."""
         return {"offset": self._offset, "has_old": self.old is not None}
 
     def rebuild(self, facts: Mapping[str, Any]) -> None:
-        """Makes room for the old model."""
+        """Create the old model if the saved state has one."""
         self._offset = int(facts["offset"])
         self.old = Frozen(self.network) if facts["has_old"] else None

@@ -1,6 +1,6 @@
-"""No training: the pretrained encoder as it comes, scored on every domain.
+"""Pretrained encoder without training, evaluated on every domain.
 
-Row 0 of every other learner's result matrix, as a run and a table row of its own.
+Row 0 of every other learner's result matrix, as a separate run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tasks.schema import Batch, Domain
 
 
 class Config(LearnerConfig):
-    """There is nothing to set."""
+    """Configuration of zero-shot evaluation; it has no settings."""
 
     name: Literal["zero_shot"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
         default="zero_shot", description="the learner"
@@ -27,7 +27,7 @@ class Config(LearnerConfig):
 
 @final
 class Method(Learner):
-    """Embeds; learns nothing."""
+    """Embeds images with the pretrained encoder; trains nothing."""
 
     course = "none"
 
@@ -37,16 +37,16 @@ class Method(Learner):
         self.network = ReidNetwork(backbone.image)
 
     def begin_domain(self, domain: Domain, probe: Probe) -> None:
-        """Nothing to grow."""
+        """Do nothing: there is no classifier."""
 
     def stages(self) -> Sequence[Stage]:
-        """None."""
+        """Return no stages."""
         return ()
 
     def forward(self, batch: Batch, stage: str) -> StepResult:
-        """Never called: there is no stage."""
+        """Raise: the learner has no stages."""
         raise AssertionError(f"zero_shot has no stage {stage!r}")
 
     def embed_images(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] -> L2-normalised concatenation of all necks' outputs."""
+        """Embed [B, 3, H, W] as the L2-normalised concatenation of all necks' outputs."""
         return self.network.embed(images)

@@ -1,8 +1,8 @@
-"""Alignment of visual attributes with text (CMA) and with what an old model knew (IDA).
+"""Alignment of visual attributes with text (CMA) and with an old model (IDA).
 
-v_k is the visual feature of attribute k, [B, K, D]. All forms are means over the batch; over the K
-attributes they are summed or averaged (`reduction`). Similarities are cosines. Targets (texts
-aside) carry no gradient.
+v_k is the visual feature of attribute k, v is [B, K, D]. All losses are means over the batch; over
+the K attributes they are summed or averaged (`reduction`). Similarities are cosines. Targets other
+than texts receive no gradient.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ def attribute_alignment(
     temperature: float,
     reduction: Reduction,
 ) -> Tensor:
-    """Cross-modal attribute alignment, reduce_k dist(v_k, t_k).
+    """Compute cross-modal attribute alignment, reduce_k dist(v_k, t_k).
 
-    "contrastive" is the symmetric InfoNCE over the batch, part by part; "cosine" is
+    "contrastive" is the symmetric InfoNCE over the batch for each part; "cosine" is
     mean_b(1 - cos(v_k, t_k)).
 
     Args:
         v: [B, K, D] visual attributes.
         t: [B, K, D] textual attributes of the same images.
-        caption_ids: [B, K] (or [B], one caption for all parts) long: equal ids are equal texts and
-            count as positives; None for positives on the diagonal alone. Read by "contrastive".
-        distance: which distance.
+        caption_ids: [B, K] (or [B], one caption for all parts) long: equal ids mean equal texts,
+            which are positives; None for positives on the diagonal only. Used by "contrastive".
+        distance: distance of feature and target.
         temperature: tau > 0 of "contrastive".
-        reduction: over the K parts.
+        reduction: reduction over the K parts.
 
     Returns:
         Scalar; "contrastive" is 0 for B = 1.
 
-    Source: VLADR, L_CMA. The authors' code is "contrastive", caption_ids None, tau 1, "mean".
+    Source: VLADR, L_CMA. The authors' code is "contrastive" with caption_ids None, tau 1, "mean".
     """
     if distance == "cosine":
         per_part = 1 - _paired_cosine(v, t).mean(0)
@@ -61,30 +61,30 @@ def attribute_alignment(
 def prototype_pull(
     v: Tensor, prototypes: Tensor, distance: Distance, temperature: float, reduction: Reduction
 ) -> Tensor:
-    """Pulls every attribute to the prototypes it had in the old domains.
+    """Pull every attribute to its prototypes of the old domains.
 
-    reduce_k mean_d dist(v_k, p[d, k]). "cosine" is 1 - cos. "contrastive" is -log of the softmax
-    over the K prototypes of domain d at the attribute's own: the other attributes are negatives.
+    reduce_k mean_d dist(v_k, p[d, k]). "cosine" is 1 - cos. "contrastive" is the cross-entropy of
+    the softmax over the K prototypes of domain d: the other attributes are negatives.
 
     Args:
         v: [B, K, D].
         prototypes: [T, K, D] of the T old domains.
-        distance: which distance.
+        distance: distance of feature and target.
         temperature: tau > 0 of "contrastive".
-        reduction: over the K attributes.
+        reduction: reduction over the K attributes.
 
     Returns:
         Scalar; 0 with a zero gradient for T = 0, and for "contrastive" with K = 1 (no negatives).
 
-    Source: VLADR, L_IDA as printed. A constant offset of v_k satisfies it; the relation forms
+    Source: VLADR, L_IDA as printed. A constant offset of v_k satisfies it; the relation losses
     below constrain how images differ.
     """
     cosines = cosine_matrix(v[:, None], prototypes.detach())  # [B, T, K, K]
     if distance == "contrastive":
-        own = -functional.log_softmax(cosines / temperature, dim=-1)
+        losses = -functional.log_softmax(cosines / temperature, dim=-1)
     else:
-        own = 1 - cosines
-    distances = own.diagonal(dim1=-2, dim2=-1)  # [B, T, K]
+        losses = 1 - cosines
+    distances = losses.diagonal(dim1=-2, dim2=-1)  # [B, T, K]
     per_attribute = distances.sum((0, 1)) / max(len(v) * len(prototypes), 1)
     return _reduce(per_attribute, reduction)
 
@@ -92,18 +92,18 @@ def prototype_pull(
 def prototype_relation(
     v_new: Tensor, v_old: Tensor, prototypes: Tensor, temperature: float, reduction: Reduction
 ) -> Tensor:
-    """Keeps how every attribute relates to the stored prototypes.
+    """Preserve the relations of every attribute to the stored prototypes.
 
     reduce_k mean_b KL(softmax_a(cos(v_old_k, p_a) / tau) || softmax_a(cos(v_new_k, p_a) / tau)).
-    The anchors p_a are the prototypes of **all** attributes of all old domains: with those of
-    attribute k alone, one old domain would leave a softmax over one anchor, which says nothing.
+    The anchors p_a are the prototypes of **all** attributes of all old domains. With the prototypes
+    of attribute k only, one old domain would give a softmax over one anchor, which is constant.
 
     Args:
-        v_new: [B, K, D] of the model in training.
-        v_old: [B, K, D] of the frozen old model on the same views.
-        prototypes: [T, K, D]; several centroids per attribute make T larger.
+        v_new: [B, K, D] from the model in training.
+        v_old: [B, K, D] from the frozen old model on the same views.
+        prototypes: [T, K, D]; several centroids per attribute increase T.
         temperature: tau > 0.
-        reduction: over the K attributes.
+        reduction: reduction over the K attributes.
 
     Returns:
         Scalar >= 0; 0 with a zero gradient for T = 0, and for a single anchor (T = K = 1).
@@ -114,19 +114,19 @@ def prototype_relation(
     return _reduce(_divergence(new, old).mean(0), reduction)
 
 
-def own_prototype_relation(
+def per_attribute_prototype_relation(
     v_new: Tensor, v_old: Tensor, prototypes: Tensor, temperature: float, reduction: Reduction
 ) -> Tensor:
-    """`prototype_relation` with many prototypes of each attribute as anchors.
+    """Compute `prototype_relation` with separate anchors for each attribute.
 
-    Attribute k is related to the k-th prototypes alone: of old identities, or centroids.
+    Attribute k is compared only with the k-th prototypes, of old identities or centroids.
 
     Args:
-        v_new: [B, K, D] of the model in training.
-        v_old: [B, K, D] of the frozen old model on the same views.
+        v_new: [B, K, D] from the model in training.
+        v_old: [B, K, D] from the frozen old model on the same views.
         prototypes: [N_old, K, D].
         temperature: tau > 0.
-        reduction: over the K attributes.
+        reduction: reduction over the K attributes.
 
     Returns:
         Scalar >= 0; 0 with a zero gradient for N_old < 2.
@@ -145,24 +145,24 @@ def affinity(
     keep_diagonal: bool = True,
     probability_floor: float = 0.0,
 ) -> Tensor:
-    """Keeps how the images of a batch relate to one another, attribute by attribute.
+    """Preserve the relations between the images of a batch for each attribute.
 
     reduce_k mean_b KL(softmax_b'(cos(v_old_b, v_old_b') / tau) || the same of v_new).
 
     Args:
-        v_new: [B, K, D] of the model in training, global batch.
-        v_old: [B, K, D] of the frozen old model on the same views.
-        temperature: tau > 0; at low tau the diagonal takes nearly all of every row.
-        reduction: over the K attributes.
-        keep_diagonal: whether an image's similarity with itself is part of its row.
-        probability_floor: new probabilities below it count as it, and send no gradient.
+        v_new: [B, K, D] of the global batch from the model in training.
+        v_old: [B, K, D] from the frozen old model on the same views.
+        temperature: tau > 0; at low tau the diagonal dominates every row.
+        reduction: reduction over the K attributes.
+        keep_diagonal: whether a row includes the image's similarity with itself.
+        probability_floor: lower bound of new probabilities, without gradient below it.
 
     Returns:
-        Scalar >= 0 (a floor could push it just below: clamped); 0 with a zero gradient for B = 1,
-        and for B = 2 without the diagonal.
+        Scalar >= 0 (clamped, because a floor could make it slightly negative); 0 with a zero
+        gradient for B = 1, and for B = 2 without the diagonal.
 
     Source: the VLADR authors' code: tau 0.005, "sum", diagonal kept, floor 1e-8. LSTKC and DASK
-    use it on global features with tau 0.1.
+    apply it to global features with tau 0.1.
     """
     new = _batch_cosines(v_new) / temperature
     old = _batch_cosines(v_old.detach()) / temperature
@@ -178,20 +178,20 @@ def _paired_cosine(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _batch_cosines(v: Tensor) -> Tensor:
-    """[B, K, D] -> [K, B, B]."""
+    """Compute cosines within the batch per part: [B, K, D] -> [K, B, B]."""
     per_part = v.transpose(0, 1)
     return cosine_matrix(per_part, per_part)
 
 
 def _without_diagonal(square: Tensor) -> Tensor:
-    """[..., B, B] -> [..., B, B - 1], the order of what remains unchanged."""
+    """Remove the diagonal, [..., B, B] -> [..., B, B - 1], keeping the order."""
     size = square.shape[-1]
     shifted = square.flatten(-2)[..., 1:].unflatten(-1, (size - 1, size + 1))[..., :-1]
     return shifted.reshape(*square.shape[:-1], size - 1)
 
 
 def _divergence(new: Tensor, old: Tensor, probability_floor: float = 0.0) -> Tensor:
-    """KL(softmax(old) || softmax(new)) over the last dimension of two logit tensors."""
+    """Compute KL(softmax(old) || softmax(new)) over the last dimension of two logit tensors."""
     log_new = functional.log_softmax(new, dim=-1)
     if probability_floor > 0:
         log_new = log_new.clamp(min=math.log(probability_floor))

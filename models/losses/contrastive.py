@@ -1,7 +1,7 @@
-"""Contrastive losses between two sets of embeddings, with any number of positives per anchor.
+"""Contrastive losses between two sets of embeddings with any number of positives per anchor.
 
-Similarities are cosines (embeddings are normalised here) unless said otherwise. `positives` are
-boolean matrices made by `same_identity`, `same_caption` or `same_identity_or_caption`.
+Similarities are cosines (embeddings are normalised here) unless stated otherwise. `positives` are
+boolean matrices from `same_identity`, `same_caption` or `same_identity_or_caption`.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from torch.nn import functional
 from models.losses.similarity import cosine_matrix, dot_matrix, masked_mean
 
 Similarity = Literal["cosine", "dot"]
-"""Cosine of two embeddings, or the inner product of them as they are."""
+"""Cosine of two embeddings, or their inner product without normalisation."""
 
 
 def same_identity(person_ids: Tensor) -> Tensor:
-    """[B] long -> [B, B] bool, true where two images show the same person (the diagonal too)."""
+    """Return a [B, B] bool mask of pairs with equal person id [B], including the diagonal."""
     return person_ids[:, None] == person_ids[None, :]
 
 
 def same_caption(caption_ids: Tensor) -> Tensor:
-    """[B] or [B, K] long -> [B, B] or [B, B, K] bool, true where two captions are the same text.
+    """Return a bool mask of pairs with equal captions: [B] -> [B, B] or [B, K] -> [B, B, K].
 
-    Captions are compared part by part; the diagonal is always true.
+    Captions are compared part by part; the diagonal is always True.
     """
     return caption_ids[:, None] == caption_ids[None, :]
 
 
 def same_identity_or_caption(person_ids: Tensor, caption_ids: Tensor) -> Tensor:
-    """[B] and ([B] or [B, K]) long -> [B, B] or [B, B, K] bool, true where either is the same."""
+    """Return a bool mask [B, B] or [B, B, K] of pairs with equal person or equal caption."""
     captions = same_caption(caption_ids)
     identities = same_identity(person_ids)
     return captions | (identities if captions.ndim == 2 else identities[..., None])
@@ -41,20 +41,20 @@ def same_identity_or_caption(person_ids: Tensor, caption_ids: Tensor) -> Tensor:
 def supervised_contrastive(
     anchors: Tensor, others: Tensor, positives: Tensor, temperature: float
 ) -> Tensor:
-    """Mean over anchors of -mean_{p in positives} log softmax_m(cos(anchor, other_m) / tau)_p.
+    """Compute mean over anchors of -mean_{p in positives} log softmax_m(cos(a, other_m) / tau)_p.
 
     Args:
         anchors: [B, D].
-        others: [M, D]; an anchor's own positives stay in the softmax.
+        others: [M, D]; positives are part of the softmax.
         positives: [B, M] bool.
         temperature: tau > 0.
 
     Returns:
-        Scalar. Anchors without positives are left out; 0 with a zero gradient if none has any.
-        0 too with a single candidate (M = 1).
+        Scalar. Anchors without positives are excluded; 0 with a zero gradient if none has
+        positives, and 0 for a single candidate (M = 1).
 
     Source: Khosla et al. 2020 with the mean outside the logarithm, as in CLIP-ReID's first stage
-    (which leaves the embeddings unnormalised and has tau = 1).
+    (which does not normalise embeddings and has tau = 1).
     """
     return _positive_log_loss(cosine_matrix(anchors, others) / temperature, positives)
 
@@ -62,12 +62,12 @@ def supervised_contrastive(
 def supervised_contrastive_parts(
     anchors: Tensor, others: Tensor, positives: Tensor, temperature: float
 ) -> Tensor:
-    """`supervised_contrastive` for each of K parts at once.
+    """Compute `supervised_contrastive` for each of K parts.
 
     Args:
         anchors: [B, K, D].
         others: [M, K, D].
-        positives: [B, M], the same for every part, or [B, M, K].
+        positives: [B, M] for all parts, or [B, M, K].
         temperature: tau > 0.
 
     Returns:
@@ -84,20 +84,20 @@ def symmetric_contrastive(
     temperature: float,
     similarity: Similarity = "cosine",
 ) -> Tensor:
-    """Half the sum of `supervised_contrastive` from image to text and from text to image.
+    """Compute the mean of `supervised_contrastive` from image to text and from text to image.
 
     Args:
         image: [B, D].
         text: [B, D].
-        positives: [B, B] bool, rows are images and columns texts; the identity matrix is InfoNCE.
+        positives: [B, B] bool, rows are images, columns texts; the identity matrix is InfoNCE.
         temperature: tau > 0.
-        similarity: what tau divides.
+        similarity: similarity that is divided by tau.
 
     Returns:
         Scalar; 0 with a zero gradient for B = 1 or without positives.
 
-    Source: CLIP; positives beyond the diagonal as in VLADR's local matching. "dot", tau = 1 and
-    twice the value is CLIP-ReID's first stage and that of the VLADR authors' code.
+    Source: CLIP; positives off the diagonal as in VLADR's local matching. CLIP-ReID's first stage
+    and the VLADR authors' code are twice this value with "dot" and tau = 1.
     """
     compare = cosine_matrix if similarity == "cosine" else dot_matrix
     return _both_directions(compare(image, text) / temperature, positives)
@@ -106,12 +106,12 @@ def symmetric_contrastive(
 def symmetric_contrastive_parts(
     image: Tensor, text: Tensor, positives: Tensor, temperature: float
 ) -> Tensor:
-    """`symmetric_contrastive` for each of K parts at once.
+    """Compute `symmetric_contrastive` for each of K parts.
 
     Args:
         image: [B, K, D].
         text: [B, K, D].
-        positives: [B, B], the same for every part, or [B, B, K].
+        positives: [B, B] for all parts, or [B, B, K].
         temperature: tau > 0.
 
     Returns:
@@ -123,39 +123,39 @@ def symmetric_contrastive_parts(
 def image_text_cross_entropy(
     image: Tensor, text: Tensor, targets: Tensor, temperature: float
 ) -> Tensor:
-    """Mean over images of -log softmax_c(cos(image, text_c) / tau) at the image's own text.
+    """Compute the mean over images of -log softmax_c(cos(image, text_c) / tau) at the own text.
 
     Args:
         image: [B, D], B >= 1.
-        text: [C, D], one row per candidate identity: those of the batch (`batch_candidates`) or
-            all of the domain.
-        targets: [B] long, the row of `text` of each image.
+        text: [C, D], one row per candidate identity: the identities of the batch
+            (`batch_candidates`) or of the domain.
+        targets: [B] long, row of `text` for each image.
         temperature: tau > 0.
 
     Returns:
-        Scalar; 0 with one candidate (C = 1).
+        Scalar; 0 for one candidate (C = 1).
 
-    Source: VLADR, L_global, and CLIP-ReID's image-to-text loss. The VLADR authors' code takes the
+    Source: VLADR, L_global; CLIP-ReID, image-to-text loss. The VLADR authors' code uses the
     identities of the batch and tau = 1.
     """
     return functional.cross_entropy(cosine_matrix(image, text) / temperature, targets)
 
 
 def batch_candidates(person_ids: Tensor) -> tuple[Tensor, Tensor]:
-    """The distinct identities of a batch and where each image finds its own among them.
+    """Return the distinct identities of a batch and the index of each image's identity.
 
     Args:
         person_ids: [B] long.
 
     Returns:
-        Identities [C] in ascending order, and targets [B] with identities[targets] == person_ids.
+        Identities [C] in ascending order and targets [B] with identities[targets] == person_ids.
     """
     identities, targets = torch.unique(person_ids, return_inverse=True)
     return identities, targets
 
 
 def _positive_log_loss(logits: Tensor, positives: Tensor) -> Tensor:
-    """[..., B, M] logits and positives -> [...]: mean over positives, then over anchors."""
+    """Average -log softmax over positives, then over anchors: [..., B, M] -> [...]."""
     log_probabilities = functional.log_softmax(logits, dim=-1)
     num_positives = positives.sum(-1)
     losses = -(log_probabilities * positives).sum(-1) / num_positives.clamp(min=1)
@@ -169,10 +169,10 @@ def _both_directions(logits: Tensor, positives: Tensor) -> Tensor:
 
 
 def _part_cosines(rows: Tensor, columns: Tensor) -> Tensor:
-    """[B, K, D] and [M, K, D] -> [K, B, M]."""
+    """Compute cosines per part: [B, K, D] and [M, K, D] -> [K, B, M]."""
     return cosine_matrix(rows.transpose(0, 1), columns.transpose(0, 1))
 
 
 def _parts_first(positives: Tensor) -> Tensor:
-    """[B, M] -> [1, B, M], or [B, M, K] -> [K, B, M]."""
+    """Move the part dimension to the front: [B, M] -> [1, B, M], [B, M, K] -> [K, B, M]."""
     return positives[None] if positives.ndim == 2 else positives.permute(2, 0, 1)

@@ -1,6 +1,6 @@
-"""Keeping identity and clothing apart: adversarial matching, HSIC or CKA, and the gate's balance.
+"""Decoupling losses between identity and clothing: adversarial matching, HSIC, CKA, gate balance.
 
-All are of the global batch, and computed in single precision or better whatever autocast says.
+All are computed on the global batch, in float32 or better even under autocast.
 """
 
 from __future__ import annotations
@@ -14,66 +14,66 @@ from models.losses.similarity import at_least_float32, cosine_matrix, masked_mea
 
 Kernel = Literal["linear", "rbf"]
 
-_LEAST_BANDWIDTH = 1e-6
-_LEAST_SPREAD = 1e-6
+_MIN_BANDWIDTH = 1e-6
+_MIN_NORM = 1e-6
 
 
 def adversarial_matching(
     clothing: Tensor, text: Tensor, positives: Tensor, temperature: float, floor: float = 0.0
 ) -> Tensor:
-    """Mean over images of -log(1 - P), P the share of the image's own texts in the softmax.
+    """Compute the mean over images of -log(1 - P), P the softmax probability of its own texts.
 
-    P = sum_{m in positives} softmax_m(cos(clothing, text_m) / tau): the loss is small where an
-    image's own text cannot be told from the others. 1 - P is the share of the negatives, taken in
-    logarithms, so that it never rounds to 0: without a floor the loss is at most
-    2 / tau + log(B), and an image that is matched with certainty keeps its full gradient.
+    P = sum_{m in positives} softmax_m(cos(clothing, text_m) / tau). The loss is small if the own
+    text cannot be distinguished from others. log(1 - P) is computed as the log-probability of the
+    negatives, so that it never underflows: without a floor, the loss is at most 2 / tau + log(B),
+    and an image matched with P close to 1 keeps its full gradient.
 
     Args:
         clothing: [B, D].
         text: [M, D], the clothing descriptions of the batch.
-        positives: [B, M] bool: the identity matrix (the paper), or `contrastive.same_caption`,
-            which takes equal descriptions for an image's own.
+        positives: [B, M] bool. The identity matrix (the paper), or `contrastive.same_caption`,
+            which also counts equal descriptions.
         temperature: tau > 0.
-        floor: 1 - P below it counts as it, and sends no gradient (the paper's clamp); 0: none.
+        floor: lower bound of 1 - P, without gradient below it (the paper's clamp); 0: none.
 
     Returns:
-        Scalar >= 0. Images without a positive or without a negative are left out; 0 with a zero
+        Scalar >= 0. Images without positives or without negatives are excluded; 0 with a zero
         gradient if none remains (B = 1).
 
     Source: the decoupling paper, adversarial loss.
     """
     logits = cosine_matrix(clothing, text) / temperature
-    counted = positives.any(1) & ~positives.all(1)
-    # A left-out row takes all logits as negatives: finite, and its gradient is multiplied by 0.
-    hidden = positives & counted[:, None]
-    share = logits.masked_fill(hidden, -torch.inf).logsumexp(1) - logits.logsumexp(1)
+    valid = positives.any(1) & ~positives.all(1)
+    # In an excluded row all logits are negatives: finite, and its gradient is multiplied by 0.
+    masked = positives & valid[:, None]
+    share = logits.masked_fill(masked, -torch.inf).logsumexp(1) - logits.logsumexp(1)
     if floor > 0:
         share = share.clamp(min=torch.tensor(floor, dtype=share.dtype).log().item())
-    return masked_mean(-share, counted)
+    return masked_mean(-share, valid)
 
 
 def hsic(first: Tensor, second: Tensor, kernel: Kernel, bandwidth: float | None = None) -> Tensor:
-    """Hilbert-Schmidt independence criterion of two features, tr(K H L H) / (B - 1)^2.
+    """Compute the Hilbert-Schmidt independence criterion, tr(K H L H) / (B - 1)^2.
 
-    K and L are the kernels of the L2-normalised rows: inner products ("linear") or
-    exp(-|x - y|^2 / (2 s^2)) ("rbf"); H = I - 11^T / B. It measures dependence: "linear" is the
-    squared Frobenius norm of the cross-covariance, "rbf" sees any kind.
+    K and L are kernel matrices of the L2-normalised rows: inner products ("linear") or
+    exp(-|x - y|^2 / (2 s^2)) ("rbf"); H = I - 11^T / B. HSIC measures dependence: "linear" is the
+    squared Frobenius norm of the cross-covariance, "rbf" detects any kind of dependence.
 
     Args:
         first: [B, D].
         second: [B, E] of the same images.
-        kernel: which kernel.
-        bandwidth: "rbf": s > 0; None takes for s^2 the median of the squared distances between the
-            rows of different images, of each feature by itself and without gradient.
+        kernel: kernel of the rows.
+        bandwidth: "rbf": s > 0; None uses the median of the squared distances between the rows of
+            different images as s^2, separately for each feature and without gradient.
 
     Returns:
-        Scalar, >= 0 up to rounding; 0 if either feature is the same for all images, 0 with a zero
+        Scalar, >= 0 up to rounding; 0 if either feature is constant over the images, 0 with a zero
         gradient for B = 1.
 
-    Source: Gretton et al. 2005 (the biased estimator); the decoupling paper's decoupling loss,
-    which does not say whether its features are normalised.
+    Source: Gretton et al. 2005 (biased estimator); decoupling loss of the decoupling paper, which
+    does not specify whether features are normalised.
     """
-    # H is idempotent, so tr(K H L H) = <HKH, HLH>: sums of small numbers instead of large ones.
+    # H is idempotent, so tr(K H L H) = <HKH, HLH>, which is numerically more accurate.
     centred_first, centred_second = (
         centred_kernel(rows, kernel, bandwidth) for rows in (first, second)
     )
@@ -81,41 +81,41 @@ def hsic(first: Tensor, second: Tensor, kernel: Kernel, bandwidth: float | None 
 
 
 def cka(first: Tensor, second: Tensor, kernel: Kernel, bandwidth: float | None = None) -> Tensor:
-    """`hsic` divided by the largest it could be, sqrt(HSIC(first, first) HSIC(second, second)).
+    """Compute centred kernel alignment, HSIC(a, b) / sqrt(HSIC(a, a) HSIC(b, b)).
 
-    HSIC also falls where the rows of one feature merely draw together; this does not.
+    Unlike HSIC, it does not decrease when the rows of one feature merely move closer together.
 
     Args:
         first: [B, D].
         second: [B, E] of the same images.
-        kernel: which kernel.
+        kernel: kernel of the rows.
         bandwidth: as for `hsic`.
 
     Returns:
-        Scalar in [0, 1] up to rounding; 0 with a finite gradient if either feature is the same for
-        all images.
+        Scalar in [0, 1] up to rounding; 0 with a finite gradient if either feature is constant over
+        the images.
 
-    Source: Kornblith et al. 2019 (centred kernel alignment); ours as a loss here.
+    Source: Kornblith et al. 2019 (centred kernel alignment); its use as a loss is ours.
     """
     centred_first, centred_second = (
         centred_kernel(rows, kernel, bandwidth) for rows in (first, second)
     )
     squares = centred_first.square().sum() * centred_second.square().sum()
-    return (centred_first * centred_second).sum() / squares.clamp(min=_LEAST_SPREAD**4).sqrt()
+    return (centred_first * centred_second).sum() / squares.clamp(min=_MIN_NORM**4).sqrt()
 
 
 def centred_kernel(rows: Tensor, kernel: Kernel, bandwidth: float | None = None) -> Tensor:
-    """H K H [B, B] of the L2-normalised rows [B, D]: one side of `hsic`, which names the rest."""
+    """Compute H K H [B, B] of the L2-normalised rows [B, D]; arguments as for `hsic`."""
     matrix = _kernel_matrix(rows, kernel, bandwidth)
     means = matrix.mean(0)
     return matrix - means[:, None] - means[None, :] + means.mean()
 
 
 def gate_balance(gate: Tensor) -> Tensor:
-    """Mean of (g - 1/2)^2 over images and channels: keeps a gate in (0, 1) from closing.
+    """Compute the mean of (g - 1/2)^2 over images and channels, which keeps a gate open.
 
     Args:
-        gate: [B, D], B >= 1.
+        gate: [B, D] in (0, 1), B >= 1.
 
     Returns:
         Scalar in [0, 1/4].
@@ -126,20 +126,20 @@ def gate_balance(gate: Tensor) -> Tensor:
 
 
 def _kernel_matrix(rows: Tensor, kernel: Kernel, bandwidth: float | None) -> Tensor:
-    """[B, D] -> [B, B]."""
+    """Compute the kernel matrix [B, B] of rows [B, D]."""
     cosines = cosine_matrix(rows, rows)
     if kernel == "linear":
         return cosines
     squares = (2 - 2 * cosines).clamp(min=0)
     if bandwidth is None:
-        variance = _median_between(squares.detach()).clamp(min=_LEAST_BANDWIDTH**2)
+        variance = _median_off_diagonal(squares.detach()).clamp(min=_MIN_BANDWIDTH**2)
     else:
         variance = squares.new_tensor(bandwidth**2)
     return (-squares / (2 * variance)).exp()
 
 
-def _median_between(squares: Tensor) -> Tensor:
-    """Median of what is above the diagonal of [B, B]; 1 for B = 1."""
+def _median_off_diagonal(squares: Tensor) -> Tensor:
+    """Compute the median of the upper triangle of [B, B] without diagonal; 1 for B = 1."""
     size = len(squares)
     rows, columns = torch.triu_indices(size, size, offset=1, device=squares.device)
     return squares[rows, columns].median() if size > 1 else squares.new_ones(())

@@ -1,4 +1,4 @@
-"""Disentanglement of attributes from one another."""
+"""Disentanglement losses between attributes."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from models.losses.similarity import cosine_matrix
 
 
 def orthogonality(t: Tensor) -> Tensor:
-    """Mean over samples and over ordered pairs k != l of cos(t_k, t_l)^2.
+    """Compute the mean over samples and ordered pairs k != l of cos(t_k, t_l)^2.
 
     Args:
         t: [..., K, D] attribute features, at least one sample.
 
     Returns:
-        Scalar in [0, 1]; 0 if the attributes are orthogonal, 0 with a zero gradient for K = 1.
+        Scalar in [0, 1]; 0 for orthogonal attributes, 0 with a zero gradient for K = 1.
 
     Source: VLADR, stage 1.
     """

@@ -1,4 +1,4 @@
-"""What one classifier learns from another."""
+"""Distillation losses between classifiers."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ Mixture = Literal["probabilities", "logits"]
 
 
 def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """T^2 times the mean over rows of KL(softmax(teacher / T) || softmax(student / T)).
+    """Compute T^2 * mean over rows of KL(softmax(teacher / T) || softmax(student / T)).
 
     Args:
         student: [B, C] logits of the model in training, B >= 1.
-        teacher: [B, C] logits of the model to follow; sends no gradient.
-        temperature: T > 0. The factor T^2 keeps gradients comparable between temperatures.
+        teacher: [B, C] logits of the teacher; receives no gradient.
+        temperature: T > 0. The factor T^2 makes gradients comparable between temperatures.
 
     Returns:
         Scalar >= 0; 0 with one class (C = 1).
 
-    Source: Hinton et al. 2015. Li & Hoiem 2017 (LwF) write the cross-entropy instead, which adds
-    the teacher's entropy, a constant, and leaves out the factor T^2.
+    Source: Hinton et al. 2015. Li & Hoiem 2017 (LwF) use the cross-entropy, which differs by the
+    teacher's entropy (a constant), and omit the factor T^2.
     """
     log_student = (at_least_float32(student) / temperature).log_softmax(1)
     log_teacher = (at_least_float32(teacher.detach()) / temperature).log_softmax(1)
@@ -37,23 +37,23 @@ def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor
 def jensen_shannon(
     first: Tensor, second: Tensor, temperature: float, mixture: Mixture = "probabilities"
 ) -> Tensor:
-    """T^2 times the mean over rows of (KL(p || m) + KL(q || m)) / 2, p and q softmax(logits / T).
+    """Compute T^2 * mean over rows of (KL(p || m) + KL(q || m)) / 2, p and q softmax(logits / T).
 
-    m is (p + q) / 2 (the Jensen-Shannon divergence), or with `logits` the softmax of the mean
-    logits, which is the normalised geometric mean of p and q: it lacks the bound log 2, and pulls
-    harder where the two are sure of different classes.
+    m is (p + q) / 2 (Jensen-Shannon divergence) or, with `logits`, the softmax of the mean logits.
+    The latter is the normalised geometric mean of p and q: it is not bounded by log 2 and has
+    larger gradients where both are confident in different classes.
 
     Args:
         first: [B, C] logits, B >= 1.
         second: [B, C] logits.
-        temperature: T > 0. The factor T^2 keeps gradients comparable between temperatures.
-        mixture: what m is.
+        temperature: T > 0. The factor T^2 makes gradients comparable between temperatures.
+        mixture: definition of m.
 
     Returns:
-        Scalar >= 0; 0 where both agree, so with one class (C = 1). Gradients flow into both; the
-        gradient of each is the one it would have with the other held fixed.
+        Scalar >= 0; 0 for equal predictions and for one class (C = 1). Gradients flow into both;
+        each receives the gradient it would have with the other held fixed.
 
-    Source: KRKC, mutual rectification; its authors' code mixes logits.
+    Source: KRKC, mutual rectification; the authors' code uses `logits`.
     """
     first, second = at_least_float32(first) / temperature, at_least_float32(second) / temperature
     log_p, log_q = first.log_softmax(1), second.log_softmax(1)

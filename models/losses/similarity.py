@@ -1,7 +1,7 @@
-"""Similarities that keep full precision under autocast.
+"""Similarities in full precision under autocast.
 
-Logits are cosines divided by temperatures down to 0.005; the eight bits of bfloat16 would be
-visible in every softmax, so these products never run in half precision.
+Logits are cosines divided by temperatures down to 0.005. In bfloat16 (8 significant bits) the
+rounding would change every softmax, so these products never run in half precision.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from torch.nn import functional
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
-    """The tensor in float32, or as it is where its type is already as precise."""
+    """Convert to float32, unless the dtype is already at least as precise."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def cosine_matrix(rows: Tensor, columns: Tensor) -> Tensor:
-    """Cosine similarity of every row with every column.
+    """Compute the cosine similarity of every row with every column.
 
     Args:
-        rows: [..., B, D], normalised here (unit vectors stay what they are).
-        columns: [..., M, D], leading dimensions broadcast against those of `rows`.
+        rows: [..., B, D]; normalised here.
+        columns: [..., M, D]; leading dimensions broadcast with those of `rows`.
 
     Returns:
-        [..., B, M] in [-1, 1], float32 or better; 0 where a vector is zero.
+        [..., B, M] in [-1, 1], at least float32; 0 for zero vectors.
     """
     with torch.autocast(rows.device.type, enabled=False):
         rows = functional.normalize(at_least_float32(rows), dim=-1)
@@ -33,27 +33,27 @@ def cosine_matrix(rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def dot_matrix(rows: Tensor, columns: Tensor) -> Tensor:
-    """Inner product of every row with every column, as they are.
+    """Compute the inner product of every row with every column, without normalisation.
 
     Args:
         rows: [..., B, D].
-        columns: [..., M, D], leading dimensions broadcast against those of `rows`.
+        columns: [..., M, D]; leading dimensions broadcast with those of `rows`.
 
     Returns:
-        [..., B, M], float32 or better.
+        [..., B, M], at least float32.
     """
     with torch.autocast(rows.device.type, enabled=False):
         return at_least_float32(rows) @ at_least_float32(columns).transpose(-1, -2)
 
 
-def masked_mean(values: Tensor, kept: Tensor) -> Tensor:
-    """Mean over the last dimension of `values` where `kept`; 0 with a gradient if nothing is.
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Compute the mean of `values` over the last dimension where `mask` is True.
 
     Args:
         values: [..., B], finite everywhere.
-        kept: [..., B] bool.
+        mask: [..., B] bool.
 
     Returns:
-        [...].
+        [...]; 0 with a zero gradient where `mask` has no True.
     """
-    return (values * kept).sum(-1) / kept.sum(-1).clamp(min=1)
+    return (values * mask).sum(-1) / mask.sum(-1).clamp(min=1)

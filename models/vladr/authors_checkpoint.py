@@ -1,4 +1,4 @@
-"""Checkpoints of the VLADR authors' code in the names of the learner `vladr`."""
+"""Conversion of checkpoints of the VLADR authors' code to the learner `vladr`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 WRAPPERS = ("module.", "base.")
-"""What their data parallelism and their wrapper set in front of a name, in this order."""
+"""Prefixes added by data parallelism and by their wrapper module, in this order."""
 
-PLACES = {
+PREFIXES = {
     "image_encoder.": "network.image.visual.",
     "bottleneck.": "network.neck_class.",
     "bottleneck_proj.": "network.neck_projected.",
@@ -21,7 +21,7 @@ PLACES = {
     "region_proj.": "network.decoder.linear.",
     "text_encoder.": "text.",
 }
-"""Prefixes of their names and what stands in their place here."""
+"""Prefix in their state dict -> prefix in this learner's state dict."""
 
 ATTENTION = tuple(f"region_attn.{letter}_proj" for letter in "qkv")
 PROMPTS = "prompt_learner.cls_ctx"
@@ -29,45 +29,48 @@ TEMPLATE = ("prompt_learner.token_prefix", "prompt_learner.token_suffix")
 
 
 def from_authors(state: Mapping[str, Tensor], first_person: int = 0) -> dict[str, Tensor]:
-    """A state dict of their stage 2 -> tensors for `learner.load_state_dict(..., strict=False)`.
+    """Convert a stage-2 state dict for `learner.load_state_dict(..., strict=False)`.
 
-    The learner must have begun the same domain, so that its classifiers and prompts have as many
-    rows. Three projections of their cross-attention become one; the template of the identity
-    prompts is left out, since here it is embedded anew. They do not save the token embedding.
+    The learner must have begun the same domain, so that its classifiers and prompts have the same
+    number of rows. The three projections of their cross-attention become one. The template of the
+    identity prompts is dropped, because it is embedded again here. Their checkpoints do not contain
+    the token embedding.
 
     Args:
-        state: tensors by their names, with or without `module.` and `base.`.
-        first_person: identities of the earlier domains. Their prompts hold those of all domains,
-            the learner's only those of the domain in hand.
+        state: tensors by the authors' names, with or without `module.` and `base.`.
+        first_person: number of identities of earlier domains. Their checkpoint contains the prompts
+            of all domains, the learner only those of the current one.
 
     Raises:
-        ValueError: a name that is none of theirs, or a projection without the other two.
+        ValueError: a name is unknown, or some of the three projections are missing.
     """
-    plain = {_unwrapped(path): tensor for path, tensor in state.items()}
-    found: dict[str, Tensor] = {}
+    unwrapped = {_unwrap(path): tensor for path, tensor in state.items()}
+    converted: dict[str, Tensor] = {}
     for kind in ("weight", "bias"):
         names = [f"{projection}.{kind}" for projection in ATTENTION]
-        present = [plain.pop(name) for name in names if name in plain]
+        present = [unwrapped.pop(name) for name in names if name in unwrapped]
         if len(present) == len(names):
-            found[f"network.decoder.cross_attention.in_proj_{kind}"] = torch.cat(present)
+            converted[f"network.decoder.cross_attention.in_proj_{kind}"] = torch.cat(present)
         elif present:
-            raise ValueError(f"expected all of {', '.join(names)}; found {len(present)} of them")
-    if PROMPTS in plain:
-        found["textual.identities.vectors"] = plain.pop(PROMPTS)[first_person:]
-    return found | {_place(path): tensor for path, tensor in plain.items() if path not in TEMPLATE}
+            raise ValueError(f"expected all of {', '.join(names)}; got {len(present)} of them")
+    if PROMPTS in unwrapped:
+        converted["textual.identities.vectors"] = unwrapped.pop(PROMPTS)[first_person:]
+    return converted | {
+        _convert(path): tensor for path, tensor in unwrapped.items() if path not in TEMPLATE
+    }
 
 
-def _unwrapped(path: str) -> str:
+def _unwrap(path: str) -> str:
     for wrapper in WRAPPERS:
         path = path.removeprefix(wrapper)
     return path
 
 
-def _place(path: str) -> str:
-    for prefix, place in PLACES.items():
+def _convert(path: str) -> str:
+    for prefix, replacement in PREFIXES.items():
         if path.startswith(prefix):
-            return place + path.removeprefix(prefix)
+            return replacement + path.removeprefix(prefix)
     raise ValueError(
-        f"{path} is no name of the VLADR authors' network; expected one that begins with "
-        f"{', '.join(PLACES)}, region_attn or prompt_learner"
+        f"{path}: expected a name of the VLADR authors' network, which begins with "
+        f"{', '.join(PREFIXES)}, region_attn or prompt_learner"
     )

@@ -1,4 +1,4 @@
-"""The settings of VLADR; models/learners/vladr.py says what they do."""
+"""Configuration of VLADR; see models/learners/vladr.py for the method."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from models.components.reid_network import (
     InterpolationConfig,
     TermConfig,
     TripletTermConfig,
-    check_any_on,
+    check_any_enabled,
 )
 from models.learner import OptimizerConfig, ScheduleConfig
 from models.losses.contrastive import Similarity
@@ -31,26 +31,26 @@ from tasks.schema import FrozenConfig
 
 
 class GlobalMatchTermConfig(MatchTermConfig):
-    """SupCon between images and identity prompts, positives: same identity."""
+    """Supervised contrastive loss between images and identity prompts (same identity)."""
 
     similarity: Similarity = Field(
         default="cosine",
-        description="what tau divides: cosines, or inner products of features as they are "
-        "(authors' code, where tau is 1)",
+        description="similarity divided by tau: cosine, or the inner product of unnormalised "
+        "features (authors' code, where tau is 1)",
     )
 
 
 class ClassifiersTermConfig(IdentityTermConfig):
-    """Cross-entropy over all identities learned so far, summed over the classifiers named."""
+    """Cross-entropy over all identities learned so far, summed over `classifiers`."""
 
     classifiers: tuple[Classifier, ...] = Field(
         default=BOTH_CLASSIFIERS,
-        description="which classifiers train: on g (class_token), on f (projected), or both",
+        description="classifiers to train: on g (class_token), on f (projected), or both",
     )
 
     @field_validator("classifiers")
     @classmethod
-    def _each_once(cls, names: tuple[Classifier, ...]) -> tuple[Classifier, ...]:
+    def _check_unique(cls, names: tuple[Classifier, ...]) -> tuple[Classifier, ...]:
         if not names or len(set(names)) < len(names):
             raise ValueError(
                 f"expected class_token, projected or both, each once; got [{', '.join(names)}] "
@@ -60,10 +60,10 @@ class ClassifiersTermConfig(IdentityTermConfig):
 
 
 class TextIdentityTermConfig(TermConfig):
-    """Cross-entropy (a light head, dropped after the stage) + triplet on mean_k t_k."""
+    """Cross-entropy (with a head that is dropped after the stage) + triplet on mean_k t_k."""
 
     margin: float | None = Field(
-        default=0.3, ge=0, description="triplet margin; null = soft margin"
+        default=0.3, ge=0, description="margin of the triplet; null = soft margin"
     )
     logit_scale: float = Field(default=14.0, gt=0, description="factor of the head's cosines")
 
@@ -71,16 +71,14 @@ class TextIdentityTermConfig(TermConfig):
 class ImageTextTermConfig(TermConfig):
     """L_global: cross-entropy of cos(f, t_g) / temperature over identities."""
 
-    temperature: float = Field(
-        default=0.07, gt=0, description="tau; the authors' code has none (1)"
-    )
+    temperature: float = Field(default=0.07, gt=0, description="tau (authors' code: 1)")
     candidates: Literal["batch", "domain"] = Field(
-        default="batch", description="identities of the batch, or all of the domain"
+        default="batch", description="identities of the batch, or all identities of the domain"
     )
 
 
 class CmaTermConfig(TermConfig):
-    """L_CMA: every visual attribute v_k towards its text t_k."""
+    """L_CMA: align every visual attribute v_k with its text feature t_k."""
 
     distance: Literal["contrastive", "cosine"] = Field(
         default="contrastive", description="symmetric InfoNCE over the batch, or 1 - cos"
@@ -88,12 +86,13 @@ class CmaTermConfig(TermConfig):
     temperature: float = Field(default=0.07, gt=0, description="tau of the contrastive distance")
     reduction: Literal["sum", "mean"] = Field(default="mean", description="over the K attributes")
     positives: Literal["caption", "diagonal"] = Field(
-        default="caption", description="equal texts are positives too, or the image's own alone"
+        default="caption",
+        description="caption: equal texts are positives; diagonal: only the image's own text",
     )
 
 
 class LossesConfig(CrossDomainLossesConfig):
-    """Every loss term by name; the forms of L_IDA count only if learner.alignment lists them."""
+    """Loss terms by name; forms of L_IDA are used only if listed in learner.alignment."""
 
     match_global: GlobalMatchTermConfig = Field(default_factory=GlobalMatchTermConfig)
     match_local: MatchTermConfig = Field(default_factory=MatchTermConfig)
@@ -105,21 +104,21 @@ class LossesConfig(CrossDomainLossesConfig):
     cma: CmaTermConfig = Field(default_factory=CmaTermConfig)
 
     @model_validator(mode="after")
-    def _some_loss(self) -> LossesConfig:
+    def _check_losses(self) -> LossesConfig:
         names = ("identity", "triplet", "image_text", "cma")
-        check_any_on({name: getattr(self, name) for name in names}, "stage icar")
-        on_f = self.triplet.weight or self.image_text.weight or self.cma.weight
-        if not on_f and "projected" not in self.identity.classifiers:
+        check_any_enabled({name: getattr(self, name) for name in names}, "stage icar")
+        trains_projection = self.triplet.weight or self.image_text.weight or self.cma.weight
+        if not trains_projection and "projected" not in self.identity.classifiers:
             raise ValueError(
-                "identity.classifiers=[class_token] alone reads g, before the tower's projection, "
-                "which then nothing trains: give triplet, image_text or cma a weight above 0, or "
-                "name projected too"
+                "identity.classifiers=[class_token] uses g, before the projection, so that nothing "
+                "trains the projection; set triplet, image_text or cma to a weight > 0, or add "
+                "projected"
             )
         return self
 
 
 class StageConfig(FrozenConfig):
-    """Length and optimiser of one stage."""
+    """Epochs and optimiser of one stage."""
 
     epochs: int = Field(ge=1, description="epochs of the stage in each domain")
     optimizer: OptimizerConfig = Field(description="optimiser and schedule of the stage")
@@ -144,69 +143,71 @@ def _image_stage() -> StageConfig:
 
 
 class Config(BalancedConfig):
-    """Settings of VLADR; every part of the ablation is a switch here."""
+    """Configuration of VLADR, including all switches of the ablation."""
 
     name: Literal["vladr"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
         default="vladr", description="the learner"
     )
     num_attributes: int = Field(
-        default=4, ge=1, description="K, attributes (head, upper, lower, foot)"
+        default=4, ge=1, description="K, number of attributes (head, upper, lower, foot)"
     )
     num_decoder_heads: int = Field(default=8, ge=1, description="attention heads of the decoder")
     descriptions: Descriptions = Field(
         default="parts",
-        description="the K texts of an image: its parts; the whole description, any K; or the "
-        "whole description's words dealt at random (ablation)",
+        description="the K texts of an image. parts: part descriptions; whole: the whole "
+        "description K times; random: words of the whole description, randomly assigned (ablation)",
     )
     control: Control = Field(
         default="none",
-        description="give every person of a domain the frozen identity prompt of another one, or "
-        "every image the descriptions of another person's (controls, which must score worse)",
+        description="negative control: permute the frozen identity prompts, or the descriptions, "
+        "between identities of a domain; must score worse",
     )
     granularity: Literal["attribute", "global", "both"] = Field(
         default="attribute",
-        description="what L_IDA and the memory hold: v_k, f alone (ablation), or v_k and f",
+        description="features of L_IDA and the prototype memory: v_k, f only (ablation), or both",
     )
     alignment: tuple[Alignment, ...] = Field(
-        default=("affinity",), description="forms of L_IDA, summed; empty switches it off"
+        default=("affinity",), description="forms of L_IDA, summed; empty disables it"
     )
     views: Literal["weak", "both"] = Field(
-        default="weak", description="views that image_text, cma and L_IDA read; L_reid reads both"
+        default="weak",
+        description="views used by image_text, cma and L_IDA; L_reid always uses both",
     )
     teacher: Literal["model", "features"] = Field(
         default="model",
-        description="what L_IDA follows: the frozen old model, which sees the student's views; or "
-        "what it made of the training images as the domain began, to which the student's view "
-        "under the test transform is compared: then no old model is kept",
+        description="target of L_IDA. model: the frozen old model on the student's views; "
+        "features: features of the training images stored at the start of the domain, compared "
+        "under the test transform (no old model is kept)",
     )
     num_centroids: int = Field(
-        default=16, ge=2, description="centroid_relation: centroids of each attribute and domain"
+        default=16, ge=2, description="centroid_relation: centroids per attribute and domain"
     )
     prototypes: Literal["refreshed", "online"] = Field(
         default="refreshed",
-        description="end of a domain: exact means after interpolation, or the EMA",
+        description="prototypes at the end of a domain: exact means after interpolation, or the "
+        "EMA",
     )
     prototype_momentum: float = Field(
-        default=0.9, ge=0, le=1, description="m of the prototypes' EMA"
+        default=0.9, ge=0, le=1, description="momentum m of the EMA of prototypes"
     )
     prompt_features: Literal["current", "pretrained"] = Field(
         default="current",
-        description="the image features that prompts learn to match: of the tower as it stands, "
-        "or of the untouched CLIP, which is then held beside it (authors' code)",
+        description="image features that prompts are matched to: of the current tower, or of the "
+        "original CLIP, which is kept in memory (authors' code)",
     )
     num_identity_tokens: int = Field(
         default=4, ge=1, description="free tokens of an identity prompt"
     )
     num_attribute_tokens: int = Field(
-        default=2, ge=0, description="free tokens M of an attribute prompt; 0 = raw descriptions"
+        default=2, ge=0, description="free tokens M of an attribute prompt; 0 = descriptions only"
     )
     neck_bias: bool = Field(
-        default=False, description="learn the shift of the BN necks in stage 2, or fix it at 0"
+        default=False, description="learn the bias of the BN necks in stage 2; false: fixed at 0"
     )
     new_rows: Literal["features", "necks"] = Field(
         default="features",
-        description="a new identity's classifier row is the centre of its features, or of what "
-        "the necks as they stand make of them (authors' code)",
+        description="initialise the classifier row of a new identity with the mean of its "
+        "features, or of its features after the necks (authors' code)",
     )
     losses: LossesConfig = Field(default_factory=LossesConfig)
     interpolation: InterpolationConfig = Field(default_factory=InterpolationConfig)
@@ -215,66 +216,67 @@ class Config(BalancedConfig):
     icar: StageConfig = Field(default_factory=_image_stage)
 
     @model_validator(mode="after")
-    def _control_is_read(self) -> Config:
-        readers = {"permuted_identities": "image_text", "permuted_captions": "cma"}
-        reader = readers.get(self.control)
-        if reader and not getattr(self.losses, reader).weight:
+    def _check_control(self) -> Config:
+        terms = {"permuted_identities": "image_text", "permuted_captions": "cma"}
+        term = terms.get(self.control)
+        if term and not getattr(self.losses, term).weight:
             raise ValueError(
-                f"control={self.control} needs losses.{reader} with a weight above 0: no other "
-                "term reads these texts"
+                f"control={self.control}: expected losses.{term}.weight > 0, got 0; no other term "
+                "uses these texts"
             )
         return self
 
     @model_validator(mode="after")
-    def _teacher_has_what_forms_read(self) -> Config:
+    def _check_teacher(self) -> Config:
         if self.teacher == "features" and compares_embeddings(self.forms):
             raise ValueError(
-                f"{' and '.join(EMBEDDING_FORMS)} compare embeddings under each batch's own "
-                "statistics, which cannot be kept: set teacher=model, or drop them from alignment"
+                f"teacher=features: {' and '.join(EMBEDDING_FORMS)} need embeddings under batch "
+                "statistics, which cannot be stored; set teacher=model, or remove them from "
+                "alignment"
             )
         return self
 
     @property
     def balanced(self) -> tuple[str, ...]:
-        """The terms that GradNorm weighs: those of the image tower, the forms of L_IDA aside."""
+        """Terms that GradNorm balances: those of the image stage, without L_IDA."""
         names = ("identity", "triplet", "image_text", "cma")
         return tuple(name for name in names if getattr(self.losses, name).weight)
 
     @property
     def needs_old_model(self) -> bool:
-        """Whether L_IDA follows the frozen model of the previous domain."""
+        """Whether L_IDA uses the frozen model of the previous domain."""
         return self.teacher == "model" and needs_old_model(self.forms)
 
     @property
     def forms(self) -> tuple[Alignment, ...]:
-        """The forms of L_IDA that are listed and have a weight."""
+        """Forms of L_IDA that are listed and have a weight > 0."""
         return tuple(form for form in self.alignment if getattr(self.losses, form).weight)
 
     @property
     def num_compared(self) -> int:
-        """Features of an image that L_IDA compares, each with a prototype per domain."""
+        """Number of features per image that L_IDA compares; each has a prototype per domain."""
         sizes = {"attribute": self.num_attributes, "global": 1, "both": self.num_attributes + 1}
         return sizes[self.granularity]
 
     @property
     def keeps_prototypes(self) -> bool:
-        """Whether each domain leaves a prototype of every compared feature."""
+        """Whether prototypes of the compared features are stored after each domain."""
         return self.reads_attributes or self.granularity == "global"
 
     @property
     def reads_attributes(self) -> bool:
-        """Whether any term, at least from the second domain on, reads the decoder's v_k."""
-        of_parts = compares_parts(self.forms) and self.granularity != "global"
-        return bool(self.losses.cma.weight) or of_parts
+        """Whether any term uses the decoder's v_k, at least from the second domain on."""
+        aligns_attributes = compares_parts(self.forms) and self.granularity != "global"
+        return bool(self.losses.cma.weight) or aligns_attributes
 
     @property
     def trains_identity_prompts(self) -> bool:
-        """Whether a later term reads the identity prompts, and one of stage 1 trains them."""
+        """Whether stage 1 trains the identity prompts and a later term uses them."""
         return bool(self.losses.image_text.weight and self.losses.match_global.weight)
 
     @property
     def trains_attribute_prompts(self) -> bool:
-        """Whether there are attribute prompts that a later term reads and one of stage 1 trains."""
+        """Whether stage 1 trains the attribute prompts and a later term uses them."""
         losses = self.losses
         trained_by = (losses.match_local, losses.orthogonality, losses.text_identity)
         return bool(

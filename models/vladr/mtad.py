@@ -1,4 +1,4 @@
-"""MTAD: what VLADR's two prompt stages minimise, on the global batch; both encoders are frozen."""
+"""MTAD: loss terms of VLADR's two prompt stages; both encoders are frozen."""
 
 from __future__ import annotations
 
@@ -31,11 +31,20 @@ def identity_prompt_terms(
     losses: LossesConfig,
     gather: Gather,
 ) -> dict[str, Tensor]:
-    """SupCon of images and their people's prompts: `match_global`."""
+    """Compute `match_global`: supervised contrastive loss of images and identity prompts.
+
+    Args:
+        batch: this worker's part of the batch.
+        textual: prompts and cached image features.
+        text: the frozen text tower.
+        losses: settings of the terms.
+        gather: `collective.gather` of the learner.
+
+    Source: VLADR, stage 1; CLIP-ReID, first stage.
+    """
     match = losses.match_global
     image = gather(textual.image_features[batch.indices])
-    as_they_are = match.similarity == "dot"
-    prompts = textual.encode_identities(batch.person_ids, text, not as_they_are)
+    prompts = textual.encode_identities(batch.person_ids, text, match.similarity == "cosine")
     positives = same_identity(gather(batch.person_ids))
     value = symmetric_contrastive(
         image, gather(prompts), positives, match.temperature, match.similarity
@@ -50,7 +59,12 @@ def attribute_prompt_terms(
     losses: LossesConfig,
     gather: Gather,
 ) -> dict[str, Tensor]:
-    """Of the attribute prompts' texts: `match_local`, `orthogonality`, `text_identity`."""
+    """Compute `match_local`, `orthogonality` and `text_identity` of the attribute prompts.
+
+    Arguments as for `identity_prompt_terms`.
+
+    Source: VLADR, stage 1.
+    """
     image = gather(textual.image_features[batch.indices])
     texts = gather(textual.encode_attributes(batch.indices, text))
     entry_ids = gather(textual.entry_ids[batch.indices])

@@ -1,12 +1,12 @@
-"""Prompts and the text features they give: one per person, and VLADR's one per attribute (MTAD).
+"""Prompts and their text features: one per identity, and VLADR's one per attribute (MTAD).
 
-Identity prompts need no descriptions. For attribute prompts each image has K attribute texts.
-Equal texts of one attribute are one *entry*, encoded once; an image knows its entries by number,
-so equal numbers are equal texts. While the attribute prompts train, entries are encoded with
-gradient; once frozen, all entries are encoded once a domain and looked up from then on.
+Identity prompts need no descriptions. For attribute prompts, each image has K attribute texts.
+Equal texts of the same attribute form one *entry*, which is encoded once. An image refers to its
+entries by index, so equal indices mean equal texts. While attribute prompts are trained, entries
+are encoded with gradient. Afterwards all entries are encoded once per domain and cached.
 
-Two controls deal these texts to the wrong people: what they score is what a method has without
-the texts' meaning.
+Two negative controls permute these texts between identities. They measure the performance without
+the information in the texts.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tasks.schema import Domain, Record
 
 Descriptions = Literal["parts", "whole", "random"]
 Control = Literal["none", "permuted_identities", "permuted_captions"]
-"""What of a domain's texts is dealt to other people than it belongs to."""
+"""Texts of a domain that are permuted between identities."""
 
 ENCODE_ROWS = 256
 PLACEHOLDER = "X"
@@ -37,23 +37,23 @@ TEMPLATE_START = "A photo of a"
 
 
 class MatchTermConfig(TermConfig):
-    """SupCon between cached image features and texts, both directions."""
+    """Supervised contrastive loss between cached image features and texts, both directions."""
 
     temperature: float = Field(default=0.07, gt=0, description="tau of the softmax over the batch")
 
 
 class TextualIdentities(nn.Module):
-    """Identity prompts and cached features of the domain in hand.
+    """Identity prompts and cached features of the current domain.
 
-    A person's prompt is "A photo of a X X X X person." with free vectors instead of the X.
+    The prompt of an identity is "A photo of a X X X X person." with free vectors in place of X.
 
-    Buffers of the domain: `image_features` [N, D] as the tower gives them (while the prompts
-    train) and `identity_features` [C, D], L2-normalised (once they are frozen).
+    Buffers of the domain: `image_features` [N, D], unnormalised (while the prompts train), and
+    `identity_features` [C, D], L2-normalised (after the prompts are frozen).
 
     Args:
-        num_identity_tokens: free vectors X of a prompt.
+        num_identity_tokens: number X of free vectors of a prompt.
         text: the frozen text tower.
-        generator: CPU generator of the initial values.
+        generator: CPU generator for the initial values.
 
     Source: CLIP-ReID, first stage.
     """
@@ -71,12 +71,12 @@ class TextualIdentities(nn.Module):
     def begin_identities(
         self, num_persons: int, image_features: Tensor, generator: Generator
     ) -> None:
-        """New prompts for the people of a domain.
+        """Create prompts for the identities of a domain.
 
         Args:
-            num_persons: identities C of the domain.
-            image_features: [N, D] features f of the training images, by the frozen image tower.
-            generator: CPU generator of the new prompts.
+            num_persons: number C of identities.
+            image_features: [N, D] features f of the training images from the frozen image tower.
+            generator: CPU generator for the new prompts.
         """
         width = self.identities.vectors.shape[2]
         prompts = IdentityPrompts(num_persons, self.num_identity_tokens, width, generator)
@@ -86,26 +86,29 @@ class TextualIdentities(nn.Module):
     def encode_identities(
         self, person_ids: Tensor, text: TextTower, normalise: bool = True
     ) -> Tensor:
-        """[B] -> text features t_g of these identities' prompts [B, D], L2-normalised if asked."""
-        distinct, where = torch.unique(person_ids, return_inverse=True)
+        """Encode the prompts of identities [B] as text features t_g [B, D].
+
+        The result is L2-normalised if `normalise` is True.
+        """
+        distinct, inverse = torch.unique(person_ids, return_inverse=True)
         tokens = text.tokenize([self._template()]).to(person_ids.device)
         position = 1 + len(TEMPLATE_START.split())
         template = text.embed_tokens(tokens)[0]
         prompts = splice(template, self.identities.vectors[distinct], position)
         ends = text.end_positions(tokens).expand(len(distinct))
         features = text(prompts, ends)
-        return (functional.normalize(features, dim=1) if normalise else features)[where]
+        return (functional.normalize(features, dim=1) if normalise else features)[inverse]
 
     @torch.no_grad()
     def freeze_identities(self, text: TextTower) -> None:
-        """Caches the L2-normalised text feature of every identity of the domain."""
+        """Cache the L2-normalised text feature of every identity."""
         device = self.identity_features.device
-        everybody = torch.arange(len(self.identities.vectors), device=device)
-        chunks = [self.encode_identities(chunk, text) for chunk in everybody.split(ENCODE_ROWS)]
+        identities = torch.arange(len(self.identities.vectors), device=device)
+        chunks = [self.encode_identities(chunk, text) for chunk in identities.split(ENCODE_ROWS)]
         self.identity_features = torch.cat(chunks).float()
 
     def drop_image_features(self) -> None:
-        """Frees what only the prompts' training needed."""
+        """Free the image features, which only prompt training needs."""
         self.image_features = self.image_features[:0]
 
     def _template(self) -> str:
@@ -113,21 +116,21 @@ class TextualIdentities(nn.Module):
 
 
 class TextualAttributes(TextualIdentities):
-    """Identity and attribute prompts, and cached text features, of the domain in hand.
+    """Identity and attribute prompts and cached text features of the current domain.
 
-    Buffers of the domain beside those of `TextualIdentities`: `person_ids` [N], `entry_tokens`
-    [E, L], `entry_attributes` [E], `entry_ids` [N, K], and `entry_features` [E, D] (once the
-    attribute prompts are frozen).
+    Buffers of the domain in addition to those of `TextualIdentities`: `person_ids` [N],
+    `entry_tokens` [E, L], `entry_attributes` [E], `entry_ids` [N, K], and `entry_features` [E, D]
+    (after the attribute prompts are frozen).
 
     Args:
         num_attributes: K.
-        num_identity_tokens: free vectors of an identity prompt.
-        num_attribute_tokens: free vectors of an attribute prompt.
+        num_identity_tokens: number of free vectors of an identity prompt.
+        num_attribute_tokens: number of free vectors of an attribute prompt.
         text: the frozen text tower.
-        generator: CPU generator of the initial values.
-        control: what other people are given than it belongs to. Who is given whose follows from
-            torch's seed as a domain begins (captions) and as its identity prompts are frozen
-            (identities), which the loop derives from the run's seed and the domain.
+        generator: CPU generator for the initial values.
+        control: texts to permute between identities. The permutation depends on torch's seed at the
+            start of a domain (captions) or when its identity prompts are frozen (identities); the
+            loop derives this seed from the run's seed and the domain.
     """
 
     person_ids: Tensor
@@ -168,21 +171,22 @@ class TextualAttributes(TextualIdentities):
         text: TextTower,
         generator: Generator,
     ) -> None:
-        """New identity prompts, and the entries of the domain's descriptions.
+        """Create identity prompts and the entries of a domain's descriptions.
 
         Args:
-            domain: the domain; its training records carry the descriptions.
-            descriptions: what the K texts of an image are.
-            image_features: [N, D] features f of the training images, by the frozen image tower.
+            domain: the domain with descriptions in its training records.
+            descriptions: choice of the K texts of an image.
+            image_features: [N, D] features f of the training images from the frozen image tower.
             text: the frozen text tower.
-            generator: CPU generator of the new prompts.
+            generator: CPU generator for the new prompts.
         """
         device = self.entry_ids.device
         num_attributes = len(self.attributes.vectors)
         self.begin_identities(domain.num_persons, image_features, generator)
         described: Sequence[Record] = domain.train
         if self.control == "permuted_captions":
-            described = deal_descriptions(described, derangement(domain.num_persons, _seeded()))
+            sources = derangement(domain.num_persons, _seeded_generator())
+            described = permute_descriptions(described, sources)
         numbers: dict[tuple[int, str], int] = {}
         ids = [
             [
@@ -201,30 +205,30 @@ class TextualAttributes(TextualIdentities):
 
     @torch.no_grad()
     def freeze_identities(self, text: TextTower) -> None:
-        """Caches the text feature of every identity: its own, or another's as a control."""
+        """Cache the text feature of every identity, permuted if the control requires it."""
         super().freeze_identities(text)
         if self.control == "permuted_identities":
-            givers = derangement(len(self.identity_features), _seeded())
-            self.identity_features = self.identity_features[givers.to(self.entry_ids.device)]
+            sources = derangement(len(self.identity_features), _seeded_generator())
+            self.identity_features = self.identity_features[sources.to(self.entry_ids.device)]
 
     def encode_attributes(self, indices: Tensor, text: TextTower) -> Tensor:
-        """[B] images -> L2-normalised text features t_k of their descriptions [B, K, D]."""
-        distinct, where = torch.unique(self.entry_ids[indices], return_inverse=True)
-        return self._encode_entries(distinct, text)[where]
+        """Encode the descriptions of images [B] as L2-normalised text features t_k [B, K, D]."""
+        distinct, inverse = torch.unique(self.entry_ids[indices], return_inverse=True)
+        return self._encode_entries(distinct, text)[inverse]
 
     @torch.no_grad()
     def freeze_attributes(self, text: TextTower) -> None:
-        """Caches the text feature of every entry of the domain."""
+        """Cache the text feature of every entry of the domain."""
         entries = torch.arange(len(self.entry_tokens), device=self.entry_ids.device)
         chunks = [self._encode_entries(chunk, text) for chunk in entries.split(ENCODE_ROWS)]
         self.entry_features = torch.cat(chunks).float()
 
     def attribute_features(self, indices: Tensor) -> Tensor:
-        """[B] images -> cached t_k [B, K, D]."""
+        """Look up the cached t_k [B, K, D] of images [B]."""
         return self.entry_features[self.entry_ids[indices]]
 
     def encode_texts(self, texts: Sequence[str], attribute: int, text: TextTower) -> Tensor:
-        """L2-normalised features t_k [N, D] of N texts behind the prompt of one attribute."""
+        """Encode N texts with the prompt of one attribute as L2-normalised t_k [N, D]."""
         device = self.entry_ids.device
         attributes = torch.full((len(texts),), attribute, device=device)
         return self._encode(text.tokenize(texts).to(device), attributes, text)
@@ -241,55 +245,55 @@ class TextualAttributes(TextualIdentities):
 
 
 def derangement(num: int, generator: Generator) -> Tensor:
-    """A permutation [num] that leaves nothing in its place, all such equally likely.
+    """Sample a permutation [num] without fixed points, uniformly.
 
     Raises:
-        ValueError: there is none of fewer than two.
+        ValueError: `num` is less than 2.
     """
     if num < 2:
-        raise ValueError(f"a control deals texts to other people: expected two or more, got {num}")
-    while True:  # a share 1 / e of all permutations will do
-        drawn = torch.randperm(num, generator=generator)
-        if not bool((drawn == torch.arange(num)).any()):
-            return drawn
+        raise ValueError(f"control: expected at least two identities to permute, got {num}")
+    while True:  # about 1 / e of all permutations have no fixed point
+        permutation = torch.randperm(num, generator=generator)
+        if not bool((permutation == torch.arange(num)).any()):
+            return permutation
 
 
-def deal_descriptions(records: Sequence[Record], givers: Tensor) -> list[Record]:
-    """The records with the descriptions of images of other people.
+def permute_descriptions(records: Sequence[Record], sources: Tensor) -> list[Record]:
+    """Replace the descriptions of records by those of images of other persons.
 
-    The j-th image of person c takes what is said of the j-th image of person `givers[c]`, counted
-    anew where that person has fewer images.
+    The j-th image of person c takes the description of the j-th image of person `sources[c]`,
+    modulo the number of that person's images.
 
     Args:
-        records: training records, person ids from 0 to C - 1.
-        givers: [C] person whose descriptions each person takes.
+        records: training records with person ids from 0 to C - 1.
+        sources: [C], the person whose descriptions each person takes.
     """
-    images: list[list[Record]] = [[] for _ in range(len(givers))]
+    images: list[list[Record]] = [[] for _ in range(len(sources))]
     numbers: list[int] = []
     for record in records:
         numbers.append(len(images[record.person_id]))
         images[record.person_id].append(record)
-    dealt: list[Record] = []
+    permuted: list[Record] = []
     for record, number in zip(records, numbers, strict=True):
-        others = images[int(givers[record.person_id])]
-        said = others[number % len(others)]
-        dealt.append(replace(record, captions=said.captions, parts=said.parts))
-    return dealt
+        others = images[int(sources[record.person_id])]
+        source = others[number % len(others)]
+        permuted.append(replace(record, captions=source.captions, parts=source.parts))
+    return permuted
 
 
-def _seeded() -> Generator:
-    """A generator of its own, so that a control changes no other draw."""
+def _seeded_generator() -> Generator:
+    """Return a separate generator, so that a control does not change other random numbers."""
     return torch.Generator().manual_seed(torch.initial_seed())
 
 
 def attribute_texts(
     record: Record, num_attributes: int, descriptions: Descriptions
 ) -> Sequence[str]:
-    """The K texts of an image.
+    """Return the K texts of an image.
 
-    parts: its part descriptions; whole: the whole description K times; random: the words of the
-    whole description dealt to the K attributes at random, seeded by the description and the
-    image's name (the control that shows what a meaningful partition is worth).
+    parts: its part descriptions. whole: the whole description K times. random: the words of the
+    whole description randomly assigned to the K attributes, seeded by the description and the image
+    name (control for the value of a meaningful partition).
     """
     match descriptions:
         case "parts":
@@ -297,29 +301,29 @@ def attribute_texts(
         case "whole":
             return [record.caption] * num_attributes
         case "random":
-            draw = random.Random(record.image_path.rpartition("/")[2] + record.caption)
-            dealt: list[list[str]] = [[] for _ in range(num_attributes)]
+            rng = random.Random(record.image_path.rpartition("/")[2] + record.caption)
+            assigned: list[list[str]] = [[] for _ in range(num_attributes)]
             for word in record.caption.split():
-                dealt[draw.randrange(num_attributes)].append(word)
-            return [" ".join(words) for words in dealt]
+                assigned[rng.randrange(num_attributes)].append(word)
+            return [" ".join(words) for words in assigned]
 
 
 def check_descriptions(domain: Domain, num_attributes: int, descriptions: Descriptions) -> None:
-    """Refuses a training domain whose records lack the descriptions the learner reads.
+    """Check that the training records have the descriptions that the learner needs.
 
     Raises:
-        ValueError: descriptions are missing, or there are not as many parts as attributes.
+        ValueError: descriptions are missing, or the numbers of parts and attributes differ.
     """
     for record in domain.train:
         if not record.caption:
             raise ValueError(
-                f"domain {domain.name}: learner vladr reads descriptions, and {record.image_path} "
-                f"has none; put {domain.name}_description.txt beside the data set, or choose a "
-                "learner without text (learner.name=finetune)"
+                f"domain {domain.name}: learner vladr expected a description for every image, got "
+                f"none for {record.image_path}; put {domain.name}_description.txt beside the data "
+                "set, or use a learner without text (learner.name=finetune)"
             )
         if descriptions == "parts" and len(record.parts) != num_attributes:
             raise ValueError(
-                "learner.num_attributes: learner.descriptions=parts needs one attribute per part, "
-                f"and {domain.name} has {len(record.parts)} parts; got {num_attributes}. "
-                "Set learner.descriptions=whole to choose another number"
+                "learner.num_attributes: expected the number of parts for "
+                f"learner.descriptions=parts, {domain.name} has {len(record.parts)} parts; got "
+                f"{num_attributes}. Set learner.descriptions=whole to use another number"
             )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models.components.reid_network import mean_terms, weights_of
+from models.components.reid_network import mean_terms, term_weights
 from models.heads.prompts import splice
 from models.learner import OptimizerConfig, StepResult
 from models.learners.vladr import AttributeNetwork, Config, Method
@@ -84,7 +84,7 @@ class ReferenceStep:
             settings.keep_diagonal,
             settings.probability_floor,
         )
-        return StepResult.of(terms, weights_of(terms, losses))
+        return StepResult.of(terms, term_weights(terms, losses))
 
     def _encode(self, network: AttributeNetwork, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Computes g [B, W], f [B, D] and v [B, K, D], even if not all of them are used."""

@@ -271,7 +271,7 @@ def _check_texts(config: RunConfig) -> None:
             f"tower; choose a CLIP model, or an image-only learner: {', '.join(others)}"
         )
     if method.needs_joint_space and not config.backbone.is_joint:
-        raise ConfigError(config.backbone.lacks_joint_space(name))
+        raise ConfigError(config.backbone.joint_space_error(name))
 
 
 def _normalised_as_pretrained(config: RunConfig) -> RunConfig:

@@ -1,4 +1,4 @@
-"""A small world around a learner: 8 people, 4 images each, and a course that drives it."""
+"""Fixtures for learner tests: a domain of 8 identities with 4 images, and a small trainer."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "fusion": {"mixer": "simple", "dim": 16, "num_layers": 1, "state_size": 4, "dropout": 0},
     },
 }
-"""Settings under which a learner's own parts are small, and draw nothing in a step."""
+"""Settings that make a learner small and its steps free of random numbers."""
 
 
 def generator(*keys: object) -> torch.Generator:
@@ -37,7 +37,7 @@ def generator(*keys: object) -> torch.Generator:
 
 
 def make_domain(name: str, num_persons: int = NUM_PERSONS) -> Domain:
-    """Two people share every head, all share the upper body, feet differ inside a person."""
+    """Make a domain; pairs share the head text, all share the upper body, feet vary per image."""
     num_images = num_persons * IMAGES_PER_PERSON
     persons = [index // IMAGES_PER_PERSON for index in range(num_images)]
     train = tuple(
@@ -59,7 +59,7 @@ def make_domain(name: str, num_persons: int = NUM_PERSONS) -> Domain:
 
 
 def merged(settings: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Nested settings, those of `over` where both have one."""
+    """Merge nested settings; values of `over` take precedence."""
     return settings | {
         key: merged(settings[key], value)
         if isinstance(value, dict) and isinstance(settings.get(key), dict)
@@ -68,8 +68,8 @@ def merged(settings: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-class Course:
-    """Calls a learner as the loop does, in one process and on images that stand for themselves."""
+class Trainer:
+    """Calls a learner like the training loop, in one process and on random images."""
 
     def __init__(self, learner: Learner) -> None:
         self.learner = learner
@@ -88,9 +88,9 @@ class Course:
             return dict(encode(self.images))
 
     def batch(self, stage: Stage, number: int) -> Batch:
-        """Four people (or all there are) with three images each, and exemplars beside them.
+        """Make a batch of up to four identities with three images each, and exemplars.
 
-        Views are the images with some noise; the test view is the images.
+        Views are the images plus noise; the test view is the unchanged images.
         """
         draw = generator(self.domain.name, stage.name, number)
         persons = torch.randperm(self.domain.num_persons, generator=draw)[:4]
@@ -100,7 +100,7 @@ class Course:
         return replace(main, replay=self._replay(stage, number))
 
     def _replay(self, stage: Stage, number: int) -> Batch | None:
-        """The learner's exemplars in the shape it asks for, or of all people there are."""
+        """Make a batch of the learner's exemplars in its `replay_shape`, if it has any."""
         records, shape = self.learner.replay_records(), self.learner.replay_shape
         if not records:
             return None
@@ -110,14 +110,14 @@ class Course:
         chosen = torch.randperm(len(people), generator=draw)[: shape.num_persons]
         indices = list[int]()
         for person in chosen.tolist():
-            mine = [n for n, record in enumerate(records) if record.person_id == people[person]]
-            indices += [mine[shot % len(mine)] for shot in range(shape.images_per_person)]
+            rows = [n for n, record in enumerate(records) if record.person_id == people[person]]
+            indices += [rows[shot % len(rows)] for shot in range(shape.images_per_person)]
         paths = [records[index].image_path for index in indices]
         images = [torch.randn(3, HEIGHT, WIDTH, generator=generator(path)) for path in paths]
         return _batch(records, torch.tensor(indices), torch.stack(images), stage.views, draw)
 
     def train(self, stage: Stage, numbers: range = range(2)) -> list[StepResult]:
-        """Some iterations of a stage, with a step that moves something."""
+        """Run some iterations of a stage with SGD."""
         set_trainable(self.learner, stage.trainable)
         factors = {"lr_factors": stage.optimizer.lr_factors}
         optimizer = build_optimizer(self.learner, OPTIMIZER.model_copy(update=factors))
@@ -132,7 +132,7 @@ class Course:
         return results
 
     def finish(self) -> None:
-        """All stages of the domain begun last, and its end."""
+        """Run all stages and the end of the current domain."""
         for stage in self.learner.stages():
             self.train(stage)
             self.learner.end_stage(stage.name, self.probe)
@@ -144,7 +144,7 @@ class Course:
             self.finish()
 
     def terms(self, stage_name: str) -> dict[str, float]:
-        """The terms of the next step of a stage, no matter what was trained before."""
+        """Compute the terms of a stage's first batch."""
         (stage,) = [stage for stage in self.learner.stages() if stage.name == stage_name]
         self.learner.train()
         result = self.learner(self.batch(stage, 0), stage.name)
@@ -170,27 +170,27 @@ def _batch(
 
 @pytest.fixture(scope="session")
 def backbone() -> ClipBackbone:
-    """A tiny CLIP with random weights; copy it before it learns."""
+    """A tiny CLIP with random weights; copy it before training."""
     config = BackboneConfig(weights="random", image_height=HEIGHT, image_width=WIDTH)
     return build(config, 0)
 
 
 @pytest.fixture
 def domain() -> Callable[..., Domain]:
-    """`domain(name, num_persons=8)`: four images of each person."""
+    """`domain(name, num_persons=8)`: a domain with four images per identity."""
     return make_domain
 
 
 @pytest.fixture
-def course(backbone: ClipBackbone) -> Callable[..., Course]:
-    """`course(learner, collective=..., seed=..., **settings)`: a new learner and its course."""
+def course(backbone: ClipBackbone) -> Callable[..., Trainer]:
+    """`course(learner, collective=..., seed=..., **settings)`: a trainer with a new learner."""
 
-    def begin(name: str, *, seed: int = 0, collective: Any = None, **settings: Any) -> Course:
+    def begin(name: str, *, seed: int = 0, collective: Any = None, **settings: Any) -> Trainer:
         module = importlib.import_module(f"models.learners.{name}")
         torch.manual_seed(seed)
         tower = copy.deepcopy(backbone)
         values = merged(SMALL.get(name, {}), settings)
-        return Course(
+        return Trainer(
             module.Method(module.Config(**values), tower, collective or LocalCollective())
         )
 

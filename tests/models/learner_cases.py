@@ -1,4 +1,4 @@
-"""The learners there are, their settings under test, and what several tests ask of them."""
+"""All learners, their settings under test, and shared checks."""
 
 from __future__ import annotations
 
@@ -22,37 +22,37 @@ LEARNING = [
     if importlib.import_module(f"models.learners.{name}").Method.course != "none"
 ]
 CLASSIFYING = [name for name in LEARNING if name != "bdam"]
-"""Those that tell people apart by a classifier, which bdam does by captions."""
+"""Learners with identity classifiers; bdam uses captions instead."""
 
 HEADS = ("head_class", "head_projected")
 
 
 def settings(name):
-    """Configurations under which a learner holds different things."""
-    found = {"default": {}}
+    """Return settings by name that cover the optional parts of a learner."""
+    settings_by_name = {"default": {}}
     fields = importlib.import_module(f"models.learners.{name}").Config.model_fields
     if "interpolation" in fields:
-        found["interpolated"] = {"interpolation": {"mode": "adaptive"}}
+        settings_by_name["interpolated"] = {"interpolation": {"mode": "adaptive"}}
     if "first_epochs" in fields:
-        found["longer-first"] = {"epochs": 2, "first_epochs": 3}
+        settings_by_name["longer-first"] = {"epochs": 2, "first_epochs": 3}
     if "gradnorm" in fields:
-        found["balanced"] = {"gradnorm": {"enabled": True, "warm_iterations": 1}}
+        settings_by_name["balanced"] = {"gradnorm": {"enabled": True, "warm_iterations": 1}}
     if "alignment" in fields:
-        found["every-form"] = {"alignment": get_args(Alignment)}
+        settings_by_name["every-form"] = {"alignment": get_args(Alignment)}
     if "teacher" in fields:
         followed = ("centroid_relation", "affinity")
-        found["kept-features"] = {
+        settings_by_name["kept-features"] = {
             "alignment": followed,
             "teacher": "features",
             "granularity": "both",
         }
     if name == "bdam":
-        found["mamba"] = {"fusion": {"mixer": "mamba"}, "text_tower": "trained"}
+        settings_by_name["mamba"] = {"fusion": {"mixer": "mamba"}, "text_tower": "trained"}
     if name == "vladr":
-        found["authors-code"] = load_config("vladr-authors-code").learner.model_dump(
+        settings_by_name["authors-code"] = load_config("vladr-authors-code").learner.model_dump(
             exclude={"name"}
         )
-    return found
+    return settings_by_name
 
 
 CASES = [
@@ -76,34 +76,34 @@ def assert_same_results(first, second):
     assert first.weights == second.weights
 
 
-def embedded(pupil):
-    return pupil.probe(lambda images: {"e": pupil.learner.embed_images(images)})["e"]
+def embedded(trainer):
+    return trainer.probe(lambda images: {"e": trainer.learner.embed_images(images)})["e"]
 
 
-def assert_resumes(pupil, fresh, stage):
-    """Whether `fresh` goes on from the pupil's state as the pupil does."""
-    state = pupil.learner.save_state()
-    assert not any(path.startswith(pupil.learner.unsaved) for path in state.tensors)
+def assert_resumes(trainer, fresh, stage):
+    """Whether `fresh` goes on from the trainer's state as the trainer does."""
+    state = trainer.learner.save_state()
+    assert not any(path.startswith(trainer.learner.unsaved) for path in state.tensors)
     facts = json.loads(json.dumps(state.facts))
     assert facts == state.facts
     kept = {path: tensor.clone() for path, tensor in state.tensors.items()}
     for parameter in fresh.learner.parameters():
         if parameter.requires_grad:
             parameter.data.add_(1.0)
-    fresh.domain, fresh.images = pupil.domain, pupil.images
+    fresh.domain, fresh.images = trainer.domain, trainer.images
     fresh.learner.load_state(LearnerState(state.tensors, facts))
-    assert_same_tensors(pupil.learner.state_dict(), fresh.learner.state_dict())
-    assert fresh.learner.facts() == pupil.learner.facts()
-    assert_same_tensors(dict(pupil.learner.memory_state()), dict(fresh.learner.memory_state()))
-    assert [s.name for s in pupil.learner.stages()] == [s.name for s in fresh.learner.stages()]
+    assert_same_tensors(trainer.learner.state_dict(), fresh.learner.state_dict())
+    assert fresh.learner.facts() == trainer.learner.facts()
+    assert_same_tensors(dict(trainer.learner.memory_state()), dict(fresh.learner.memory_state()))
+    assert [s.name for s in trainer.learner.stages()] == [s.name for s in fresh.learner.stages()]
     if stage is not None:
-        for first, second in zip(pupil.train(stage), fresh.train(stage), strict=True):
+        for first, second in zip(trainer.train(stage), fresh.train(stage), strict=True):
             assert_same_results(first, second)
         assert_same_tensors(kept, state.tensors)
-    for one in (pupil, fresh):
+    for one in (trainer, fresh):
         one.learner.eval()
     with torch.no_grad():
         assert torch.equal(
-            pupil.learner.embed_images(pupil.images[:4]),
-            fresh.learner.embed_images(pupil.images[:4]),
+            trainer.learner.embed_images(trainer.images[:4]),
+            fresh.learner.embed_images(trainer.images[:4]),
         )

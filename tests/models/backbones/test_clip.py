@@ -72,7 +72,7 @@ def test_both_towers_equal_open_clip_on_square_input(quick_gelu):
     torch.testing.assert_close(backbone.text.encode_texts(WORDS), expected_text)
 
 
-def test_patch_tokens_equal_open_clips_own():
+def test_patch_tokens_equal_open_clip():
     clip = small_clip()
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -115,7 +115,7 @@ def test_tiny_shapes_keys_and_size(tiny):
     assert tiny.text.logit_scale.exp().item() == pytest.approx(1 / 0.07, rel=1e-5)
 
 
-def test_random_weights_are_a_function_of_the_seed_alone():
+def test_random_weights_depend_only_on_the_seed():
     config = BackboneConfig(weights="random")
     before = torch.random.get_rng_state()
     first, again, other = build(config, 3), build(config, 3), build(config, 4)
@@ -146,7 +146,7 @@ def test_context_length_caps_the_tokens():
 
 @settings(deadline=None, max_examples=20)
 @given(st.integers(0, 8), st.integers(0, 2**31 - 1))
-def test_what_follows_the_end_of_a_text_changes_nothing(padding, seed):
+def test_tokens_after_the_end_have_no_effect(padding, seed):
     backbone = wrapped(small_clip())
     tokens = backbone.text.tokenize(["a man in red"])
     embeddings, ends = backbone.text.embed_tokens(tokens), backbone.text.end_positions(tokens)
@@ -166,8 +166,8 @@ def test_a_frozen_text_tower_passes_gradients_to_prompt_vectors(tiny):
     assert prompt.grad.abs().sum() > 0
 
 
-def test_too_long_texts_are_refused(tiny):
-    with pytest.raises(ValueError, match="at most 64 tokens; came 65"):
+def test_too_long_texts_are_rejected(tiny):
+    with pytest.raises(ValueError, match="at most 64 tokens; got 65"):
         tiny.text(torch.zeros(1, 65, 96), torch.tensor([64]))
 
 
@@ -210,12 +210,12 @@ def test_positions_resize_equals_open_clips_on_squares():
     torch.testing.assert_close(own, state["visual.positional_embedding"])
 
 
-def test_images_of_another_size_are_refused(tiny):
+def test_images_of_another_size_are_rejected(tiny):
     with pytest.raises(
-        ValueError, match=r"expected images \[B, 3, 64, 32\].*backbone.image_height"
+        ValueError, match=r"expected images of shape \[B, 3, 64, 32\].*backbone.image_height"
     ):
         tiny.image(torch.zeros(1, 3, 128, 64))
-    with pytest.raises(ValueError, match="multiples of the 8x8 patch; came 60x32"):
+    with pytest.raises(ValueError, match="multiples of the 8x8 patch; got 60x32"):
         build(BackboneConfig(weights="random", image_height=60), seed=0)
 
 
@@ -223,19 +223,19 @@ def test_images_of_another_size_are_refused(tiny):
     ("name", "weights", "message"),
     [
         ("ViT-B-61", "random", "did you mean ViT-B-16"),
-        ("RN50", "random", "another kind"),
-        ("ViT-B-16-SigLIP", "random", "another kind"),
+        ("RN50", "random", "got RN50 .ResNet image tower"),
+        ("ViT-B-16-SigLIP", "random", "got ViT-B-16-SigLIP .custom_text"),
         ("ViT-B-16", "opnai", "one of ViT-B-16's tags .*openai"),
         ("ViT-B-16", "openai", "with QuickGELU.*backbone.name=ViT-B-16-quickgelu"),
         ("tiny-clip", "openai", "it has none"),
     ],
 )
-def test_names_and_tags_that_do_not_fit(name, weights, message):
+def test_invalid_names_and_tags_are_rejected(name, weights, message):
     with pytest.raises(ValueError, match=message):
         build(BackboneConfig(name=name, weights=weights), seed=0)
 
 
-def test_warm_weights_belong_to_tiny_alone():
+def test_warm_weights_require_tiny_clip():
     with pytest.raises(ValidationError, match=r"set backbone\.weights to an open_clip tag"):
         BackboneConfig(name="ViT-B-16")
 
@@ -292,23 +292,27 @@ def test_openai_torchscript_archives_load_and_need_quick_gelu(tmp_path, monkeypa
     assert torch.equal(backbone.image.visual.proj, clip.visual.proj)
 
 
-def test_files_that_do_not_fit_say_why(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"backbone\.weights: no file at .*gone.pt"):
+def test_invalid_files_are_rejected(tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match=r"backbone\.weights: expected an existing file, .*gone.pt"
+    ):
         build(BackboneConfig(weights=str(tmp_path / "gone.pt")), seed=0)
     (broken := tmp_path / "broken.pt").write_bytes(b"not weights")
-    with pytest.raises(ValueError, match="no readable weights file"):
+    with pytest.raises(ValueError, match=r"cannot read .* as a weights file"):
         build(BackboneConfig(weights=str(broken)), seed=0)
     state = tiny_state()
     del state["visual.proj"]
     state["extra"] = torch.zeros(1)
     state["ln_final.weight"] = torch.zeros(7)
     save_file(state, path := tmp_path / "other.safetensors")
-    expected = r"1 lacking \(visual.proj.*1 unknown \(extra.*1 of another shape \(ln_final.weight"
+    expected = (
+        r"1 missing \(visual.proj.*1 unexpected \(extra.*1 with another shape \(ln_final.weight"
+    )
     with pytest.raises(ValueError, match=expected):
         build(BackboneConfig(weights=str(path)), seed=0)
 
 
-def test_a_changed_or_missing_warm_file_is_refused(tmp_path, monkeypatch):
+def test_changed_or_missing_warm_file_is_rejected(tmp_path, monkeypatch):
     path = tmp_path / "tiny_clip.safetensors"
     monkeypatch.setattr(clip_weights, "WARM_FILE", path)
     with pytest.raises(FileNotFoundError, match=r"python -m runner\.tools\.train_tiny_backbones"):
@@ -324,7 +328,7 @@ def test_a_changed_or_missing_warm_file_is_refused(tmp_path, monkeypatch):
         build(BackboneConfig(), seed=0)
 
 
-def test_token_features_agree_with_the_sentence_and_say_where_a_text_ends(tiny):
+def test_token_features_match_the_sentence_and_mask(tiny):
     tokens = tiny.text.tokenize(["a man", "a man in a red coat"])
     with torch.no_grad():
         features = tiny.text.features(tokens)

@@ -25,7 +25,7 @@ from models.components.reid_network import (
     InterpolationConfig,
     ReidNetwork,
     TripletTermConfig,
-    blend,
+    interpolate_networks,
 )
 from models.learner import LocalCollective
 
@@ -64,7 +64,7 @@ def network():
 
 
 @pytest.mark.parametrize(("name", "width"), [("resnet50", 2048), (TINY, 128)])
-def test_the_map_is_a_16th_of_the_image_and_its_mean_the_feature(name, width):
+def test_feature_map_is_a_16th_of_the_image_and_is_mean_pooled(name, width):
     image = build(name).image.eval()
     with torch.no_grad():
         images = draw(2, 3, 64, 32)
@@ -98,7 +98,7 @@ def test_the_generalised_mean_position_by_position(exponent):
             assert float(found[image, channel]) == pytest.approx(wanted, rel=1e-4)
 
 
-def test_the_exponent_is_the_configurations():
+def test_pooling_exponent_is_configurable():
     plain, general = build(pooling_exponent=1).image, build(pooling_exponent=3).image
     images = draw(2, 3, 64, 32)
     with torch.no_grad():
@@ -109,13 +109,13 @@ def test_the_exponent_is_the_configurations():
     assert plain.state_dict().keys() == general.state_dict().keys()
 
 
-def test_a_dead_channel_has_gradients():
+def test_zero_channel_has_finite_gradients():
     maps = torch.zeros(2, 3, 4, 2, requires_grad=True)
     GeneralisedMeanPool(3.0)(maps).sum().backward()
     assert maps.grad.isfinite().all()
 
 
-def test_the_seed_alone_decides_random_weights():
+def test_random_weights_depend_only_on_the_seed():
     torch.manual_seed(5)
     before = torch.get_rng_state()
     first, again, other = build(seed=1), build(seed=1), build(seed=2)
@@ -125,8 +125,10 @@ def test_the_seed_alone_decides_random_weights():
     assert not torch.equal(first.image.visual.conv1.weight, other.image.visual.conv1.weight)
 
 
-def test_images_of_another_size_are_refused():
-    with pytest.raises(ValueError, match=r"expected images \[B, 3, 64, 32\].*set backbone.image"):
+def test_images_of_another_size_are_rejected():
+    with pytest.raises(
+        ValueError, match=r"expected images of shape \[B, 3, 64, 32\].*set backbone.image"
+    ):
         build().image(torch.zeros(1, 3, 128, 64))
 
 
@@ -147,18 +149,18 @@ def test_a_torchvision_file_loads_without_its_classifier(tmp_path, suffix):
         assert torch.equal(value, state[key]), key
 
 
-def test_a_file_of_another_architecture_is_refused(tmp_path):
+def test_file_of_another_architecture_is_rejected(tmp_path):
     path = tmp_path / "other.pth"
     torch.save(build().image.visual.state_dict() | {"extra": torch.zeros(1)}, path)
-    with pytest.raises(ValueError, match=r"cannot load .* 1 unknown \(extra, ...\)"):
+    with pytest.raises(ValueError, match=r"cannot load .* 1 unexpected \(extra, ...\)"):
         build(weights=str(path))
-    with pytest.raises(ValueError, match=r"into resnet50: of \d+ tensors \d+ lacking"):
+    with pytest.raises(ValueError, match=r"into resnet50: of \d+ tensors \d+ missing"):
         build("resnet50", weights=str(path))
-    with pytest.raises(FileNotFoundError, match="no file at"):
+    with pytest.raises(FileNotFoundError, match="expected an existing file"):
         build(weights=str(tmp_path / "gone.pth"))
 
 
-def test_without_a_network_the_message_says_which_file_goes_where(monkeypatch):
+def test_download_error_names_the_file_and_its_location(monkeypatch):
     def unreachable(self, **options):
         assert self is ResNet50_Weights.IMAGENET1K_V1
         assert options["check_hash"]
@@ -172,16 +174,19 @@ def test_without_a_network_the_message_says_which_file_goes_where(monkeypatch):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"name": TINY}, "expected random or a local file for tiny-resnet; came 'warm'"),
+        ({"name": TINY}, "expected random or a local file for tiny-resnet; got 'warm'"),
         ({"name": TINY, "weights": "imagenet"}, "expected random or a local file"),
         ({"name": "resnet50"}, "expected imagenet, random or a local file for resnet50"),
-        ({"name": "resnet50", "weights": "openai"}, "came 'openai'"),
-        ({"name": TINY, "weights": "random", "context_length": 9}, "reads none"),
-        ({"pooling_exponent": 3}, "pools a ResNet's feature map, and tiny-clip has none"),
+        ({"name": "resnet50", "weights": "openai"}, "got 'openai'"),
+        (
+            {"name": TINY, "weights": "random", "context_length": 9},
+            "tiny-resnet, which has no text tower",
+        ),
+        ({"pooling_exponent": 3}, "pooling_exponent: expected 1 for tiny-clip"),
         ({"name": TINY, "weights": "random", "pooling_exponent": 0}, "greater than 0"),
     ],
 )
-def test_what_does_not_fit_together_is_refused(fields, message):
+def test_inconsistent_settings_are_rejected(fields, message):
     with pytest.raises(ValidationError, match=message):
         BackboneConfig(**fields)
 
@@ -195,7 +200,7 @@ def test_other_names_are_clips():
 # One feature in the network -----------------------------------------------------------------------
 
 
-def test_the_embedding_is_the_one_necks_output(network):
+def test_embedding_is_the_neck_output(network):
     images = draw(5, 3, 64, 32)
     network.eval()
     with torch.no_grad():
@@ -207,7 +212,7 @@ def test_the_embedding_is_the_one_necks_output(network):
         assert torch.allclose(found[row], normed[row] / normed[row].norm(), atol=1e-6)
 
 
-def test_the_one_classifier_grows_from_the_centres_of_each_person(network):
+def test_classifier_grows_from_identity_centres(network):
     for offset, ids in ((0, [1, 0, 0, 1, 2]), (3, [0, 1, 1, 0, 0])):
         features, person_ids = draw(5, 128, seed=offset), torch.tensor(ids)
         network.grow({"pooled": features}, person_ids)
@@ -242,7 +247,7 @@ def test_the_triplet_is_on_the_feature_before_the_neck(network):
     assert torch.allclose(terms["identity"], wanted, atol=1e-4)
 
 
-def test_old_and_new_are_mixed_with_their_statistics(network):
+def test_interpolation_includes_running_statistics(network):
     old = copy.deepcopy(network)
     network.train()
     for step in range(3):
@@ -253,7 +258,7 @@ def test_old_and_new_are_mixed_with_their_statistics(network):
     def unused(_):
         raise AssertionError("no need of a pass over the images")
 
-    blend(network, old, InterpolationConfig(mode="fixed", alpha=0.25), unused)
+    interpolate_networks(network, old, InterpolationConfig(mode="fixed", alpha=0.25), unused)
     mixed = network.state_dict()
     moved = [path for path in new if path.endswith("running_mean") and path.startswith("image.")]
     assert len(moved) == 13
@@ -267,7 +272,7 @@ def test_old_and_new_are_mixed_with_their_statistics(network):
     assert interpolate(new, past, 0.25)["image.visual.bn1.num_batches_tracked"].dtype == torch.long
 
 
-def test_a_frozen_networks_statistics_stay(network):
+def test_frozen_network_keeps_its_statistics(network):
     frozen = Frozen(network)
     before = {path: tensor.clone() for path, tensor in frozen.state_dict().items()}
     frozen.train()
@@ -288,7 +293,7 @@ def test_a_state_dict_goes_into_another_network(network):
 # Statistics of the global batch -------------------------------------------------------------------
 
 
-def test_gathered_statistics_of_one_worker_are_torchs_own():
+def test_gathered_statistics_of_one_worker_equal_torch():
     plain, gathered = nn.BatchNorm2d(3), GatheredBatchNorm2d(3, LocalCollective())
     for norm in (plain, gathered):
         norm.weight.data.copy_(draw(3, seed=1))

@@ -18,7 +18,7 @@ from models.backbones import vit_bert_weights
 from models.backbones.building import build_backbone
 from models.backbones.config import BackboneConfig
 from models.backbones.vit_bert import VitBertBackbone, assemble, build
-from models.backbones.vit_bert_weights import Pretrained, draw_towers, word_tokenizer
+from models.backbones.vit_bert_weights import Pretrained, random_towers, word_tokenizer
 from models.backbones.weights import file_sha256
 
 NAME = "tiny-vit-bert"
@@ -53,7 +53,7 @@ def test_shapes_keys_and_sizes(tiny):
     assert sum(parameter.numel() for parameter in tiny.parameters()) < 0.55e6
 
 
-def test_every_parameter_has_a_part_in_the_features(tiny):
+def test_every_parameter_affects_the_features(tiny):
     backbone = copy.deepcopy(tiny)
     backbone.text.requires_grad_(True)
     image, text = (
@@ -82,7 +82,7 @@ def test_both_towers_equal_transformers(tiny):
 
 @settings(deadline=None, max_examples=15)
 @given(st.integers(1, 20), st.integers(0, 2**31 - 1))
-def test_what_follows_the_end_of_a_text_changes_nothing(tiny, padding, seed):
+def test_tokens_after_the_end_have_no_effect(tiny, padding, seed):
     tokens = tiny.text.tokenize(["a man in red"])
     embeddings, ends = tiny.text.embed_tokens(tokens), tiny.text.end_positions(tokens)
     noise = torch.randn(1, padding, 64, generator=torch.Generator().manual_seed(seed))
@@ -104,7 +104,7 @@ def test_a_text_is_the_same_alone_and_in_a_longer_batch(tiny):
     torch.testing.assert_close(batched, together.sentence.repeat(2, 1))
 
 
-def test_training_mode_draws_nothing(tiny):
+def test_training_mode_uses_no_random_numbers(tiny):
     backbone = copy.deepcopy(tiny).train()
     tokens = backbone.text.tokenize(TEXTS)
     before = torch.random.get_rng_state()
@@ -127,7 +127,7 @@ def test_tokens_are_trimmed_and_cut_texts_keep_their_end(tiny):
     assert tiny.text.encode_texts([]).shape == (0, 64)
     short = build(BackboneConfig(name=NAME, weights="random", context_length=6), seed=0)
     assert short.text.tokenize(["red " * 50]).shape == (1, 6)
-    with pytest.raises(ValueError, match="at most 64 tokens; came 65"):
+    with pytest.raises(ValueError, match="at most 64 tokens; got 65"):
         tiny.text(torch.zeros(1, 65, 64), torch.tensor([64]))
 
 
@@ -163,7 +163,7 @@ def test_prompt_vectors_get_gradients_through_the_frozen_text_tower(tiny):
     assert prompt.grad.abs().sum() > 0
 
 
-def test_random_weights_are_a_function_of_the_seed_alone(tiny):
+def test_random_weights_depend_only_on_the_seed(tiny):
     config = BackboneConfig(name=NAME, weights="random")
     before = torch.random.get_rng_state()
     again, other = build_backbone(config, 0), build_backbone(config, 4)
@@ -174,7 +174,7 @@ def test_random_weights_are_a_function_of_the_seed_alone(tiny):
     assert not torch.equal(tiny.state_dict()[projection], other.state_dict()[projection])
 
 
-def test_weights_go_round_by_file_and_images_of_another_size_fit(tiny, tmp_path):
+def test_weights_round_trip_through_a_file_and_resize(tiny, tmp_path):
     save_file(tiny.state_dict(), path := tmp_path / "joint.safetensors")
     loaded = build(BackboneConfig(name=NAME, weights=str(path)), seed=7).eval()
     torch.testing.assert_close(
@@ -185,20 +185,24 @@ def test_weights_go_round_by_file_and_images_of_another_size_fit(tiny, tmp_path)
     larger = build(BackboneConfig(name=NAME, weights=str(path), **size), seed=7)
     assert larger.image(some_images(1, 128, 48)).patches.shape == (1, 16 * 6, 64)
     assert larger.image.grid_size == (16, 6)
-    with pytest.raises(ValueError, match=r"expected images \[B, 3, 128, 48\].*image_height"):
+    with pytest.raises(
+        ValueError, match=r"expected images of shape \[B, 3, 128, 48\].*image_height"
+    ):
         larger.image(some_images())
-    with pytest.raises(ValueError, match="multiples of the 8x8 patch; came 60x32"):
+    with pytest.raises(ValueError, match="multiples of the 8x8 patch; got 60x32"):
         build(BackboneConfig(name=NAME, weights=str(path), image_height=60), seed=0)
     save_file({"image.projection": torch.zeros(2, 2)}, path)
-    with pytest.raises(ValueError, match=r"into tiny-vit-bert: of \d+ tensors \d+ lacking"):
+    with pytest.raises(ValueError, match=r"into tiny-vit-bert: of \d+ tensors \d+ missing"):
         build(BackboneConfig(name=NAME, weights=str(path)), seed=0)
-    with pytest.raises(FileNotFoundError, match=r"backbone\.weights: no file at .*gone.pt"):
+    with pytest.raises(
+        FileNotFoundError, match=r"backbone\.weights: expected an existing file, .*gone.pt"
+    ):
         build(BackboneConfig(name=NAME, weights=str(tmp_path / "gone.pt")), seed=0)
 
 
 def test_the_real_size_builds_from_its_configurations():
     with torch.device("meta"):
-        backbone = assemble(draw_towers(ViTConfig(), BertConfig(), word_tokenizer(["a"])))
+        backbone = assemble(random_towers(ViTConfig(), BertConfig(), word_tokenizer(["a"])))
         backbone.image.resize((256, 128))
         features = backbone.image(torch.zeros(2, 3, 256, 128))
         text = backbone.text(torch.zeros(2, 20, 768), torch.tensor([7, 19]))
@@ -269,44 +273,50 @@ def copied(folders: dict[str, Path], to: Path, field: str) -> Path:
     return to
 
 
-def test_folders_that_lack_something_say_what(folders, tmp_path):
+def test_incomplete_folders_are_rejected(folders, tmp_path):
     folder = copied(folders, tmp_path / "bert", "text_tower")
     (folder / "model.safetensors").unlink()
     (folder / "tokenizer.json").unlink()
-    expected = r"backbone\.text_tower: .*bert lacks tokenizer.json or vocab.txt and \*.safetensors"
+    expected = (
+        r"backbone\.text_tower: .*bert has no tokenizer.json or vocab.txt and no \*.safetensors"
+    )
     with pytest.raises(FileNotFoundError, match=expected):
         build(from_folders(folders, text_tower=str(folder)), seed=0)
     folder = copied(folders, tmp_path / "vit", "image_tower")
     state = load_file(folder / "model.safetensors")
     del state["layernorm.weight"]
     save_file(state, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ValueError, match=r"image_tower: .*lack 1 tensors .*layernorm.weight"):
+    with pytest.raises(ValueError, match=r"image_tower: .*lacks 1 tensors .*layernorm.weight"):
         build(from_folders(folders, image_tower=str(folder)), seed=0)
     (folder / "model.safetensors").write_bytes(b"broken")
     with pytest.raises(ValueError, match=r"backbone\.image_tower: cannot read .*vit"):
         build(from_folders(folders, image_tower=str(folder)), seed=0)
     (folder / "config.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"image_tower: .*vit lacks config.json"):
+    with pytest.raises(FileNotFoundError, match=r"image_tower: .*vit has no config.json"):
         build(from_folders(folders, image_tower=str(folder)), seed=0)
-    with pytest.raises(FileNotFoundError, match=r"image_tower: no folder at .*gone"):
+    with pytest.raises(
+        FileNotFoundError, match=r"image_tower: expected an existing folder, .*gone"
+    ):
         build(from_folders(folders, image_tower=str(tmp_path / "gone")), seed=0)
 
 
-def test_towers_of_another_kind_are_refused(folders):
+def test_towers_of_another_type_are_rejected(folders):
     swapped = {"image_tower": folders["text_tower"], "text_tower": folders["text_tower"]}
-    with pytest.raises(ValueError, match=r"image_tower: expected .* type vit; .* is of type bert"):
+    with pytest.raises(ValueError, match=r"image_tower: expected .* type vit; .* has type bert"):
         build(from_folders(swapped), seed=0)
 
 
-def test_a_tokenizer_of_another_model_is_refused():
+def test_tokenizer_of_another_model_is_rejected():
     tokenizer = word_tokenizer(["a"])
-    towers = draw_towers(ViTConfig(num_hidden_layers=0), tiny_bert(9), tokenizer)
-    with pytest.raises(ValueError, match=r"text_tower: the tokenizer knows \d+ words .* 9"):
+    towers = random_towers(ViTConfig(num_hidden_layers=0), tiny_bert(9), tokenizer)
+    with pytest.raises(
+        ValueError, match=r"text_tower: expected a tokenizer with at most 9 words.* got \d+"
+    ):
         assemble(towers)
     from tokenizers import Tokenizer, models
 
     bare = Tokenizer(models.WordLevel({"[CLS]": 0, "a": 1}, unk_token="a"))
-    with pytest.raises(ValueError, match=r"lacks \[SEP\], \[PAD\]"):
+    with pytest.raises(ValueError, match=r"without \[SEP\], \[PAD\]"):
         assemble(Pretrained(towers.vit, towers.bert, bare))
 
 
@@ -316,11 +326,11 @@ def tiny_bert(vocab_size: int) -> BertConfig:
     )
 
 
-def test_a_hub_name_that_cannot_be_reached_says_what_to_do(monkeypatch, folders):
+def test_unreachable_hub_name_raises_with_remedy(monkeypatch, folders):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     config = from_folders(folders, image_tower="nobody/no-such-vit")
-    expected = r"backbone\.image_tower: nobody/no-such-vit is no folder here, and the hub did not"
-    with pytest.raises(RuntimeError, match=expected + r".*save_pretrained, and set backbone"):
+    expected = r"backbone\.image_tower: nobody/no-such-vit is not a local folder"
+    with pytest.raises(RuntimeError, match=expected + r".*save_pretrained and set backbone"):
         build(config, seed=0)
 
 
@@ -329,12 +339,12 @@ def test_a_hub_name_that_cannot_be_reached_says_what_to_do(monkeypatch, folders)
     [
         ({"name": "vit-bert"}, "expected pretrained, random or a local file for vit-bert.*'warm'"),
         ({"name": NAME, "weights": "pretrained"}, "expected warm, random or a local file"),
-        ({"image_tower": "x"}, r"image_tower is read by vit-bert alone, .*name=tiny-clip"),
-        ({"name": NAME, "text_tower": "x"}, r"text_tower is read by vit-bert alone"),
-        ({"name": NAME, "pooling_exponent": 3}, "tiny-vit-bert has none"),
+        ({"image_tower": "x"}, r"image_tower: expected backbone.name=vit-bert, got tiny-clip"),
+        ({"name": NAME, "text_tower": "x"}, r"text_tower: expected backbone.name=vit-bert"),
+        ({"name": NAME, "pooling_exponent": 3}, "pooling_exponent: expected 1 for tiny-vit-bert"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused(settings, message):
+def test_inconsistent_settings_are_rejected(settings, message):
     with pytest.raises(ValidationError, match=message):
         BackboneConfig(**settings)
 
@@ -348,10 +358,10 @@ def test_images_are_normalised_as_the_towers_were_trained():
     )
 
 
-def test_a_changed_or_missing_warm_file_is_refused(tiny, tmp_path, monkeypatch):
+def test_changed_or_missing_warm_file_is_rejected(tiny, tmp_path, monkeypatch):
     path = tmp_path / "tiny_vit_bert.safetensors"
     monkeypatch.setattr(vit_bert_weights, "WARM_FILE", path)
-    with pytest.raises(FileNotFoundError, match=r"runner\.warm_start --backbone tiny-vit-bert"):
+    with pytest.raises(FileNotFoundError, match=r"train_tiny_backbones --backbone tiny-vit-bert"):
         build(BackboneConfig(name=NAME), seed=0)
     save_file(tiny.state_dict(), path)
     path.with_suffix(".json").write_text(json.dumps({"sha256": file_sha256(path)}))
@@ -361,5 +371,5 @@ def test_a_changed_or_missing_warm_file_is_refused(tiny, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"expected sha256 .* --backbone tiny-vit-bert"):
         build(BackboneConfig(name=NAME), seed=0)
     monkeypatch.setattr(vit_bert_weights, "TOKENIZER_FILE", tmp_path / "gone.json")
-    with pytest.raises(FileNotFoundError, match=r"gone\.json is missing; make it anew"):
+    with pytest.raises(FileNotFoundError, match=r"gone\.json is missing; create it with"):
         build(BackboneConfig(name=NAME, weights="random"), seed=0)

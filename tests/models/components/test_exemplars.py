@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from models.components.exemplars import Exemplars, ExemplarsConfig, draw_persons, farthest_images
+from models.components.exemplars import Exemplars, ExemplarsConfig, farthest_images, sample_persons
 
 
 def generator(seed=0):
@@ -46,20 +46,20 @@ def test_equally_far_images_are_taken_in_their_order():
     assert found.tolist() == [1, 3, 0, 2]
 
 
-def test_who_is_drawn_twice_is_kept_once():
+def test_identities_sampled_twice_are_stored_once():
     config = ExemplarsConfig(num_persons=50)
-    drawn = draw_persons(100, config, generator())
+    drawn = sample_persons(100, config, generator())
     # 100 * (1 - .99 ** 50) = 39.5 of them are expected.
     assert 30 < len(drawn) < 50
     assert drawn <= set(range(100))
-    assert drawn == draw_persons(100, config, generator())
-    assert drawn != draw_persons(100, config, generator(1))
+    assert drawn == sample_persons(100, config, generator())
+    assert drawn != sample_persons(100, config, generator(1))
     distinct = ExemplarsConfig(num_persons=50, with_replacement=False)
-    assert len(draw_persons(100, distinct, generator())) == 50
-    assert draw_persons(20, distinct, generator()) == set(range(20))
+    assert len(sample_persons(100, distinct, generator())) == 50
+    assert sample_persons(20, distinct, generator()) == set(range(20))
 
 
-def test_exemplars_know_the_people_of_a_cleaned_domain(domain):
+def test_exemplars_use_person_ids_of_the_cleaned_domain(domain):
     # Person 0 has no readable image: everybody else moves down by one.
     cleaned = domain("first").without({0, 1, 2, 3, 9})
     exemplars = Exemplars(ExemplarsConfig(num_persons=7, with_replacement=False))
@@ -82,7 +82,7 @@ def test_exemplars_know_the_people_of_a_cleaned_domain(domain):
     assert restored.facts() == exemplars.facts()
 
 
-def test_only_images_of_drawn_people_are_candidates(domain):
+def test_only_images_of_sampled_identities_are_candidates(domain):
     exemplars = Exemplars(ExemplarsConfig(num_persons=3, with_replacement=False))
     exemplars.begin_domain(domain("first"), 0, generator())
     assert len(exemplars.facts()["candidates"]) == 12
@@ -93,8 +93,8 @@ def test_only_images_of_drawn_people_are_candidates(domain):
     assert len(set(people)) == 3
 
 
-def test_a_domain_that_changed_on_the_way_is_refused(domain):
+def test_domain_changed_during_training_is_rejected(domain):
     exemplars = Exemplars(ExemplarsConfig())
     exemplars.begin_domain(domain("first"), 0, generator())
-    with pytest.raises(ValueError, match=r"began with 32 .* has 31 now.*--fresh"):
+    with pytest.raises(ValueError, match=r"expected 32 .* got 31.*--fresh"):
         exemplars.end_domain(torch.randn(31, 6))

@@ -47,7 +47,7 @@ def learned(balance, names=("a", "b")):
 @pytest.mark.parametrize("reference", ["first", "mean"])
 @pytest.mark.parametrize("swapped", [False, True])
 @pytest.mark.parametrize("regularisation", [0.0, 1e-3])
-def test_equal_rates_end_in_equal_pulls(theta, reference, swapped, regularisation):
+def test_equal_rates_converge_to_equal_gradient_norms(theta, reference, swapped, regularisation):
     slopes = (SECOND, FIRST) if swapped else (FIRST, SECOND)
     balance = GradNorm(config(reference=reference, regularisation=regularisation), "ab")
     for _ in range(300):
@@ -63,7 +63,7 @@ def test_equal_rates_end_in_equal_pulls(theta, reference, swapped, regularisatio
 @pytest.mark.parametrize("reference", ["first", "mean"])
 @pytest.mark.parametrize("slopes", [(FIRST, SECOND), (SECOND, FIRST)])
 @pytest.mark.parametrize("loss", [0.5, 1.5])
-def test_a_task_that_lags_behind_pulls_more(theta, reference, slopes, loss):
+def test_slow_task_gets_a_larger_gradient_norm(theta, reference, slopes, loss):
     balance = GradNorm(GradNormConfig(enabled=True, reference=reference, warm_iterations=1), "ab")
     balance(linear_step(theta, slopes), [theta], alone)
     for _ in range(300):
@@ -76,7 +76,7 @@ def test_a_task_that_lags_behind_pulls_more(theta, reference, slopes, loss):
     assert pulls[0] / pulls[1] == pytest.approx(wanted, rel=0.1)
 
 
-def test_configured_weights_scale_the_pulls_and_other_terms_keep_theirs(theta):
+def test_configured_weights_scale_gradient_norms_of_balanced_terms_only(theta):
     balance = GradNorm(config(reference="mean"), "ab")
     weights = {"a": 0.2, "b": 1.0, "c": 7.0}
     for _ in range(60):
@@ -109,7 +109,7 @@ def test_weights_stay_bounded_and_sum_to_the_number_of_tasks(norms, reference, l
         assert balance.log_weights.exp().sum() == pytest.approx(len(norms), rel=1e-5)
 
 
-def test_a_hopeless_task_hits_the_bounds(theta):
+def test_constant_task_reaches_the_weight_bounds(theta):
     balance = GradNorm(config(reference="mean", lr=3.0), "ab")
     for _ in range(100):
         weights = balance(linear_step(theta, ((1e9, 0.0), SECOND)), [theta], alone).weights
@@ -153,7 +153,7 @@ def test_training_rates():
     assert training_rates(torch.tensor([-1.0, 1.0]), torch.ones(2)).tolist() == [0, 2]
 
 
-def test_the_step_is_left_as_it_is(theta):
+def test_balancing_does_not_change_the_step_inputs(theta):
     balance = GradNorm(config(), "ab")
     balance.log_weights.copy_(torch.tensor([0.5, 1.5]).log())
     result = balance(linear_step(theta), [theta], alone)
@@ -172,7 +172,7 @@ def test_disabled_it_changes_nothing(theta):
     GradNorm(GradNormConfig(), ["a"])
 
 
-def test_without_gradients_it_weighs_and_does_not_learn(theta):
+def test_without_gradients_weights_are_applied_but_not_updated(theta):
     balance = GradNorm(config(warm_iterations=1), "ab")
     balance.log_weights.copy_(torch.tensor([0.5, 1.5]).log())
     with torch.no_grad():
@@ -198,7 +198,7 @@ def test_initial_losses_are_the_mean_of_the_warm_iterations_of_each_domain(theta
     assert learned(balance) == moved
 
 
-def test_weights_can_begin_anew_with_each_domain(theta):
+def test_weights_can_be_reset_at_each_domain(theta):
     balance = GradNorm(config(warm_iterations=1, reset_weights=True), "ab")
     for _ in range(5):
         balance(linear_step(theta), [theta], alone)
@@ -207,7 +207,7 @@ def test_weights_can_begin_anew_with_each_domain(theta):
     assert all(not value.any() for value in balance.state_dict().values())
 
 
-def test_a_task_that_is_not_there_waits(theta):
+def test_absent_task_keeps_its_weight(theta):
     balance = GradNorm(config(warm_iterations=2), "cab")
     for _ in range(30):
         result = balance(linear_step(theta), [theta], alone)  # a and b
@@ -221,7 +221,7 @@ def test_a_task_that_is_not_there_waits(theta):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_broken_iteration_changes_nothing(theta, value):
+def test_non_finite_iteration_is_skipped(theta, value):
     balance = GradNorm(config(warm_iterations=1), "ab")
     for _ in range(3):
         balance(linear_step(theta), [theta], alone)
@@ -231,7 +231,7 @@ def test_a_broken_iteration_changes_nothing(theta, value):
     assert all(torch.equal(before[name], now) for name, now in balance.state_dict().items())
 
 
-def test_terms_beside_the_shared_layer_have_no_pull(theta):
+def test_terms_without_shared_parameters_have_zero_gradient_norm(theta):
     balance = GradNorm(config(warm_iterations=1), "abc")
     other = nn.Parameter(torch.ones(()))
     for _ in range(5):
@@ -240,7 +240,7 @@ def test_terms_beside_the_shared_layer_have_no_pull(theta):
     assert sum(result.weights.values()) == pytest.approx(3)
 
 
-def test_going_on_from_a_saved_state_is_the_same(theta):
+def test_resuming_from_a_saved_state_is_exact(theta):
     balance = GradNorm(config(reference="mean"), "ab")
     values = torch.rand(40, 2, generator=torch.Generator().manual_seed(0)).tolist()
     for pair in values[:25]:
@@ -316,28 +316,28 @@ def test_two_workers_balance_as_one():
         assert torch.allclose(found[0][1][name], tensor, rtol=1e-4), name
 
 
-def test_what_cannot_be_balanced_is_refused(theta):
-    with pytest.raises(ValueError, match=r"two or more differently named loss terms, came \['a'\]"):
+def test_invalid_balancing_is_rejected(theta):
+    with pytest.raises(ValueError, match=r"at least two distinct loss terms, got \['a'\]"):
         GradNorm(config(), ["a"])
     theta.requires_grad_(False)
-    with pytest.raises(ValueError, match="none of the 1 parameters it was given receives any"):
+    with pytest.raises(ValueError, match="got 1 parameters without gradients"):
         GradNorm(config(), "ab")(linear_step(theta), [theta], alone)
     with pytest.raises(ValidationError, match="expected min_weight <= 1 <= max_weight"):
         config(min_weight=2.0)
 
 
 @pytest.mark.parametrize("name", CLASSIFYING)
-def test_a_learner_that_has_the_section_weighs_the_terms_it_names_and_no_others(course, name):
-    pupil = course(name, gradnorm={"enabled": True, "warm_iterations": 1, "lr": 0.3})
-    pupil.learn("first")
-    pupil.begin("second")
-    weighed, named = set(), set(pupil.learner.config.balanced)
-    for stage in pupil.learner.stages():
-        first, *_, last = pupil.train(stage, range(4))
+def test_learners_balance_exactly_their_configured_terms(course, name):
+    trainer = course(name, gradnorm={"enabled": True, "warm_iterations": 1, "lr": 0.3})
+    trainer.learn("first")
+    trainer.begin("second")
+    weighed, named = set(), set(trainer.learner.config.balanced)
+    for stage in trainer.learner.stages():
+        first, *_, last = trainer.train(stage, range(4))
         moved = {term for term in last.terms if first.weights[term] != last.weights[term]}
         assert moved <= named
         weighed |= moved
-        pupil.learner.end_stage(stage.name, pupil.probe)
+        trainer.learner.end_stage(stage.name, trainer.probe)
     assert weighed == named
 
 
@@ -345,6 +345,6 @@ def test_a_learner_that_has_the_section_weighs_the_terms_it_names_and_no_others(
     ("name", "off"),
     [("finetune", ("triplet",)), ("krkc", ("triplet", "replay_triplet", "rectification"))],
 )
-def test_one_term_alone_is_refused(course, name, off):
-    with pytest.raises(ValidationError, match="two or more differently named loss terms"):
+def test_single_term_is_rejected(course, name, off):
+    with pytest.raises(ValidationError, match="at least two distinct loss terms"):
         course(name, gradnorm={"enabled": True}, losses={each: {"weight": 0} for each in off})

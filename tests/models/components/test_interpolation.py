@@ -6,7 +6,7 @@ import torch
 from models.components.interpolation import adaptive_alpha, interpolate
 
 
-def test_shared_tensors_are_mixed_and_new_rows_kept():
+def test_shared_tensors_are_interpolated_and_new_rows_kept():
     old = {
         "weight": torch.zeros(2, 3),
         "head": torch.zeros(2, 3),
@@ -39,10 +39,10 @@ def test_ends():
 
 
 def test_refusals():
-    with pytest.raises(ValueError, match=r"alpha must be in \[0, 1\], came 1.5"):
+    with pytest.raises(ValueError, match=r"expected a value in \[0, 1\], got 1.5"):
         interpolate({}, {}, 1.5)
     for shape in ((4, 3), (2, 2), (6,)):
-        with pytest.raises(ValueError, match="head cannot be interpolated"):
+        with pytest.raises(ValueError, match="head: expected the shape"):
             interpolate({"head": torch.ones(3, 3)}, {"head": torch.ones(shape)}, 0.5)
 
 
@@ -83,7 +83,7 @@ def test_adaptive_alpha_bounds():
 
 
 def test_adaptive_alpha_needs_the_same_images():
-    with pytest.raises(ValueError, match="at least 2; came 1 new and 1 old"):
+    with pytest.raises(ValueError, match="at least 2; got 1 new and 1 old"):
         adaptive_alpha(torch.ones(1, 4), torch.ones(1, 4), keep_diagonal=False)
-    with pytest.raises(ValueError, match="came 3 new and 2 old"):
+    with pytest.raises(ValueError, match="got 3 new and 2 old"):
         adaptive_alpha(torch.ones(3, 4), torch.ones(2, 4), keep_diagonal=True)

@@ -50,7 +50,7 @@ def test_refresh_replaces_the_average_by_the_exact_mean():
     assert memory.counts.tolist() == [9, 9]
 
 
-def test_each_domain_begins_from_nothing_and_frozen_rows_stay():
+def test_each_domain_starts_empty_and_frozen_rows_are_kept():
     memory = PrototypeMemory(2, 4)
     assert memory.attribute_prototypes().shape == (0, 2, 4)
     learn(memory, 0, seed=0)
@@ -64,7 +64,7 @@ def test_each_domain_begins_from_nothing_and_frozen_rows_stay():
     assert memory.keys.tolist() == [[0, 0, -1, 0], [0, 1, -1, 0], [1, 0, -1, 0], [1, 1, -1, 0]]
 
 
-def test_identities_stand_beside_the_domain_prototypes():
+def test_identity_prototypes_are_stored_with_domain_prototypes():
     memory = PrototypeMemory(2, 4)
     wanted = []
     for domain in range(2):
@@ -105,10 +105,10 @@ def test_the_memory_holds_no_graph():
 
 def test_misuse():
     memory = PrototypeMemory(2, 4)
-    with pytest.raises(ValueError, match="nothing to freeze"):
+    with pytest.raises(ValueError, match="expected a domain with features"):
         memory.freeze()
     learn(memory, 0, seed=0)
-    with pytest.raises(ValueError, match="domain 0 is negative or already frozen"):
+    with pytest.raises(ValueError, match="expected a new domain index >= 0, got 0"):
         memory.begin_domain(0)
-    with pytest.raises(ValueError, match=r"\[N >= 1, 2, 4\], came \[6, 3, 4\]"):
+    with pytest.raises(ValueError, match=r"\[N >= 1, 2, 4\], got \[6, 3, 4\]"):
         memory.update(draw(6, 3, 4), 0.9)

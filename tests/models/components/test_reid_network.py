@@ -15,11 +15,11 @@ from models.components.reid_network import (
     ReidNetwork,
     TermConfig,
     TripletTermConfig,
-    blend,
-    check_any_on,
+    check_any_enabled,
+    interpolate_networks,
     mean_terms,
+    term_weights,
     trainable_patterns,
-    weights_of,
 )
 from tasks.schema import FrozenConfig
 
@@ -123,7 +123,7 @@ def test_the_triplet_term_is_batch_hard_on_f(network, margin, normalise):
     assert torch.allclose(terms["triplet"], total / 6, atol=1e-5)
 
 
-def test_a_term_of_weight_zero_moves_no_statistics(network):
+def test_zero_weight_terms_do_not_update_statistics(network):
     before = network.neck_class.running_mean.clone()
     network.train()
     arguments = (both(draw(4, 96), draw(4, 96)), torch.tensor([0, 0, 1, 1]))
@@ -135,18 +135,18 @@ def test_a_term_of_weight_zero_moves_no_statistics(network):
     assert off == {}
 
 
-def test_what_the_identity_term_alone_reads_trains_only_with_it():
+def test_identity_parameters_train_only_with_the_identity_term():
     assert "network.head_*" in trainable_patterns(IdentityTermConfig())
     assert trainable_patterns(IdentityTermConfig(weight=0)) == ("network.image.*",)
 
 
-def test_a_stage_without_any_loss_is_refused():
-    check_any_on({"one": TermConfig(weight=0), "two": TermConfig()}, "the stage")
+def test_stage_without_loss_is_rejected():
+    check_any_enabled({"one": TermConfig(weight=0), "two": TermConfig()}, "the stage")
     with pytest.raises(ValueError, match="the stage has no loss: give one of one a weight above 0"):
-        check_any_on({"one": TermConfig(weight=0)}, "the stage")
+        check_any_enabled({"one": TermConfig(weight=0)}, "the stage")
 
 
-def test_a_frozen_copy_stays_as_it_was(network):
+def test_frozen_copy_does_not_change(network):
     frozen = Frozen(network)
     frozen.train()
     assert not any(module.training for module in frozen.modules())
@@ -170,7 +170,7 @@ def test_a_term_has_the_weight_of_its_own_field():
         a: TermConfig = TermConfig(weight=3)
         b: TermConfig = TermConfig(weight=0.5)
 
-    assert weights_of({"b": torch.tensor(0.0)}, Losses()) == {"b": 0.5}
+    assert term_weights({"b": torch.tensor(0.0)}, Losses()) == {"b": 0.5}
 
 
 def refuse(_):
@@ -178,20 +178,20 @@ def refuse(_):
 
 
 @pytest.mark.parametrize(("mode", "share"), [("none", 1.0), ("fixed", 0.25)])
-def test_blending_by_a_fixed_share_reads_no_image(network, mode, share):
+def test_fixed_interpolation_needs_no_images(network, mode, share):
     old = copy.deepcopy(network)
     for parameter in network.parameters():
         parameter.data.add_(1.0)
     new = copy.deepcopy(network.state_dict())
     config = InterpolationConfig(mode=mode, alpha=0.25)
-    assert blend(network, old, config, refuse) == share
+    assert interpolate_networks(network, old, config, refuse) == share
     for path, tensor in network.state_dict().items():
         wanted = share * new[path] + (1 - share) * old.state_dict()[path]
         assert torch.allclose(tensor.float(), wanted.float(), atol=1e-6), path
 
 
 @pytest.mark.parametrize("keep_diagonal", [True, False])
-def test_blending_adapts_to_what_moved(network, keep_diagonal):
+def test_adaptive_interpolation_depends_on_drift(network, keep_diagonal):
     old, images = copy.deepcopy(network), draw(10, 3, 32, 16)
     with torch.no_grad():
         for parameter in network.image.parameters():
@@ -206,7 +206,7 @@ def test_blending_adapts_to_what_moved(network, keep_diagonal):
     features = probe(lambda images: {"n": network.embed(images), "o": old.embed(images)})
     wanted = adaptive_alpha(features["n"], features["o"], keep_diagonal)
     config = InterpolationConfig(mode="adaptive", keep_diagonal=keep_diagonal)
-    assert 0 < blend(network, old, config, probe) == wanted < 1
+    assert 0 < interpolate_networks(network, old, config, probe) == wanted < 1
 
 
 def draw_source():

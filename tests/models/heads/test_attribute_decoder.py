@@ -28,7 +28,7 @@ def test_equals_attention_written_out():
         assert torch.allclose(out[b], wanted, atol=1e-6)
 
 
-def test_every_parameter_learns_and_can_be_singled_out():
+def test_every_parameter_learns_and_is_selectable():
     decoder = build()
     decoder(torch.randn(2, 5, 8))[..., 0].sum().backward()
     groups = {name.split(".")[0] for name, _ in decoder.named_parameters()}
@@ -38,7 +38,7 @@ def test_every_parameter_learns_and_can_be_singled_out():
         assert parameter.grad.isfinite().all(), name
 
 
-def test_initial_values_depend_on_the_generator_alone():
+def test_initial_values_depend_only_on_the_generator():
     torch.manual_seed(0)
     first = build().state_dict()
     torch.manual_seed(1)
@@ -48,5 +48,5 @@ def test_initial_values_depend_on_the_generator_alone():
 
 
 def test_width_not_divisible_by_the_heads():
-    with pytest.raises(ValueError, match="divisible by the number of heads, came 8 and 3"):
+    with pytest.raises(ValueError, match="multiple of num_heads=3, got 8"):
         AttributeDecoder(3, 8, 6, 3, torch.Generator())

@@ -132,7 +132,7 @@ def test_only_cross_attention_joins_the_branches():
 
 
 @pytest.mark.parametrize("num_layers", [3, 6])
-def test_each_branch_is_as_deep_as_said(num_layers):
+def test_branch_depth_is_configurable(num_layers):
     module = build(num_layers=num_layers)
     assert len(module.identity.layers) == len(module.clothing.layers) == num_layers
 
@@ -158,7 +158,7 @@ def test_every_parameter_learns(num_images, num_patches):
         assert parameter.grad.isfinite().all(), name
 
 
-def test_the_generator_alone_decides_the_initial_values():
+def test_initial_values_depend_only_on_the_generator():
     first = build(seed=3).state_dict()
     torch.rand(5)
     second, other = build(seed=3).state_dict(), build(seed=4).state_dict()
@@ -171,5 +171,5 @@ def test_the_generator_alone_decides_the_initial_values():
 
 
 def test_heads_must_divide_the_size():
-    with pytest.raises(ValidationError, match="dim must be divisible by num_heads, came 8 and 3"):
+    with pytest.raises(ValidationError, match="multiple of num_heads=3, got 8"):
         BdamConfig(dim=8, num_heads=3)

@@ -41,6 +41,6 @@ def test_a_frozen_classifier_stays_frozen():
     assert not classifier.weight.requires_grad
 
 
-def test_rows_of_another_size_are_refused():
-    with pytest.raises(ValueError, match=r"must be \[C, 4\], came \[3, 5\]"):
+def test_rows_of_another_size_are_rejected():
+    with pytest.raises(ValueError, match=r"expected shape \[C, 4\], got \[3, 5\]"):
         GrowingClassifier(4).grow(torch.randn(3, 5))

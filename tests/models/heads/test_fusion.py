@@ -34,11 +34,11 @@ def draw(*shape, seed=1):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def pair(num=3, num_image_tokens=4, num_text_tokens=3, kept=None):
+def pair(num=3, num_image_tokens=4, num_text_tokens=3, mask=None):
     image_tokens = draw(num, num_image_tokens, 6)
     text_tokens = draw(num, num_text_tokens, 5, seed=2)
     image = Modality(image_tokens.mean(1), image_tokens)
-    return image, Modality(text_tokens.mean(1), text_tokens, kept)
+    return image, Modality(text_tokens.mean(1), text_tokens, mask)
 
 
 def stack(num_layers=1, width=6, dropout=0.0):
@@ -91,8 +91,8 @@ def test_the_block_equals_the_scan_written_out(length):
 
 def test_training_computes_what_evaluation_does():
     layers, tokens = stack(2), draw(2, 5, 6)
-    kept = torch.ones(2, 5, dtype=torch.bool)
-    assert torch.allclose(layers.train()(tokens, kept), layers.eval()(tokens, kept), atol=1e-6)
+    mask = torch.ones(2, 5, dtype=torch.bool)
+    assert torch.allclose(layers.train()(tokens, mask), layers.eval()(tokens, mask), atol=1e-6)
 
 
 def test_both_blocks_hold_the_same_parameters():
@@ -110,23 +110,23 @@ def test_a_block_of_other_shapes_is_refused(monkeypatch):
             self.in_proj = torch.nn.Linear(d_model, d_model, bias=False)
 
     monkeypatch.setitem(sys.modules, "mamba_ssm", SimpleNamespace(Mamba=Narrowed))
-    with pytest.raises(ValueError, match="the Mamba block of mamba_ssm was expected to hold"):
+    with pytest.raises(ValueError, match="mamba_block=mamba_ssm: expected parameters"):
         mamba.build_block("mamba_ssm", 6, 3, 4, 0)
 
 
-def test_which_block_is_built():
+def test_choice_of_the_mamba_block():
     assert choose_block("auto", installed=True, cuda=True) == "mamba_ssm"
     assert choose_block("auto", installed=True, cuda=False) == "transformers"
     assert choose_block("auto", installed=False, cuda=True) == "transformers"
     assert choose_block("transformers", installed=True, cuda=True) == "transformers"
     assert choose_block("mamba_ssm", installed=True, cuda=True) == "mamba_ssm"
-    with pytest.raises(ValueError, match="needs to be installed"):
+    with pytest.raises(ValueError, match="mamba_ssm, not installed"):
         choose_block("mamba_ssm", installed=False, cuda=True)
-    with pytest.raises(ValueError, match="needs a CUDA device, and there is none"):
+    with pytest.raises(ValueError, match="expected a CUDA device, found none"):
         choose_block("mamba_ssm", installed=True, cuda=False)
 
 
-def test_the_slow_block_is_said_once_for_all_layers(caplog):
+def test_slow_block_is_logged_once(caplog):
     with caplog.at_level(logging.WARNING, logger="models.heads.mamba"):
         build(num_layers=3, mamba_block="transformers")
     said = [record for record in caplog.records if record.name == "models.heads.mamba"]
@@ -136,7 +136,7 @@ def test_the_slow_block_is_said_once_for_all_layers(caplog):
 
 @pytest.mark.parametrize("mixer", MIXERS)
 @torch.no_grad()
-def test_pooled_mixes_nothing_along_the_sequence(mixer):
+def test_pooled_input_has_no_sequence(mixer):
     fusion = scrambled(build(mixer=mixer, sequence="pooled"))
     lengths = []
     fusion.mixer.register_forward_hook(lambda _, inputs, __: lengths.append(inputs[0].shape[1]))
@@ -179,7 +179,7 @@ def test_tokens_are_mixed_along_the_sequence(mixer):
 @torch.no_grad()
 def test_padding_does_not_count(mixer):
     fusion = scrambled(build(mixer=mixer))
-    image, text = pair(kept=torch.tensor([[True, True, False]] * 3))
+    image, text = pair(mask=torch.tensor([[True, True, False]] * 3))
     changed = text.tokens.clone()
     changed[:, 2] = 100.0
     found = fusion(image, text).embedding
@@ -239,7 +239,7 @@ def test_none_needs_no_description_and_the_others_do():
     wanted = fusion.projection(fusion.align_image(image.pooled))
     assert torch.equal(fusion(image, None).embedding, wanted)
     assert torch.equal(fusion(image, text).embedding, wanted)
-    with pytest.raises(ValueError, match="there is none: give descriptions"):
+    with pytest.raises(ValueError, match="expected a description, got none"):
         build(mixer="simple")(image, None)
 
 
@@ -255,7 +255,7 @@ def test_a_state_dict_carries_everything(mixer):
 
 
 @pytest.mark.parametrize("mixer", MIXERS)
-def test_the_generator_alone_decides_the_initial_values(mixer):
+def test_initial_values_depend_only_on_the_generator(mixer):
     first = build(seed=3, mixer=mixer).state_dict()
     before = torch.get_rng_state()
     second, other = build(seed=3, mixer=mixer).state_dict(), build(seed=4, mixer=mixer).state_dict()
@@ -284,5 +284,5 @@ def test_one_sample_is_its_own_batch():
 
 
 def test_heads_must_divide_the_size():
-    with pytest.raises(ValidationError, match="dim must be divisible by num_heads, came 8 and 3"):
+    with pytest.raises(ValidationError, match="multiple of num_heads=3, got 8"):
         FusionConfig(mixer="transformer", dim=8, num_heads=3)

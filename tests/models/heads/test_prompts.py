@@ -4,7 +4,7 @@ import torch
 from models.heads.prompts import AttributePrompts, IdentityPrompts, prepend, splice
 
 
-def test_holders_own_one_parameter_drawn_from_their_generator():
+def test_prompts_have_one_parameter_initialised_from_the_generator():
     identity = IdentityPrompts(5, 4, 8, torch.Generator().manual_seed(0))
     again = IdentityPrompts(5, 4, 8, torch.Generator().manual_seed(0))
     assert [name for name, _ in identity.named_parameters()] == ["vectors"]
@@ -27,7 +27,7 @@ def test_splice_replaces_the_placeholders_and_nothing_else():
 
 @pytest.mark.parametrize("position", [-1, 7])
 def test_splice_outside_the_template(position):
-    with pytest.raises(ValueError, match=r"3 prompt vectors at position -?\d do not fit .* 9 tok"):
+    with pytest.raises(ValueError, match=r"a template of 9 tokens, got 3 at position -?\d"):
         splice(torch.randn(9, 4), torch.randn(2, 3, 4), position)
 
 
@@ -72,5 +72,5 @@ def test_gradients_reach_the_prompts_through_every_description():
 
 
 def test_prompt_longer_than_the_context():
-    with pytest.raises(ValueError, match="3 prompt vectors need a context of at least 5 tokens"):
+    with pytest.raises(ValueError, match="at least 5 tokens for 3 prompt vectors, got 4"):
         prepend(torch.randn(1, 4, 6), torch.tensor([3]), torch.randn(1, 3, 6), 4)

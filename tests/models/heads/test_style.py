@@ -5,12 +5,12 @@ from torch.nn import functional
 from models.heads.style import (
     Channels,
     StyleNetwork,
+    colour_distribution,
     colour_statistics,
-    drawn_statistics,
-    noise_of,
     recolour,
     restyle,
-    variety,
+    sample_statistics,
+    style_noise,
 )
 
 
@@ -26,10 +26,10 @@ def trained(domain, spread=1.0, channels: Channels = "mixed", steps=60):
     """A style network of one domain's images [N, 3, H, W]."""
     network = StyleNetwork(8, 3, channels, generator())
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
-    colours = variety(colour_statistics(domain))
+    colours = colour_distribution(colour_statistics(domain))
     for step in range(steps):
-        noise = noise_of(step, torch.arange(len(domain)))
-        disturbed = recolour(domain, drawn_statistics(colours, noise, spread))
+        noise = style_noise(step, torch.arange(len(domain)))
+        disturbed = recolour(domain, sample_statistics(colours, noise, spread))
         loss = (network(disturbed) - domain).abs().mean()
         optimizer.zero_grad()
         loss.backward()
@@ -78,14 +78,14 @@ def test_the_network_begins_as_the_identity_and_all_of_it_learns(channels):
         assert parameter.grad.abs().max() > 0, path
 
 
-def test_an_image_is_restyled_alike_in_any_company():
+def test_restyling_is_independent_of_the_batch():
     network, images = StyleNetwork(4, 3, "mixed", generator()), draw(5, 3, 16, 8)
     torch.nn.init.normal_(network.kernel.weight, std=0.1, generator=generator())
     assert not torch.allclose(network(images), images, atol=0.1)
     assert torch.allclose(network(images)[2:3], network(images[2:3]), atol=1e-5)
 
 
-def test_reset_forgets():
+def test_reset_reinitialises_the_network():
     network = StyleNetwork(4, 3, "mixed", generator())
     first = {path: value.clone() for path, value in network.state_dict().items()}
     for parameter in network.parameters():
@@ -96,12 +96,12 @@ def test_reset_forgets():
     assert not torch.equal(network.hidden.weight, first["hidden.weight"])
 
 
-def test_even_kernels_are_refused():
-    with pytest.raises(ValueError, match="odd size, came 4"):
+def test_even_kernel_sizes_are_rejected():
+    with pytest.raises(ValueError, match=r"odd number .*, got 4"):
         StyleNetwork(4, 4, "mixed", generator())
 
 
-def test_recoloured_images_have_the_statistics_asked_for():
+def test_recoloured_images_have_the_target_statistics():
     images, wanted = 2 * draw(4, 3, 6, 5) + 1, draw(4, 2, 3, seed=1).abs() + 0.1
     found = recolour(images, wanted)
     for b in range(4):
@@ -114,29 +114,31 @@ def test_recoloured_images_have_the_statistics_asked_for():
     assert torch.allclose(recolour(images, own), images, atol=1e-5)
 
 
-def test_an_image_of_one_colour_takes_the_wanted_one():
+def test_constant_image_is_shifted_to_the_target_colour():
     found = recolour(torch.full((1, 3, 4, 4), 0.3), torch.full((1, 2, 3), 0.7))
     assert torch.allclose(found, torch.tensor(0.7))
 
 
-def test_statistics_are_drawn_around_those_of_the_domain():
+def test_statistics_are_sampled_around_those_of_the_domain():
     statistics = draw(50, 2, 3) * 0.1 + torch.tensor([[1.0, 2, 3], [4, 5, 6]])
     noise = draw(20000, 2, 3, seed=1)
-    drawn = drawn_statistics(variety(statistics), noise, 2.0)
+    drawn = sample_statistics(colour_distribution(statistics), noise, 2.0)
     assert torch.allclose(drawn.mean(0), statistics.mean(0), atol=0.01)
     assert torch.allclose(drawn.std(0), 2 * statistics.std(0, correction=0), rtol=0.05)
-    assert torch.equal(drawn_statistics(variety(statistics), noise[:1], 0.0)[0], statistics.mean(0))
-    wild = drawn_statistics(variety(statistics), noise, 1000.0)
+    assert torch.equal(
+        sample_statistics(colour_distribution(statistics), noise[:1], 0.0)[0], statistics.mean(0)
+    )
+    wild = sample_statistics(colour_distribution(statistics), noise, 1000.0)
     assert torch.allclose(wild[:, 1].amin(0), 0.1 * statistics[:, 1].mean(0))
 
 
 def test_noise_belongs_to_the_step_and_the_image():
-    noise = noise_of(5, torch.tensor([3, 8, 3]))
+    noise = style_noise(5, torch.tensor([3, 8, 3]))
     assert torch.equal(noise[0], noise[2])
-    assert torch.equal(noise[1:2], noise_of(5, torch.tensor([8])))
+    assert torch.equal(noise[1:2], style_noise(5, torch.tensor([8])))
     assert not torch.equal(noise[0], noise[1])
-    assert not torch.equal(noise, noise_of(6, torch.tensor([3, 8, 3])))
-    many = noise_of(0, torch.arange(2000))
+    assert not torch.equal(noise, style_noise(6, torch.tensor([3, 8, 3])))
+    many = style_noise(0, torch.arange(2000))
     assert many.mean().abs() < 0.03
     assert many.std().item() == pytest.approx(1, abs=0.03)
 
@@ -147,8 +149,10 @@ def test_a_trained_network_restores_its_domain_and_gives_others_its_colours(chan
     domain = images_of([0.8, -0.3, 0.1], 0.5, seed=0)
     network = trained(domain, spread=4.0, channels=channels)
     fresh = images_of([0.8, -0.3, 0.1], 0.5, seed=10)
-    noise = noise_of(999, torch.arange(len(fresh)))
-    disturbed = recolour(fresh, drawn_statistics(variety(colour_statistics(fresh)), noise, 4.0))
+    noise = style_noise(999, torch.arange(len(fresh)))
+    disturbed = recolour(
+        fresh, sample_statistics(colour_distribution(colour_statistics(fresh)), noise, 4.0)
+    )
     before = functional.l1_loss(disturbed, fresh)
     after = functional.l1_loss(network(disturbed), fresh)
     assert after < before / 2

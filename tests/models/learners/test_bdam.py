@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 from torch.nn import functional
 
-from models.bdam.network import own_texts
+from models.bdam.network import positive_mask
 from models.bdam.texts import DomainTexts
 from models.components.prototypes import PrototypeMemory
 from models.learners.bdam import Config, Method
@@ -26,11 +26,11 @@ def only(*names):
 
 
 def started(course, **settings):
-    pupil = course("bdam", **settings)
-    pupil.begin("plaza")
-    pupil.learner.train()
-    (stage,) = pupil.learner.stages()
-    return pupil, stage, pupil.batch(stage, 0)
+    trainer = course("bdam", **settings)
+    trainer.begin("plaza")
+    trainer.learner.train()
+    (stage,) = trainer.learner.stages()
+    return trainer, stage, trainer.batch(stage, 0)
 
 
 # Terms against loops ------------------------------------------------------------------------------
@@ -79,15 +79,15 @@ def linear_hsic(first, second):
     return float(torch.trace(matrices[0] @ matrices[1])) / (size - 1) ** 2
 
 
-def test_the_total_is_that_of_naive_loops(course):
+def test_total_loss_equals_naive_loops(course):
     weights = {name: {"weight": 0.5 + number} for number, name in enumerate(TERMS)}
     weights["triplet"]["margin"] = 5.0
-    pupil, stage, batch = started(course, losses=weights)
-    learner = pupil.learner
+    trainer, stage, batch = started(course, losses=weights)
+    learner = trainer.learner
     learner.texts.step += 1
     with torch.no_grad():
         result = learner(batch, stage.name)
-        records = [pupil.domain.train[index] for index in batch.indices.tolist()]
+        records = [trainer.domain.train[index] for index in batch.indices.tolist()]
         kinds = [
             [r.captions[(1 + i) % 2] for r, i in zip(records, batch.indices.tolist(), strict=True)],
             [r.identity for r in records],
@@ -95,11 +95,11 @@ def test_the_total_is_that_of_naive_loops(course):
         ]
         captions, identities, clothes = (learner._tower.encode_texts(texts) for texts in kinds)
         network = learner.network
-        seen = network.read(batch.views["weak"])
+        seen = network.decouple(batch.views["weak"])
         image = network.fusion.align_image(seen.gated_identity)
-        said = network.fusion.align_text(identities)
-        gate = network.fusion.gate(torch.cat([image, said], 1)).softmax(1)
-        mixed = network.fusion.mixer.mlp(gate[:, :1] * image + gate[:, 1:] * said)
+        encoded = network.fusion.align_text(identities)
+        gate = network.fusion.gate(torch.cat([image, encoded], 1)).softmax(1)
+        mixed = network.fusion.mixer.mlp(gate[:, :1] * image + gate[:, 1:] * encoded)
         fused = network.fusion.projection(mixed)
         v = network.to_text(seen.gated_identity)
         rows = network.to_clothing(seen.gated_clothing)
@@ -124,8 +124,8 @@ def test_the_total_is_that_of_naive_loops(course):
 @pytest.mark.parametrize("off", TERMS)
 def test_a_term_without_weight_is_not_there_and_nothing_of_it_is_built(course, off):
     losses = {off: {"weight": 0}}
-    pupil, stage, batch = started(course, losses=losses)
-    result = pupil.learner(batch, stage.name)
+    trainer, stage, batch = started(course, losses=losses)
+    result = trainer.learner(batch, stage.name)
     assert set(result.terms) == set(TERMS) - {off}
     owners = {
         "info": "to_text",
@@ -134,7 +134,7 @@ def test_a_term_without_weight_is_not_there_and_nothing_of_it_is_built(course, o
         "clothing": "to_clothing",
     }
     for term, part in owners.items():
-        assert (getattr(pupil.learner.network, part) is None) == (term == off)
+        assert (getattr(trainer.learner.network, part) is None) == (term == off)
 
 
 @pytest.mark.parametrize("mixer", ["none", "transformer"])
@@ -144,16 +144,16 @@ def test_a_term_without_weight_is_not_there_and_nothing_of_it_is_built(course, o
 def test_what_trains_is_what_some_term_reads(course, mixer, names, cross, gate):
     decoupling = {"cross_attention": cross, "gate": gate}
     settings = {"decoupling": decoupling, "losses": only(*names), "fusion": {"mixer": mixer}}
-    pupil, stage, batch = started(course, **settings)
-    pupil.learner(batch, stage.name).loss.backward()
-    touched = {p for p, v in pupil.learner.named_parameters() if v.grad is not None}
+    trainer, stage, batch = started(course, **settings)
+    trainer.learner(batch, stage.name).loss.backward()
+    touched = {p for p, v in trainer.learner.named_parameters() if v.grad is not None}
     text = {path for path in touched if path.startswith("text.")}
     assert touched - text == set(stage.trainable)
     assert not text
 
 
-def reached(pupil, term):
-    parameters = dict(pupil.learner.network.named_parameters())
+def reached(trainer, term):
+    parameters = dict(trainer.learner.network.named_parameters())
     found = torch.autograd.grad(
         term, list(parameters.values()), retain_graph=True, allow_unused=True
     )
@@ -162,11 +162,11 @@ def reached(pupil, term):
 
 
 def test_each_term_reaches_its_own_parts(course):
-    pupil, stage, batch = started(course, decoupling={"cross_attention": False})
-    for parameter in pupil.learner.network.parameters():
+    trainer, stage, batch = started(course, decoupling={"cross_attention": False})
+    for parameter in trainer.learner.network.parameters():
         parameter.requires_grad_(True)
-    terms = pupil.learner(batch, stage.name).terms
-    parts = {name: reached(pupil, term) for name, term in terms.items()}
+    terms = trainer.learner(batch, stage.name).terms
+    parts = {name: reached(trainer, term) for name, term in terms.items()}
 
     def reads(name, prefix):
         return any(path.startswith(prefix) for path in parts[name])
@@ -184,13 +184,13 @@ def test_each_term_reaches_its_own_parts(course):
         assert {term for term in TERMS if reads(term, part)} == {name}
 
 
-def test_which_texts_are_an_images_own():
+def test_positive_mask():
     people, texts = torch.tensor([0, 0, 1]), torch.tensor([5, 6, 5])
     identity = [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
     both = [[1, 1, 1], [1, 1, 0], [1, 0, 1]]
-    assert own_texts("identity", people, texts).int().tolist() == identity
-    assert own_texts("identity_or_text", people, texts).int().tolist() == both
-    assert own_texts("diagonal", people, texts).int().tolist() == torch.eye(3).int().tolist()
+    assert positive_mask("identity", people, texts).int().tolist() == identity
+    assert positive_mask("identity_or_text", people, texts).int().tolist() == both
+    assert positive_mask("diagonal", people, texts).int().tolist() == torch.eye(3).int().tolist()
 
 
 # Texts --------------------------------------------------------------------------------------------
@@ -208,37 +208,39 @@ def test_captions_take_turns_and_features_are_those_of_the_words(course, domain,
     seen = []
     with torch.no_grad():
         for _ in range(3):
-            said = texts.encode(indices, backbone.text)
-            numbers = dict(zip(said.entries[:, 0].tolist(), said.sentences[:, 0], strict=True))
+            encoded = texts.encode(indices, backbone.text)
+            numbers = dict(
+                zip(encoded.entries[:, 0].tolist(), encoded.sentences[:, 0], strict=True)
+            )
             assert len(numbers) == 3
             turn = (int(texts.step) + 5) % 3
             words = [train[5].captions[turn], *train[4].captions, train[5].captions[turn]]
             words += [train[0].captions[int(texts.step) % 2]]
             seen.append(words[0])
             wanted = backbone.text.encode_texts(words)
-            assert torch.allclose(said.sentences[:, 0], wanted, atol=1e-5)
+            assert torch.allclose(encoded.sentences[:, 0], wanted, atol=1e-5)
             for kind in (1, 2):
                 field = ("identity", "clothing")[kind - 1]
                 own = [getattr(train[index], field) for index in indices.tolist()]
                 expected = backbone.text.encode_texts(own)
-                assert torch.allclose(said.sentences[:, kind], expected, atol=1e-5)
+                assert torch.allclose(encoded.sentences[:, kind], expected, atol=1e-5)
             texts.step += 1
     assert sorted(seen) == ["one", "three", "two"]
-    ends = said.kept.sum(1) - 1
-    tokens = said.tokens[torch.arange(4), ends]
-    assert torch.allclose(tokens, said.sentences[:, 1], atol=1e-5)
+    ends = encoded.mask.sum(1) - 1
+    tokens = encoded.tokens[torch.arange(4), ends]
+    assert torch.allclose(tokens, encoded.sentences[:, 1], atol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"captions": ()}, "has no caption"),
-        ({"captions": ("one", "")}, "has no caption"),
-        ({"identity": ""}, "has no identity description"),
-        ({"clothing": ""}, "has no clothing description"),
+        ({"captions": ()}, "got no caption"),
+        ({"captions": ("one", "")}, "got no caption"),
+        ({"identity": ""}, "got no identity description"),
+        ({"clothing": ""}, "got no clothing description"),
     ],
 )
-def test_a_domain_without_texts_is_refused(domain, change, message):
+def test_domain_without_texts_is_rejected(domain, change, message):
     plaza = domain("plaza")
     Method.check_domain(Config(), plaza)
     train = (*plaza.train[:3], replace(plaza.train[3], **change), *plaza.train[4:])
@@ -261,10 +263,10 @@ def test_a_gallery_without_descriptions_needs_another_setting(domain):
 
 
 @torch.no_grad()
-def test_a_query_reads_no_image_and_the_gallery_its_own_description(course):
-    pupil = course("bdam")
-    learner = pupil.learner.eval()
-    images, words = pupil.images, ["a man", "a tall woman", "a man", "someone in red"]
+def test_queries_use_captions_and_gallery_images_their_description(course):
+    trainer = course("bdam")
+    learner = trainer.learner.eval()
+    images, words = trainer.images, ["a man", "a tall woman", "a man", "someone in red"]
     queries = learner.embed_texts(words)
     assert torch.equal(queries[0], queries[2])
     assert torch.allclose(queries.norm(dim=1), torch.ones(4), atol=1e-5)
@@ -275,9 +277,9 @@ def test_a_query_reads_no_image_and_the_gallery_its_own_description(course):
     assert torch.equal(learner.embed_texts(words), queries)
     one = learner.embed_gallery(images[1:2], words[1:2])
     assert torch.allclose(one, gallery[1:2], atol=1e-5)
-    with pytest.raises(ValueError, match="one of these has none"):
+    with pytest.raises(ValueError, match=r"identity description .* got an empty one"):
         learner.embed_gallery(images, ["a man", "", "", ""])
-    v = learner.network.to_text(learner.network.read(images).gated_identity)
+    v = learner.network.to_text(learner.network.decouple(images).gated_identity)
     assert torch.allclose(learner.embed_images(images), functional.normalize(v, dim=1))
 
 
@@ -286,31 +288,31 @@ def test_a_query_reads_no_image_and_the_gallery_its_own_description(course):
 )
 @torch.no_grad()
 def test_an_image_alone_needs_no_description(course, settings):
-    pupil = course("bdam", **settings)
-    learner = pupil.learner.eval()
-    first, second = (learner.embed_gallery(pupil.images, [word] * 4) for word in ("", "a man"))
+    trainer = course("bdam", **settings)
+    learner = trainer.learner.eval()
+    first, second = (learner.embed_gallery(trainer.images, [word] * 4) for word in ("", "a man"))
     assert torch.equal(first, second)
-    assert torch.equal(first, learner.embed_images(pupil.images))
+    assert torch.equal(first, learner.embed_images(trainer.images))
 
 
-def test_an_untrained_embedding_is_not_given(course):
-    pupil = course("bdam", losses=only("fused"))
-    with pytest.raises(ValueError, match="trains no embedding of an image without"):
-        pupil.learner.embed_images(pupil.images)
+def test_untrained_embedding_is_rejected(course):
+    trainer = course("bdam", losses=only("fused"))
+    with pytest.raises(ValueError, match="no trained embedding"):
+        trainer.learner.embed_images(trainer.images)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"losses": only("triplet")}, "give info or fused a weight above 0"),
-        ({"decoupling": {"gate": False}}, r"set losses\.gate\.weight=0 too"),
-        ({"decoupling": {"enabled": False}}, r"set losses\.gate\.weight=0 too"),
-        ({"gallery_descriptions": False, "losses": only("fused")}, r"which losses\.info alone"),
-        ({"gradnorm": {"enabled": True}, "losses": only("info")}, "two or more differently named"),
+        ({"losses": only("triplet")}, "set info.weight or fused.weight > 0"),
+        ({"decoupling": {"gate": False}}, r"losses\.gate\.weight: expected 0"),
+        ({"decoupling": {"enabled": False}}, r"losses\.gate\.weight: expected 0"),
+        ({"gallery_descriptions": False, "losses": only("fused")}, r"which only losses\.info"),
+        ({"gradnorm": {"enabled": True}, "losses": only("info")}, "at least two distinct"),
         ({"losses": {"info": {"texts": []}}}, "each once"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused(settings, message):
+def test_inconsistent_settings_are_rejected(settings, message):
     with pytest.raises(ValidationError, match=message):
         Config.model_validate(settings)
 
@@ -320,11 +322,11 @@ def test_settings_that_do_not_fit_are_refused(settings, message):
 
 def test_prototypes_of_both_subspaces_are_kept_and_read(course):
     forms = ("prototype_relation", "centroid_relation", "identity_prototype", "affinity")
-    pupil = course("bdam", alignment=forms, num_centroids=3)
-    learner = pupil.learner
-    pupil.learn("plaza")
+    trainer = course("bdam", alignment=forms, num_centroids=3)
+    learner = trainer.learner
+    trainer.learn("plaza")
     network = learner.network
-    parts = pupil.probe(lambda images: {"p": network.parts(network.read(images))})["p"]
+    parts = trainer.probe(lambda images: {"p": network.parts(network.decouple(images))})["p"]
     means = functional.normalize(parts.mean(0), dim=1)
     assert torch.allclose(learner.memory.attribute_prototypes()[0], means, atol=1e-5)
     assert learner.memory.identity_prototypes().shape == (8, 2, 16)
@@ -336,36 +338,36 @@ def test_prototypes_of_both_subspaces_are_kept_and_read(course):
     learner.memory = PrototypeMemory(2, 16)
     learner.load_memory_state(published)
     assert torch.equal(learner.memory.attribute_prototypes()[0], published["memory.vectors"][:2])
-    pupil.begin("station")
+    trainer.begin("station")
     (stage,) = learner.stages()
-    assert pupil.terms("bdam").keys() == {*TERMS, *forms}
-    assert pupil.terms("bdam")["affinity"] == pytest.approx(0, abs=1e-6)
-    pupil.train(stage)
-    assert pupil.terms("bdam")["affinity"] > 1e-6
-    learner.end_domain(pupil.probe)
+    assert trainer.terms("bdam").keys() == {*TERMS, *forms}
+    assert trainer.terms("bdam")["affinity"] == pytest.approx(0, abs=1e-6)
+    trainer.train(stage)
+    assert trainer.terms("bdam")["affinity"] > 1e-6
+    learner.end_domain(trainer.probe)
     assert learner.memory.num_domains == 2
 
 
 def test_without_a_form_nothing_is_kept(course):
-    pupil = course("bdam", alignment=("affinity",))
-    pupil.learn("plaza", "station")
-    assert pupil.learner.stored_bytes_per_domain() == 0
-    assert pupil.learner.old is None
+    trainer = course("bdam", alignment=("affinity",))
+    trainer.learn("plaza", "station")
+    assert trainer.learner.stored_bytes_per_domain() == 0
+    assert trainer.learner.old is None
 
 
 @pytest.mark.parametrize("name", ["bdam", "vladr"])
 def test_gradnorm_weighs_the_terms_of_a_domain_and_no_other(course, name):
     gradnorm = {"enabled": True, "warm_iterations": 1, "lr": 0.3}
-    pupil = course(name, gradnorm=gradnorm, alignment=("affinity",))
-    pupil.learn("plaza")
-    pupil.begin("station")
-    for stage in pupil.learner.stages()[:-1]:
-        pupil.train(stage, range(1))
-        pupil.learner.end_stage(stage.name, pupil.probe)
-    last = pupil.train(pupil.learner.stages()[-1], range(3))[-1]
-    balanced = pupil.learner.balance.names
+    trainer = course(name, gradnorm=gradnorm, alignment=("affinity",))
+    trainer.learn("plaza")
+    trainer.begin("station")
+    for stage in trainer.learner.stages()[:-1]:
+        trainer.train(stage, range(1))
+        trainer.learner.end_stage(stage.name, trainer.probe)
+    last = trainer.train(trainer.learner.stages()[-1], range(3))[-1]
+    balanced = trainer.learner.balance.names
     learned = [last.weights[term] for term in balanced]
     assert sum(learned) == pytest.approx(len(balanced), rel=1e-4)
     assert max(learned) > 1.05 > 0.95 > min(learned)
     assert last.weights["affinity"] == 1
-    assert bool((pupil.learner.balance.num_updates > 0).all())
+    assert bool((trainer.learner.balance.num_updates > 0).all())

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from models.learners.vladr import IMAGE_STAGE
 from models.vladr.config import Config
-from models.vladr.prompts import deal_descriptions, derangement
+from models.vladr.prompts import derangement, permute_descriptions
 from tasks.schema import Domain, Record, Split
 
 CONTROLS = ("permuted_identities", "permuted_captions")
@@ -37,22 +37,22 @@ def distinct(name="people", num_persons=8, images_per_person=4):
     return Domain(name, train, Split((), ()), Split((), ()))
 
 
-def at_image_stage(pupil, domain):
+def at_image_stage(trainer, domain):
     """The learner of a course, its prompts trained, as stage 2 of the domain begins."""
-    pupil.begin(domain)
-    *prompt_stages, last = pupil.learner.stages()
+    trainer.begin(domain)
+    *prompt_stages, last = trainer.learner.stages()
     assert last.name == IMAGE_STAGE
     for stage in prompt_stages:
-        pupil.train(stage)
-        pupil.learner.end_stage(stage.name, pupil.probe)
-    return pupil.learner
+        trainer.train(stage)
+        trainer.learner.end_stage(stage.name, trainer.probe)
+    return trainer.learner
 
 
 # ---- who is given whose
 
 
 @given(st.integers(2, 60), st.integers(0, 2**32))
-def test_nobody_keeps_what_is_his(num, seed):
+def test_derangements_have_no_fixed_points(num, seed):
     givers = derangement(num, seeded(seed))
     assert sorted(givers.tolist()) == list(range(num))
     assert all(giver != person for person, giver in enumerate(givers.tolist()))
@@ -67,18 +67,18 @@ def test_all_derangements_are_equally_likely():
     assert all(abs(times - 1000) < 150 for times in found.values())
 
 
-def test_one_person_alone_cannot_be_dealt():
-    with pytest.raises(ValueError, match="two or more, got 1"):
+def test_single_identity_cannot_be_permuted():
+    with pytest.raises(ValueError, match=r"at least two .*, got 1"):
         derangement(1, seeded())
 
 
 @given(st.lists(st.integers(0, 3), min_size=1).map(lambda drawn: [0, 1, 2, 3, *drawn]))
-def test_images_take_the_descriptions_of_their_giver_in_order(person_ids):
+def test_images_take_descriptions_of_the_source_person_in_order(person_ids):
     records = [
         Record(str(index), person, index % 2, (f"image {index}",), (f"head {index}",))
         for index, person in enumerate(person_ids)
     ]
-    dealt = deal_descriptions(records, torch.tensor([2, 3, 1, 0]))
+    dealt = permute_descriptions(records, torch.tensor([2, 3, 1, 0]))
     for person, giver in enumerate((2, 3, 1, 0)):
         theirs = [record for record in records if record.person_id == giver]
         mine = [new for new in dealt if new.person_id == person]
@@ -141,7 +141,7 @@ def test_equal_captions_keep_equal_numbers(course, domain):
 
 
 @pytest.mark.parametrize("control", CONTROLS)
-def test_the_deal_follows_from_the_domain_and_its_seed(course, control):
+def test_permutation_depends_on_the_domain_and_its_seed(course, control):
     def dealt(name, seed=0):
         textual = at_image_stage(
             course("vladr", seed=seed, control=control), distinct(name)
@@ -157,10 +157,10 @@ def test_the_deal_follows_from_the_domain_and_its_seed(course, control):
 
 
 @pytest.mark.parametrize("control", CONTROLS)
-def test_two_people_are_exchanged(course, control):
+def test_two_identities_are_swapped(course, control):
     people = distinct(num_persons=2)
-    pupil = course("vladr", control=control)
-    textual = at_image_stage(pupil, people).textual
+    trainer = course("vladr", control=control)
+    textual = at_image_stage(trainer, people).textual
     right = at_image_stage(course("vladr"), people).textual
     if control == "permuted_identities":
         assert torch.equal(textual.identity_features, right.identity_features.flip(0))
@@ -172,6 +172,8 @@ def test_two_people_are_exchanged(course, control):
 @pytest.mark.parametrize(
     ("control", "loss"), [("permuted_identities", "image_text"), ("permuted_captions", "cma")]
 )
-def test_a_control_that_nothing_reads_is_refused(control, loss):
-    with pytest.raises(ValueError, match=rf"control={control} needs losses\.{loss}"):
+def test_unused_control_is_rejected(control, loss):
+    with pytest.raises(
+        ValueError, match=rf"control={control}: expected losses\.{loss}\.weight > 0"
+    ):
         Config.model_validate({"control": control, "losses": {loss: {"weight": 0}}})

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.heads.style import colour_statistics, noise_of, recolour, variety
+from models.heads.style import colour_distribution, colour_statistics, recolour, style_noise
 from models.losses.alignment import affinity
 
 STYLE, MAIN = "style", "dask"
@@ -19,84 +19,84 @@ def same(first, second):
 
 def in_main_stage(course, *domains, **values):
     """A course some steps into the main stage of the last of these domains."""
-    pupil = course("dask", **values)
-    pupil.learn(*domains[:-1])
-    pupil.begin(domains[-1])
-    for stage in pupil.learner.stages():
-        pupil.train(stage)
+    trainer = course("dask", **values)
+    trainer.learn(*domains[:-1])
+    trainer.begin(domains[-1])
+    for stage in trainer.learner.stages():
+        trainer.train(stage)
         if stage.name == STYLE:
-            pupil.learner.end_stage(stage.name, pupil.probe)
-    return pupil
+            trainer.learner.end_stage(stage.name, trainer.probe)
+    return trainer
 
 
-def main_batch(pupil):
-    (stage,) = [stage for stage in pupil.learner.stages() if stage.name == MAIN]
-    return pupil.batch(stage, 0)
+def main_batch(trainer):
+    (stage,) = [stage for stage in trainer.learner.stages() if stage.name == MAIN]
+    return trainer.batch(stage, 0)
 
 
 # Style ----------------------------------------------------------------------------------------
 
 
 def test_the_style_is_learned_with_the_network_at_rest(course):
-    pupil = course("dask")
-    pupil.begin("first")
-    network, style = copy_of(pupil.learner.network), copy_of(pupil.learner.style)
-    stage = pupil.learner.stages()[0]
+    trainer = course("dask")
+    trainer.begin("first")
+    network, style = copy_of(trainer.learner.network), copy_of(trainer.learner.style)
+    stage = trainer.learner.stages()[0]
     assert stage.name == STYLE
-    pupil.train(stage)
-    assert same(copy_of(pupil.learner.network), network)
-    assert not same(copy_of(pupil.learner.style), style)
-    style = copy_of(pupil.learner.style)
-    pupil.train(pupil.learner.stages()[1])
-    assert same(copy_of(pupil.learner.style), style)
+    trainer.train(stage)
+    assert same(copy_of(trainer.learner.network), network)
+    assert not same(copy_of(trainer.learner.style), style)
+    style = copy_of(trainer.learner.style)
+    trainer.train(trainer.learner.stages()[1])
+    assert same(copy_of(trainer.learner.style), style)
 
 
 def test_the_style_term_is_the_distance_of_restored_images(course):
     """At first the network is the identity: what is left is the disturbance itself."""
-    pupil = course("dask", style={"spread": 2.0})
-    pupil.begin("first")
-    batch = pupil.batch(pupil.learner.stages()[0], 0)
+    trainer = course("dask", style={"spread": 2.0})
+    trainer.begin("first")
+    batch = trainer.batch(trainer.learner.stages()[0], 0)
     images = batch.views["weak"]
-    step = int(pupil.learner.style_step)
-    own = colour_statistics(pupil.images)
-    noise = noise_of(step, batch.indices)
+    step = int(trainer.learner.style_step)
+    own = colour_statistics(trainer.images)
+    noise = style_noise(step, batch.indices)
     drawn = own.mean(0) + 2.0 * own.std(0, correction=0) * noise
     wanted = (recolour(images, drawn) - images).abs().mean().item()
-    assert pupil.terms(STYLE) == {"restoration": pytest.approx(wanted, rel=1e-4)}
+    assert trainer.terms(STYLE) == {"restoration": pytest.approx(wanted, rel=1e-4)}
     assert wanted > 0
-    assert int(pupil.learner.style_step) == step + 1
-    assert pupil.terms(STYLE)["restoration"] != pytest.approx(wanted), "disturbed anew"
+    assert int(trainer.learner.style_step) == step + 1
+    assert trainer.terms(STYLE)["restoration"] != pytest.approx(wanted), "disturbed anew"
 
 
-def test_the_variety_is_that_of_the_training_images(course):
-    pupil = course("dask")
+def test_colour_distribution_is_that_of_the_training_images(course):
+    trainer = course("dask")
     for domain in ("first", "second"):
-        pupil.begin(domain)
-        wanted = variety(colour_statistics(pupil.images))
-        assert torch.allclose(pupil.learner.style_colours, wanted)
-        pupil.finish()
+        trainer.begin(domain)
+        wanted = colour_distribution(colour_statistics(trainer.images))
+        assert torch.allclose(trainer.learner.style_colours, wanted)
+        trainer.finish()
 
 
 def test_each_domain_begins_a_style_of_its_own(course):
-    pupil = course("dask")
-    pupil.learn("first")
-    learned = copy_of(pupil.learner.style)
-    pupil.begin("second")
-    assert same(copy_of(pupil.learner.rehearser.module), learned)
-    images = pupil.images[:4]
+    trainer = course("dask")
+    trainer.learn("first")
+    learned = copy_of(trainer.learner.style)
+    trainer.begin("second")
+    assert same(copy_of(trainer.learner.rehearser.module), learned)
+    images = trainer.images[:4]
     with torch.no_grad():
-        assert torch.equal(pupil.learner.style(images), images), "the identity again"
-    pupil.finish()
-    assert pupil.learner.rehearser is None
-    assert not same(copy_of(pupil.learner.style), learned)
+        assert torch.equal(trainer.learner.style(images), images), "the identity again"
+    trainer.finish()
+    assert trainer.learner.rehearser is None
+    assert not same(copy_of(trainer.learner.style), learned)
 
 
 # Rehearsal ------------------------------------------------------------------------------------
 
 
 def test_the_first_domain_rehearses_nothing(course):
-    pupil = in_main_stage(course, "first")
-    assert set(pupil.terms(MAIN)) == {"identity", "triplet"}
+    trainer = in_main_stage(course, "first")
+    assert set(trainer.terms(MAIN)) == {"identity", "triplet"}
 
 
 def test_new_images_are_also_learned_in_the_style_before(course):
@@ -106,8 +106,8 @@ def test_new_images_are_also_learned_in_the_style_before(course):
         "affinity": {"weight": 5, "temperature": 0.3},
         "rehearsal": {"weight": 4},
     }
-    pupil = in_main_stage(course, "first", "second", losses=losses)
-    batch, learner = main_batch(pupil), pupil.learner
+    trainer = in_main_stage(course, "first", "second", losses=losses)
+    batch, learner = main_batch(trainer), trainer.learner
     learner.train()
     images = batch.views["weak"]
     with torch.no_grad():
@@ -135,59 +135,59 @@ def test_new_images_are_also_learned_in_the_style_before(course):
 
 
 def test_only_the_last_style_is_rehearsed(course):
-    pupil = course("dask")
-    pupil.learn("first", "second")
-    second = copy_of(pupil.learner.style)
-    pupil.begin("third")
-    assert same(copy_of(pupil.learner.rehearser.module), second)
+    trainer = course("dask")
+    trainer.learn("first", "second")
+    second = copy_of(trainer.learner.style)
+    trainer.begin("third")
+    assert same(copy_of(trainer.learner.rehearser.module), second)
 
 
-def test_nothing_of_rehearsal_is_left_when_it_is_off(course):
-    pupil = course("dask", losses={"rehearsal": {"weight": 0}})
-    before = copy_of(pupil.learner.style)
-    pupil.learn("first")
-    pupil.begin("second")
-    assert [stage.name for stage in pupil.learner.stages()] == [MAIN]
-    assert pupil.learner.rehearser is None
-    assert set(pupil.terms(MAIN)) == {"identity", "triplet", "affinity"}
-    assert same(copy_of(pupil.learner.style), before)
-    assert pupil.learner.stored_bytes_per_domain() == 0
+def test_disabled_rehearsal_builds_nothing(course):
+    trainer = course("dask", losses={"rehearsal": {"weight": 0}})
+    before = copy_of(trainer.learner.style)
+    trainer.learn("first")
+    trainer.begin("second")
+    assert [stage.name for stage in trainer.learner.stages()] == [MAIN]
+    assert trainer.learner.rehearser is None
+    assert set(trainer.terms(MAIN)) == {"identity", "triplet", "affinity"}
+    assert same(copy_of(trainer.learner.style), before)
+    assert trainer.learner.stored_bytes_per_domain() == 0
 
 
 def test_rehearsal_needs_no_old_model(course):
     off = {"losses": {"affinity": {"weight": 0}}, "interpolation": {"mode": "none"}}
-    pupil = in_main_stage(course, "first", "second", **off)
-    assert pupil.learner.old is None
+    trainer = in_main_stage(course, "first", "second", **off)
+    assert trainer.learner.old is None
     wanted = {"identity", "triplet", "rehearsed_identity", "rehearsed_triplet"}
-    assert set(pupil.terms(MAIN)) == wanted
+    assert set(trainer.terms(MAIN)) == wanted
 
 
 def test_one_style_is_kept_of_all_domains(course):
-    pupil = course("dask", style={"width": 4, "kernel_size": 1, "channels": "separate"})
+    trainer = course("dask", style={"width": 4, "kernel_size": 1, "channels": "separate"})
     convolutions = (4 * 27 + 4) + (8 * 36 + 8) + (16 * 72 + 16)
     num_values = convolutions + (16 * 22 + 16) + (6 * 16 + 6)
-    pupil.learn("first")
-    assert pupil.learner.stored_bytes_per_domain() == 4 * num_values
-    pupil.learn("second")
-    assert pupil.learner.stored_bytes_per_domain() == 2 * num_values
+    trainer.learn("first")
+    assert trainer.learner.stored_bytes_per_domain() == 4 * num_values
+    trainer.learn("second")
+    assert trainer.learner.stored_bytes_per_domain() == 2 * num_values
 
 
 def test_the_stages_have_lengths_of_their_own(course):
-    pupil = course("dask", epochs=6, first_epochs=8, style={"epochs": 3})
+    trainer = course("dask", epochs=6, first_epochs=8, style={"epochs": 3})
     found = []
     for domain in ("first", "second"):
-        pupil.begin(domain)
-        found.append([stage.epochs for stage in pupil.learner.stages()])
-        pupil.finish()
+        trainer.begin(domain)
+        found.append([stage.epochs for stage in trainer.learner.stages()])
+        trainer.finish()
     assert found == [[3, 8], [3, 6]]
 
 
 def test_it_learns_under_half_precision(course):
-    pupil = course("dask")
-    pupil.learn("first")
-    pupil.begin("second")
-    for stage in pupil.learner.stages():
+    trainer = course("dask")
+    trainer.learn("first")
+    trainer.begin("second")
+    for stage in trainer.learner.stages():
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            result = pupil.learner(pupil.batch(stage, 0), stage.name)
+            result = trainer.learner(trainer.batch(stage, 0), stage.name)
         assert result.loss.dtype == torch.float32
         assert result.loss.isfinite()

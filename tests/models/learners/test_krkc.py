@@ -29,12 +29,12 @@ def generator(seed=0):
 
 def second_domain(course, **values):
     """A course some steps into its second domain."""
-    pupil = course("krkc", **values)
-    pupil.learn("first")
-    pupil.begin("second")
-    stir(pupil.learner.memory)
-    pupil.train(pupil.learner.stages()[0])
-    return pupil
+    trainer = course("krkc", **values)
+    trainer.learn("first")
+    trainer.begin("second")
+    stir(trainer.learner.memory)
+    trainer.train(trainer.learner.stages()[0])
+    return trainer
 
 
 def stir(model):
@@ -59,51 +59,51 @@ def assert_same(first, second):
 
 
 def test_the_first_domain_has_one_model_and_no_exemplars(course):
-    pupil = course("krkc")
-    pupil.begin("first")
-    assert set(pupil.terms("krkc")) == FIRST_TERMS
-    assert pupil.learner.memory is None
-    assert pupil.learner.replay_records() == ()
-    assert pupil.learner.stored_bytes_per_domain() == 0
-    pupil.finish()
-    assert pupil.learner.memory is None
-    width = pupil.learner.network.embed(pupil.images).shape[1]
-    assert pupil.learner.embed_images(pupil.images).shape[1] == width
+    trainer = course("krkc")
+    trainer.begin("first")
+    assert set(trainer.terms("krkc")) == FIRST_TERMS
+    assert trainer.learner.memory is None
+    assert trainer.learner.replay_records() == ()
+    assert trainer.learner.stored_bytes_per_domain() == 0
+    trainer.finish()
+    assert trainer.learner.memory is None
+    width = trainer.learner.network.embed(trainer.images).shape[1]
+    assert trainer.learner.embed_images(trainer.images).shape[1] == width
 
 
 def test_the_memory_model_begins_as_a_copy_and_both_learn(course):
-    pupil = course("krkc")
-    pupil.learn("first")
-    pupil.begin("second")
-    before = state_of(pupil.learner.network)
-    assert_same(before, state_of(pupil.learner.memory))
-    pupil.train(pupil.learner.stages()[0])
-    for model in (pupil.learner.network, pupil.learner.memory):
+    trainer = course("krkc")
+    trainer.learn("first")
+    trainer.begin("second")
+    before = state_of(trainer.learner.network)
+    assert_same(before, state_of(trainer.learner.memory))
+    trainer.train(trainer.learner.stages()[0])
+    for model in (trainer.learner.network, trainer.learner.memory):
         after = state_of(model)
         for path in ("head_class.weight", "neck_projected.weight", "image.visual.proj"):
             assert not torch.equal(after[path], before[path]), path
-    stir(pupil.learner.memory)
-    trained = state_of(pupil.learner.memory)
-    pupil.learner.end_domain(pupil.probe)
-    pupil.begin("third")
-    assert not torch.equal(trained["image.visual.proj"], pupil.learner.memory.image.visual.proj)
-    assert_same(state_of(pupil.learner.network), state_of(pupil.learner.memory))
+    stir(trainer.learner.memory)
+    trained = state_of(trainer.learner.memory)
+    trainer.learner.end_domain(trainer.probe)
+    trainer.begin("third")
+    assert not torch.equal(trained["image.visual.proj"], trainer.learner.memory.image.visual.proj)
+    assert_same(state_of(trainer.learner.network), state_of(trainer.learner.memory))
 
 
 def test_the_memory_model_has_rates_of_its_own_by_domain(course):
-    pupil = course("krkc", memory_lr_factors=(0.5, 0.25), optimizer={"lr": 1.0})
+    trainer = course("krkc", memory_lr_factors=(0.5, 0.25), optimizer={"lr": 1.0})
     rates = []
     for name in ("first", "second", "third", "fourth"):
-        pupil.begin(name)
-        (stage,) = pupil.learner.stages()
-        set_trainable(pupil.learner, stage.trainable)
-        groups = build_optimizer(pupil.learner, stage.optimizer).param_groups
+        trainer.begin(name)
+        (stage,) = trainer.learner.stages()
+        set_trainable(trainer.learner, stage.trainable)
+        groups = build_optimizer(trainer.learner, stage.optimizer).param_groups
         factors = {id(p): group["lr_factor"] for group in groups for p in group["params"]}
-        paths = pupil.learner.named_parameters()
+        paths = trainer.learner.named_parameters()
         rates.append(
             {(path.split(".")[0], factors[id(p)]) for path, p in paths if id(p) in factors}
         )
-        pupil.learner.end_domain(pupil.probe)
+        trainer.learner.end_domain(trainer.probe)
     working = ("network", 1.0)
     assert rates == [
         {working}, {working, ("memory", 0.5)}, {working, ("memory", 0.25)},
@@ -113,9 +113,9 @@ def test_the_memory_model_has_rates_of_its_own_by_domain(course):
 
 def test_every_term_is_there_and_weighted_by_its_section(course):
     losses = {"identity": {"weight": 0.5}, "replay_triplet": {"weight": 3}}
-    pupil = second_domain(course, losses={**losses, "rectification": {"weight": 7}})
-    (stage,) = pupil.learner.stages()
-    result = pupil.learner(pupil.batch(stage, 3), stage.name)
+    trainer = second_domain(course, losses={**losses, "rectification": {"weight": 7}})
+    (stage,) = trainer.learner.stages()
+    result = trainer.learner(trainer.batch(stage, 3), stage.name)
     assert set(result.terms) == ALL_TERMS
     assert result.weights["identity"] == result.weights["memory_identity"] == 0.5
     assert result.weights["replay_triplet"] == result.weights["memory_replay_triplet"] == 3
@@ -126,10 +126,10 @@ def test_every_term_is_there_and_weighted_by_its_section(course):
 @pytest.mark.parametrize("mixture", ["probabilities", "logits"])
 def test_the_terms_are_those_of_two_plain_networks(course, mixture):
     rectification = {"temperature": 3.0, "mixture": mixture}
-    pupil = second_domain(course, losses={"rectification": rectification})
-    learner = pupil.learner
+    trainer = second_domain(course, losses={"rectification": rectification})
+    learner = trainer.learner
     (stage,) = learner.stages()
-    batch = pupil.batch(stage, 5)
+    batch = trainer.batch(stage, 5)
     learner.train()
     models = {"": copy.deepcopy(learner.network), "memory_": copy.deepcopy(learner.memory)}
     found = {name: term.item() for name, term in learner(batch, stage.name).terms.items()}
@@ -171,10 +171,10 @@ def naive_triplet(features, person_ids, margin):
 
 
 def test_running_statistics_count_the_new_batch_and_the_exemplars_once(course):
-    pupil = second_domain(course)
-    learner = pupil.learner
+    trainer = second_domain(course)
+    learner = trainer.learner
     (stage,) = learner.stages()
-    batch = pupil.batch(stage, 5)
+    batch = trainer.batch(stage, 5)
     learner.train()
     models = [copy.deepcopy(learner.network), copy.deepcopy(learner.memory)]
     learner(batch, stage.name)
@@ -198,15 +198,15 @@ def test_running_statistics_count_the_new_batch_and_the_exemplars_once(course):
     ],
 )
 def test_weights_are_consolidated_after_each_domain(course, consolidation, shares):
-    pupil = course("krkc", consolidation=consolidation)
-    learner = pupil.learner
-    pupil.learn("first")
+    trainer = course("krkc", consolidation=consolidation)
+    learner = trainer.learner
+    trainer.learn("first")
     for name, share in zip(("second", "third"), shares, strict=True):
-        pupil.begin(name)
+        trainer.begin(name)
         stir(learner.memory)
-        pupil.train(learner.stages()[0])
+        trainer.train(learner.stages()[0])
         working, memory = state_of(learner.network), state_of(learner.memory)
-        learner.end_domain(pupil.probe)
+        learner.end_domain(trainer.probe)
         assert_same(memory, state_of(learner.memory))
         for path, tensor in state_of(learner.network).items():
             if tensor.is_floating_point():
@@ -215,38 +215,38 @@ def test_weights_are_consolidated_after_each_domain(course, consolidation, share
 
 
 def test_exemplars_are_the_farthest_for_the_working_model_before_it_is_mixed(course):
-    pupil = second_domain(course, exemplars={"num_persons": 100})
-    learner = pupil.learner
+    trainer = second_domain(course, exemplars={"num_persons": 100})
+    learner = trainer.learner
     (first_kept, offset) = (learner.replay_records(), 8)
     assert {record.person_id for record in first_kept} == set(range(8))
     assert all(record.image_path.startswith("first/") for record in first_kept)
-    embeddings = pupil.probe(lambda images: {"e": learner.network.embed(images)})["e"]
-    chosen = farthest_images(embeddings.double(), torch.from_numpy(pupil.domain.person_ids), 2)
-    learner.end_domain(pupil.probe)
+    embeddings = trainer.probe(lambda images: {"e": learner.network.embed(images)})["e"]
+    chosen = farthest_images(embeddings.double(), torch.from_numpy(trainer.domain.person_ids), 2)
+    learner.end_domain(trainer.probe)
     kept = learner.replay_records()
     assert kept[: len(first_kept)] == first_kept
-    wanted = [pupil.domain.train[index] for index in chosen.tolist()]
+    wanted = [trainer.domain.train[index] for index in chosen.tolist()]
     found = [(record.image_path, record.person_id) for record in kept[len(first_kept) :]]
     assert found == [(record.image_path, record.person_id + offset) for record in wanted]
 
 
-def test_what_is_kept_is_counted_in_bytes(course):
-    pupil = course("krkc", exemplars={"num_persons": 3, "with_replacement": False})
-    pupil.learn("first", "second")
-    assert len(pupil.learner.replay_records()) == 12
-    assert pupil.learner.stored_bytes_per_domain() == 6 * 32 * 16 * 3
-    pupil.begin("third")
-    assert pupil.learner.stored_bytes_per_domain() == 6 * 32 * 16 * 3
+def test_stored_bytes_count_the_exemplars(course):
+    trainer = course("krkc", exemplars={"num_persons": 3, "with_replacement": False})
+    trainer.learn("first", "second")
+    assert len(trainer.learner.replay_records()) == 12
+    assert trainer.learner.stored_bytes_per_domain() == 6 * 32 * 16 * 3
+    trainer.begin("third")
+    assert trainer.learner.stored_bytes_per_domain() == 6 * 32 * 16 * 3
 
 
 def test_images_are_embedded_by_both_models_or_by_one(course):
     for features in ("both", "working"):
-        pupil = second_domain(course, consolidation={"features": features})
-        learner = pupil.learner.eval()
+        trainer = second_domain(course, consolidation={"features": features})
+        learner = trainer.learner.eval()
         with torch.no_grad():
-            found = learner.embed_images(pupil.images)
-            working = learner.network.embed(pupil.images)
-            memory = learner.memory.embed(pupil.images)
+            found = learner.embed_images(trainer.images)
+            working = learner.network.embed(trainer.images)
+            memory = learner.memory.embed(trainer.images)
         if features == "working":
             assert torch.equal(found, working)
             continue
@@ -259,23 +259,23 @@ def test_images_are_embedded_by_both_models_or_by_one(course):
 
 
 def test_replay_alone_needs_no_second_model(course):
-    pupil = second_domain(
+    trainer = second_domain(
         course,
         losses=off("rectification"),
         consolidation={"weights": "none", "features": "working"},
     )
-    assert pupil.learner.memory is None
-    assert set(pupil.terms("krkc")) == MODEL_TERMS
+    assert trainer.learner.memory is None
+    assert set(trainer.terms("krkc")) == MODEL_TERMS
 
 
 def test_without_replay_nothing_is_kept(course):
-    pupil = second_domain(course, losses=off("replay_triplet"))
-    learner = pupil.learner
+    trainer = second_domain(course, losses=off("replay_triplet"))
+    learner = trainer.learner
     assert learner.replay_shape is None
     assert learner.replay_records() == ()
     assert learner.stored_bytes_per_domain() == 0
-    assert set(pupil.terms("krkc")) == ALL_TERMS - {"replay_triplet", "memory_replay_triplet"}
-    learner.end_domain(pupil.probe)
+    assert set(trainer.terms("krkc")) == ALL_TERMS - {"replay_triplet", "memory_replay_triplet"}
+    learner.end_domain(trainer.probe)
     assert learner.replay_records() == ()
 
 
@@ -284,11 +284,11 @@ def test_the_shape_of_replay_is_the_configured_one(course):
     assert course("krkc", replay=replay).learner.replay_shape == ReplayShape(5, 3)
 
 
-def test_settings_that_cannot_work_are_refused():
+def test_invalid_settings_are_rejected():
     with pytest.raises(ValueError, match="rectification compares classifiers"):
         Config.model_validate({"losses": off("identity")})
     with pytest.raises(ValueError, match="no loss"):
         Config.model_validate({"losses": off("identity", "triplet", "rectification")})
     for factors in ([0.1, -0.1], []):
-        with pytest.raises(ValueError, match=r"memory_lr_factors\n.*one factor or more"):
+        with pytest.raises(ValueError, match=r"memory_lr_factors\n.*at least one factor"):
             Config.model_validate({"memory_lr_factors": factors})

@@ -32,13 +32,13 @@ def test_the_module_holds_a_config_and_a_final_method(name):
 
 @pytest.mark.parametrize("name", sorted(set(LEARNERS) - set(LEARNING)))
 def test_what_has_no_course_learns_nothing(course, name):
-    pupil = course(name)
-    before = embedded(pupil)
-    pupil.learn("first", "second")
-    pupil.begin("none")
-    assert pupil.learner.stages() == ()
-    pupil.images = course(name).images
-    assert torch.equal(embedded(pupil), before)
+    trainer = course(name)
+    before = embedded(trainer)
+    trainer.learn("first", "second")
+    trainer.begin("none")
+    assert trainer.learner.stages() == ()
+    trainer.images = course(name).images
+    assert torch.equal(embedded(trainer), before)
 
 
 @pytest.mark.parametrize("name", LEARNING)
@@ -52,60 +52,60 @@ def test_stages_are_known_before_the_first_domain(course, name):
 
 @pytest.mark.parametrize(("name", "values"), CASES)
 def test_every_trainable_parameter_receives_a_gradient_and_no_other(course, name, values):
-    pupil = course(name, **values)
+    trainer = course(name, **values)
     for domain in ("first", "second"):
-        pupil.begin(domain)
-        for stage in pupil.learner.stages():
-            trainable = set(set_trainable(pupil.learner, stage.trainable))
-            pupil.learner.train()
-            pupil.learner(pupil.batch(stage, 0), stage.name).loss.backward()
-            touched = {p for p, v in pupil.learner.named_parameters() if v.grad is not None}
+        trainer.begin(domain)
+        for stage in trainer.learner.stages():
+            trainable = set(set_trainable(trainer.learner, stage.trainable))
+            trainer.learner.train()
+            trainer.learner(trainer.batch(stage, 0), stage.name).loss.backward()
+            touched = {p for p, v in trainer.learner.named_parameters() if v.grad is not None}
             assert touched == trainable, (domain, stage.name)
-            pupil.train(stage)
-            pupil.learner.end_stage(stage.name, pupil.probe)
-        pupil.learner.end_domain(pupil.probe)
+            trainer.train(stage)
+            trainer.learner.end_stage(stage.name, trainer.probe)
+        trainer.learner.end_domain(trainer.probe)
 
 
 @pytest.mark.parametrize(("name", "values"), LEARNING_CASES)
 def test_the_length_of_every_domain_is_known_at_any_time(course, name, values):
-    pupil = course(name, **values)
+    trainer = course(name, **values)
     asked, found = [], []
     for domain in ("first", "second", "third"):
-        asked.append([pupil.learner.planned_epochs(number) for number in range(3)])
-        pupil.begin(domain)
-        found.append(sum(stage.epochs for stage in pupil.learner.stages()))
-        asked.append([pupil.learner.planned_epochs(number) for number in range(3)])
-        pupil.finish()
+        asked.append([trainer.learner.planned_epochs(number) for number in range(3)])
+        trainer.begin(domain)
+        found.append(sum(stage.epochs for stage in trainer.learner.stages()))
+        asked.append([trainer.learner.planned_epochs(number) for number in range(3)])
+        trainer.finish()
     assert all(planned == found for planned in asked)
 
 
 @pytest.mark.parametrize(("name", "values"), LEARNING_CASES)
 def test_the_loss_is_the_weighted_sum_of_its_terms(course, name, values):
-    pupil = course(name, **values)
-    pupil.learn("first")
-    pupil.begin("second")
-    for stage in pupil.learner.stages():
-        for result in pupil.train(stage):
+    trainer = course(name, **values)
+    trainer.learn("first")
+    trainer.begin("second")
+    for stage in trainer.learner.stages():
+        for result in trainer.train(stage):
             assert result.terms.keys() == result.weights.keys()
             wanted = sum(result.weights[term] * value for term, value in result.terms.items())
             assert torch.allclose(result.loss, wanted)
             assert result.loss.isfinite()
             assert all(value.ndim == 0 for value in result.terms.values())
-        pupil.learner.end_stage(stage.name, pupil.probe)
+        trainer.learner.end_stage(stage.name, trainer.probe)
 
 
 @pytest.mark.parametrize("name", LEARNERS)
 def test_embeddings_are_unit_vectors_and_each_image_has_its_own(course, name):
-    pupil = course(name)
+    trainer = course(name)
 
     def embed(images):
-        pupil.learner.eval()
+        trainer.learner.eval()
         with torch.no_grad():
-            return pupil.learner.embed_images(images)
+            return trainer.learner.embed_images(images)
 
     images = torch.randn(6, 3, 32, 16, generator=torch.Generator().manual_seed(0))
     before = embed(images)
-    pupil.learn("first")
+    trainer.learn("first")
     for embeddings in (before, embed(images)):
         assert embeddings.isfinite().all()
         assert torch.allclose(embeddings.norm(dim=1), torch.ones(6), atol=1e-5)
@@ -115,26 +115,26 @@ def test_embeddings_are_unit_vectors_and_each_image_has_its_own(course, name):
 
 @pytest.mark.parametrize("name", CLASSIFYING)
 def test_classifiers_grow_and_old_rows_stay_until_trained(course, name):
-    pupil = course(name)
-    network = getattr(pupil.learner, "network", None)
+    trainer = course(name)
+    network = getattr(trainer.learner, "network", None)
     assert isinstance(network, ReidNetwork), "a learner without it needs a contract of its own"
-    pupil.learn("first")
+    trainer.learn("first")
     assert network.num_identities == 8
     before = {head: getattr(network, head).weight.clone() for head in HEADS}
-    pupil.begin("second")
+    trainer.begin("second")
     for head in HEADS:
         weight = getattr(network, head).weight
         assert len(weight) == 16
         assert torch.equal(weight[:8], before[head])
-    pupil.finish()
+    trainer.finish()
     for head in HEADS:
         assert not torch.equal(getattr(network, head).weight[:8], before[head])
 
 
 @pytest.mark.parametrize("name", CLASSIFYING)
 def test_people_of_a_later_domain_have_the_later_rows(course, name, monkeypatch):
-    pupil = course(name)
-    network, seen = getattr(pupil.learner, "network", None), []
+    trainer = course(name)
+    network, seen = getattr(trainer.learner, "network", None), []
     assert isinstance(network, ReidNetwork), "a learner without it needs a contract of its own"
     original = network.identity_terms
 
@@ -145,14 +145,14 @@ def test_people_of_a_later_domain_have_the_later_rows(course, name, monkeypatch)
         return original(*arguments)
 
     monkeypatch.setattr(network, "identity_terms", spy)
-    pupil.learn("first")
+    trainer.learn("first")
     assert torch.cat(seen).max() < 8
     seen.clear()
-    pupil.begin("second")
-    for stage in pupil.learner.stages():
-        pupil.train(stage, range(1))
-        pupil.learner.end_stage(stage.name, pupil.probe)
-        wanted = pupil.batch(stage, 0).person_ids + 8
+    trainer.begin("second")
+    for stage in trainer.learner.stages():
+        trainer.train(stage, range(1))
+        trainer.learner.end_stage(stage.name, trainer.probe)
+        wanted = trainer.batch(stage, 0).person_ids + 8
         assert all(torch.equal(targets, wanted) for targets in seen)
     assert seen
 
@@ -167,22 +167,22 @@ def assert_modes(learner, training):
 
 @pytest.mark.parametrize(("name", "values"), CASES)
 def test_no_call_leaves_a_part_in_another_mode(course, name, values):
-    pupil = course(name, **values)
-    learner = pupil.learner
+    trainer = course(name, **values)
+    learner = trainer.learner
     for domain in ("first", "second"):
         for training in (False, True):
             learner.train(training)
             with torch.no_grad():
-                learner.embed_images(pupil.images)
+                learner.embed_images(trainer.images)
             assert_modes(learner, training)
-        pupil.begin(domain)
+        trainer.begin(domain)
         assert_modes(learner, True)
         for stage in learner.stages():
-            pupil.train(stage)
+            trainer.train(stage)
             assert_modes(learner, True)
-            embedded(pupil)
+            embedded(trainer)
             assert_modes(learner, True)
-            learner.end_stage(stage.name, pupil.probe)
+            learner.end_stage(stage.name, trainer.probe)
             assert_modes(learner, True)
-        learner.end_domain(pupil.probe)
+        learner.end_domain(trainer.probe)
         assert_modes(learner, True)

@@ -83,8 +83,8 @@ def test_classifiers_grow_and_old_rows_stay_until_trained(course, name):
 
 
 @pytest.mark.parametrize(("name", "values"), OF_IMAGES)
-def test_a_saved_state_goes_on_bit_for_bit(course, name, values):
-    test_learner_state.test_a_saved_state_goes_on_bit_for_bit(course, name, values)
+def test_resuming_is_bit_exact(course, name, values):
+    test_learner_state.test_resuming_is_bit_exact(course, name, values)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -100,8 +100,8 @@ def test_twenty_domains_of_two_people(course, domain, name):
 @pytest.mark.parametrize("mode", ["none", "fixed", "adaptive"])
 @pytest.mark.parametrize("name", [name for name in INTERPOLATING if name in NAMES])
 def test_interpolation_does_what_its_mode_says(course, name, mode):
-    pupil = course(name, interpolation={"mode": mode, "alpha": 0.3})
-    old, new, after, alpha = network_after_training(pupil)
+    trainer = course(name, interpolation={"mode": mode, "alpha": 0.3})
+    old, new, after, alpha = network_after_training(trainer)
     assert 0 < alpha < 1
     share = {"none": 1.0, "fixed": 0.3, "adaptive": alpha}[mode]
     wanted = new if mode == "none" else interpolate(new, old, share)
@@ -201,16 +201,16 @@ def together(learners, batch, stage):
 
 @pytest.mark.parametrize(("name", "values"), LEARNING_OF_IMAGES)
 def test_two_workers_compute_what_one_would(course, name, values):
-    pupil = course(name, **values)
-    pupil.learn("first")
-    pupil.begin("second")
-    for stage in pupil.learner.stages():
-        pupil.train(stage)
-        state = pupil.learner.save_state()
+    trainer = course(name, **values)
+    trainer.learn("first")
+    trainer.begin("second")
+    for stage in trainer.learner.stages():
+        trainer.train(stage)
+        state = trainer.learner.save_state()
         exchange = Exchange(2)
         both = [one_of_two(name, values, exchange, rank, state, True) for rank in range(2)]
-        alone = copy.deepcopy(pupil.learner).double()
-        batch = in_double(pupil.batch(stage, 9))
+        alone = copy.deepcopy(trainer.learner).double()
+        batch = in_double(trainer.batch(stage, 9))
         loss, gradients = step(alone, batch, stage)
         shares = together(both, batch, stage)
         for (their_loss, theirs), learner in zip(shares, both, strict=True):
@@ -221,4 +221,4 @@ def test_two_workers_compute_what_one_would(course, name, values):
         for path, gradient in gradients.items():
             mean = (shares[0][1][path] + shares[1][1][path]) / 2
             assert (mean - gradient).norm() <= 1e-4 * gradient.norm() + 1e-9, (stage.name, path)
-        pupil.learner.end_stage(stage.name, pupil.probe)
+        trainer.learner.end_stage(stage.name, trainer.probe)

@@ -56,9 +56,9 @@ def half(batch, rank):
     )
 
 
-def step_of(pupil, collective, batch, stage):
+def step_of(trainer, collective, batch, stage):
     """Loss and gradients of one step, and the state it leaves; the learner stays as it was."""
-    learner = pupil.learner
+    learner = trainer.learner
     state = learner.save_state()
     own, learner.collective = learner.collective, collective
     set_trainable(learner, stage.trainable)
@@ -72,7 +72,7 @@ def step_of(pupil, collective, batch, stage):
     return result.loss.detach(), gradients, after
 
 
-def steps_of_two(pupil, batch, stage, num_rounds=1):
+def steps_of_two(trainer, batch, stage, num_rounds=1):
     """What `step_of` says of each of two workers.
 
     Args:
@@ -80,28 +80,29 @@ def steps_of_two(pupil, batch, stage, num_rounds=1):
     """
     workers = [Recorder(), Recorder()]
     for rank, worker in enumerate(workers):
-        step_of(pupil, worker, half(batch, rank), stage)
+        step_of(trainer, worker, half(batch, rank), stage)
     shares = []
     for _ in range(num_rounds):
         workers = [Colleague(rank, workers[1 - rank].sent) for rank in range(2)]
         shares = [
-            step_of(pupil, worker, half(batch, rank), stage) for rank, worker in enumerate(workers)
+            step_of(trainer, worker, half(batch, rank), stage)
+            for rank, worker in enumerate(workers)
         ]
     return shares
 
 
 @pytest.mark.parametrize(("name", "values"), CASES)
 def test_two_workers_compute_what_one_would(course, name, values):
-    pupil = course(name, **values)
-    pupil.learn("first")
-    pupil.begin("second")
-    for stage in pupil.learner.stages():
+    trainer = course(name, **values)
+    trainer.learn("first")
+    trainer.begin("second")
+    for stage in trainer.learner.stages():
         # A trained student differs from its teacher: terms that compare them are not 0.
-        pupil.train(stage)
-        batch = pupil.batch(stage, 9)
-        assert (batch.replay is None) == (not pupil.learner.replay_records())
-        loss, gradients, after = step_of(pupil, pupil.learner.collective, batch, stage)
-        shares = steps_of_two(pupil, batch, stage, 2 if "gradnorm" in values else 1)
+        trainer.train(stage)
+        batch = trainer.batch(stage, 9)
+        assert (batch.replay is None) == (not trainer.learner.replay_records())
+        loss, gradients, after = step_of(trainer, trainer.learner.collective, batch, stage)
+        shares = steps_of_two(trainer, batch, stage, 2 if "gradnorm" in values else 1)
         for their_loss, _, their_state in shares:
             assert torch.allclose(their_loss, loss, atol=1e-5)
             assert their_state.keys() == after.keys()
@@ -110,4 +111,4 @@ def test_two_workers_compute_what_one_would(course, name, values):
         for path, gradient in gradients.items():
             mean = (shares[0][1][path] + shares[1][1][path]) / 2
             assert torch.allclose(mean, gradient, atol=1e-5, rtol=1e-3), (stage.name, path)
-        pupil.learner.end_stage(stage.name, pupil.probe)
+        trainer.learner.end_stage(stage.name, trainer.probe)

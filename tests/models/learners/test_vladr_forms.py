@@ -12,21 +12,21 @@ from models.losses.alignment import affinity
 IMAGE = "icar"
 
 
-def until_images(pupil, domain):
+def until_images(trainer, domain):
     """A domain up to the beginning of its image stage."""
-    pupil.begin(domain)
-    for stage in pupil.learner.stages()[:-1]:
-        pupil.train(stage)
-        pupil.learner.end_stage(stage.name, pupil.probe)
+    trainer.begin(domain)
+    for stage in trainer.learner.stages()[:-1]:
+        trainer.train(stage)
+        trainer.learner.end_stage(stage.name, trainer.probe)
 
 
 def test_centroids_are_kept_beside_the_means(course):
-    pupil = course("vladr", alignment=("centroid_relation",), num_centroids=3, granularity="both")
-    pupil.learn("first")
-    memory = pupil.learner.memory
+    trainer = course("vladr", alignment=("centroid_relation",), num_centroids=3, granularity="both")
+    trainer.learn("first")
+    memory = trainer.learner.memory
     assert memory.centroids().shape == (3, 5, 96)
     assert memory.attribute_prototypes().shape == (1, 5, 96)
-    assert pupil.learner.stored_bytes_per_domain() == (3 + 1) * 5 * 96 * 4
+    assert trainer.learner.stored_bytes_per_domain() == (3 + 1) * 5 * 96 * 4
     assert memory.counts[memory.keys[:, 3] > 0].reshape(3, 5).sum(0).tolist() == [32] * 5
 
 
@@ -60,35 +60,35 @@ def test_no_more_centroids_than_images():
 
 
 def test_kept_features_need_no_old_model(course):
-    pupil = course("vladr", teacher="features", granularity="both", alignment=("affinity",))
-    pupil.learn("first")
-    assert pupil.learner.begun.shape == (0, 5, 96)
-    pupil.begin("second")
-    learner = pupil.learner
+    trainer = course("vladr", teacher="features", granularity="both", alignment=("affinity",))
+    trainer.learn("first")
+    assert trainer.learner.begun.shape == (0, 5, 96)
+    trainer.begin("second")
+    learner = trainer.learner
     assert learner.old is None
     assert not any(isinstance(module, Frozen) for module in learner.modules())
-    found = pupil.probe(lambda images: {"v": learner._parts_of(images)})["v"]
+    found = trainer.probe(lambda images: {"v": learner._encode_parts(images)})["v"]
     assert torch.allclose(learner.begun, found, atol=1e-6)
     for stage in learner.stages()[:-1]:
-        pupil.train(stage)
-        learner.end_stage(stage.name, pupil.probe)
+        trainer.train(stage)
+        learner.end_stage(stage.name, trainer.probe)
     last = learner.stages()[-1]
     assert last.views == ("weak", "strong", "test")
-    terms = [each.terms["affinity"].item() for each in pupil.train(last)]
+    terms = [each.terms["affinity"].item() for each in trainer.train(last)]
     assert terms[0] == pytest.approx(0, abs=1e-5), "nothing has moved yet"
     assert terms[1] > 1e-4
-    learner.end_stage(last.name, pupil.probe)
+    learner.end_stage(last.name, trainer.probe)
     assert learner.begun.shape == (0, 5, 96)
 
 
 def test_the_kept_features_are_those_of_the_views_own_images(course):
-    pupil = course("vladr", teacher="features", alignment=("affinity",))
-    pupil.learn("first")
-    until_images(pupil, "second")
-    learner, stage = pupil.learner, pupil.learner.stages()[-1]
-    pupil.train(stage)
+    trainer = course("vladr", teacher="features", alignment=("affinity",))
+    trainer.learn("first")
+    until_images(trainer, "second")
+    learner, stage = trainer.learner, trainer.learner.stages()[-1]
+    trainer.train(stage)
     learner.train()
-    batch = pupil.batch(stage, 7)
+    batch = trainer.batch(stage, 7)
     with torch.no_grad():
         images = learner.network.image(batch.views["test"])
         new = learner.network.decoder(images.patches)
@@ -106,31 +106,31 @@ def test_embeddings_under_batch_statistics_cannot_be_kept():
 
 
 def test_embedding_prototypes_are_centres_of_test_embeddings(course):
-    pupil = course("vladr", alignment=("embedding_prototype",))
-    pupil.learn("first")
-    learner = pupil.learner
-    rows = pupil.probe(lambda images: {"e": learner.embed_images(images)})["e"]
+    trainer = course("vladr", alignment=("embedding_prototype",))
+    trainer.learn("first")
+    learner = trainer.learner
+    rows = trainer.probe(lambda images: {"e": learner.embed_images(images)})["e"]
     size = rows.shape[1]
     assert learner.embeddings.identity_prototypes().shape == (8, 1, size)
     wanted = functional.normalize(rows[12:16].mean(0), dim=-1)
     assert torch.allclose(learner.embeddings.identity_prototypes()[3, 0], wanted, atol=1e-5)
     assert learner.stored_bytes_per_domain() == (4 * 96 + 8 * size) * 4
-    pupil.learn("second")
+    trainer.learn("second")
     assert learner.embeddings.identity_prototypes().shape == (16, 1, size)
 
 
 def test_embedding_affinity_relates_the_images_of_the_batch(course):
-    pupil = course("vladr", alignment=("embedding_affinity",))
-    pupil.learn("first")
-    assert not len(pupil.learner.embeddings.vectors), "nothing is kept for it"
-    until_images(pupil, "second")
-    learner, stage = pupil.learner, pupil.learner.stages()[-1]
-    pupil.train(stage)
+    trainer = course("vladr", alignment=("embedding_affinity",))
+    trainer.learn("first")
+    assert not len(trainer.learner.embeddings.vectors), "nothing is kept for it"
+    until_images(trainer, "second")
+    learner, stage = trainer.learner, trainer.learner.stages()[-1]
+    trainer.train(stage)
     learner.train()
-    batch = pupil.batch(stage, 5)
+    batch = trainer.batch(stage, 5)
     with torch.no_grad():
         old, new = (
-            network.uncounted_embedding(network.image.features(batch.views["weak"]))
+            network.embedding_without_update(network.image.features(batch.views["weak"]))
             for network in (learner.old.module, learner.network)
         )
         target = (old @ old.T / 0.1).softmax(1)
@@ -141,14 +141,14 @@ def test_embedding_affinity_relates_the_images_of_the_batch(course):
 
 
 def test_embedding_relation_against_a_naive_loop(course):
-    pupil = course("vladr", alignment=("embedding_prototype",))
-    pupil.learn("first")
-    until_images(pupil, "second")
-    learner, stage = pupil.learner, pupil.learner.stages()[-1]
-    assert pupil.terms(IMAGE)["embedding_prototype"] == pytest.approx(0, abs=1e-5)
-    pupil.train(stage)
+    trainer = course("vladr", alignment=("embedding_prototype",))
+    trainer.learn("first")
+    until_images(trainer, "second")
+    learner, stage = trainer.learner, trainer.learner.stages()[-1]
+    assert trainer.terms(IMAGE)["embedding_prototype"] == pytest.approx(0, abs=1e-5)
+    trainer.train(stage)
     learner.train()
-    batch = pupil.batch(stage, 5)
+    batch = trainer.batch(stage, 5)
 
     def answers(network):
         features = network.image(batch.views["weak"])

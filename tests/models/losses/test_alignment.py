@@ -96,7 +96,7 @@ def test_prototype_relation_says_something_with_one_old_domain():
     assert loss.item() > 0
 
 
-def test_own_prototype_relation():
+def test_per_attribute_prototype_relation():
     new, old, prototypes = draw(4, 3, 5), draw(4, 3, 5, seed=1), draw(6, 3, 5, seed=2)
     total = 0.0
     for b in range(4):
@@ -104,7 +104,7 @@ def test_own_prototype_relation():
             shares_old = softmax([cosine(old[b, k], p[k]) / 0.2 for p in prototypes])
             shares_new = softmax([cosine(new[b, k], p[k]) / 0.2 for p in prototypes])
             total += kl(shares_old, shares_new) / 4
-    loss = alignment.own_prototype_relation(new, old, prototypes, 0.2, "mean")
+    loss = alignment.per_attribute_prototype_relation(new, old, prototypes, 0.2, "mean")
     assert loss.item() == pytest.approx(total / 3, rel=1e-9)
 
 
@@ -137,7 +137,7 @@ def relations(new, old):
     return {
         "pull": alignment.prototype_pull(new, old[:1], "cosine", 1.0, "sum"),
         "relation": alignment.prototype_relation(new, old, old[:2], 0.1, "sum"),
-        "identity": alignment.own_prototype_relation(new, old, old, 0.1, "sum"),
+        "identity": alignment.per_attribute_prototype_relation(new, old, old, 0.1, "sum"),
         "affinity": alignment.affinity(new, old, 0.1, "sum"),
         "no diagonal": alignment.affinity(new, old, 0.1, "sum", keep_diagonal=False),
     }
@@ -162,7 +162,7 @@ def test_without_prototypes_the_loss_is_zero_with_a_gradient(name):
         "pull": lambda: alignment.prototype_pull(v, nothing, "cosine", 1.0, "sum"),
         "pull contrastive": lambda: alignment.prototype_pull(v, nothing, "contrastive", 1, "mean"),
         "relation": lambda: alignment.prototype_relation(v, old, nothing, 0.1, "sum"),
-        "identity": lambda: alignment.own_prototype_relation(v, old, nothing, 0.1, "sum"),
+        "identity": lambda: alignment.per_attribute_prototype_relation(v, old, nothing, 0.1, "sum"),
     }[name]()
     loss.backward()
     assert loss.item() == 0

@@ -170,7 +170,7 @@ def test_laws_of_cka(num_images, seed, kernel):
     assert decoupling.cka(first, first, kernel).item() == pytest.approx(1)
 
 
-def test_drawing_rows_together_lowers_hsic_and_not_cka():
+def test_moving_rows_together_lowers_hsic_and_not_cka():
     first, second = draw(8, 4), draw(8, 4, seed=1) * 0.5 + draw(8, 4)
     apart = [measure(first, second, "linear") for measure in (decoupling.hsic, decoupling.cka)]
     centre = torch.full((4,), 50.0, dtype=torch.float64)

@@ -72,7 +72,7 @@ def test_jensen_shannon_equals_the_sum_over_classes(mixture, temperature):
 
 
 @pytest.mark.parametrize("loss", [distillation, jensen_shannon])
-def test_who_agrees_costs_nothing(loss):
+def test_equal_predictions_have_zero_loss(loss):
     logits = draw(4, 5).requires_grad_()
     value = loss(logits, logits.detach() + 7, 2.0)
     value.backward()
@@ -90,7 +90,7 @@ def test_one_class_costs_nothing(loss):
 
 
 @pytest.mark.parametrize("loss", [distillation, jensen_shannon])
-def test_certainty_is_no_infinity(loss):
+def test_confident_predictions_have_finite_loss(loss):
     sure, otherwise = torch.tensor([[900.0, 0.0]]).requires_grad_(), torch.tensor([[0.0, 900.0]])
     value = loss(sure, otherwise, 1.0)
     value.backward()
