@@ -180,7 +180,7 @@ def _present(
     console: Console, summary: TableSummary, folder: Path, cell: Cell, *, send: bool
 ) -> int:
     """Shows, writes and sends the table; returns the exit status."""
-    from runner.ablation.plot import write_pictures
+    from runner.ablation.plot import write_plots
     from runner.ablation.view import show, write_texts
     from runner.results.run_folder import write_atomically
 
@@ -188,7 +188,7 @@ def _present(
         folder.mkdir(parents=True, exist_ok=True)
         for file, text in write_texts(summary).items():
             write_atomically(folder / file, text)
-        write_pictures(summary, folder)
+        write_plots(summary, folder)
         show(console, summary)
         console.print(f"Table     {folder}/table.md, .json, .csv, .png", soft_wrap=True)
         if send:
@@ -217,4 +217,4 @@ def _send(console: Console, summary: TableSummary, folder: Path, cell: Cell) -> 
             style="yellow", markup=False, soft_wrap=True,
         )  # fmt: skip
         return
-    console.print(f"Tracking  {num_sent} MLflow runs sent or changed", soft_wrap=True)
+    console.print(f"Tracking  {num_sent} MLflow runs created or updated", soft_wrap=True)

@@ -38,7 +38,7 @@ def main(options: argparse.Namespace) -> int:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
     from runner.analysis.interpolation.evaluate import MixingStep, mix_run, parse_alphas
-    from runner.analysis.interpolation.view import mixtures_table, remarks, write_figure
+    from runner.analysis.interpolation.view import interpolation_table, remarks, write_figure
 
     console = Console()
     # --domain takes as many words as there are: overrides behind it are not domains.
@@ -62,7 +62,7 @@ def main(options: argparse.Namespace) -> int:
             use_gpu=options.gpu,
             report=report,
         )
-    console.print(mixtures_table(mixed.results, options.split))
+    console.print(interpolation_table(mixed.results, options.split))
     for sentence in remarks(mixed.results):
         console.print(sentence, highlight=False)
     picture = write_figure(mixed.results, options.split, mixed.folder)

@@ -10,14 +10,14 @@ from typing import Literal
 
 from PIL import Image, ImageDraw, ImageFont
 
-from runner.plotting.style import GREEN, INK, VERMILION
+from runner.plotting.style import GREEN, TEXT, VERMILION
 
 _WIDTH, _HEIGHT = 96, 192  # of an image, in pixels: the 1:2 of person crops
 _FRAME, _GAP, _LINE = 4, 12, 14
 _NUM_LINES = 3
-_PAPER = "#ffffff"
+BACKGROUND = "#ffffff"
 # The words below say it too.
-_FRAMES = {"match": GREEN, "other": VERMILION, "unknown": "#9aa5b1", "query": INK}
+_FRAMES = {"match": GREEN, "other": VERMILION, "unknown": "#9aa5b1", "query": TEXT}
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def draw_sheet(rows: Sequence[Sequence[Picture]], file: Path) -> None:
     cell_width = _WIDTH + 2 * _FRAME + _GAP
     cell_height = _HEIGHT + 2 * _FRAME + _NUM_LINES * _LINE + _GAP
     width = _GAP * 3 + cell_width * max(len(row) for row in rows)
-    sheet = Image.new("RGB", (width, _GAP + cell_height * len(rows)), _PAPER)
+    sheet = Image.new("RGB", (width, _GAP + cell_height * len(rows)), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(11)
     for number, row in enumerate(rows):
@@ -73,7 +73,7 @@ def _draw_picture(
     draw.rectangle(outer, outline=_FRAMES[picture.kind], width=_FRAME)
     if picture.image_path is None:
         text = "\n".join(textwrap.wrap(picture.text, 16)[: _HEIGHT // _LINE])
-        draw.multiline_text((left + _FRAME + 3, top + _FRAME + 3), text, fill=INK, font=font)
+        draw.multiline_text((left + _FRAME + 3, top + _FRAME + 3), text, fill=TEXT, font=font)
     else:
         with Image.open(picture.image_path) as image:
             shown = image.convert("RGB")
@@ -87,7 +87,7 @@ def _draw_picture(
         )
     for number, line in enumerate(picture.lines[:_NUM_LINES]):
         y = top + _HEIGHT + 2 * _FRAME + 2 + number * _LINE
-        draw.text((left, y), _fitted(draw, line, font), fill=INK, font=font)
+        draw.text((left, y), _fitted(draw, line, font), fill=TEXT, font=font)
 
 
 def _fitted(

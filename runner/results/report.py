@@ -30,17 +30,14 @@ def write_figures(results: Mapping[str, Any], folder: Path) -> list[Path]:
     Raises:
         ValueError: the results' rows do not fit their domains.
     """
-    from runner.plotting.result_matrix import (
-        draw_curves,
-        draw_matrix,
-    )  # matplotlib takes its time to load
+    # matplotlib is slow to import
+    from runner.plotting.result_matrix import draw_curves, draw_matrix
+    from runner.plotting.style import save_figure
 
     matrix = _matrix(results)
     title = f"{results['learner']} on {results['benchmark']}, seed {results['seed']}"
-    drawings = {"matrix.png": draw_matrix(matrix, title), "curves.png": draw_curves(matrix, title)}
-    for name, figure in drawings.items():
-        figure.savefig(folder / name, dpi=160)
-    return [folder / name for name in drawings]
+    figures = {"matrix.png": draw_matrix(matrix, title), "curves.png": draw_curves(matrix, title)}
+    return [save_figure(figure, folder / name) for name, figure in figures.items()]
 
 
 def results_table(results: Mapping[str, Any]) -> Table:

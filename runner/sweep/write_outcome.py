@@ -34,7 +34,7 @@ def write_outcome(
         quick: leave out importances and pictures, which take seconds; for between two trials.
     """
     # Matplotlib takes a second to import.
-    from runner.sweep.plot import write_pictures
+    from runner.sweep.plot import write_plots
 
     outcome = gather(folder, settings, space, config, quick=quick)
     _write_presets(outcome, config)
@@ -42,7 +42,7 @@ def write_outcome(
     write_atomically(folder / "summary.json", to_json(outcome))
     write_atomically(folder / "table.md", to_markdown(outcome))
     if not quick:
-        write_pictures(outcome)
+        write_plots(outcome)
     return outcome
 
 

@@ -35,7 +35,7 @@ JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON
 Event: TypeAlias = dict[str, Any]
 
 
-class SpoolSlice(NamedTuple):
+class EventSlice(NamedTuple):
     """What `read_events` found.
 
     Attributes:
@@ -50,7 +50,7 @@ class SpoolSlice(NamedTuple):
 
 
 @dataclass(frozen=True)
-class EventSpool:
+class EventLog:
     """Appends events to the file at `path`, from any number of threads and processes of one host.
 
     The file is opened anew for every event: the spool can be pickled to a worker, survives a fork,
@@ -76,7 +76,7 @@ class EventSpool:
         _append(self.path, line.encode() + b"\n")
 
 
-def read_events(path: Path, offset: int = 0, max_bytes: int | None = None) -> SpoolSlice:
+def read_events(path: Path, offset: int = 0, max_bytes: int | None = None) -> EventSlice:
     """The events on the complete lines from byte `offset` on.
 
     A last line without its newline is still being written: it is left for the next read. A file
@@ -100,10 +100,10 @@ def read_events(path: Path, offset: int = 0, max_bytes: int | None = None) -> Sp
                 if offset >= end:
                     break
     except FileNotFoundError:
-        return SpoolSlice([], offset, 0)
+        return EventSlice([], offset, 0)
     written = [line for line in lines if line.strip()]
     events = [event for line in written if (event := _parse(line)) is not None]
-    return SpoolSlice(events, offset, len(written) - len(events))
+    return EventSlice(events, offset, len(written) - len(events))
 
 
 def as_number(value: object) -> float | None:

@@ -20,7 +20,7 @@ from models.learner import Encode, Learner, LearnerState, Stage, StepResult
 from runner.config.run_config import RunConfig
 from runner.streaming.image_stream import DomainStream, OpenedDomain
 from runner.streaming.prefetch import ahead
-from runner.tracking.event_log import EventSpool
+from runner.tracking.event_log import EventLog
 from runner.training.batching import (
     Replay,
     check_replay_shape,
@@ -58,7 +58,7 @@ class WorkerContext:
     memory: MemoryStore
     group: WorkerGroup
     checkpoints: CheckpointStore
-    spool: EventSpool | None
+    spool: EventLog | None
     device: torch.device
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from models.learner import StepResult
-from runner.tracking.event_log import EventSpool
+from runner.tracking.event_log import EventLog
 
 FLUSH_ITERATIONS = 10
 
@@ -24,7 +24,7 @@ class StepLog:
         batch_size: images of a global batch.
     """
 
-    def __init__(self, spool: EventSpool | None, where: dict[str, Any], batch_size: int) -> None:
+    def __init__(self, spool: EventLog | None, where: dict[str, Any], batch_size: int) -> None:
         self.spool = spool
         self.where = where
         self.batch_size = batch_size

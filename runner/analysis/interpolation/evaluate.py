@@ -28,7 +28,7 @@ from runner.analysis.trained_run import TrainedRun, embedding, load_run
 from runner.config.run_config import RunConfig, flatten
 from runner.experiment import read_benchmark
 from runner.results.run_folder import RunStorage, find_run, git_revision, write_atomically
-from runner.tracking.event_log import EventSpool, read_events
+from runner.tracking.event_log import EventLog, read_events
 from runner.training.evaluation import Embedder, evaluate_domains
 from tasks.protocol.lock import trained_test_people
 from tasks.protocol.lock_differences import lock_differences
@@ -298,7 +298,7 @@ def _evaluate_missing(
     alphas: Sequence[float],
     report: Report,
 ) -> None:
-    spool = EventSpool(folder / "evaluations.jsonl")
+    spool = EventLog(folder / "evaluations.jsonl")
     done = read_mixtures(folder, run.device.type).keys()
     # The end points first: they are what can be held against the run's own record.
     ordered = sorted(alphas, key=lambda alpha: (0 < alpha < 1, alpha))

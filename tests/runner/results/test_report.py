@@ -14,7 +14,7 @@ from PIL import Image
 from rich.console import Console
 
 import runner.results.report
-from runner.plotting.result_matrix import spread
+from runner.plotting.result_matrix import separate
 from runner.results.report import results_table, write_figures
 from tasks.retrieval.metrics import ResultMatrix
 
@@ -115,7 +115,7 @@ def test_the_table_of_one_domain():
 @settings(deadline=None, max_examples=100)
 @given(st.lists(st.floats(0, 100), max_size=12))
 def test_labels_are_spread_in_their_order(positions):
-    moved = spread(positions, 5.0)
+    moved = separate(positions, 5.0)
     order = sorted(range(len(positions)), key=lambda index: positions[index])
     gaps = np.diff([moved[index] for index in order])
     assert (gaps > 5.0 - 1e-6).all()
@@ -123,4 +123,4 @@ def test_labels_are_spread_in_their_order(positions):
 
 
 def test_labels_far_apart_stay():
-    assert spread([50.0, 10.0, 30.0], 5.0) == [50.0, 10.0, 30.0]
+    assert separate([50.0, 10.0, 30.0], 5.0) == [50.0, 10.0, 30.0]

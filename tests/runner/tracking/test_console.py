@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from runner.tracking.console import ProgressView, follow
-from runner.tracking.event_log import EventSpool
+from runner.tracking.event_log import EventLog
 
 RUN = {
     "event": "run",
@@ -184,7 +184,7 @@ def test_a_terminal_shows_a_live_block():
 
 
 def test_following_shows_what_is_written_from_now_on(tmp_path):
-    spool = EventSpool(tmp_path / "events.jsonl")
+    spool = EventLog(tmp_path / "events.jsonl")
     spool.emit("log", level="info", message="before")
     console = Console(file=io.StringIO(), force_terminal=False)
     stop = threading.Event()

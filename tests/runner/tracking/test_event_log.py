@@ -11,17 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.tracking.event_log import EventSpool, as_number, read_events
+from runner.tracking.event_log import EventLog, as_number, read_events
 
 
 def emit_many(path: Path, writer: int, num_events: int) -> None:
-    spool = EventSpool(path)
+    spool = EventLog(path)
     for number in range(num_events):
         spool.emit("iteration", writer=writer, iteration=number, padding="x" * 500)
 
 
 def test_events_come_back_in_order(tmp_path):
-    spool = EventSpool(tmp_path / "events.jsonl")
+    spool = EventLog(tmp_path / "events.jsonl")
     spool.emit("run", name="a", seen=["x", "y"], params={"data.size": (1, 2)})
     spool.emit("log", level="info", message="Zürich ok\nsecond line")
     events, offset, num_malformed = read_events(spool.path)
@@ -34,7 +34,7 @@ def test_events_come_back_in_order(tmp_path):
 
 
 def test_reading_goes_on_from_the_offset(tmp_path):
-    spool = EventSpool(tmp_path / "events.jsonl")
+    spool = EventLog(tmp_path / "events.jsonl")
     spool.emit("log", message="first")
     offset = read_events(spool.path).offset
     spool.emit("log", message="second")
@@ -46,7 +46,7 @@ def test_a_missing_file_is_empty(tmp_path):
 
 
 def test_a_limited_read_stops_at_a_line(tmp_path):
-    spool = EventSpool(tmp_path / "events.jsonl")
+    spool = EventLog(tmp_path / "events.jsonl")
     for number in range(100):
         spool.emit("log", message=str(number))
     seen, offset, reads = [], 0, 0
@@ -59,7 +59,7 @@ def test_a_limited_read_stops_at_a_line(tmp_path):
 
 def test_a_line_being_written_waits_for_its_end(tmp_path):
     path = tmp_path / "events.jsonl"
-    EventSpool(path).emit("log", message="whole")
+    EventLog(path).emit("log", message="whole")
     with path.open("ab") as file:
         file.write(b'{"time": 1, "event": "lo')
     events, offset, num_malformed = read_events(path)
@@ -72,7 +72,7 @@ def test_a_line_being_written_waits_for_its_end(tmp_path):
 
 def test_an_event_after_a_torn_line_is_kept(tmp_path):
     path = tmp_path / "events.jsonl"
-    spool = EventSpool(path)
+    spool = EventLog(path)
     spool.emit("log", message="before")
     with path.open("ab") as file:
         file.write(b'{"time": 1, "event": "itera')
@@ -106,13 +106,13 @@ def test_processes_and_threads_do_not_mix_their_lines(tmp_path):
 
 
 def test_the_spool_travels_to_a_worker(tmp_path):
-    spool = pickle.loads(pickle.dumps(EventSpool(tmp_path / "events.jsonl")))
+    spool = pickle.loads(pickle.dumps(EventLog(tmp_path / "events.jsonl")))
     spool.emit("log", message="hello")
     assert len(read_events(spool.path).events) == 1
 
 
 def test_numbers_that_json_does_not_know(tmp_path):
-    spool = EventSpool(tmp_path / "events.jsonl")
+    spool = EventLog(tmp_path / "events.jsonl")
     spool.emit("iteration", loss=math.nan, terms={"id": math.inf, "ida": -math.inf})
     line = spool.path.read_text()
     event = json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
@@ -127,7 +127,7 @@ def test_what_is_not_a_number(value):
 
 
 def test_other_types_are_refused_by_name(tmp_path):
-    spool = EventSpool(tmp_path / "events.jsonl")
+    spool = EventLog(tmp_path / "events.jsonl")
     with pytest.raises(TypeError, match=r"iteration\.terms\.id: expected JSON .* got complex"):
         spool.emit("iteration", terms={"id": 1j})
     assert not spool.path.exists()
@@ -147,6 +147,6 @@ json_values = st.recursive(
 @settings(deadline=None, max_examples=60)
 @given(value=json_values)
 def test_json_survives(tmp_path_factory, value):
-    spool = EventSpool(tmp_path_factory.mktemp("spool") / "events.jsonl")
+    spool = EventLog(tmp_path_factory.mktemp("spool") / "events.jsonl")
     spool.emit("log", value=value)
     assert read_events(spool.path).events[0]["value"] == value

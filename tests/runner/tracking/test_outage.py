@@ -40,7 +40,7 @@ def test_nothing_is_lost_with_a_server_that_dies(
     folder = driver.events_file.parent
     results = json.loads((folder / "results.json").read_text())
     said = re.sub(r"\s+", " ", driver.log())
-    assert "Training goes on" in said
+    assert "Training continues" in said
     assert "sends this run to MLflow" in said
     assert start() == uri
     assert main(["sync", str(folder)]) == 0

@@ -12,11 +12,12 @@ import pytest
 from pydantic import ValidationError
 
 from runner.config.sections import TrackingConfig
-from runner.tracking import mlflow_client
-from runner.tracking.event_log import EventSpool, read_events
-from runner.tracking.mlflow_client import TrackingError, TrackingState, public_uri
+from runner.tracking import mlflow_sender
+from runner.tracking.event_log import EventLog, read_events
+from runner.tracking.mlflow_client import TrackingError, public_uri, resolve_uri
 from runner.tracking.mlflow_payloads import PARENT, RunHistory
-from runner.tracking.tracker import Tracker, resolve_uri, sync
+from runner.tracking.mlflow_sender import TrackingState
+from runner.tracking.tracker import Tracker, sync
 
 SEEN = ["market", "cuhk"]
 UNSEEN = ["grid"]
@@ -57,7 +58,7 @@ def run_folder(tmp_path) -> Path:
 
 
 def emit_run(folder: Path, attempt: int = 1, num_workers: int = 0) -> None:
-    EventSpool(folder / "events.jsonl").emit(
+    EventLog(folder / "events.jsonl").emit(
         "run",
         name=folder.name,
         preset="demo",
@@ -74,7 +75,7 @@ def emit_run(folder: Path, attempt: int = 1, num_workers: int = 0) -> None:
 
 
 def emit_iterations(folder: Path, domain_index: int, iterations: range) -> None:
-    spool = EventSpool(folder / "events.jsonl")
+    spool = EventLog(folder / "events.jsonl")
     facts = {"domain": SEEN[domain_index], "domain_index": domain_index, "stage": "icar"}
     spool.emit("stage", **facts, epochs=2, iterations_per_epoch=2, first_iteration=iterations[0])
     for iteration in iterations:
@@ -93,13 +94,13 @@ def emit_iterations(folder: Path, domain_index: int, iterations: range) -> None:
 
 def emit_evaluation(folder: Path, step: int) -> None:
     scores = {name: {"mAP": 10.0 * step + i, "R1": 50.0} for i, name in enumerate(SEEN + UNSEEN)}
-    EventSpool(folder / "events.jsonl").emit(
+    EventLog(folder / "events.jsonl").emit(
         "evaluation", step=step, split="test", scores=scores, seconds=1.5
     )
 
 
 def emit_end_of_domain(folder: Path, domain_index: int) -> None:
-    EventSpool(folder / "events.jsonl").emit(
+    EventLog(folder / "events.jsonl").emit(
         "domain_finished",
         domain=SEEN[domain_index],
         domain_index=domain_index,
@@ -109,7 +110,7 @@ def emit_end_of_domain(folder: Path, domain_index: int) -> None:
 
 
 def emit_end(folder: Path) -> None:
-    EventSpool(folder / "events.jsonl").emit(
+    EventLog(folder / "events.jsonl").emit(
         "finished",
         summary={"seen_mAP": 20.5, "forgetting_mAP": None},
         timings={"total": 12.0},
@@ -207,7 +208,7 @@ def test_slices_add_up_to_the_whole(run_folder):
 
 def test_no_average_over_a_missing_score(run_folder):
     emit_run(run_folder)
-    EventSpool(run_folder / "events.jsonl").emit(
+    EventLog(run_folder / "events.jsonl").emit(
         "evaluation",
         step=2,
         split="test",
@@ -222,18 +223,18 @@ def test_no_average_over_a_missing_score(run_folder):
 def test_a_failure_ends_the_runs_that_were_open(run_folder):
     emit_run(run_folder)
     emit_iterations(run_folder, 0, range(2))
-    EventSpool(run_folder / "events.jsonl").emit("failed", error="out of memory")
+    EventLog(run_folder / "events.jsonl").emit("failed", error="out of memory")
     deliveries = RunHistory().take(read_events(run_folder / "events.jsonl").events)
     assert [delivery.status for delivery in deliveries] == ["FAILED", "FAILED"]
     assert deliveries[0].tags["error.attempt_1"] == "out of memory"
 
 
-def test_names_that_mlflow_refuses_are_mended(run_folder):
-    EventSpool(run_folder / "events.jsonl").emit(
+def test_characters_that_mlflow_refuses_are_replaced(database, run_folder):
+    EventLog(run_folder / "events.jsonl").emit(
         "evaluation", step=0, split="test", seconds=1.0, scores={"a/b(c)": {"mAP": 1.0}}
     )
-    points = RunHistory().take(read_events(run_folder / "events.jsonl").events)[0].metrics
-    assert "test.mAP.a_b_c_" in {point.name for point in points}
+    report = sync(run_folder, TrackingConfig(uri=database, experiment="names"))
+    assert "test.mAP.a_b_c_" in client_of(database).get_run(report.run_id).data.metrics
 
 
 # ---- sync
@@ -269,7 +270,7 @@ def test_a_changed_file_is_sent_again(database, run_folder):
 
 def test_a_state_lost_after_sending_changes_nothing(database, run_folder, monkeypatch):
     """The driver may be killed after any write: what is in doubt is sent again and kept once."""
-    monkeypatch.setattr(mlflow_client, "_SLICE_BYTES", 600)
+    monkeypatch.setattr(mlflow_sender, "_SLICE_BYTES", 600)
     config = TrackingConfig(uri=database, experiment="doubt")
     saved: list[str] = []
     save = TrackingState.save
@@ -318,7 +319,7 @@ def test_the_state_of_another_spool_is_refused(database, run_folder):
     sync(run_folder, config)
     (run_folder / "events.jsonl").unlink()
     emit_run(run_folder)
-    with pytest.raises(TrackingError, match=r"shorter than what was sent"):
+    with pytest.raises(TrackingError, match=r"shorter than the part already sent"):
         sync(run_folder, config)
 
 
@@ -329,13 +330,13 @@ def test_sync_of_no_run(tmp_path):
 
 def test_sync_to_nowhere(run_folder):
     emit_run(run_folder)
-    with pytest.raises(ValueError, match=r"tracking\.uri is null"):
+    with pytest.raises(ValueError, match=r"tracking.uri: expected a server, got null"):
         sync(run_folder, TrackingConfig(uri=None))
 
 
 def test_sync_to_a_dead_server(dead_uri, run_folder):
     emit_run(run_folder)
-    with pytest.raises(TrackingError, match=r"no answer .*refused.*Nothing is lost"):
+    with pytest.raises(TrackingError, match=r"no answer .*refused.*No data is lost"):
         sync(run_folder, TrackingConfig(uri=dead_uri))
 
 
@@ -428,7 +429,7 @@ def test_importing_the_tracker_imports_no_mlflow():
         "import sys, runner.tracking.tracker; "
         "sys.exit('mlflow' in sys.modules or 'ray' in sys.modules)"
     )
-    root = Path(mlflow_client.__file__).parents[2]
+    root = Path(mlflow_sender.__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
 
 

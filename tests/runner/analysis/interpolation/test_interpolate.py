@@ -17,8 +17,8 @@ from models.learner import LearnerState
 from runner import experiment
 from runner.analysis.interpolation import evaluate as mixing  # RENAMED
 from runner.analysis.interpolation.evaluate import mix_run, mixed_state, mixing_steps, parse_alphas
-from runner.analysis.interpolation.plot import draw_mixtures
-from runner.analysis.interpolation.view import mixtures_table, remarks, write_figure
+from runner.analysis.interpolation.plot import draw_interpolation
+from runner.analysis.interpolation.view import interpolation_table, remarks, write_figure
 from runner.analysis.trained_run import load_run
 from runner.config.run_config import RunConfig
 from runner.experiment import RunResult, run_experiment
@@ -234,7 +234,7 @@ def test_nothing_is_chosen_without_validation_people(folder: Path, tiny_config: 
     assert step["mixtures"][0]["averages"]["validation"]["seen_mAP"] is None
     assert step["mixtures"][0]["averages"]["test"]["seen_mAP"] is not None
     assert "test people must not decide" in " ".join(remarks(results))
-    assert len(mixtures_table(results, "test").rows) == 2
+    assert len(interpolation_table(results, "test").rows) == 2
     assert write_figure(results, "validation", run.folder).stat().st_size > 0
 
 
@@ -357,7 +357,7 @@ def test_a_panel_for_each_step_and_a_line_for_each_average(longer: RunResult) ->
     results = mix_run(str(longer.folder), "runs", HALF).results
     steps = [results["steps"][index % 2] | {"chosen_alpha": None} for index in range(5)]
     steps += [results["steps"][0] | {"chosen_alpha": 0.5}]
-    figure = draw_mixtures(results | {"steps": steps}, "test")
+    figure = draw_interpolation(results | {"steps": steps}, "test")
     panels = [axes for axes in figure.axes if axes.get_visible()]
     assert len(panels) == len(steps)
     for axes, step in zip(panels, steps, strict=True):
