@@ -37,7 +37,11 @@ def main(options: argparse.Namespace) -> int:
     """Evaluates what is missing and shows all; returns the exit status."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
-    from runner.analysis.interpolation.evaluate import MixingStep, mix_run, parse_alphas
+    from runner.analysis.interpolation.evaluate import (
+        InterpolationStep,
+        interpolate_run,
+        parse_alphas,
+    )
     from runner.analysis.interpolation.view import interpolation_table, remarks, write_figure
 
     console = Console()
@@ -49,11 +53,11 @@ def main(options: argparse.Namespace) -> int:
     with Progress(*columns, console=console, transient=True, disable=not shown) as progress:
         task = progress.add_task("reading", total=None)
 
-        def report(step: MixingStep, alpha: float, num_done: int, num_all: int) -> None:
+        def report(step: InterpolationStep, alpha: float, num_done: int, num_all: int) -> None:
             doing = f"step {step.number} + {step.domain}, a = {alpha:g}"
             progress.update(task, description=doing, completed=num_done, total=num_all)
 
-        mixed = mix_run(
+        mixed = interpolate_run(
             options.run,
             options.storage,
             parse_alphas(options.alphas),

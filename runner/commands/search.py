@@ -36,9 +36,9 @@ def main(options: argparse.Namespace) -> int:
         UNKNOWN,
         Query,
         open_index,
-        pictures,
         queries_of,
         search,
+        sheet_rows,
     )
     from runner.plotting.contact_sheet import draw_sheet
     from tasks.schema import Record
@@ -70,7 +70,7 @@ def main(options: argparse.Namespace) -> int:
                 highlight=False, soft_wrap=True,
             )  # fmt: skip
     output = options.output or run.storage.folder / "search.png"
-    draw_sheet(pictures(found), output)
+    draw_sheet(sheet_rows(found), output)
     console.print(f"Contact sheet  {output}", soft_wrap=True)
     return 0
 

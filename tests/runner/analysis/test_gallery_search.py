@@ -23,7 +23,7 @@ from runner.analysis.trained_run import TrainedRun, load_run
 from runner.config.run_config import RunConfig
 from runner.experiment import RunResult, run_experiment
 from runner.lifelong import main
-from runner.plotting.contact_sheet import Picture, draw_sheet
+from runner.plotting.contact_sheet import SheetCell, draw_sheet
 from tasks.schema import Record
 from tests.tasks.datasets.miniatures.painting import paint
 
@@ -80,16 +80,16 @@ def test_an_index_of_another_model_is_refused(run: TrainedRun, tmp_path: Path) -
     build_index(run, gallery_of(benchmark, []), tmp_path / "index")
     first = benchmark.domains[0].name
     earlier = load_run(str(run.storage.folder), "runs", after=first)
-    with pytest.raises(ValueError, match="Build the index again"):
+    with pytest.raises(ValueError, match="build the index again"):
         open_index(earlier, tmp_path / "index")
-    with pytest.raises(FileNotFoundError, match=r"no index at .*lifelong\.py index"):
+    with pytest.raises(FileNotFoundError, match=r"expected an index at .*lifelong\.py index"):
         open_index(run, tmp_path / "nowhere")
 
 
 def test_texts_need_a_learner_that_embeds_them(run: TrainedRun, tmp_path: Path) -> None:
     paint(tmp_path / "images" / "1.png", 1)
     index = build_index(run, images_below(tmp_path / "images"), tmp_path / "index")
-    with pytest.raises(ValueError, match="finetune embeds no texts"):
+    with pytest.raises(ValueError, match="got finetune, which cannot embed texts"):
         search(run, index, [Query(None, "a red coat")], 1, tmp_path / "index")
 
     run.learner.embeds_texts = True
@@ -138,8 +138,8 @@ def test_the_commands_on_a_folder_of_images(
         (["search", "{run}", "--text", "red " * 2500], "of at most 2,000 characters; got 9,999"),
         (["search", "{run}", "--image", "/nowhere.jpg"], "there is no file /nowhere.jpg"),
         (["search", "{run}", "--image", "{run}/config.yaml", "--k", "0"], "--k: expected at least"),
-        (["index", "{run}", "--images", "/nowhere"], "expected a folder; /nowhere is none"),
-        (["index", "{run}", "--images", "{run}/checkpoints"], "has no image; expected files"),
+        (["index", "{run}", "--images", "/nowhere"], "expected a folder, got /nowhere"),
+        (["index", "{run}", "--images", "{run}/checkpoints"], "expected files ending in"),
         (["index", "{run}", "--domain", "moon"], "got 'moon'"),
         (["index", "{run}", "--output", "{run}"], "expected a new or empty folder"),
     ],
@@ -155,8 +155,8 @@ def test_bad_input(
 
 def test_long_lines_and_odd_shapes_fit_the_sheet(tmp_path: Path) -> None:
     Image.new("L", (300, 20)).save(tmp_path / "wide.png")
-    wide = Picture(str(tmp_path / "wide.png"), ("x" * 200, "two", "three"), "other")
-    text = Picture(None, ("query",), "query", "a woman with a very long description " * 20)
+    wide = SheetCell(str(tmp_path / "wide.png"), ("x" * 200, "two", "three"), "other")
+    text = SheetCell(None, ("query",), "query", "a woman with a very long description " * 20)
     draw_sheet([[text, wide], [wide]], tmp_path / "out" / "sheet.png")
     with Image.open(tmp_path / "out" / "sheet.png") as sheet:
         assert sheet.size[0] < 400

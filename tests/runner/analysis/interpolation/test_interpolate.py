@@ -16,7 +16,12 @@ from safetensors.torch import load_file
 from models.learner import LearnerState
 from runner import experiment
 from runner.analysis.interpolation import evaluate as mixing  # RENAMED
-from runner.analysis.interpolation.evaluate import mix_run, mixed_state, mixing_steps, parse_alphas
+from runner.analysis.interpolation.evaluate import (
+    interpolate_run,
+    interpolated_state,
+    interpolation_steps,
+    parse_alphas,
+)
 from runner.analysis.interpolation.plot import draw_interpolation
 from runner.analysis.interpolation.view import interpolation_table, remarks, write_figure
 from runner.analysis.trained_run import load_run
@@ -118,7 +123,7 @@ def read(file: Path) -> LearnerState:
 
 
 def test_the_end_points_are_rows_of_the_run(plain: RunResult) -> None:
-    results = mix_run(str(plain.folder), "runs", ENDS).results
+    results = interpolate_run(str(plain.folder), "runs", ENDS).results
     for split in ("test", "validation"):
         before, after = row(plain.results, split, 1), row(plain.results, split, 2)
         assert split == "validation" or before != after
@@ -135,7 +140,7 @@ def test_half_and_half_is_what_a_run_with_interpolation_ends_with(
 ) -> None:
     final = row(mixing_run.results, "test", 2)
     assert row(mixing_run.results, "test", 1) == row(plain.results, "test", 1)
-    results = mix_run(str(plain.folder), "runs", HALF).results
+    results = interpolate_run(str(plain.folder), "runs", HALF).results
     for alpha in ENDS:
         assert mixture(results, 2, alpha)["scores"]["test"] != final
     for split in ("test", "validation"):
@@ -147,8 +152,8 @@ def test_half_and_half_is_what_a_run_with_interpolation_ends_with(
 def test_half_and_half_has_the_weights_of_a_run_with_interpolation(
     plain: RunResult, mixing_run: RunResult
 ) -> None:
-    (step,) = mixing_steps(RunStorage(plain.folder))
-    halves = mixed_state(read(step.old), read(step.new), 0.5)
+    (step,) = interpolation_steps(RunStorage(plain.folder))
+    halves = interpolated_state(read(step.old), read(step.new), 0.5)
     expected = read(mixing_run.folder / "checkpoints" / step.new.name)
     network = {path for path in expected.tensors if path.startswith("network.")}
     assert network
@@ -157,10 +162,10 @@ def test_half_and_half_has_the_weights_of_a_run_with_interpolation(
 
 
 def test_a_run_that_has_mixed_already_says_so(plain: RunResult, mixing_run: RunResult) -> None:
-    results = mix_run(str(mixing_run.folder), "runs", ENDS).results
+    results = interpolate_run(str(mixing_run.folder), "runs", ENDS).results
     assert results["mixed_while_training"] == {"mode": "fixed", "alpha": 0.5}
-    assert "kept weights are already mixed: " in " ".join(remarks(results))
-    results = mix_run(str(plain.folder), "runs", ENDS).results
+    assert "stored weights are already interpolated: " in " ".join(remarks(results))
+    results = interpolate_run(str(plain.folder), "runs", ENDS).results
     assert results["mixed_while_training"] is None
     assert "already mixed" not in " ".join(remarks(results))
 
@@ -170,7 +175,7 @@ def test_each_step_is_scored_on_what_it_knew(
 ) -> None:
     first, second, third = longer.results["domains"]["seen"]
     (unseen,) = longer.results["domains"]["unseen"]
-    results = mix_run(str(longer.folder), "runs", HALF).results
+    results = interpolate_run(str(longer.folder), "runs", HALF).results
     assert [(step["step"], step["domain"]) for step in results["steps"]] == [
         (2, second),
         (3, third),
@@ -195,7 +200,7 @@ def test_each_step_is_scored_on_what_it_knew(
 
 
 def test_the_chosen_mixture_has_the_best_validation_average(finetuned: RunResult) -> None:
-    results = mix_run(str(finetuned.folder), "runs", parse_alphas("0.2:0.8:0.2")).results
+    results = interpolate_run(str(finetuned.folder), "runs", parse_alphas("0.2:0.8:0.2")).results
     seen = finetuned.results["domains"]["seen"]
     (step,) = results["steps"]
     best, highest = None, -1.0
@@ -205,11 +210,11 @@ def test_the_chosen_mixture_has_the_best_validation_average(finetuned: RunResult
             best, highest = each["alpha"], mean
     assert step["chosen_alpha"] == best
     said = " ".join(remarks(results))
-    assert "validation identities alone; the test identities had no say" in said
+    assert "validation identities alone; test identities are not used" in said
 
 
 def test_test_scores_do_not_move_the_choice(finetuned: RunResult) -> None:
-    mixed = mix_run(str(finetuned.folder), "runs", HALF)
+    mixed = interpolate_run(str(finetuned.folder), "runs", HALF)
     kept = (mixed.folder / "evaluations.jsonl").read_text()
     events = [json.loads(line) for line in kept.splitlines()]
     for event in events:
@@ -217,23 +222,23 @@ def test_test_scores_do_not_move_the_choice(finetuned: RunResult) -> None:
             scores["mAP"] = 100 - scores["mAP"]
     (mixed.folder / "evaluations.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events))
     try:
-        turned = mix_run(str(finetuned.folder), "runs", HALF).results
+        turned = interpolate_run(str(finetuned.folder), "runs", HALF).results
     finally:
         (mixed.folder / "evaluations.jsonl").write_text(kept)
     assert turned["steps"][0]["chosen_alpha"] == mixed.results["steps"][0]["chosen_alpha"]
     assert turned["largest_difference_from_record"] > 1
-    assert "differ from what the run itself recorded" in " ".join(remarks(turned))
+    assert "differ from the scores recorded by the run" in " ".join(remarks(turned))
 
 
 def test_nothing_is_chosen_without_validation_people(folder: Path, tiny_config: MakeConfig) -> None:
     config = tiny_config(folder, "finetune", "benchmark.num_validation_identities=0")
     run = run_experiment(config)
-    results = mix_run(str(run.folder), "runs", ENDS).results
+    results = interpolate_run(str(run.folder), "runs", ENDS).results
     (step,) = results["steps"]
     assert step["chosen_alpha"] is None
     assert step["mixtures"][0]["averages"]["validation"]["seen_mAP"] is None
     assert step["mixtures"][0]["averages"]["test"]["seen_mAP"] is not None
-    assert "test people must not decide" in " ".join(remarks(results))
+    assert "test identities must not decide" in " ".join(remarks(results))
     assert len(interpolation_table(results, "test").rows) == 2
     assert write_figure(results, "validation", run.folder).stat().st_size > 0
 
@@ -248,7 +253,7 @@ def test_an_interrupted_command_goes_on(
     evaluated: list[tuple[int, float]],
 ) -> None:
     alphas = (0.0, 0.35, 0.65, 1.0)
-    whole = mix_run(str(longer.folder), "runs", alphas)
+    whole = interpolate_run(str(longer.folder), "runs", alphas)
     kept = longer.folder / "interpolation"
     kept.rename(tmp_path / "whole")
     evaluated.clear()
@@ -262,19 +267,19 @@ def test_an_interrupted_command_goes_on(
     with monkeypatch.context() as patched:
         patched.setattr(mixing, "evaluate_domains", killed)
         with pytest.raises(KeyboardInterrupt):
-            mix_run(str(longer.folder), "runs", alphas)
+            interpolate_run(str(longer.folder), "runs", alphas)
     file = whole.folder / "evaluations.jsonl"
     assert len(file.read_text().splitlines()) == 5
     assert not (whole.folder / "results.json").exists()
     with file.open("a") as torn:
         torn.write('{"time": 1.0, "event": "mixture", "step": 3, "al')
 
-    again = mix_run(str(longer.folder), "runs", alphas)
+    again = interpolate_run(str(longer.folder), "runs", alphas)
     assert len(evaluated) == len(set(evaluated)) == 8
     assert without_times(again.results) == without_times(whole.results)
-    mix_run(str(longer.folder), "runs", alphas)
+    interpolate_run(str(longer.folder), "runs", alphas)
     assert len(evaluated) == 8
-    mix_run(str(longer.folder), "runs", (0.0, 0.35, 0.5, 1.0))
+    interpolate_run(str(longer.folder), "runs", (0.0, 0.35, 0.5, 1.0))
     assert len(evaluated) == 10
 
 
@@ -289,12 +294,12 @@ def without_times(results: Any) -> Any:
 def test_another_ranking_is_kept_apart(
     finetuned: RunResult, evaluated: list[tuple[int, float]]
 ) -> None:
-    plain = mix_run(str(finetuned.folder), "runs", ENDS)
+    plain = interpolate_run(str(finetuned.folder), "runs", ENDS)
     lock = (plain.folder / "protocol.lock.json").read_text()
     assert json.loads(lock) == load_run(str(finetuned.folder), "runs").lock
     evaluated.clear()
     override = "evaluation.reranking.enabled=true"
-    reranked = mix_run(str(finetuned.folder), "runs", ENDS, overrides=[override])
+    reranked = interpolate_run(str(finetuned.folder), "runs", ENDS, overrides=[override])
     assert len(evaluated) == 2
     assert reranked.folder != plain.folder
     assert reranked.folder.name == reranked.results["protocol_sha256"][:8]
@@ -309,14 +314,14 @@ def test_another_ranking_is_kept_apart(
 
 def test_a_run_that_is_not_finished(finetuned: RunResult, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text((finetuned.folder / "config.yaml").read_text())
-    with pytest.raises(ValueError, match=r"not finished .*give the command that began it again"):
-        mix_run(str(tmp_path), "runs", ENDS)
+    with pytest.raises(ValueError, match=r"expected a finished run.*repeat the command"):
+        interpolate_run(str(tmp_path), "runs", ENDS)
 
 
 def test_a_run_over_one_domain(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text('{"domains": {"seen": ["plaza"], "unseen": []}}')
-    with pytest.raises(ValueError, match=r"learned one domain, plaza: no older weights are there"):
-        mixing_steps(RunStorage(tmp_path))
+    with pytest.raises(ValueError, match=r"at least two domains, got one \(plaza\)"):
+        interpolation_steps(RunStorage(tmp_path))
 
 
 def test_a_run_that_kept_no_weights(finetuned: RunResult, tmp_path: Path) -> None:
@@ -325,36 +330,38 @@ def test_a_run_that_kept_no_weights(finetuned: RunResult, tmp_path: Path) -> Non
     for file in (tmp_path / "kept-none" / "checkpoints").glob("after-*"):
         file.unlink()
     with pytest.raises(FileNotFoundError, match=r"run it again with checkpoints.keep_domains=true"):
-        mix_run("kept-none", str(tmp_path), ENDS)
+        interpolate_run("kept-none", str(tmp_path), ENDS)
 
 
 def test_domains_that_no_step_mixes(longer: RunResult) -> None:
     first, second, third = longer.results["domains"]["seen"]
     storage = RunStorage(longer.folder)
-    assert [step.number for step in mixing_steps(storage, [third])] == [3]
-    with pytest.raises(ValueError, match=rf"any of {second}, {third}; got '{first}' \(it was lear"):
-        mixing_steps(storage, [third, first])
+    assert [step.number for step in interpolation_steps(storage, [third])] == [3]
+    with pytest.raises(
+        ValueError, match=rf"any of {second}, {third}, got '{first}' \(learned first"
+    ):
+        interpolation_steps(storage, [third, first])
     with pytest.raises(ValueError, match=r"got 'moon' \(unknown\)"):
-        mixing_steps(storage, ["moon"])
+        interpolation_steps(storage, ["moon"])
 
 
 def test_data_that_the_run_did_not_learn_from(finetuned: RunResult) -> None:
-    with pytest.raises(ValueError, match=r"not those that .* learned from \(.*identities"):
-        mix_run(
+    with pytest.raises(ValueError, match=r"differ from the training data of .* \(.*identities"):
+        interpolate_run(
             str(finetuned.folder),
             "runs",
             ENDS,
             overrides=["benchmark.num_validation_identities=3"],
         )
     with pytest.raises(ValueError, match=r"only benchmark, evaluation can be set"):
-        mix_run(str(finetuned.folder), "runs", ENDS, overrides=["learner.epochs=3"])
+        interpolate_run(str(finetuned.folder), "runs", ENDS, overrides=["learner.epochs=3"])
 
 
 # The picture ------------------------------------------------------------------------------------
 
 
 def test_a_panel_for_each_step_and_a_line_for_each_average(longer: RunResult) -> None:
-    results = mix_run(str(longer.folder), "runs", HALF).results
+    results = interpolate_run(str(longer.folder), "runs", HALF).results
     steps = [results["steps"][index % 2] | {"chosen_alpha": None} for index in range(5)]
     steps += [results["steps"][0] | {"chosen_alpha": 0.5}]
     figure = draw_interpolation(results | {"steps": steps}, "test")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from models.learner import LearnerState
-from runner.analysis.interpolation.evaluate import mixed_state, parse_alphas
+from runner.analysis.interpolation.evaluate import interpolated_state, parse_alphas
 from runner.analysis.interpolation.results import averages, choose
 
 
@@ -40,7 +40,7 @@ def test_what_is_mixed_and_what_is_not(alpha: float) -> None:
         },
         {"offset": 3},
     )
-    mixed = mixed_state(old, new, alpha)
+    mixed = interpolated_state(old, new, alpha)
     assert mixed.facts == {"offset": 3}
     assert mixed.tensors.keys() == new.tensors.keys()
     for name in ("network.weight", "network.head"):
@@ -56,8 +56,8 @@ def test_what_is_mixed_and_what_is_not(alpha: float) -> None:
 
 def test_a_learner_without_a_network_has_nothing_to_mix() -> None:
     state = LearnerState({"backbone.weight": torch.ones(1)})
-    with pytest.raises(ValueError, match="nothing to mix"):
-        mixed_state(state, state, 0.5)
+    with pytest.raises(ValueError, match="checkpoint without them"):
+        interpolated_state(state, state, 0.5)
 
 
 @pytest.mark.parametrize(
