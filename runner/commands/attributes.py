@@ -36,7 +36,7 @@ def main(options: argparse.Namespace) -> int:
     """Measures and shows; returns the exit status."""
     import json
 
-    from runner.analysis.attribute_retrieval import search_by_captions, written
+    from runner.analysis.attribute_retrieval import scores_file, search_by_captions
 
     if options.people < 2:
         raise ValueError(f"--people: expected two or more, got {options.people}")
@@ -49,10 +49,10 @@ def main(options: argparse.Namespace) -> int:
             after=options.after,
             use_gpu=options.gpu,
         )
-        shown.append({"run": run.storage.folder.name, **json.loads(written(run).read_text())})
+        shown.append({"run": run.storage.folder.name, **json.loads(scores_file(run).read_text())})
         if not options.json:
             console.print(_table(run.storage.folder.name, scores))
-            console.print(f"Written   {written(run)}", highlight=False, soft_wrap=True)
+            console.print(f"Written   {scores_file(run)}", highlight=False, soft_wrap=True)
     if options.json:
         print(json.dumps(shown, indent=1))
     return 0

@@ -38,8 +38,14 @@ def main(options: argparse.Namespace) -> int:
     """Measures and shows; returns the exit status."""
     import json
 
-    from runner.analysis.disentanglement.comparison import sides, to_json
-    from runner.analysis.disentanglement.measure import FILE, Settings, check_run, measure, panels
+    from runner.analysis.disentanglement.comparison import group_measured, to_json
+    from runner.analysis.disentanglement.measure import (
+        FILE,
+        Settings,
+        check_run,
+        measure,
+        panel_cache,
+    )
     from runner.analysis.disentanglement.plot import write_figures
     from runner.analysis.disentanglement.view import comparison_table, names_of, show
     from runner.results.finished_runs import read_finished
@@ -49,7 +55,7 @@ def main(options: argparse.Namespace) -> int:
         check_run(name, options.storage)
     finished = [read_finished(name, options.storage) for name in names]
     settings = Settings(people=options.people, seed=options.seed)
-    panel_of = panels(settings)
+    panel_of = panel_cache(settings)
     console, results, written = Console(), [], []
     for name in names:
         measured = measure(
@@ -64,7 +70,7 @@ def main(options: argparse.Namespace) -> int:
         )
         results.append(measured.results)
         written += [measured.run.storage.folder / FILE, *write_figures(measured)]
-    beside = sides(finished, results)
+    beside = group_measured(finished, results)
     if options.json:
         print(json.dumps({"runs": results, "groups": to_json(beside)}, indent=1))
         return 0

@@ -14,8 +14,8 @@ from matplotlib.ticker import PercentFormatter
 from sklearn.manifold import TSNE
 
 from runner.analysis.disentanglement.features import CLOTHING, IDENTITY, PATCHES, unit
-from runner.analysis.disentanglement.measure import Measured
-from runner.analysis.drawn_attributes import GROUPS
+from runner.analysis.disentanglement.measure import Measurement
+from runner.analysis.synthetic_attributes import GROUPS
 from runner.plotting.style import (
     BLUE,
     DASHED,
@@ -44,19 +44,19 @@ _DOTS = {
 }
 
 
-def write_figures(measured: Measured) -> list[Path]:
+def write_figures(measurement: Measurement) -> list[Path]:
     """Writes the plots of one run into its folder; returns their paths."""
-    results = measured.results
+    results = measurement.results
     title = f"{results['run']}, {Path(results['checkpoint']).stem}"
     figures = {
-        "clothes": draw_clothes(measured, title),
-        "tsne": draw_features(measured, title),
+        "clothes": draw_clothes(measurement, title),
+        "tsne": draw_features(measurement, title),
     }
     if results["probes"]["attributes"]:
         figures["probes"] = draw_probes(results, title)
-    if measured.after[0].gate is not None:
-        figures["gate"] = draw_gate(measured, title)
-    folder = measured.run.storage.folder
+    if measurement.after[0].gate is not None:
+        figures["gate"] = draw_gate(measurement, title)
+    folder = measurement.run.storage.folder
     return [
         save_figure(figure, folder / f"disentangle-{name}.png") for name, figure in figures.items()
     ]
@@ -108,9 +108,9 @@ def _fill_colour(name: str) -> str:
     return "white" if name == PATCHES else _DOTS[name][0]
 
 
-def draw_gate(measured: Measured, title: str) -> Figure:
+def draw_gate(measurement: Measurement, title: str) -> Figure:
     """Histogram of gate values and range per channel, before and after training."""
-    gates = [features[0].gate for features in (measured.before, measured.after)]
+    gates = [features[0].gate for features in (measurement.before, measurement.after)]
     assert gates[0] is not None
     assert gates[1] is not None
     before, after = (gate.numpy() for gate in gates if gate is not None)
@@ -142,13 +142,13 @@ def draw_gate(measured: Measured, title: str) -> Figure:
     return figure
 
 
-def draw_features(measured: Measured, title: str) -> Figure:
+def draw_features(measurement: Measurement, title: str) -> Figure:
     """t-SNE of both gated features of a few people, before and after training.
 
     The left two columns are coloured by person, the right two by colour of the upper garment.
     Hollow markers are other clothes.
     """
-    panel = measured.panel
+    panel = measurement.panel
     shown = np.flatnonzero(panel.positions < _NUM_SHOWN)
     people = np.concatenate([panel.positions[shown]] * 2)
     is_new = np.repeat([False, True], len(shown))
@@ -164,11 +164,11 @@ def draw_features(measured: Measured, title: str) -> Figure:
     )
     grid = figure.subplots(2, 4, squeeze=False)
     for row, (when, features) in enumerate(
-        (("before training", measured.before), ("trained", measured.after))
+        (("before training", measurement.before), ("trained", measurement.after))
     ):
         for column, name in enumerate((IDENTITY, CLOTHING)):
             rows = torch.cat([unit(each.rows[name])[torch.from_numpy(shown)] for each in features])
-            points = _tsne(rows.numpy(), measured.results["settings"]["seed"])
+            points = _tsne(rows.numpy(), measurement.results["settings"]["seed"])
             _scatter_people(grid[row][column], points, people, is_new)
             _scatter_garments(grid[row][2 + column], points, worn)
             for axes in (grid[row][column], grid[row][2 + column]):
@@ -216,9 +216,9 @@ def _garment_colour(name: str) -> str:
     return "#{:02x}{:02x}{:02x}".format(*GARMENT_COLOURS[name])
 
 
-def draw_clothes(measured: Measured, title: str) -> Figure:
+def draw_clothes(measurement: Measurement, title: str) -> Figure:
     """Example images: a few people in old clothes and in other clothes."""
-    panel = measured.panel
+    panel = measurement.panel
     of_camera = [
         int(np.flatnonzero((panel.positions == person) & panel.is_query)[person % 2])
         for person in range(_NUM_SHOWN)

@@ -51,7 +51,7 @@ def test_the_model_after_an_earlier_domain(finished: RunResult) -> None:
     row = finished.results["scores"]["mAP"][1]
     assert scored.results["scores"][second]["mAP"] == row[1]
     assert scored.results["checkpoint"] == f"after-01-{first}.safetensors"
-    with pytest.raises(ValueError, match=rf"expected one of {first}, {second}; got 'moon'"):
+    with pytest.raises(ValueError, match=rf"expected one of {first}, {second}, got 'moon'"):
         load_run(str(finished.folder), "runs", after="moon")
 
 
@@ -87,7 +87,9 @@ def test_trained_people_are_never_tested_on(finished: RunResult) -> None:
     kept = run.storage.lock_file.read_text()
     run.storage.lock_file.write_text(json.dumps(lock))
     try:
-        with pytest.raises(ValueError, match=rf"trained on 1 of the test people of {domain}"):
+        with pytest.raises(
+            ValueError, match=rf"{domain}: expected test people not used in training, got 1"
+        ):
             score(run, settings_for(run, None, []))
     finally:
         run.storage.lock_file.write_text(kept)
@@ -109,7 +111,7 @@ def test_the_command(
 
 def test_a_run_that_is_not_finished(finished: RunResult, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text((finished.folder / "config.yaml").read_text())
-    with pytest.raises(ValueError, match=r"not finished; finish it"):
+    with pytest.raises(ValueError, match=r"not finished; repeat the command"):
         load_run(str(tmp_path), "runs")
 
 

@@ -402,7 +402,7 @@ def spoil(folder: Path, file: str, change: Callable[[Any], Any]) -> None:
         (lambda run: (run / "config.yaml").unlink(), "found no run at"),
         (
             lambda run: (run / "config.yaml").write_text("learner: {name: vladr, nodes: 1}"),
-            "that this version cannot read: learner.nodes: unknown key",
+            "this version cannot read the run: learner.nodes: unknown key",
         ),
         (lambda run: (run / "results.json").write_text("{"), "is damaged"),
         (lambda run: spoil(run, "results.json", lambda each: each.pop("scores")), "is damaged"),
@@ -412,7 +412,7 @@ def spoil(folder: Path, file: str, change: Callable[[Any], Any]) -> None:
         ),
         (
             lambda run: spoil(run, "protocol.lock.json", lambda each: each["order"].reverse()),
-            "they are not of one run",
+            "they belong to different runs",
         ),
     ],
 )
