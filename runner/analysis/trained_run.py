@@ -116,13 +116,13 @@ def _chosen(storage: RunStorage, after: str | None) -> Path:
     if after is not None or results is None:
         raise ValueError(
             "--checkpoint validation: expected a finished run and no --after, because the epoch is "
-            f"chosen at the end of a run; omit --after, and finish {storage.folder}"
+            f"chosen at the end of a run; leave out --after, and finish {storage.folder}"
         )
     chosen = (results.get("selection") or {}).get("validation")
     if chosen is None:
         raise ValueError(
-            f"--checkpoint validation: expected a run with evaluation.every_epochs of 1 or more, "
-            f"got {storage.folder}, which chose no epoch; omit the option for the last epoch"
+            f"--checkpoint validation: {storage.folder} chose no epoch; only a run with "
+            "evaluation.every_epochs of 1 or more does. Omit the option for the last epoch"
         )
     file = storage.checkpoints / f"{chosen_name(chosen['epoch'])}.safetensors"
     if not file.is_file():
