@@ -16,8 +16,9 @@ from runner.results.report import write_figures
 from runner.results.run_folder import RunStorage, git_revision
 from runner.streaming.decoded_cache import SharedFiles
 from runner.tracking.console import EventView, follow
-from runner.tracking.event_log import EventSpool
-from runner.tracking.tracker import DrainReport, Tracker, resolve_uri
+from runner.tracking.event_log import EventLog
+from runner.tracking.mlflow_client import resolve_uri
+from runner.tracking.tracker import DrainReport, Tracker
 from runner.training.checkpoints import CheckpointStore
 from runner.training.evaluation import check_protocol, check_queries, pinned_settings
 from runner.training.model_selection import check_selection, selection_summary
@@ -73,7 +74,7 @@ def run_experiment(
         finished = storage.results()
         if finished is not None:
             return RunResult(storage.folder, finished, was_finished=True)
-        events = EventSpool(storage.events_file)
+        events = EventLog(storage.events_file)
         with _show_events(storage, view):
             _emit_run(events, config, benchmark, attempt)
             tracker = _tracker(storage, config)
@@ -200,7 +201,7 @@ def _compute(
     return run_on_ray(config, benchmark, storage, attempt, min(first_domain, last), shared)
 
 
-def _emit_run(events: EventSpool, config: RunConfig, benchmark: Benchmark, attempt: int) -> None:
+def _emit_run(events: EventLog, config: RunConfig, benchmark: Benchmark, attempt: int) -> None:
     events.emit(
         "run",
         name=config.run_name,

@@ -1,9 +1,9 @@
-"""What the attribute features of a finished run of VLADR know: people searched by part captions.
+"""Person retrieval by part captions with the attribute features of a finished VLADR run.
 
-A caption of one part of a person (head, upper body, lower body, feet), behind the prompt of that
-attribute, is a query; the attribute features v_j of drawn people nobody trained on are searched,
-one attribute j at a time. An attribute that learned its part finds it better than the others do;
-captions dealt to the wrong people in training leave all of them near chance.
+A query is a caption of one part of a person (head, upper body, lower body, feet) after the prompt
+of that attribute. The gallery is the attribute features v_j of synthetic test people, one attribute
+j at a time. An attribute that has learned its part retrieves it better than the other attributes;
+if captions were assigned to wrong people in training, all attributes stay near chance.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from torch.nn import functional
 
 from models.learners.vladr import Method
 from models.vladr.prompts import attribute_texts
-from runner.analysis.drawn_attributes import Ints
-from runner.analysis.drawn_panel import Panel, draw_panel
+from runner.analysis.synthetic_attributes import Ints
+from runner.analysis.synthetic_panel import Panel, render_panel
 from runner.analysis.trained_run import TrainedRun, load_run
 from runner.config.run_config import ConfigError, RunConfig
 from runner.results.run_folder import git_revision, write_atomically
@@ -41,16 +41,16 @@ GLOBAL = "f"
 
 @dataclass(frozen=True)
 class AttributeScores:
-    """mAP in percent of people searched by captions.
+    """mAP in percent of person retrieval by captions.
 
     Attributes:
-        domain: whose people.
-        captions: K names of the queries' captions.
-        features: what is searched: K attribute features, then the global feature f.
-        mAP: [K][K + 1], a row for each caption.
-        own: mean of the diagonal: each attribute searched by its own captions.
-        other: mean off the diagonal, f aside; None for K = 1.
-        chance: of a random ranking.
+        domain: domain of the people.
+        captions: K attribute names of the query captions.
+        features: names of the K attribute features, then of the global feature f.
+        mAP: [K][K + 1], one row per caption.
+        own: mean of the diagonal: captions and feature of the same attribute.
+        other: mean of the off-diagonal without f: different attributes; None for K = 1.
+        chance: mAP of a random ranking.
     """
 
     domain: str
@@ -70,27 +70,28 @@ def search_by_captions(
     after: str | None = None,
     use_gpu: bool = False,
 ) -> tuple[TrainedRun, AttributeScores]:
-    """Searches drawn test people of the last domain that the run had learned, writes FILE.
+    """Scores retrieval by captions on synthetic test people of the last learned domain.
 
-    The prompts in a checkpoint are those of its last domain, so its people are asked for.
+    The prompts in a checkpoint belong to its last domain, so people of that domain are used. Writes
+    the scores to FILE in the run folder.
 
     Args:
-        name: a run's folder, or its name under `storage_root`.
+        name: run folder, or the run's name under `storage_root`.
         storage_root: folder of runs.
-        num_people: P test people, those of the benchmark first.
-        after: the model as it was after this seen domain; default: the last.
+        num_people: number P of test people, those of the benchmark first.
+        after: load the checkpoint after this seen domain; default: the last domain.
         use_gpu: compute on the first CUDA device.
 
     Raises:
-        FileNotFoundError: no such run.
-        ValueError: a run of another learner, without attributes, or on people who are not drawn.
+        FileNotFoundError: there is no such run.
+        ValueError: another learner, no trained attribute features, or no synthetic benchmark.
     """
     run = load_run(name, storage_root, after=after, use_gpu=use_gpu)
     learner = _attribute_learner(run)
     domain = after or seen_and_unseen(run.config.benchmark)[0][-1]
     config = run.config
     size = config.backbone.image_height, config.backbone.image_width
-    panel = draw_panel(config.benchmark.synthetic, domain, num_people, 1, size)
+    panel = render_panel(config.benchmark.synthetic, domain, num_people, 1, size)
     captions = _captions(learner, panel, config)
     features = _features(learner, panel.old.pixels, config, run.device)
     scores = score_captions(captions, features, panel.positions, domain, _names(learner))
@@ -100,7 +101,7 @@ def search_by_captions(
         "num_people": num_people,
         **asdict(scores),
     }
-    write_atomically(run.storage.folder / FILE, json.dumps(results, indent=1))
+    write_atomically(scores_file(run), json.dumps(results, indent=1))
     return run, scores
 
 
@@ -108,18 +109,18 @@ def _attribute_learner(run: TrainedRun) -> Method:
     config, folder = run.config, run.storage.folder.name
     if not isinstance(run.learner, Method):
         raise ConfigError(
-            f"attributes searches the attribute features of learner vladr; {folder} is of learner "
-            f"{config.learner.name}, which has none: give a run of vladr"
+            f"attributes: expected a run of learner vladr, got {config.learner.name} in {folder}, "
+            "which has no attribute features; give a run of vladr"
         )
     if not run.learner.config.reads_attributes:
         raise ConfigError(
-            f"nothing trained the attribute features of {folder}: learner.losses.cma.weight is 0 "
-            "and no form of learner.alignment reads them"
+            f"attributes: expected trained attribute features, got {folder} with "
+            "learner.losses.cma.weight=0 and a learner.alignment that does not use them"
         )
     if not config.benchmark.is_synthetic:
         raise ConfigError(
-            "attributes needs part captions of people nobody trained on, which drawn people have; "
-            f"{folder} learned benchmark.name={config.benchmark.name}: give a run on synthetic"
+            "attributes: expected a synthetic benchmark, which has part captions of test people, "
+            f"got benchmark.name={config.benchmark.name} in {folder}; give a run on synthetic"
         )
     return run.learner
 
@@ -127,52 +128,54 @@ def _attribute_learner(run: TrainedRun) -> Method:
 def score_captions(
     captions: Tensor, features: Tensor, positions: Ints, domain: str, names: Sequence[str]
 ) -> AttributeScores:
-    """Ranks all images for every caption by every feature; exact, ties by position.
+    """Ranks all images for every caption and every feature; exact, ties broken by position.
 
     Args:
-        captions: [K, P, D] features of one caption of each of P people for each attribute.
+        captions: [K, P, D] features of one caption per attribute and person.
         features: [N, K + 1, D] attribute features of N images, then the global feature.
-        positions: [N] which of the people an image shows.
-        domain: whose people.
-        names: K names of attributes.
+        positions: [N] position of the person in each image.
+        domain: domain of the people.
+        names: K attribute names.
     """
     num_attributes, num_people, _ = captions.shape
     queries = np.arange(num_people)
-    found = 100 * np.array(
+    scores = 100 * np.array(
         [
             [
-                evaluate_ranking(said, searched, queries, positions).mAP
-                for searched in features.unbind(1)
+                evaluate_ranking(caption, gallery, queries, positions).mAP
+                for gallery in features.unbind(1)
             ]
-            for said in captions
+            for caption in captions
         ]
     )
-    square = found[:, :num_attributes]
-    off = square[~np.eye(num_attributes, dtype=bool)]
-    asked, shown = (
+    square = scores[:, :num_attributes]
+    off_diagonal = square[~np.eye(num_attributes, dtype=bool)]
+    query, gallery = (
         tuple(Record("", int(each), 0) for each in people) for people in (queries, positions)
     )
     return AttributeScores(
         domain,
         tuple(names),
         (*names, GLOBAL),
-        tuple(tuple(row) for row in found.tolist()),
+        tuple(tuple(row) for row in scores.tolist()),
         float(np.trace(square)) / num_attributes,
-        float(off.mean()) if len(off) else None,
-        100 * chance_scores(Split(asked, shown, "text")).mAP,
+        float(off_diagonal.mean()) if len(off_diagonal) else None,
+        100 * chance_scores(Split(query, gallery, "text")).mAP,
     )
 
 
 def _captions(learner: Method, panel: Panel, config: RunConfig) -> Tensor:
-    """[K, P, D]: one annotator's captions of each person, behind the prompts."""
-    settings, said = learner.config, list[Sequence[str]]()
+    """[K, P, D] features of one annotator's captions of each person, after the prompts."""
+    settings, texts_of_people = learner.config, list[Sequence[str]]()
     for position, person in enumerate(panel.old.people):
         world = config.benchmark.synthetic.seed
         seed = derive_seed("attribute search", world, panel.domain, position)
-        written = write_captions(person, np.random.default_rng(seed))
-        record = Record(str(position), position, 0, written.captions, written.parts)
-        said.append(attribute_texts(record, settings.num_attributes, settings.descriptions))
-    by_attribute = list(zip(*said, strict=True))
+        generated = write_captions(person, np.random.default_rng(seed))
+        record = Record(str(position), position, 0, generated.captions, generated.parts)
+        texts_of_people.append(
+            attribute_texts(record, settings.num_attributes, settings.descriptions)
+        )
+    by_attribute = list(zip(*texts_of_people, strict=True))
     with torch.no_grad(), evaluating(learner):
         rows = [
             learner.textual.encode_texts(texts, k, learner.text)
@@ -197,12 +200,12 @@ def _features(
     with torch.no_grad(), evaluating(network), autocast(config.precision, device):
         for start in range(0, len(pixels), size):
             batch = np.ascontiguousarray(pixels[start : start + size])
-            seen = network.image(normalise(batch, config.data.transform).to(device))
-            whole = functional.normalize(seen.projected, dim=1)[:, None]
-            parts.append(torch.cat([network.decoder(seen.patches), whole], 1).float().cpu())
+            encoded = network.image(normalise(batch, config.data.transform).to(device))
+            whole = functional.normalize(encoded.projected, dim=1)[:, None]
+            parts.append(torch.cat([network.decoder(encoded.patches), whole], 1).float().cpu())
     return torch.cat(parts)
 
 
-def written(run: TrainedRun) -> Path:
-    """Where the scores of a run were written."""
+def scores_file(run: TrainedRun) -> Path:
+    """File with the scores of a run."""
     return run.storage.folder / FILE

@@ -1,4 +1,4 @@
-"""A finished run scored on a benchmark that may be another than its own."""
+"""Evaluates a finished run on its own or another benchmark."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ from tasks.retrieval.metrics import METRICS
 from tasks.schema import Benchmark
 
 SECTIONS = ("benchmark", "evaluation")
-"""What may be set anew for a trained model; the rest made it what it is."""
+"""Sections that may change for a trained model; the others determine its weights."""
 
-_OF_ITS_OWN_ORDER = ("order", "unseen", "identities", "num_validation_identities", "synthetic")
+_BENCHMARK_SPECIFIC = ("order", "unseen", "identities", "num_validation_identities", "synthetic")
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Where the scores were written, and what results.json there holds."""
+    """Folder of the scores, and the content of its results.json."""
 
     folder: Path
     results: dict[str, Any]
 
 
 def settings_for(run: TrainedRun, benchmark: str | None, overrides: Sequence[str]) -> RunConfig:
-    """The run's configuration with another benchmark.
+    """Returns the run's configuration with another benchmark.
 
-    Another benchmark keeps where data are and which variants are read, and drops what belonged to
-    the old one's domains.
+    Paths and variants of the data are kept; settings specific to the domains of the old benchmark
+    are reset to their defaults.
 
     Raises:
-        ConfigError: a key that would change the trained model, or a wrong value.
+        ConfigError: a key would change the trained model, or a value is invalid.
     """
     for override in overrides:
         key = override.partition("=")[0]
@@ -57,13 +57,13 @@ def settings_for(run: TrainedRun, benchmark: str | None, overrides: Sequence[str
             )
     values = run.config.model_dump(mode="json")
     if benchmark is not None and benchmark != run.config.benchmark.name:
-        kept = BenchmarkConfig().model_dump(mode="json", include=set(_OF_ITS_OWN_ORDER))
+        kept = BenchmarkConfig().model_dump(mode="json", include=set(_BENCHMARK_SPECIFIC))
         values["benchmark"] |= kept | {"name": benchmark}
     return override_values(values, overrides)
 
 
 def benchmark_to_test(run: TrainedRun, settings: RunConfig) -> Benchmark:
-    """The settings' benchmark, every domain only to be tested on.
+    """Loads the benchmark of the settings with all domains for testing only.
 
     Raises:
         FileNotFoundError, ValueError: data are missing or wrong.
@@ -79,19 +79,19 @@ def benchmark_to_test(run: TrainedRun, settings: RunConfig) -> Benchmark:
 
 
 def score(run: TrainedRun, settings: RunConfig) -> Scored:
-    """Ranks every domain of the benchmark, all of them as unseen ones, under a lock of their own.
+    """Scores every domain of the benchmark as an unseen domain, under a separate lock.
 
     Raises:
-        FileNotFoundError, ValueError: data are missing or wrong; the run has trained on people
-            that the benchmark tests on; the learner cannot make the benchmark's queries.
+        FileNotFoundError, ValueError: data are missing or wrong; the run was trained on test people
+            of the benchmark; the learner cannot embed the benchmark's queries.
     """
     benchmark = benchmark_to_test(run, settings)
     if leaked := leaked_test_identities(run.lock, benchmark):
         domain, people = next(iter(leaked.items()))
         raise ValueError(
-            f"{run.storage.folder.name} was trained on {len(people)} of the test people of "
-            f"{domain} (the first is {people[0]}): a score on them would say nothing. Choose the "
-            "variant or split that the run was trained with."
+            f"{domain}: expected test people not used in training, got {len(people)} that "
+            f"{run.storage.folder.name} was trained on (the first is {people[0]}); choose the "
+            "variant or split of the training"
         )
     splits = {domain.name: domain.test for domain in benchmark.domains}
     check_queries(type(run.learner), run.config.learner.name, splits)

@@ -1,4 +1,4 @@
-"""Galleries of a finished run: embedded once, then searched by image or by text."""
+"""Gallery search with a finished run: embed a gallery once, then query by image or text."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from torch import Tensor
 
 from runner import program_name
 from runner.analysis.trained_run import TrainedRun, embedding
-from runner.plotting.contact_sheet import Picture
+from runner.plotting.contact_sheet import SheetCell
 from tasks.retrieval.gallery_files import check_replaceable
 from tasks.retrieval.gallery_index import GalleryEntry, GalleryIndex
 from tasks.schema import Benchmark, Record
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 UNKNOWN = -1
-"""Person and camera of an image of which nothing is known."""
+"""Person and camera id of an image without labels."""
 
 
 @dataclass(frozen=True)
 class Query:
-    """An image or a text to look for, and what is known of it.
+    """An image query or a text query.
 
     Attributes:
-        record: its image and, if known, its person and camera; of a text, the image it describes
-            if there is one.
-        text: what to look for; "" searches by the image.
-        domain: the data set it comes from, or "".
+        record: image of the query with its person and camera, if known; for a text query, the
+            image that it describes, or None.
+        text: text of the query; "" for an image query.
+        domain: data set of the query, or "".
     """
 
     record: Record | None
@@ -40,19 +40,25 @@ class Query:
 
     @property
     def name(self) -> str:
-        """What it is called in tables."""
+        """Name shown in tables."""
         return self.text or Path(self.image.image_path).name
 
     @property
     def image(self) -> Record:
-        """The image of an image query."""
-        assert self.record is not None, "a query without an image has a text"
+        """Record of an image query."""
+        assert self.record is not None, "expected an image query"
         return self.record
 
 
 @dataclass(frozen=True)
 class Hit:
-    """One result: the entry, its similarity to the query, and whether it shows the same person."""
+    """One result of a query.
+
+    Attributes:
+        entry: gallery image.
+        similarity: cosine similarity to the query.
+        kind: "match", "other" or "unknown": whether it shows the query's person.
+    """
 
     entry: GalleryEntry
     similarity: float
@@ -60,28 +66,28 @@ class Hit:
 
 
 @dataclass(frozen=True)
-class Found:
-    """The results of one query, best first."""
+class QueryResult:
+    """Results of one query, best first."""
 
     query: Query
     hits: tuple[Hit, ...]
 
 
 def gallery_of(benchmark: Benchmark, domains: Sequence[str]) -> list[tuple[str, Record]]:
-    """The test galleries of these domains (all, if none is named), with the domains' names.
+    """Lists (domain name, record) of the test galleries of these domains; default: all domains.
 
     Raises:
-        ValueError: the benchmark has no such domain.
+        ValueError: the benchmark does not contain a domain.
     """
     chosen = _domains(benchmark, domains)
     return [(domain.name, record) for domain in chosen for record in domain.test.gallery]
 
 
 def queries_of(benchmark: Benchmark, domains: Sequence[str], count: int) -> list[Query]:
-    """`count` test queries of each of these domains, spread evenly over its list.
+    """Selects `count` test queries per domain, evenly spaced over its list of queries.
 
     Raises:
-        ValueError: the benchmark has no such domain.
+        ValueError: the benchmark does not contain a domain.
     """
     queries: list[Query] = []
     for domain in _domains(benchmark, domains):
@@ -97,16 +103,16 @@ def queries_of(benchmark: Benchmark, domains: Sequence[str], count: int) -> list
 def _domains(benchmark: Benchmark, names: Sequence[str]) -> list[Any]:
     by_name = {domain.name: domain for domain in benchmark.domains}
     if unknown := [name for name in names if name not in by_name]:
-        raise ValueError(f"--domain: {benchmark.name} has {', '.join(by_name)}; got {unknown[0]!r}")
+        raise ValueError(f"--domain: expected one of {', '.join(by_name)}, got {unknown[0]!r}")
     return [by_name[name] for name in names or by_name]
 
 
 def images_below(folder: Path) -> list[tuple[str, Record]]:
-    """Every image file at any depth below a folder, of unknown people.
+    """Lists all image files below a folder, recursively, without labels.
 
     Raises:
-        FileNotFoundError: no such folder.
-        ValueError: it has no image.
+        FileNotFoundError: the folder does not exist.
+        ValueError: the folder contains no image.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"--data: expected a folder; {folder} is none")
@@ -126,15 +132,15 @@ def images_below(folder: Path) -> list[tuple[str, Record]]:
 def build_index(
     run: TrainedRun, images: Sequence[tuple[str, Record]], folder: Path
 ) -> GalleryIndex:
-    """Embeds images, indexes what can be read of them and saves the index in `folder`.
+    """Embeds images, builds an index of the readable ones and saves it in `folder`.
 
-    Unreadable images are left out and listed in `quarantine.jsonl` beside the index.
+    Unreadable images are omitted and listed in `<folder>-quarantine.jsonl`.
 
     Raises:
-        ValueError: none can be read.
-        FileExistsError: the folder holds something else.
+        ValueError: no image is readable.
+        FileExistsError: the folder contains something other than an index.
     """
-    check_replaceable(folder)  # before hours of embedding, not after
+    check_replaceable(folder)  # fail before hours of embedding
     features, present = _embedded(run, [record for _, record in images], folder)
     kept = present.nonzero().flatten().tolist()
     entries = [_entry(*images[row]) for row in kept]
@@ -148,18 +154,18 @@ def _entry(domain: str, record: Record) -> GalleryEntry:
 
 
 def _embedded(run: TrainedRun, records: Sequence[Record], folder: Path) -> tuple[Tensor, Tensor]:
-    nothing = Benchmark("images", (), (), {})
+    no_domains = Benchmark("images", (), (), {})
     quarantine = folder.with_name(f"{folder.name}-quarantine.jsonl")
-    with embedding(run, nothing, quarantine) as embedder:
+    with embedding(run, no_domains, quarantine) as embedder:
         return embedder.images(records)
 
 
 def open_index(run: TrainedRun, folder: Path) -> GalleryIndex:
-    """The index in `folder`, which must be of this very model.
+    """Loads the index in `folder` and checks that this model created it.
 
     Raises:
-        FileNotFoundError: there is none; says how to make it.
-        ValueError: another model has embedded it.
+        FileNotFoundError: there is no index.
+        ValueError: another model created the index.
     """
     if not folder.is_dir():
         raise FileNotFoundError(
@@ -169,34 +175,36 @@ def open_index(run: TrainedRun, folder: Path) -> GalleryIndex:
     index = GalleryIndex.load(folder)
     if index.facts != run.facts():
         raise ValueError(
-            f"{folder} was embedded by {json.dumps(dict(index.facts))}, but queries would be by "
-            f"{json.dumps(run.facts())}: their distances would mean nothing. Build the index again."
+            f"{folder}: expected an index of {json.dumps(run.facts())}, got one of "
+            f"{json.dumps(dict(index.facts))}, so distances are meaningless; build the index again"
         )
     return index
 
 
 def search(
     run: TrainedRun, index: GalleryIndex, queries: Sequence[Query], k: int, scratch: Path
-) -> list[Found]:
-    """The k most similar gallery images of each query.
+) -> list[QueryResult]:
+    """Finds the k most similar gallery images of each query.
 
-    As in the Market-1501 protocol, images of the query's person by the query's camera are passed
-    over where both are known.
+    As in the Market-1501 protocol, images of the query's person by the query's camera are ignored
+    if both are known.
 
     Raises:
-        ValueError: a query cannot be read, or is a text and the learner embeds none.
+        ValueError: a query image is unreadable, or the learner cannot embed texts.
     """
     features = _query_features(run, queries, scratch)
     depth = k
     while True:
-        # How many entries the camera rule takes away is known only when they have been found.
+        # The camera rule removes an unknown number of entries, so search deeper if too few remain.
         result = index.search(features, depth)
-        found = [
-            Found(query, _hits(index, query, result.positions[row], result.similarities[row], k))
+        results = [
+            QueryResult(
+                query, _hits(index, query, result.positions[row], result.similarities[row], k)
+            )
             for row, query in enumerate(queries)
         ]
-        if depth >= len(index) or all(len(each.hits) == k for each in found):
-            return found
+        if depth >= len(index) or all(len(each.hits) == k for each in results):
+            return results
         depth = min(2 * depth, len(index))
 
 
@@ -204,24 +212,24 @@ def _query_features(run: TrainedRun, queries: Sequence[Query], scratch: Path) ->
     texts = [query for query in queries if query.text]
     if texts and not run.learner.embeds_texts:
         raise ValueError(
-            f"learner {run.config.learner.name} embeds no texts; search by image, or with a run "
-            "of a text-to-image learner"
+            f"--text: expected a run of a text-to-image learner, got {run.config.learner.name}, "
+            "which cannot embed texts; search by image, or choose another run"
         )
     rows: dict[int, Tensor] = {}
-    places = [at for at, query in enumerate(queries) if not query.text]
-    if places:
-        records = [queries[at].image for at in places]
+    image_indices = [index for index, query in enumerate(queries) if not query.text]
+    if image_indices:
+        records = [queries[index].image for index in image_indices]
         features, present = _embedded(run, records, scratch)
         if not bool(present.all()):
-            bad = records[int((~present).nonzero()[0])]
-            raise ValueError(f"the query {bad.image_path} cannot be read as an image")
-        rows |= dict(zip(places, features, strict=True))
+            unreadable = records[int((~present).nonzero()[0])]
+            raise ValueError(f"query: expected an image, got unreadable {unreadable.image_path}")
+        rows |= dict(zip(image_indices, features, strict=True))
     if texts:
         with torch.no_grad():
             embedded = run.learner.embed_texts([query.text for query in texts]).float().cpu()
-        others = [at for at, query in enumerate(queries) if query.text]
-        rows |= dict(zip(others, embedded, strict=True))
-    return torch.stack([rows[at] for at in range(len(queries))])
+        text_indices = [index for index, query in enumerate(queries) if query.text]
+        rows |= dict(zip(text_indices, embedded, strict=True))
+    return torch.stack([rows[index] for index in range(len(queries))])
 
 
 def _hits(
@@ -248,22 +256,22 @@ def _kind(query: Query, entry: GalleryEntry) -> str:
     return "same camera" if same_camera else "match"
 
 
-def pictures(found: Iterable[Found]) -> list[list[Picture]]:
-    """The contact sheet's rows."""
+def sheet_rows(results: Iterable[QueryResult]) -> list[list[SheetCell]]:
+    """Rows of the contact sheet."""
     return [
-        [_query_picture(each.query), *(_hit_picture(n, hit) for n, hit in enumerate(each.hits, 1))]
-        for each in found
+        [_query_cell(each.query), *(_hit_cell(n, hit) for n, hit in enumerate(each.hits, 1))]
+        for each in results
     ]
 
 
-def _query_picture(query: Query) -> Picture:
+def _query_cell(query: Query) -> SheetCell:
     record = query.record
-    known = "" if record is None else _person(record.person_id, record.camera_id)
+    person = "" if record is None else _person(record.person_id, record.camera_id)
     path = None if query.text else query.image.image_path
-    return Picture(path, ("query", known, query.domain), "query", query.text)
+    return SheetCell(path, ("query", person, query.domain), "query", query.text)
 
 
-def _hit_picture(number: int, hit: Hit) -> Picture:
+def _hit_cell(number: int, hit: Hit) -> SheetCell:
     entry = hit.entry
     lines = (
         f"{number}  {hit.similarity:.3f}",
@@ -271,7 +279,7 @@ def _hit_picture(number: int, hit: Hit) -> Picture:
         hit.kind if hit.kind != "unknown" else entry.domain,
     )
     kind = hit.kind if hit.kind in ("match", "other") else "unknown"
-    return Picture(entry.image_path, lines, kind)  # pyright: ignore[reportArgumentType]
+    return SheetCell(entry.image_path, lines, kind)  # pyright: ignore[reportArgumentType]
 
 
 def _person(person_id: int, camera_id: int) -> str:

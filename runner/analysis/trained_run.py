@@ -1,4 +1,4 @@
-"""A finished run put to use: its learner as it was after a domain, ready to embed."""
+"""Trained learner of a finished run, loaded from a checkpoint."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from tasks.schema import Benchmark
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """What a run learned.
+    """Trained learner of a run.
 
     Attributes:
-        storage: the run's folder.
-        config: the run's configuration.
-        checkpoint: name of the file that the learner was read from.
-        learner: on `device`, in evaluation mode.
-        device: where it computes.
+        storage: storage of the run.
+        config: configuration of the run.
+        checkpoint: name of the checkpoint file.
+        learner: learner on `device`, in evaluation mode.
+        device: device of the learner.
     """
 
     storage: RunStorage
@@ -45,11 +45,11 @@ class TrainedRun:
 
     @property
     def lock(self) -> dict[str, Any]:
-        """The protocol lock that the run was trained under."""
+        """Protocol lock under which the run was trained."""
         return json.loads(self.storage.lock_file.read_text())
 
     def facts(self) -> dict[str, Any]:
-        """What tells two trained models apart, as plain values."""
+        """Values that identify the trained model, as JSON."""
         return {
             "run": self.storage.folder.name,
             "learner": self.config.learner.name,
@@ -67,17 +67,17 @@ def load_run(
     checkpoint: Which = "last",
     use_gpu: bool = False,
 ) -> TrainedRun:
-    """Rebuilds the learner of a run from a checkpoint.
+    """Loads the learner of a run from a checkpoint.
 
     Args:
-        run: its folder, or its name under `storage_root`.
+        run: run folder, or the run's name under `storage_root`.
         storage_root: folder of runs.
-        after: name of the seen domain after which the learner is taken; default: the last.
-        checkpoint: the learner at the end, or after the epoch that validation people chose.
+        after: load the checkpoint after this seen domain; default: the last domain.
+        checkpoint: the last checkpoint, or that of the epoch chosen on validation people.
         use_gpu: compute on the first CUDA device.
 
     Raises:
-        FileNotFoundError, ValueError: no such run, or it has no such checkpoint.
+        FileNotFoundError, ValueError: the run or the checkpoint does not exist.
     """
     storage = RunStorage(find_run(run, storage_root))
     config = load_config(str(storage.config_file))
@@ -94,53 +94,53 @@ def _checkpoint_file(storage: RunStorage, after: str | None) -> Path:
     kept = sorted(storage.checkpoints.glob("after-*.safetensors"))
     if not storage.results_file.exists() and after is None:
         raise ValueError(
-            f"{storage.folder} holds a run that is not finished; finish it (the command that began "
-            "it goes on), or choose a domain that it has learned with --after DOMAIN"
+            f"{storage.folder}: expected a finished run, got one that is not finished; repeat the "
+            "command that started it, or choose a learned domain with --after DOMAIN"
         )
     learned = {file.stem.split("-", 2)[2]: file for file in kept}
     if not learned:
         raise FileNotFoundError(
-            f"{storage.checkpoints} keeps no learner; a run keeps one after each domain unless "
-            "checkpoints.keep_domains=false"
+            f"{storage.checkpoints}: expected a checkpoint after each domain, got none; run with "
+            "checkpoints.keep_domains=true"
         )
     if after is None:
         return kept[-1]
     if after not in learned:
-        raise ValueError(f"--after: expected one of {', '.join(learned)}; got {after!r}")
+        raise ValueError(f"--after: expected one of {', '.join(learned)}, got {after!r}")
     return learned[after]
 
 
 def _chosen(storage: RunStorage, after: str | None) -> Path:
-    """The file of the epoch that `selection` in results.json says validation people chose."""
+    """Checkpoint of the epoch chosen on validation people, per `selection` in results.json."""
     results = storage.results()
     if after is not None or results is None:
         raise ValueError(
-            "--checkpoint validation: one epoch of a whole run is chosen, when the run is "
-            f"finished; leave out --after, and finish {storage.folder}"
+            "--checkpoint validation: expected a finished run and no --after, because the epoch is "
+            f"chosen at the end of a run; leave out --after, and finish {storage.folder}"
         )
     chosen = (results.get("selection") or {}).get("validation")
     if chosen is None:
         raise ValueError(
             f"--checkpoint validation: {storage.folder} chose no epoch; only a run with "
-            "evaluation.every_epochs of 1 or more does. Leave it out for the last one"
+            "evaluation.every_epochs of 1 or more does. Omit the option for the last epoch"
         )
     file = storage.checkpoints / f"{chosen_name(chosen['epoch'])}.safetensors"
     if not file.is_file():
         raise FileNotFoundError(
-            f"{storage.checkpoints} has no {file.name}, the learner that results.json says was "
-            "chosen; run again with --fresh, or leave out --checkpoint validation"
+            f"{storage.checkpoints}: expected {file.name}, which results.json names as the chosen "
+            "checkpoint, got no file; run again with --fresh, or omit --checkpoint validation"
         )
     return file
 
 
 @contextmanager
 def embedding(run: TrainedRun, benchmark: Benchmark, quarantine: Path) -> Iterator[Embedder]:
-    """An embedder over files of `benchmark`, or over any others, in this process.
+    """Context manager for an embedder of image files in this process.
 
     Args:
-        run: what embeds; its configuration says how images are decoded.
-        benchmark: names the domains of unreadable images; may have none.
-        quarantine: where unreadable images are listed.
+        run: trained run; its configuration determines how images are decoded.
+        benchmark: names the domains of unreadable images; may be empty.
+        quarantine: file that lists unreadable images.
     """
     backbone, data, precision = run.config.backbone, run.config.data, run.config.precision
     stream = LocalStream(benchmark, data, backbone.image_height, backbone.image_width, quarantine)

@@ -46,7 +46,7 @@ def main(options: argparse.Namespace, output: Output) -> int:
     """Computes and prints the scores of every run."""
     import json
 
-    from runner.analysis.attribute_retrieval import search_by_captions, written
+    from runner.analysis.attribute_retrieval import scores_file, search_by_captions
 
     if options.people < 2:
         raise ValueError(f"--people: expected at least 2, got {options.people}")
@@ -62,7 +62,7 @@ def main(options: argparse.Namespace, output: Output) -> int:
             after=options.after,
             use_gpu=options.gpu,
         )
-        file = written(run)
+        file = scores_file(run)
         documents.append({"run": run.storage.folder.name, **json.loads(file.read_text())})
         output.results.print(_table(run.storage.folder.name, scores))
         output.note(f"Results   {file}")

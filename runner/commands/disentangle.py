@@ -40,8 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace, output: Output) -> int:
     """Measures every run and prints the tables."""
-    from runner.analysis.disentanglement.comparison import sides, to_json
-    from runner.analysis.disentanglement.measure import FILE, Settings, check_run, measure, panels
+    from runner.analysis.disentanglement.comparison import group_measured, to_json
+    from runner.analysis.disentanglement.measure import (
+        FILE,
+        Settings,
+        check_run,
+        measure,
+        panel_cache,
+    )
     from runner.analysis.disentanglement.plot import write_figures
     from runner.analysis.disentanglement.view import comparison_table, names_of, show
     from runner.results.finished_runs import read_finished
@@ -53,7 +59,7 @@ def main(options: argparse.Namespace, output: Output) -> int:
         check_run(name, options.runs_folder)
     finished = [read_finished(name, options.runs_folder) for name in names]
     settings = Settings(people=options.people, seed=options.seed)
-    panel_of = panels(settings)
+    panel_of = panel_cache(settings)
     results, files = [], []
     for name in names:
         measured = measure(
@@ -68,7 +74,7 @@ def main(options: argparse.Namespace, output: Output) -> int:
         )
         results.append(measured.results)
         files += [measured.run.storage.folder / FILE, *write_figures(measured)]
-    compared = sides(finished, results)
+    compared = group_measured(finished, results)
     output.write_json({"runs": results, "groups": to_json(compared)})
     if len(names) == 1:
         show(output.results, results[0])

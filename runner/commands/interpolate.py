@@ -44,8 +44,12 @@ def main(options: argparse.Namespace, output: Output) -> int:
     """Evaluates the missing interpolations and prints all of them."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from runner.analysis.interpolation.evaluate import MixingStep, mix_run, parse_alphas
-    from runner.analysis.interpolation.view import mixtures_table, remarks, write_figure
+    from runner.analysis.interpolation.evaluate import (
+        InterpolationStep,
+        interpolate_run,
+        parse_alphas,
+    )
+    from runner.analysis.interpolation.view import interpolation_table, remarks, write_figure
 
     domains, overrides = split_overrides([*options.domain, *options.overrides])
     description = TextColumn("{task.description}", markup=False)
@@ -56,11 +60,11 @@ def main(options: argparse.Namespace, output: Output) -> int:
     ) as progress:  # fmt: skip
         task = progress.add_task("reading", total=None)
 
-        def report(step: MixingStep, alpha: float, num_done: int, num_all: int) -> None:
+        def report(step: InterpolationStep, alpha: float, num_done: int, num_all: int) -> None:
             state = f"step {step.number} + {step.domain}, alpha = {alpha:g}"
             progress.update(task, description=state, completed=num_done, total=num_all)
 
-        mixed = mix_run(
+        interpolated = interpolate_run(
             options.run,
             options.runs_folder,
             parse_alphas(options.alphas),
@@ -69,11 +73,11 @@ def main(options: argparse.Namespace, output: Output) -> int:
             use_gpu=options.gpu,
             report=report,
         )
-    figure = write_figure(mixed.results, options.split, mixed.folder)
-    output.write_json({"folder": str(mixed.folder), "results": mixed.results})
-    output.results.print(mixtures_table(mixed.results, options.split))
-    for sentence in remarks(mixed.results):
+    figure = write_figure(interpolated.results, options.split, interpolated.folder)
+    output.write_json({"folder": str(interpolated.folder), "results": interpolated.results})
+    output.results.print(interpolation_table(interpolated.results, options.split))
+    for sentence in remarks(interpolated.results):
         output.results.print(sentence)
-    output.note(f"Results   {mixed.folder / 'results.json'}")
+    output.note(f"Results   {interpolated.folder / 'results.json'}")
     output.note(f"Figure    {figure}")
     return 0

@@ -57,9 +57,9 @@ def main(options: argparse.Namespace, output: Output) -> int:
         UNKNOWN,
         Query,
         open_index,
-        pictures,
         queries_of,
         search,
+        sheet_rows,
     )
     from runner.plotting.contact_sheet import draw_sheet
     from tasks.schema import Record
@@ -81,7 +81,7 @@ def main(options: argparse.Namespace, output: Output) -> int:
     folder = options.index or index_folder(run.storage.folder, options.checkpoint)
     matches = search(run, open_index(run, folder), queries, options.k, folder)
     sheet = options.output or run.storage.folder / "search.png"
-    draw_sheet(pictures(matches), sheet)
+    draw_sheet(sheet_rows(matches), sheet)
     output.write_json(
         {
             "index": str(folder),

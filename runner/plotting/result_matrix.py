@@ -1,4 +1,4 @@
-"""The result matrix drawn: a heat map and curves. Figures are objects; no pyplot, no display."""
+"""Plots of the result matrix: a heat map and curves."""
 
 from __future__ import annotations
 
@@ -7,23 +7,34 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from runner.plotting.style import COLOURS, INK, RULE, SHADES, SOFT, VERMILION, new_figure
+from runner.plotting.style import (
+    MUTED,
+    TEXT,
+    VERMILION,
+    axes_title,
+    new_figure,
+    series_colour,
+    series_marker,
+    shades,
+    style_axes,
+    style_spines,
+    tilt_tick_labels,
+)
 from tasks.retrieval.metrics import ResultMatrix
 
-_MARKERS = "os^Dv"
 _GROUP_GAP = 0.3  # in columns
-_MAX_ANNOTATED_COLUMNS = 30  # beyond it, numbers in the cells could not be read
+_MAX_ANNOTATED_COLUMNS = 30  # with more columns, numbers in the cells are too small
 
 
 def draw_matrix(matrix: ResultMatrix, title: str) -> Figure:
-    """Heat map of mAP: a row per step, a column per seen, then unseen domain, then the averages.
+    """Heat map of mAP: one row per step; columns are seen domains, unseen domains, averages.
 
-    Below the stair lies what was learned by then; a frame marks the domain just learned.
+    Cells below the stair line belong to domains already learned; a red frame marks the domain
+    learned in that step.
     """
     num_rows = matrix.num_steps + 1
     averages = ("learned", "unseen") if matrix.unseen else ("learned",)
@@ -42,7 +53,7 @@ def draw_matrix(matrix: ResultMatrix, title: str) -> Figure:
         if names:
             _draw_cells(axes, cells, left, num_columns <= _MAX_ANNOTATED_COLUMNS)
             middle = left + len(names) / 2
-            axes.text(middle, num_rows + 0.2, heading, ha="center", va="top", color=SOFT)
+            axes.text(middle, num_rows + 0.2, heading, ha="center", va="top", color=MUTED)
             ticks |= {left + index + 0.5: name for index, name in enumerate(names)}
             left += len(names) + _GROUP_GAP
     _draw_stair(axes, matrix.num_steps)
@@ -50,19 +61,17 @@ def draw_matrix(matrix: ResultMatrix, title: str) -> Figure:
     axes.set_xticks(list(ticks), list(ticks.values()))
     axes.xaxis.tick_top()
     if max(len(name) for name in ticks.values()) > 9 or num_columns > 20:
-        for label in axes.get_xticklabels():
-            label.set(rotation=35, ha="left", rotation_mode="anchor")
+        tilt_tick_labels(axes, 35, "left")
     axes.set_yticks([row + 0.5 for row in range(num_rows)], _step_names(matrix))
-    axes.tick_params(length=0, labelcolor=INK)
-    axes.spines[:].set_visible(False)
+    style_spines(axes)
     return figure
 
 
 def draw_curves(matrix: ResultMatrix, title: str) -> Figure:
-    """mAP over the steps: seen domains left, unseen ones right, averages in black.
+    """mAP over the steps: seen domains left, unseen domains right, averages in black.
 
-    A seen domain is a thin line before it is learned and a bold one from then on; a ring on a
-    vertical line marks the step that learned it. Unseen domains are dashed.
+    The curve of a seen domain is thin before the domain is learned and bold afterwards; a ring on
+    a vertical line marks the step that learned it. Unseen domains are dashed.
     """
     size_inch = min(24.0, 8.6 + 0.3 * matrix.num_steps), 5.0
     figure = new_figure(size_inch, "mAP along the lifelong order (%)", title)
@@ -70,19 +79,20 @@ def draw_curves(matrix: ResultMatrix, title: str) -> Figure:
     averages = _averages(matrix)
     _draw_seen(panels[0], _cells(matrix, matrix.seen))
     _finish_curves(panels[0], matrix, matrix.seen, averages[:, 0])
-    panels[0].set_title("seen domains, bold once learned", color=SOFT, fontsize=10, loc="left")
+    axes_title(panels[0], "seen domains, bold once learned")
     if matrix.unseen:
         for index, curve in enumerate(_cells(matrix, matrix.unseen).T):
-            panels[1].plot(curve, "--", color=_colour(index), marker=_marker(index), markersize=4)
+            colour, marker = series_colour(index), series_marker(index)
+            panels[1].plot(curve, "--", color=colour, marker=marker, markersize=4)
         _finish_curves(panels[1], matrix, matrix.unseen, averages[:, 1])
-        panels[1].set_title("unseen domains", color=SOFT, fontsize=10, loc="left")
+        axes_title(panels[1], "unseen domains")
     return figure
 
 
-def spread(positions: Sequence[float], gap: float) -> list[float]:
-    """Positions moved apart to at least `gap`, in the same order, as little as a block needs.
+def separate(positions: Sequence[float], gap: float) -> list[float]:
+    """Moves positions so that neighbours are at least `gap` apart, and keeps their order.
 
-    Touching ones form blocks that are centred on the mean of where they wanted to be.
+    Positions that would overlap form a block centred on their mean.
     """
     order = sorted(range(len(positions)), key=lambda index: positions[index])
     blocks: list[list[float]] = []  # [centre, number of members]
@@ -111,7 +121,7 @@ def _draw_cells(axes: Axes, cells: np.ndarray, left: float, annotated: bool) -> 
         left + np.arange(num_columns + 1),
         np.arange(num_rows + 1),
         np.ma.masked_invalid(cells),
-        cmap=LinearSegmentedColormap.from_list("shades", SHADES),
+        cmap=shades(),
         vmin=0,
         vmax=100,
         edgecolors="white",
@@ -119,17 +129,17 @@ def _draw_cells(axes: Axes, cells: np.ndarray, left: float, annotated: bool) -> 
     )
     for (row, column), value in np.ndenumerate(cells) if annotated else ():
         text = "·" if math.isnan(value) else f"{value:.1f}"
-        ink = "white" if value > 55 else INK
-        axes.text(left + column + 0.5, row + 0.5, text, ha="center", va="center", color=ink)
+        colour = "white" if value > 55 else TEXT
+        axes.text(left + column + 0.5, row + 0.5, text, ha="center", va="center", color=colour)
 
 
 def _draw_stair(axes: Axes, num_steps: int) -> None:
-    """Between what is learned (below) and what is not yet, with a frame on what just was."""
+    """Line between learned (below) and not yet learned domains, with a frame per learned domain."""
     points = [(0.0, 1.0)]
     for step in range(1, num_steps):
         points += [(step, step), (step, step + 1)]
     points.append((num_steps, num_steps))
-    axes.plot(*zip(*points, strict=True), color=INK, linewidth=1.4, solid_joinstyle="miter")
+    axes.plot(*zip(*points, strict=True), color=TEXT, linewidth=1.4, solid_joinstyle="miter")
     for step in range(num_steps):
         frame = Rectangle(
             (step + 0.05, step + 1.05), 0.9, 0.9, fill=False, edgecolor=VERMILION, linewidth=2
@@ -139,7 +149,7 @@ def _draw_stair(axes: Axes, num_steps: int) -> None:
 
 def _draw_seen(axes: Axes, cells: np.ndarray) -> None:
     for index, curve in enumerate(cells.T):
-        colour, learned = _colour(index), index + 1
+        colour, learned = series_colour(index), index + 1
         steps = np.arange(len(curve))
         axes.plot(steps[: learned + 1], curve[: learned + 1], color=colour, linewidth=1, alpha=0.55)
         axes.plot(
@@ -147,7 +157,7 @@ def _draw_seen(axes: Axes, cells: np.ndarray) -> None:
             curve[learned:],
             color=colour,
             linewidth=2.4,
-            marker=_marker(index),
+            marker=series_marker(index),
             markersize=4.5,
             clip_on=False,
         )
@@ -171,19 +181,19 @@ def _draw_seen(axes: Axes, cells: np.ndarray) -> None:
 def _finish_curves(
     axes: Axes, matrix: ResultMatrix, names: Sequence[str], average: np.ndarray
 ) -> None:
-    """The average, names at the ends of the lines, and the axes."""
+    """Draws the average and labels the curves and axes."""
     last, top = matrix.num_steps, _axis_top(matrix)
-    axes.plot(average, color=INK, linewidth=2.2, zorder=3)
+    axes.plot(average, color=TEXT, linewidth=2.2, zorder=3)
     ends = {name: matrix.score("mAP", last, name) for name in names}
     labels = [
-        (end, name, _colour(index))
+        (end, name, series_colour(index))
         for index, (name, end) in enumerate(ends.items())
         if end is not None
     ]
     if not math.isnan(average[-1]):
-        labels.append((float(average[-1]), "average", INK))
+        labels.append((float(average[-1]), "average", TEXT))
     for height, (end, name, colour) in zip(
-        spread([label[0] for label in labels], 0.047 * top), labels, strict=True
+        separate([label[0] for label in labels], 0.047 * top), labels, strict=True
     ):
         axes.annotate(
             f"{name} {end:.1f}",
@@ -192,7 +202,7 @@ def _finish_curves(
             color=colour,
             va="center",
             fontsize=9,
-            weight="bold" if colour == INK else "normal",
+            weight="bold" if colour == TEXT else "normal",
             annotation_clip=False,
         )
     axes.set(xlim=(-0.15, last + 0.1), ylim=(0, top))
@@ -202,16 +212,12 @@ def _finish_curves(
         )
     else:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlabel("step", color=SOFT)
-    axes.grid(axis="y", color=RULE, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(SOFT)
-    axes.tick_params(length=0, labelcolor=INK)
+        axes.set_xlabel("step", color=MUTED)
+    style_axes(axes)
 
 
 def _cells(matrix: ResultMatrix, domains: Sequence[str]) -> np.ndarray:
-    """[T + 1, domains] mAP in percent, nan where it is missing."""
+    """[T + 1, num_domains] mAP in percent; NaN if missing."""
     rows = [
         [_or_nan(matrix.score("mAP", step, domain)) for domain in domains]
         for step in range(matrix.num_steps + 1)
@@ -220,7 +226,7 @@ def _cells(matrix: ResultMatrix, domains: Sequence[str]) -> np.ndarray:
 
 
 def _averages(matrix: ResultMatrix) -> np.ndarray:
-    """[T + 1, 2] mAP over the domains learned by each step, and over the unseen ones."""
+    """[T + 1, 2] mean mAP over the domains learned by each step, and over unseen domains."""
     return np.array(
         [
             [_or_nan(matrix.seen_average("mAP", step)), _or_nan(matrix.unseen_average("mAP", step))]
@@ -230,7 +236,7 @@ def _averages(matrix: ResultMatrix) -> np.ndarray:
 
 
 def _axis_top(matrix: ResultMatrix) -> float:
-    """The multiple of ten that leaves some room above the highest mAP."""
+    """Upper limit of the y axis: a multiple of ten above the highest mAP."""
     highest = np.nanmax(_cells(matrix, matrix.seen + matrix.unseen), initial=0.0)
     return float(min(100, 10 * math.ceil((highest + 4) / 10)))
 
@@ -241,12 +247,3 @@ def _or_nan(value: float | None) -> float:
 
 def _step_names(matrix: ResultMatrix) -> list[str]:
     return ["untrained", *(f"+ {domain}" for domain in matrix.seen)]
-
-
-def _colour(index: int) -> str:
-    return COLOURS[index % len(COLOURS)]
-
-
-def _marker(index: int) -> str:
-    """Another one each time the colours begin again."""
-    return _MARKERS[index // len(COLOURS) % len(_MARKERS)]

@@ -1,4 +1,4 @@
-"""Finished runs beside one another: where their protocols differ, and which numbers compare."""
+"""Compares finished runs: differences of their protocols, and which scores are comparable."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from tasks.retrieval.metrics import METRICS
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is shown.
+    """Comparison of groups of runs.
 
     Attributes:
-        groups: in the order in which their first runs were named.
-        differences: of their protocol locks.
-        columns: numbers that some group has.
-        published: rows of the groups' benchmarks.
-        literature: the file that these come from.
-        incomparable: (label, column) of numbers that do not compare with the column's first.
-        trained_otherwise: by label, differences from the first group in what was learned.
+        groups: groups in the order of their first runs.
+        differences: differences of their protocol locks.
+        columns: scores that at least one group has.
+        published: published rows of the groups' benchmarks.
+        literature: source of the published rows.
+        incomparable: (label, column) of scores not comparable with the first of the column.
+        trained_otherwise: by label, differences from the first group's training data.
     """
 
     groups: tuple[RunGroup, ...]
@@ -36,26 +36,26 @@ class Comparison:
 
     @property
     def reference(self) -> RunGroup:
-        """What the others are compared with in what they learned: the first."""
+        """First group, the reference for training data."""
         return self.groups[0]
 
     @property
     def by_text(self) -> bool:
-        """Whether every domain is searched by text."""
+        """Whether all domains have text queries."""
         return all(group.first.by_text for group in self.groups)
 
     def first_with(self, column: Column) -> RunGroup | None:
-        """The group whose number the others of a column are compared with."""
+        """First group with a score in this column, the reference for comparability."""
         return next((group for group in self.groups if group.domains_of(column)), None)
 
     def published_compares(self, row: PublishedRow, column: Column) -> bool:
-        """Whether a published number is over the same domains as the column's first."""
+        """Whether a published score covers the same domains as the first of the column."""
         first = self.first_with(column)
-        over = averaged(column, row.order, row.unseen)
-        return first is not None and over == first.domains_of(column)
+        domains = averaged(column, row.order, row.unseen)
+        return first is not None and domains == first.domains_of(column)
 
     def to_json(self) -> dict[str, Any]:
-        """Runs with unrounded numbers, differences, and published rows with their sources."""
+        """Groups with unrounded scores, differences, and published rows with their sources."""
         return {
             "runs": [self._group_json(group) for group in self.groups],
             "differences": [
@@ -115,20 +115,20 @@ class Comparison:
 def compare_runs(
     runs: Sequence[FinishedRun], literature: PublishedResults, *, every_unseen: bool = False
 ) -> Comparison:
-    """Groups runs over seeds and finds out what compares.
+    """Groups runs over seeds and determines which scores are comparable.
 
     Args:
-        runs: at least one.
-        literature: where published rows are looked up.
-        every_unseen: a column for each unseen domain beside their average.
+        runs: at least one run.
+        literature: published results.
+        every_unseen: include a column per unseen domain in addition to their average.
 
     Raises:
         ValueError: a run is given twice.
     """
     groups = group_runs(runs)
-    differences = _remembered()
+    differences = _cached_differences()
     columns = _columns(groups, every_unseen)
-    otherwise = {
+    trained_otherwise = {
         group.label: _training_differences(differences(groups[0], group)) for group in groups
     }
     return Comparison(
@@ -138,49 +138,53 @@ def compare_runs(
         published=_published(groups, literature),
         literature=literature,
         incomparable=frozenset(
-            (label, column) for column in columns for label in _others(groups, column, differences)
+            (label, column)
+            for column in columns
+            for label in _incomparable(groups, column, differences)
         ),
-        trained_otherwise={label: found for label, found in otherwise.items() if found},
+        trained_otherwise={label: each for label, each in trained_otherwise.items() if each},
     )
 
 
 _Differences = Callable[[RunGroup, RunGroup], list[Difference]]
 
 
-def _remembered() -> _Differences:
-    """Lock differences of two groups, found once for each pair."""
-    found: dict[tuple[str, str], list[Difference]] = {}
+def _cached_differences() -> _Differences:
+    """Returns a function that computes lock differences of two groups, once per pair."""
+    cache: dict[tuple[str, str], list[Difference]] = {}
 
     def differences(one: RunGroup, other: RunGroup) -> list[Difference]:
         pair = (one.label, other.label)
-        if pair not in found:
-            found[pair] = lock_differences(
+        if pair not in cache:
+            cache[pair] = lock_differences(
                 {one.label: one.first.lock, other.label: other.first.lock}
             )
-        return found[pair]
+        return cache[pair]
 
     return differences
 
 
-def _others(groups: Sequence[RunGroup], column: Column, differences: _Differences) -> list[str]:
-    """Labels of the groups whose number does not compare with the column's first."""
-    having = [group for group in groups if group.domains_of(column)]
+def _incomparable(
+    groups: Sequence[RunGroup], column: Column, differences: _Differences
+) -> list[str]:
+    """Labels of the groups whose score is not comparable with the first of the column."""
+    scored = [group for group in groups if group.domains_of(column)]
     return [
         group.label
-        for group in having[1:]
-        if not _compares(having[0], group, column, differences(having[0], group))
+        for group in scored[1:]
+        if not _is_comparable(scored[0], group, column, differences(scored[0], group))
     ]
 
 
-def _compares(
+def _is_comparable(
     first: RunGroup, other: RunGroup, column: Column, differences: Sequence[Difference]
 ) -> bool:
-    over = first.domains_of(column)
-    if over != other.domains_of(column):
+    domains = first.domains_of(column)
+    if domains != other.domains_of(column):
         return False
     if column.kind == "forgetting" and first.first.matrix.seen != other.first.matrix.seen:
         return False
-    return all(is_test_comparable(differences, domain) for domain in over)
+    return all(is_test_comparable(differences, domain) for domain in domains)
 
 
 def _training_differences(differences: Sequence[Difference]) -> list[Difference]:
@@ -189,12 +193,12 @@ def _training_differences(differences: Sequence[Difference]) -> list[Difference]
 
 def _columns(groups: Sequence[RunGroup], every_unseen: bool) -> tuple[Column, ...]:
     columns = [column for group in groups for column in _domain_columns(group)]
-    averages = {Column("seen average"): 2, Column("unseen average"): 1, Column("forgetting"): 2}
+    min_domains = {Column("seen average"): 2, Column("unseen average"): 1, Column("forgetting"): 2}
     chosen = [
         *(column for column in columns if column.kind == "seen"),
         *(
             average
-            for average, fewest in averages.items()
+            for average, fewest in min_domains.items()
             if any(len(group.domains_of(average)) >= fewest for group in groups)
         ),
         *(column for column in columns if column.kind == "unseen" and every_unseen),

@@ -1,4 +1,4 @@
-"""A comparison for the eye: what was run, where protocols differ, and only then the numbers."""
+"""Console view of a comparison: runs, differences of protocols, then the scores."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ _REASONS = {
 
 
 def show_comparison(console: Console, comparison: Comparison, metrics: Sequence[str]) -> None:
-    """Prints it; tables wider than the console are continued below.
+    """Prints a comparison; columns that do not fit the console continue in another table.
 
     Args:
-        console: where to.
-        comparison: what.
-        metrics: shown in one cell, such as mAP and R1.
+        console: output console.
+        comparison: comparison to print.
+        metrics: metrics in one cell, such as mAP and R1.
     """
     _print(console, _runs_table(comparison))
     _show_differences(console, comparison)
-    for table in _Numbers(comparison, tuple(metrics)).tables(console.width):
+    for table in _ScoreTables(comparison, tuple(metrics)).tables(console.width):
         console.print()
         _print(console, table)
     notes = [*_notes(comparison, is_bold_seen=console.is_terminal), *_sources(comparison)]
@@ -49,18 +49,18 @@ def show_comparison(console: Console, comparison: Comparison, metrics: Sequence[
 
 
 def shown_metrics(comparison: Comparison, metric: str) -> tuple[str, ...]:
-    """What `--metric` means: `both` is R1, R5, R10 and mAP where queries are texts."""
+    """Metrics for `--metric`: `both` is R1, R5, R10 and mAP for text queries, else mAP and R1."""
     if metric != "both":
         return (metric,)
     return ("R1", "R5", "R10", "mAP") if comparison.by_text else ("mAP", "R1")
 
 
-def _print(console: Console, what: Table | Text) -> None:
-    console.print(what, highlight=False)
+def _print(console: Console, content: Table | Text) -> None:
+    console.print(content, highlight=False)
 
 
 def _runs_table(comparison: Comparison) -> Table:
-    """A line for each run; the group's label and what its runs share stand on its first line."""
+    """One row per run; the first row of a group has its label and shared settings."""
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="dim")
     for heading in ("", "learner", "backbone", "benchmark", "seed", "code", "run"):
         table.add_column(heading, overflow="fold", justify="right" if heading == "seed" else "left")
@@ -69,14 +69,14 @@ def _runs_table(comparison: Comparison) -> Table:
         shared = (group.label, config.learner.name, config.backbone.name, group.first.benchmark)
         for index, member in enumerate(group.members):
             revision = member.results.get("git_revision")
-            own = (str(member.config.seed), _short(revision), member.folder.name)
-            cells = (*(shared if index == 0 else ("",) * len(shared)), *own)
+            run_cells = (str(member.config.seed), _short(revision), member.folder.name)
+            cells = (*(shared if index == 0 else ("",) * len(shared)), *run_cells)
             table.add_row(*(Text(cell) for cell in cells))
     return table
 
 
 def _short(revision: str | None) -> str:
-    """Eight digits of a commit, with the sign of a changed tree."""
+    """First eight digits of a commit, with "+" for a changed tree."""
     return "unknown" if revision is None else revision[:8] + ("+" if revision[-1:] == "+" else "")
 
 
@@ -87,11 +87,11 @@ def _show_differences(console: Console, comparison: Comparison) -> None:
         table = Table.grid(padding=(0, _GAP, 0, 0))
         table.add_column(no_wrap=True, style="bold")
         table.add_column(overflow="fold")
-        last = ""
+        previous = ""
         for each in comparison.differences:
-            about = each.domain or "all"
-            table.add_row(Text("" if about == last else about), Text(each.text))
-            last = about
+            domain = each.domain or "all"
+            table.add_row(Text("" if domain == previous else domain), Text(each.text))
+            previous = domain
         _print(console, table)
     elif sum(len(group.members) for group in comparison.groups) > 1:
         console.print()
@@ -106,19 +106,19 @@ def _show_differences(console: Console, comparison: Comparison) -> None:
 
 
 @dataclass(frozen=True)
-class _Numbers:
-    """The tables of numbers: runs above, published rows below."""
+class _ScoreTables:
+    """Tables of scores: runs first, then published rows."""
 
     comparison: Comparison
     metrics: tuple[str, ...]
 
     @property
     def decimals(self) -> int:
-        """As many as the field prints: text-to-image papers print two."""
+        """Decimals as in the literature: text-to-image papers print two."""
         return 2 if self.comparison.by_text else 1
 
     def tables(self, width: int) -> list[Table]:
-        """The columns in as many tables as the width asks for."""
+        """Splits the columns into as many tables as the width requires."""
         rows = self._rows(self.comparison.columns)
         widths = {
             column: max(
@@ -150,14 +150,14 @@ class _Numbers:
         return Text(f"{column.name}\n{'/'.join(self._metrics_of(column))}")
 
     def _metrics_of(self, column: Column) -> tuple[str, ...]:
-        """Of forgetting one number is enough."""
+        """Metrics of a column; forgetting shows only one."""
         if column.kind != "forgetting":
             return self.metrics
         return ("mAP",) if "mAP" in self.metrics else self.metrics[:1]
 
     def _rows(self, columns: Sequence[Column]) -> list[list[Text]]:
-        """Name and cells of every run, and of the published rows that have one of the numbers."""
-        found = [
+        """Name and cells of every group, and of published rows with a score in these columns."""
+        rows = [
             [self._name(group), *(self._cell(group, column) for column in columns)]
             for group in self.comparison.groups
         ]
@@ -166,13 +166,12 @@ class _Numbers:
             cells = [self._published_cell(row, column) for column in columns]
             if any(cell.plain.strip() != _MISSING for cell in cells):
                 footnote = numbers[_footnote(self.comparison, row)]
-                found.append([Text(f"{row.method} [{footnote}]", style="dim"), *cells])
-        return found
+                rows.append([Text(f"{row.method} [{footnote}]", style="dim"), *cells])
+        return rows
 
     def _name(self, group: RunGroup) -> Text:
-        otherwise = group.label in self.comparison.trained_otherwise
         name = Text(f"{group.label} {group.first.config.learner.name}")
-        name.append(_TRAINED_OTHERWISE if otherwise else "")
+        name.append(_TRAINED_OTHERWISE if group.label in self.comparison.trained_otherwise else "")
         if len(group.members) > 1:
             name.append(f"\n  {len(group.members)} seeds", style="dim")
         return name
@@ -186,33 +185,33 @@ class _Numbers:
         for index, (metric, estimate) in enumerate(estimates.items()):
             is_best = group.label in self._best(column, metric)
             cell.append("/" if index else "")
-            cell.append(self._written(estimate), style="bold" if is_best else "")
+            cell.append(self._format(estimate), style="bold" if is_best else "")
         marked = (group.label, column) in self.comparison.incomparable
         cell.append(_NOT_COMPARABLE if marked else self._blank(column))
         deviations = [each.deviation for each in estimates.values() if each is not None]
         if None not in deviations:
-            said = "/".join(f"{each:.{self.decimals}f}" for each in deviations)
-            cell.append(f"\n±{said}{self._blank(column)}", style="dim")
+            text = "/".join(f"{each:.{self.decimals}f}" for each in deviations)
+            cell.append(f"\n±{text}{self._blank(column)}", style="dim")
         return cell
 
     def _published_cell(self, row: PublishedRow, column: Column) -> Text:
-        given = {
+        published = {
             "seen average": row.seen_average,
             "unseen average": row.unseen_average,
             "forgetting": {},
         }.get(column.kind, row.domains.get(column.domain, {}))
-        scores = [given.get(metric) for metric in self._metrics_of(column)]
+        scores = [published.get(metric) for metric in self._metrics_of(column)]
         if all(score is None for score in scores):
             return Text(_MISSING + self._blank(column), style="dim")
-        written = "/".join(self._written(score and Estimate(score)) for score in scores)
+        text = "/".join(self._format(score and Estimate(score)) for score in scores)
         compares = self.comparison.published_compares(row, column)
-        return Text(written + (self._blank(column) if compares else _NOT_COMPARABLE), style="dim")
+        return Text(text + (self._blank(column) if compares else _NOT_COMPARABLE), style="dim")
 
-    def _written(self, estimate: Estimate | None) -> str:
+    def _format(self, estimate: Estimate | None) -> str:
         return _MISSING if estimate is None else f"{estimate.mean:.{self.decimals}f}"
 
     def _blank(self, column: Column) -> str:
-        """Holds the place of a mark that another number of the column has."""
+        """Blank that aligns the cell with marked cells of the column."""
         comparison = self.comparison
         marked = any(each == column for _, each in comparison.incomparable) or not all(
             comparison.published_compares(row, column) for row in comparison.published
@@ -220,25 +219,25 @@ class _Numbers:
         return " " if marked else ""
 
     def _best(self, column: Column, metric: str) -> list[str]:
-        """Labels of the best of the runs that compare, as far as the shown digits tell."""
-        written: dict[str, float] = {}
+        """Labels of the best comparable groups, by the displayed digits."""
+        displayed: dict[str, float] = {}
         for group in self.comparison.groups:
             estimate = group.estimate(column, metric)
             if estimate and (group.label, column) not in self.comparison.incomparable:
-                written[group.label] = float(self._written(estimate))
-        if len(written) < 2:
+                displayed[group.label] = float(self._format(estimate))
+        if len(displayed) < 2:
             return []
-        best = (min if column.kind == "forgetting" else max)(written.values())
-        return [label for label, value in written.items() if value == best]
+        best = (min if column.kind == "forgetting" else max)(displayed.values())
+        return [label for label, value in displayed.items() if value == best]
 
 
 def _blocks(
-    columns: Iterable[Column], width_of: Callable[[Column], int], room: int
+    columns: Iterable[Column], width_of: Callable[[Column], int], max_width: int
 ) -> list[list[Column]]:
-    """Columns that fit side by side; broken between seen domains, averages, unseen ones first."""
+    """Splits columns into blocks that fit; breaks between seen, averages and unseen first."""
 
     def fits(block: Sequence[Column]) -> bool:
-        return sum(width_of(column) + _GAP for column in block) <= room
+        return sum(width_of(column) + _GAP for column in block) <= max_width
 
     blocks: list[list[Column]] = []
     for kinds in _SECTIONS:
@@ -255,10 +254,10 @@ def _blocks(
 
 
 def _notes(comparison: Comparison, *, is_bold_seen: bool) -> list[str]:
-    """What bold, ±, † and ‡ mean, as far as they are there."""
+    """Meaning of bold, ±, † and ‡, if they occur."""
     notes: list[str] = []
     if len(comparison.groups) > 1 and is_bold_seen:
-        notes.append("Bold: the best of the runs that compare.")
+        notes.append("Bold: best of the comparable runs.")
     if any(len(group.members) > 1 for group in comparison.groups):
         notes.append("±: sample standard deviation over seeds.")
     if comparison.incomparable or not all(
@@ -267,19 +266,20 @@ def _notes(comparison: Comparison, *, is_bold_seen: bool) -> list[str]:
         for column in comparison.columns
     ):
         notes.append(
-            f"{_NOT_COMPARABLE} does not compare with the first run in its column: tested "
-            "otherwise, or an average over other domains; not ranked."
+            f"{_NOT_COMPARABLE} does not compare with the first run in its column: other "
+            "test data, or an average over other domains; not ranked."
         )
     for label, differences in comparison.trained_otherwise.items():
         reasons: dict[str, list[str]] = {}
         for each in differences:
             reasons.setdefault(_REASONS[each.affects], []).extend([each.domain or ""])
-        said = [
+        parts = [
             reason + (f" ({', '.join(domains)})" if any(domains) else "")
             for reason, domains in reasons.items()
         ]
         notes.append(
-            f"{_TRAINED_OTHERWISE} {label} against {comparison.reference.label}: {'; '.join(said)}."
+            f"{_TRAINED_OTHERWISE} {label} against {comparison.reference.label}: "
+            f"{'; '.join(parts)}."
         )
     return notes
 
@@ -287,10 +287,10 @@ def _notes(comparison: Comparison, *, is_bold_seen: bool) -> list[str]:
 def _footnote(comparison: Comparison, row: PublishedRow) -> str:
     """Backbone, source and remarks of a published row."""
     literature = comparison.literature
-    several = len({each.benchmark for each in comparison.published}) > 1
+    has_several_benchmarks = len({each.benchmark for each in comparison.published}) > 1
     return "; ".join(
         [
-            *((row.benchmark,) if several else ()),
+            *((row.benchmark,) if has_several_benchmarks else ()),
             row.backbone or "backbone not stated",
             literature.sources[row.source],
             *(literature.remarks[key] for key in row.remarks),

@@ -1,4 +1,4 @@
-"""Finished runs read back from their folders, and put together where they differ by seed alone."""
+"""Reads finished runs from their folders and groups runs that differ only in the seed."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from tasks.retrieval.metrics import ResultMatrix
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What a finished run's folder holds.
+    """Content of a finished run's folder.
 
     Attributes:
-        folder: the run's storage.
-        config: its configuration.
-        lock: its protocol lock.
-        results: what results.json holds.
-        matrix: the test scores.
-        benchmark: the benchmark's name.
-        by_text: whether every domain is searched by text.
+        folder: run folder.
+        config: configuration of the run.
+        lock: protocol lock of the run.
+        results: content of results.json.
+        matrix: test scores.
+        benchmark: name of the benchmark.
+        by_text: whether all domains have text queries.
     """
 
     folder: Path
@@ -39,16 +39,16 @@ class FinishedRun:
 
     @property
     def settings(self) -> str:
-        """All that may change its result, except the seed, as text."""
+        """All settings that affect the results, except the seed, as JSON."""
         values = {key: value for key, value in flatten(self.config).items() if in_hash(key)}
         return json.dumps({**values, "seed": None}, sort_keys=True)
 
 
 @dataclass(frozen=True)
 class Column:
-    """One number of a lifelong result, after the last domain was learned; `domain` if it has one.
+    """Column of a comparison: one score after the last domain, of one `domain` or an average.
 
-    Forgetting is better when it is lower, everything else when it is higher.
+    Lower is better for forgetting, higher is better for all others.
     """
 
     kind: Literal["seen", "seen average", "unseen average", "forgetting", "unseen"]
@@ -56,13 +56,13 @@ class Column:
 
     @property
     def name(self) -> str:
-        """The domain, or what it is the average of."""
+        """Name of the domain or of the average."""
         return self.domain or self.kind
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Mean over seeds, and the sample standard deviation where there are several."""
+    """Mean over seeds, and sample standard deviation if there are several seeds."""
 
     mean: float
     deviation: float | None = None
@@ -70,27 +70,22 @@ class Estimate:
 
 @dataclass(frozen=True)
 class RunGroup:
-    """Runs that differ by their seeds alone, under one protocol lock; often a single run."""
+    """Runs under one protocol lock that differ only in their seeds; often a single run."""
 
     label: str
     members: tuple[FinishedRun, ...]
 
     @property
     def first(self) -> FinishedRun:
-        """The member that speaks for what all have in common."""
+        """Representative member, for everything that the members share."""
         return self.members[0]
 
     def estimate(self, column: Column, metric: str) -> Estimate | None:
-        """The number in percent; None where a member lacks it."""
-        values = [_value(member.matrix, column, metric) for member in self.members]
-        known = [value for value in values if value is not None]
-        if not known or len(known) < len(values):
-            return None
-        mean = math.fsum(known) / len(known)
-        return Estimate(mean, statistics.stdev(known) if len(known) > 1 else None)
+        """Estimate in percent; None if a member lacks the score."""
+        return estimate(_value(member.matrix, column, metric) for member in self.members)
 
     def domains_of(self, column: Column) -> frozenset[str]:
-        """What the number is an average over."""
+        """Domains over which the score is averaged."""
         return averaged(column, self.first.matrix.seen, self.first.matrix.unseen)
 
 
@@ -98,20 +93,20 @@ def read_finished(run: str, storage_root: str = "runs") -> FinishedRun:
     """Reads a run, given its folder or its name under `storage_root`.
 
     Raises:
-        FileNotFoundError: there is no such run, or it has no protocol lock.
-        ValueError: it is not finished, or a file of it cannot be understood.
+        FileNotFoundError: the run or its protocol lock does not exist.
+        ValueError: the run is not finished, or one of its files is damaged.
     """
     folder = find_run(run, storage_root)
     storage = RunStorage(folder)
     if not storage.results_file.is_file():
         raise ValueError(
-            f"{folder} is not finished: it has no results.json. Give the command that began it "
-            "again to finish it, or leave it out of the comparison."
+            f"{folder} is not finished: it has no results.json; repeat the command that started "
+            "it to finish it, or omit it from the comparison"
         )
     if not storage.lock_file.is_file():
         raise FileNotFoundError(
-            f"{folder} has no {storage.lock_file.name}, so nobody knows what it was tested on; "
-            "leave it out of the comparison"
+            f"{folder}: expected {storage.lock_file.name}, which records the test data, got no "
+            "file; omit the run from the comparison"
         )
     try:
         config = load_config(str(storage.config_file))
@@ -125,7 +120,7 @@ def read_finished(run: str, storage_root: str = "runs") -> FinishedRun:
         of_lock = (tuple(lock["order"]), tuple(lock["unseen"]))
         described = [dict(lock["domains"][name]) for name in seen + unseen]
     except ConfigError as error:
-        raise ValueError(f"{folder} is a run that this version cannot read: {error}") from error
+        raise ValueError(f"{folder}: this version cannot read the run: {error}") from error
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{folder}: results.json or {storage.lock_file.name} is damaged "
@@ -134,18 +129,18 @@ def read_finished(run: str, storage_root: str = "runs") -> FinishedRun:
     if (seen, unseen) != of_lock:
         raise ValueError(
             f"{folder}: results.json has the domains {', '.join(seen + unseen)}, but "
-            f"{storage.lock_file.name} has {', '.join(of_lock[0] + of_lock[1])}; they are not of "
-            "one run"
+            f"{storage.lock_file.name} has {', '.join(of_lock[0] + of_lock[1])}; they belong to "
+            "different runs"
         )
     by_text = all(domain.get("query_by") == "text" for domain in described)
     return FinishedRun(folder, config, lock, results, matrix, benchmark, by_text)
 
 
 def group_runs(runs: Sequence[FinishedRun]) -> tuple[RunGroup, ...]:
-    """Puts runs together that differ by their seeds alone.
+    """Groups runs that differ only in their seeds.
 
-    A second run with the same seed (on another machine, say) begins a group of its own: it is no
-    further sample.
+    A second run with the same seed (for example on another machine) is not another sample and
+    starts a new group.
 
     Raises:
         ValueError: a run is given twice.
@@ -157,10 +152,10 @@ def group_runs(runs: Sequence[FinishedRun]) -> tuple[RunGroup, ...]:
         if run.folder.resolve() in folders:
             raise ValueError(f"{run.folder} is given twice; give it once")
         folders.add(run.folder.resolve())
-        alike = (run.settings, json.dumps(run.lock, sort_keys=True))
-        repetition = num_times.get((*alike, run.config.seed), 0)
-        num_times[*alike, run.config.seed] = repetition + 1
-        grouped.setdefault((*alike, repetition), []).append(run)
+        key = (run.settings, json.dumps(run.lock, sort_keys=True))
+        repetition = num_times.get((*key, run.config.seed), 0)
+        num_times[*key, run.config.seed] = repetition + 1
+        grouped.setdefault((*key, repetition), []).append(run)
     return tuple(
         RunGroup(_label(index), tuple(sorted(members, key=lambda member: member.config.seed)))
         for index, members in enumerate(grouped.values())
@@ -168,7 +163,7 @@ def group_runs(runs: Sequence[FinishedRun]) -> tuple[RunGroup, ...]:
 
 
 def averaged(column: Column, seen: tuple[str, ...], unseen: tuple[str, ...]) -> frozenset[str]:
-    """The domains that a number is an average over; none if there is no such number."""
+    """Domains over which a score is averaged; empty if the score does not exist."""
     domains = frozenset(unseen if column.kind.startswith("unseen") else seen)
     if column.kind == "forgetting" and len(seen) < 2:
         return frozenset()
@@ -188,14 +183,14 @@ def _value(matrix: ResultMatrix, column: Column, metric: str) -> float | None:
         return matrix.seen_average(metric)
     if column.kind == "unseen average":
         return matrix.unseen_average(metric)
-    owners = matrix.seen if column.kind == "seen" else matrix.unseen
-    return (
-        matrix.score(metric, matrix.num_steps, column.domain) if column.domain in owners else None
-    )
+    domains = matrix.seen if column.kind == "seen" else matrix.unseen
+    if column.domain not in domains:
+        return None
+    return matrix.score(metric, matrix.num_steps, column.domain)
 
 
 def estimate(values: Iterable[float | None]) -> Estimate | None:
-    """Mean, and sample standard deviation of two or more; None if any is missing, or all are."""
+    """Mean and sample standard deviation of the values; None if any is missing or there is none."""
     listed = list(values)
     known = [value for value in listed if value is not None]
     if not known or len(known) < len(listed):

@@ -1,4 +1,4 @@
-"""Published results: the rows of published.yaml that belong to a benchmark."""
+"""Published results of a benchmark, read from published.yaml."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from tasks.schema import FrozenConfig
 PUBLISHED = Path(__file__).with_name("published.yaml")
 
 Scores = dict[Literal["mAP", "R1", "R5", "R10"], Annotated[float, Field(ge=0, le=100)]]
-"""Percent by metric, as printed."""
+"""Percent by metric, as printed in the source."""
 
 
 class PublishedRow(FrozenConfig):
-    """What one source prints of one method on one benchmark."""
+    """Scores of one method on one benchmark, from one source."""
 
-    benchmark: str = Field(description="an order of the literature, or one data set")
-    method: str = Field(description="as the source calls it")
-    backbone: str | None = Field(description="null where the source does not say")
-    source: str = Field(description="key of the file's sources")
-    remarks: tuple[str, ...] = Field(default=(), description="keys of the file's remarks")
+    benchmark: str = Field(description="benchmark order of the literature, or one data set")
+    method: str = Field(description="name used by the source")
+    backbone: str | None = Field(description="null if the source does not state it")
+    source: str = Field(description="key in `sources`")
+    remarks: tuple[str, ...] = Field(default=(), description="keys in `remarks`")
     domains: dict[str, Scores] = Field(
-        default_factory=dict, description="after the last domain, by domain; those that are printed"
+        default_factory=dict, description="scores after the last domain, by domain"
     )
     seen_average: Scores = Field(default_factory=dict, description="over the seen domains")
     unseen_average: Scores = Field(default_factory=dict, description="over the unseen domains")
@@ -39,24 +39,26 @@ class PublishedRow(FrozenConfig):
 
     @cached_property
     def unseen(self) -> tuple[str, ...]:
-        """Domains that are only tested."""
+        """Domains used only for testing."""
         return ORDERS.get(self.benchmark, ((), ()))[1]
 
     @model_validator(mode="after")
     def _domains_of_the_benchmark(self) -> PublishedRow:
         if foreign := set(self.domains) - set(self.order):
-            raise ValueError(f"{self.benchmark} does not have {', '.join(sorted(foreign))}")
+            raise ValueError(
+                f"domains: {self.benchmark} does not have {', '.join(sorted(foreign))}"
+            )
         if not (self.domains or self.seen_average or self.unseen_average):
-            raise ValueError(f"{self.method} on {self.benchmark}: expected a score, none came")
+            raise ValueError(f"{self.method} on {self.benchmark}: expected a score, got none")
         return self
 
 
 class PublishedResults(FrozenConfig):
-    """The whole file."""
+    """Content of published.yaml."""
 
-    sources: dict[str, str] = Field(description="where rows come from, in words, by key")
-    remarks: dict[str, str] = Field(description="what to know of rows, in words, by key")
-    rows: tuple[PublishedRow, ...] = Field(description="in the order in which they are shown")
+    sources: dict[str, str] = Field(description="descriptions of the sources, by key")
+    remarks: dict[str, str] = Field(description="notes on rows, by key")
+    rows: tuple[PublishedRow, ...] = Field(description="rows in display order")
 
     @model_validator(mode="after")
     def _known_keys(self) -> PublishedResults:
@@ -68,12 +70,12 @@ class PublishedResults(FrozenConfig):
         return self
 
     def of(self, benchmark: str, order: tuple[str, ...]) -> list[PublishedRow]:
-        """The rows of a benchmark, if it is learned in its own order."""
+        """Rows of a benchmark that is learned in this order."""
         return [row for row in self.rows if (row.benchmark, row.order) == (benchmark, order)]
 
 
 def load_published(path: Path = PUBLISHED) -> PublishedResults:
-    """Reads the file that ships with the project.
+    """Reads the published results that ship with the project.
 
     Raises:
         ValueError: a row does not fit the schema.

@@ -1,8 +1,7 @@
-"""A finished run for the eye: a table for the terminal, and two pictures.
+"""Report of a finished run: tables for the terminal, and two plots.
 
-Both read the dictionary that results.json holds: `scores[metric]` has a row per step 0..T (step 0
-is before any training) and a column per domain, seen ones first, in percent, null where a value
-does not exist.
+All functions read the content of results.json: `scores[metric]` has one row per step 0..T (step 0
+is before training) and one column per domain, seen domains first, in percent; null if missing.
 """
 
 from __future__ import annotations
@@ -23,35 +22,32 @@ _MISSING = "·"
 
 
 def write_figures(results: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Draws `matrix.png` (the mAP matrix) and `curves.png` (mAP over the steps) into `folder`.
+    """Writes `matrix.png` (mAP matrix) and `curves.png` (mAP over the steps) into `folder`.
 
-    Needs no display, and leaves matplotlib's global state alone.
+    Needs no display and does not change matplotlib's global state.
 
     Raises:
-        ValueError: the results' rows do not fit their domains.
+        ValueError: the rows of the scores do not match the domains.
     """
-    from runner.plotting.result_matrix import (
-        draw_curves,
-        draw_matrix,
-    )  # matplotlib takes its time to load
+    # matplotlib is slow to import
+    from runner.plotting.result_matrix import draw_curves, draw_matrix
+    from runner.plotting.style import save_figure
 
     matrix = _matrix(results)
     title = f"{results['learner']} on {results['benchmark']}, seed {results['seed']}"
-    drawings = {"matrix.png": draw_matrix(matrix, title), "curves.png": draw_curves(matrix, title)}
-    for name, figure in drawings.items():
-        figure.savefig(folder / name, dpi=160)
-    return [folder / name for name in drawings]
+    figures = {"matrix.png": draw_matrix(matrix, title), "curves.png": draw_curves(matrix, title)}
+    return [save_figure(figure, folder / name) for name, figure in figures.items()]
 
 
 def results_table(results: Mapping[str, Any]) -> Table:
-    """The run in one table, in percent.
+    """Table of a run, in percent.
 
-    A row per domain with mAP and R1 after the last step; for seen domains also the mAP before any
-    training and when the domain had just been learned, and what was forgotten of it (the best mAP
-    after steps 1..T-1 minus the last). Then the averages, and the summary below the table.
+    Each domain has a row with mAP and R1 after the last step. Seen domains also have the mAP before
+    training, the mAP right after learning the domain, and the forgetting (best mAP after steps
+    1..T-1 minus the last mAP). Averages follow, and a summary below the table.
 
     Raises:
-        ValueError: the results' rows do not fit their domains.
+        ValueError: the rows of the scores do not match the domains.
     """
     from rich.table import Table
 
@@ -83,7 +79,7 @@ def results_table(results: Mapping[str, Any]) -> Table:
 
 
 def scores_table(results: Mapping[str, Any]) -> Table:
-    """What `evaluate` found: a row per domain and their average, in percent."""
+    """Table of the scores of `evaluate`: one row per domain and their average, in percent."""
     from rich.table import Table
 
     table = Table(
@@ -143,13 +139,13 @@ def _forgotten(matrix: ResultMatrix, domain_index: int) -> float | None:
 
 
 def _caption(summary: Mapping[str, float | None]) -> str:
-    named = {
+    keys = {
         "forgetting": "forgetting_mAP",
         "backward transfer": "backward_transfer_mAP",
         "forward transfer": "forward_transfer_mAP",
         "average incremental": "average_incremental_mAP",
     }
-    return "mAP: " + ", ".join(f"{name} {_percent(summary[key])}" for name, key in named.items())
+    return "mAP: " + ", ".join(f"{name} {_percent(summary[key])}" for name, key in keys.items())
 
 
 def _percent(value: float | None) -> str:

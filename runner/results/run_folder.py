@@ -1,4 +1,4 @@
-"""A run's folder: who owns it, what it holds, and whether it is finished."""
+"""Folder of a run: its files, its lock, and whether the run is finished."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tasks.protocol.lock_differences import lock_differences
 
 
 class RunStorage:
-    """Paths of one run under `storage.root`; see docs/storage.md for what the files hold."""
+    """Files of one run under `storage.root`; docs/storage.md describes their content."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -39,24 +39,24 @@ class RunStorage:
 
     @staticmethod
     def of(config: RunConfig) -> RunStorage:
-        """The folder that this configuration's run has or will have."""
+        """Storage of the run with this configuration; it need not exist yet."""
         root = base_folder() / Path(config.storage.root).expanduser()
         return RunStorage(root / config.run_name)
 
     def open(self, config: RunConfig, *, fresh: bool) -> int:
-        """Makes this process the run's owner and returns the number of this start (from 1).
+        """Locks the folder for this process and returns the number of this start, from 1.
 
         Args:
-            config: the run's configuration.
-            fresh: drop what an earlier start left. Starts are counted on all the same: a worker
-                of an earlier start that still lives must not pass for one of this start.
+            config: configuration of the run.
+            fresh: delete the files of earlier starts. The start number still increases, so that a
+                worker left over from an earlier start is not mistaken for one of this start.
 
         Raises:
-            PermissionError: the folder cannot be written.
+            PermissionError: the folder is not writable.
             RuntimeError: another process is running the same run.
-            ValueError: the folder holds a run of another configuration.
+            ValueError: the folder holds a run with another configuration.
         """
-        self._own()
+        self._lock()
         try:
             if fresh:
                 self._empty()
@@ -71,52 +71,54 @@ class RunStorage:
         return attempt
 
     def close(self) -> None:
-        """Lets another process own the run."""
+        """Releases the lock of the folder."""
         if self._owner is not None:
             self._owner.close()
             self._owner = None
 
     def results(self) -> dict[str, Any] | None:
-        """results.json if the run is finished, else None."""
+        """Content of results.json, or None if the run is not finished."""
         return json.loads(self.results_file.read_text()) if self.results_file.exists() else None
 
     def write_results(self, results: Mapping[str, Any]) -> None:
-        """results.json, whole or not at all."""
+        """Writes results.json atomically."""
         write_atomically(self.results_file, json.dumps(results, indent=1))
 
     def write_lock(self, lock: Mapping[str, Any]) -> None:
-        """protocol.lock.json.
+        """Writes protocol.lock.json.
 
         Raises:
-            ValueError: the run began under another protocol (the data changed under it).
+            ValueError: the run started under another protocol, so the data have changed.
         """
-        if self.lock_file.exists() and (how := self._differing_from(lock)):
+        if self.lock_file.exists() and (differences := self._differences(lock)):
             raise ValueError(
-                f"the data no longer match {self.lock_file}, under which this run began ({how}); "
-                "restore the data, or start over with --fresh"
+                f"the data no longer match {self.lock_file}, under which this run started "
+                f"({differences}); restore the data, or start over with --fresh"
             )
         write_atomically(self.lock_file, json.dumps(lock, indent=1, sort_keys=True))
 
-    def _differing_from(self, lock: Mapping[str, Any]) -> str:
-        """The first differences from the lock that is there, in words; "" if there is none."""
+    def _differences(self, lock: Mapping[str, Any]) -> str:
+        """First differences from the existing lock as text; "" if there are none."""
         try:
-            began = json.loads(self.lock_file.read_text())
+            existing = json.loads(self.lock_file.read_text())
         except ValueError:
-            began = None
-        if not isinstance(began, dict):
+            existing = None
+        if not isinstance(existing, dict):
             return "it is damaged"
-        found = lock_differences({"the lock": began, "the data now": lock})
-        said = [each.sentence for each in found[:3]]
-        return "; ".join(said + [f"and {len(found) - 3} more"] * (len(found) > 3))
+        differences = lock_differences({"the lock": existing, "the data now": lock})
+        sentences = [each.sentence for each in differences[:3]]
+        if len(differences) > 3:
+            sentences.append(f"and {len(differences) - 3} more")
+        return "; ".join(sentences)
 
-    def _own(self) -> None:
+    def _lock(self) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._owner = (self.folder / ".owner").open("a")
         except OSError as error:
             raise PermissionError(
                 f"storage.root: cannot write to {self.folder} ({error.strerror}); "
-                "set storage.root to a folder you may write to"
+                "set storage.root to a writable folder"
             ) from error
         try:
             fcntl.flock(self._owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -163,10 +165,10 @@ class RunStorage:
 
 
 def find_run(run: str, storage_root: str = "runs") -> Path:
-    """The folder of a run, given that folder or the run's name under `storage_root`.
+    """Finds the folder of a run, given the folder or the run's name under `storage_root`.
 
     Raises:
-        FileNotFoundError: there is no run.
+        FileNotFoundError: there is no such run.
     """
     folder = Path(run)
     if not folder.is_dir():
@@ -180,14 +182,14 @@ def find_run(run: str, storage_root: str = "runs") -> Path:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Writes the file beside its place and renames it, so readers see the old or the new text."""
+    """Writes a temporary file and renames it, so that readers see the old or the new text."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(text)
     temporary.replace(path)
 
 
 def git_revision() -> str | None:
-    """The commit of the code that runs, with `+` when the tree has changes; None outside git."""
+    """Commit of the running code, with "+" if the tree has changes; None outside git."""
     root = Path(__file__).parent
     try:
         revision = subprocess.run(

@@ -1,8 +1,7 @@
-"""A sweep -> MLflow: one parent run, and a child for each trial that has ended."""
+"""Sends a sweep to MLflow: one parent run, and a child run per ended trial."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import threading
 import time
@@ -16,52 +15,57 @@ from runner.sweep.importances import final
 from runner.sweep.parameters import as_text
 from runner.sweep.settings import SPACE_FILE, SweepSettings
 from runner.sweep.trial_records import TrialRecord, read_records
-from runner.tracking.mlflow_client import TrackingError
-from runner.tracking.mlflow_tagged_runs import KeyedRuns, Point, digest_of, with_runs
+from runner.tracking.mlflow_client import (
+    MAX_TEXT_LENGTH,
+    MetricPoint,
+    TrackingError,
+    database_file,
+    file_digest,
+)
+from runner.tracking.mlflow_tagged_runs import TaggedRuns, digest_of, tagged_runs
 
 _FILES = ("best.yaml", "trials.csv", "summary.json", "table.md", SPACE_FILE)
 _FOLDERS = ("pictures", "pareto")
 _STATES = ("finished", "stopped", "failed")
-_LONGEST_TAG = 4000
-_LATER = "Nothing of the sweep is lost; the same command sends it later"
+_LATER = "No data of the sweep is lost; repeat the command to send it later"
 
 
 def send_outcome(
     folder: Path, settings: SweepSettings, tracking: TrackingConfig, *, files: bool = True
 ) -> int:
-    """Sends what MLflow does not have yet of a sweep's records and outcome files; may be repeated.
+    """Sends the records and outcome files of a sweep that MLflow does not have yet; repeatable.
 
-    The parent has the settings as parameters, the best objective after each ended trial as a
-    metric, and the outcome files; a child has the trial's sampled values, every score after each
-    of its domains (the step), and tags with how it ended.
+    The parent run holds the settings as params, the best objective after each ended trial as a
+    metric, and the outcome files. A child run holds the trial's sampled values, every score after
+    each of its domains (the step), and tags with its outcome.
 
     Args:
-        folder: of the sweep.
-        settings: what it was asked to do.
-        tracking: with an absolute `uri` (`runner.experiment.tracking_uri`).
-        files: whether outcome files are sent as well, or left to the sweep's end.
+        folder: sweep folder.
+        settings: settings of the sweep.
+        tracking: tracking configuration with an absolute `uri` (`runner.experiment.tracking_uri`).
+        files: whether to send outcome files as well; without them the parent run stays open.
 
     Returns:
-        How many MLflow runs were created or brought up to date.
+        Number of MLflow runs created or updated.
 
     Raises:
-        TrackingError: the server does not answer or refuses; nothing else is touched.
+        TrackingError: the server does not answer or refuses; local files are unchanged.
     """
     assert tracking.uri is not None
-    database = Path(tracking.uri.removeprefix("sqlite:///").partition("?")[0])
-    beside = database.parent if tracking.uri.startswith("sqlite:///") else folder.parent
-    send = partial(_send, folder, settings, files)
-    return with_runs(folder, tracking, beside / "mlartifacts", send)
+    database = database_file(tracking.uri)
+    artefact_folder = (database or folder).parent / "mlartifacts"
+    with tagged_runs(folder, tracking, artefact_folder) as runs:
+        return _send(folder, settings, files, runs)
 
 
 class SweepTracker:
-    """Calls `send_outcome` in a thread, so that no trial waits for a server.
+    """Calls `send_outcome` in a background thread, so that no trial waits for a server.
 
     Args:
-        folder: of the sweep.
-        settings: what it was asked to do.
-        tracking: with an absolute `uri`.
-        say: is told, once, why nothing arrives.
+        folder: sweep folder.
+        settings: settings of the sweep.
+        tracking: tracking configuration with an absolute `uri`.
+        say: called once with a message if sending fails.
     """
 
     def __init__(
@@ -73,33 +77,33 @@ class SweepTracker:
     ) -> None:
         self._send = partial(send_outcome, folder, settings, tracking)
         self._say = say
-        self._wanted = threading.Event()
+        self._requested = threading.Event()
         self._closing = threading.Event()
         self._error: str | None = None
         self._num_sent = 0
         self._thread = threading.Thread(target=self._work, name="sweep-tracker", daemon=True)
 
     def wake(self) -> None:
-        """A trial has ended: send soon, but return at once."""
+        """Requests that new data be sent; call it when a trial has ended. Returns immediately."""
         if self._thread.ident is None:
             self._thread.start()
-        self._wanted.set()
+        self._requested.set()
 
     def close(self, timeout_s: float) -> str | None:
-        """Sends the rest, files too, and gives up after a time; returns what is to be said."""
+        """Sends the rest, files included, within `timeout_s` seconds; returns a status message."""
         self._closing.set()
         self.wake()
         self._thread.join(timeout_s)
         if self._thread.is_alive():
-            return f"Tracking  MLflow has not taken everything within {timeout_s:.0f} s. {_LATER}"
+            return f"Tracking  MLflow did not receive all data within {timeout_s:.0f} s. {_LATER}"
         if self._error is not None:
             return f"Tracking  {self._error}. {_LATER}"
-        return f"Tracking  {self._num_sent} MLflow runs sent or changed"
+        return f"Tracking  {self._num_sent} MLflow runs created or updated"
 
     def _work(self) -> None:
         while True:
-            self._wanted.wait()
-            self._wanted.clear()
+            self._requested.wait()
+            self._requested.clear()
             is_last = self._closing.is_set()
             try:
                 self._num_sent += self._send(files=is_last)
@@ -112,67 +116,77 @@ class SweepTracker:
                 return
 
 
-def _send(folder: Path, settings: SweepSettings, files: bool, runs: KeyedRuns) -> int:
+def _send(folder: Path, settings: SweepSettings, files: bool, runs: TaggedRuns) -> int:
     ended = [record for record in read_records(folder) if record.state != "running"]
-    sent = _files(folder) if files else {}
-    own = {"settings": asdict(settings) | {"storage": None}, "files": sent, "last": files}
-    digest = digest_of([own, [asdict(record) for record in ended]])
+    digests = _file_digests(folder) if files else {}
+    parent_data = {
+        "settings": asdict(settings) | {"storage": None},
+        "files": digests,
+        "last": files,
+    }
+    digest = digest_of([parent_data, [asdict(record) for record in ended]])
     tags = {"sweep": settings.name, "preset": settings.preset}
     began = min((record.began for record in ended if record.began), default=time.time())
     name = f"sweep {settings.name}"
-    parent, is_new = runs.open("sweep", name, tags, digest, int(began * 1000))
+    parent, is_outdated = runs.open("sweep", name, tags, digest, start_ms=int(began * 1000))
     num_sent = sum(_send_trial(runs, parent, record) for record in ended)
-    if not is_new:
+    if not is_outdated:
         return num_sent
-    runs.log(parent, _params(settings), _best_points(ended, settings))
     counts = {state: sum(each.state == state for each in ended) for state in _STATES}
-    # What a later start may change is no parameter: these can be written once.
+    # A later start may change these values, and MLflow params cannot change: send them as tags.
     changing = {"trials": settings.num_trials, "concurrent": settings.concurrent, **counts}
-    for key, value in changing.items():
-        runs.client.set_tag(parent, key, str(value))
-    for file in sent:
-        place = str(Path(file).parent)
-        runs.client.log_artifact(parent, str(folder / file), None if place == "." else place)
-    if len(ended) >= settings.num_trials and files:
-        runs.close(parent, digest)
-    else:
-        runs.client.update_run(parent, status="RUNNING")
-        runs.keep(parent, digest)
+    runs.client.log(
+        parent,
+        metrics=_best_points(ended, settings),
+        params=_params(settings),
+        tags={key: str(value) for key, value in changing.items()},
+    )
+    for file in digests:
+        subfolder = str(Path(file).parent)
+        runs.client.log_file(parent, folder / file, None if subfolder == "." else subfolder)
+    is_complete = len(ended) >= settings.num_trials and files
+    runs.mark_sent(parent, digest, "FINISHED" if is_complete else "RUNNING")
     return num_sent + 1
 
 
-def _send_trial(runs: KeyedRuns, parent: str, record: TrialRecord) -> bool:
+def _send_trial(runs: TaggedRuns, parent: str, record: TrialRecord) -> bool:
     digest = digest_of(asdict(record))
-    tags = {"mlflow.parentRunId": parent, "trial": str(record.number)}
     began = record.began or record.ended or 0.0
     key, name = f"trial/{record.number}", f"trial {record.number}"
-    child, is_new = runs.open(key, name, tags, digest, int(began * 1000))
-    if not is_new:
+    tags = {"trial": str(record.number)}
+    child, is_outdated = runs.open(
+        key, name, tags, digest, parent=parent, start_ms=int(began * 1000)
+    )
+    if not is_outdated:
         return False
-    points = [
-        Point(
+    learned = record.last.learned_domains if record.last else 0
+    tags = {"state": record.state, "learned_domains": str(learned)}
+    if record.reason:
+        tags["reason"] = record.reason[:MAX_TEXT_LENGTH]
+    params = {key: as_text(value) for key, value in record.values.items()}
+    runs.client.log(child, metrics=_trial_points(record, began), params=params, tags=tags)
+    status = "FAILED" if record.state == "failed" else "FINISHED"
+    runs.mark_sent(child, digest, status, int(1000 * (record.ended or time.time())))
+    return True
+
+
+def _trial_points(record: TrialRecord, began: float) -> list[MetricPoint]:
+    """Every score after each domain; the step is the number of learned domains."""
+    return [
+        MetricPoint(
             f"{split}.{name}", value, int(1000 * (began + report.seconds)), report.learned_domains
         )
         for report in record.reports
         for split, scores in (("validation", report.validation), ("test", report.test))
         for name, value in scores.items()
+        if value is not None
     ]
-    params = {key: as_text(value) for key, value in record.values.items()}
-    runs.log(child, params, points)
-    learned = record.last.learned_domains if record.last else 0
-    said = {"state": record.state, "learned_domains": str(learned)}
-    said |= {"reason": record.reason[:_LONGEST_TAG]} if record.reason else {}
-    for key, text in said.items():
-        runs.client.set_tag(child, key, text)
-    status = "FAILED" if record.state == "failed" else "FINISHED"
-    runs.close(child, digest, status, int(1000 * (record.ended or time.time())))
-    return True
 
 
 def _params(settings: SweepSettings) -> dict[str, str]:
     return {
         "preset": settings.preset,
-        "overrides": " ".join(settings.overrides)[:_LONGEST_TAG],
+        "overrides": " ".join(settings.overrides)[:MAX_TEXT_LENGTH],
         "sampler": settings.sampler,
         "sampler_seed": str(settings.sampler_seed),
         "scheduler": settings.scheduler,
@@ -181,9 +195,9 @@ def _params(settings: SweepSettings) -> dict[str, str]:
     }
 
 
-def _best_points(ended: list[TrialRecord], settings: SweepSettings) -> list[Point]:
-    """The best value of each objective after each trial's end; the step is the number of ends."""
-    points: list[Point] = []
+def _best_points(ended: list[TrialRecord], settings: SweepSettings) -> list[MetricPoint]:
+    """Best value of each objective after each ended trial; the step counts ended trials."""
+    points: list[MetricPoint] = []
     for each in settings.objectives:
         best: float | None = None
         in_order = sorted(ended, key=lambda record: record.ended or 0.0)
@@ -191,16 +205,14 @@ def _best_points(ended: list[TrialRecord], settings: SweepSettings) -> list[Poin
             value = final(record, each)
             if value is not None and (best is None or each.is_better(value, best)):
                 best = value
-            time_ms = int(1000 * (record.ended or 0.0))
-            points.append(Point(f"best.{each.name}", best, time_ms, step))
+            if best is not None:
+                time_ms = int(1000 * (record.ended or 0.0))
+                points.append(MetricPoint(f"best.{each.name}", best, time_ms, step))
     return points
 
 
-def _files(folder: Path) -> dict[str, str]:
-    """SHA-256 of the outcome's files, by their paths in the folder."""
-    found = [folder / name for name in _FILES if (folder / name).is_file()]
-    found += [file for name in _FOLDERS for file in sorted((folder / name).glob("[!.]*"))]
-    return {
-        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in found
-    }
+def _file_digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of the outcome files, by path relative to the folder."""
+    files = [folder / name for name in _FILES if (folder / name).is_file()]
+    files += [file for name in _FOLDERS for file in sorted((folder / name).glob("[!.]*"))]
+    return {str(file.relative_to(folder)): file_digest(file) for file in files}

@@ -1,4 +1,4 @@
-"""A sweep drawn. Own drawings: Optuna's warn that they are experimental and know no domains."""
+"""Plots of a sweep. Optuna's plots are experimental and do not know domains."""
 
 from __future__ import annotations
 
@@ -16,31 +16,27 @@ if TYPE_CHECKING:
     from runner.sweep.outcome import Outcome
 
 FOLDER = "pictures"
-_DPI = 160
 
 
-def write_pictures(outcome: Outcome) -> list[Path]:
-    """Draws every picture that the trials are enough for, and removes those they are not.
+def write_plots(outcome: Outcome) -> list[Path]:
+    """Writes every plot that the trials suffice for, and deletes outdated ones.
 
-    `history.png`, `importances.png`, `parallel.png` and `slice.png`, `response-<key>.png` of each
-    numeric parameter, and `pareto.png` of several objectives; needs no display.
+    These are `history.png`, `importances.png`, `parallel.png` and `slice.png`,
+    `response-<key>.png` for each numeric parameter, and `pareto.png` for several objectives.
     """
+    from runner.plotting.style import save_figure  # matplotlib is slow to import
+
     folder = outcome.folder / FOLDER
     folder.mkdir(exist_ok=True)
-    written: list[Path] = []
-    for name, figure in _figures(outcome):
-        partial = folder / f".{name}.partial"
-        figure.savefig(partial, dpi=_DPI, format="png")
-        partial.replace(folder / name)
-        written.append(folder / name)
+    files = [save_figure(figure, folder / name) for name, figure in _figures(outcome)]
     for file in folder.glob("*.png"):
-        if file not in written:
+        if file not in files:
             file.unlink()
-    return written
+    return files
 
 
 def _figures(outcome: Outcome) -> Iterator[tuple[str, Figure]]:
-    # matplotlib takes its time to load
+    # matplotlib is slow to import
     from runner.sweep.plot_parameters import draw_parallel, draw_response, draw_slice
     from runner.sweep.plot_trials import draw_history, draw_importances, draw_pareto
 

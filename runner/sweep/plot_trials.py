@@ -1,4 +1,4 @@
-"""Pictures of whole trials: history, importances, Pareto front."""
+"""Plots of whole trials: history, importances, Pareto front."""
 
 from __future__ import annotations
 
@@ -10,7 +10,21 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from runner.plotting.style import BLUE, GREEN, INK, RULE, SHADES, SOFT, VERMILION, new_figure
+from runner.plotting.style import (
+    BLUE,
+    DASHED,
+    GREEN,
+    MUTED,
+    SHADES,
+    TEXT,
+    VERMILION,
+    axes_title,
+    figure_legend,
+    legend_marker,
+    new_figure,
+    style_axes,
+    style_spines,
+)
 from runner.sweep.importances import Importances, final
 from runner.sweep.objectives import Objective
 from runner.sweep.outcome import Outcome
@@ -19,14 +33,15 @@ from runner.sweep.trial_records import TrialRecord
 
 
 def draw_history(outcome: Outcome) -> Figure:
-    """The first objective of every trial in their order, and the best until then.
+    """First objective of every trial in order, and the best value so far.
 
-    A stopped trial is a ring with the number of domains it had learned, whose average is over
-    these alone; a failed one is a cross at the bottom.
+    A stopped trial is a ring with the number of domains it had learned; its value is the average
+    over these domains only. A failed trial is a cross at the bottom.
     """
     objective, records = outcome.objective, outcome.records
     width = min(16.0, 7.6 + 0.07 * len(records))
-    figure = framed((width, 4.6), f"{said_objective(objective)} of every trial", title(outcome))
+    label = objective_label(objective)
+    figure = new_figure((width, 4.6), f"{label} of every trial", subtitle(outcome))
     axes = figure.add_subplot()
     draw_trials(axes, outcome, {record.number: record.number for record in records})
     for record in records:
@@ -43,171 +58,137 @@ def draw_history(outcome: Outcome) -> Figure:
             [*numbers, last + 0.8], [*values, values[-1]], where="post", color=VERMILION,
             linewidth=1.8, zorder=2,
         )  # fmt: skip
-    draw_default(axes, outcome)
-    axes.set_xlabel("trial", color=SOFT)
-    axes.set_ylabel(said_objective(objective), color=SOFT)
+    draw_default_line(axes, outcome)
     axes.set_xlim(-0.8, max((record.number for record in records), default=0) + 0.8)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    finish(axes)
-    legend(figure, outcome, lines=bool(best), failed=True)
+    style_axes(axes, x_label="trial", y_label=label)
+    trial_legend(figure, outcome, lines=bool(best), failed=True)
     return figure
 
 
 def draw_importances(outcome: Outcome) -> Figure:
-    """A bar for each parameter: its share of the variance that all explain; by objective."""
+    """Bar per parameter and objective: share of the variance explained by all parameters."""
     names, groups = short_names(outcome.keys), outcome.importances
     num_bars = max((len(each.of) for each in groups.values()), default=0)
     labels = max((len(names[key]) for each in groups.values() for key in each.of), default=0)
     size_inch = 0.085 * labels + 1.2 + 4.2 * len(groups), 1.6 + 0.34 * max(num_bars, 2)
     size_inch = max(size_inch[0], 6.5), size_inch[1]
-    figure = framed(
-        size_inch, "What the objective depends on", f"{title(outcome)}; fANOVA, finished trials"
-    )
+    details = f"{subtitle(outcome)}; fANOVA, finished trials"
+    figure = new_figure(size_inch, "Importance of the parameters", details)
     panels = figure.subplots(1, len(groups), squeeze=False)[0]
     for axes, (name, each) in zip(panels, groups.items(), strict=True):
-        axes.set_title(
-            f"{name}: share of what is explained (%)", color=SOFT, fontsize=10, loc="left"
-        )
+        axes_title(axes, f"{name}: share of explained variance (%)")
         _draw_bars(axes, each, names)
     return figure
 
 
 def draw_pareto(outcome: Outcome) -> Figure:
-    """Finished trials by each pair of objectives; those on the front numbered and joined."""
+    """Finished trials by pair of objectives; trials on the front are numbered and connected."""
     objectives = outcome.settings.objectives
     pairs = list(itertools.combinations(objectives, 2))
     size_inch = min(24.0, 1.2 + 5.6 * len(pairs)), 5.0
     trials = "1 trial" if len(outcome.front) == 1 else f"{len(outcome.front)} trials"
-    figure = framed(size_inch, f"Pareto front of {trials}", title(outcome))
+    figure = new_figure(size_inch, f"Pareto front of {trials}", subtitle(outcome))
     panels = figure.subplots(1, len(pairs), squeeze=False)[0]
     for axes, (across, up) in zip(panels, pairs, strict=True):
         _draw_pair(axes, outcome, across, up)
     return figure
 
 
-def draw_trials(axes: Axes, outcome: Outcome, places: dict[int, float]) -> None:
-    """Objective of trials at their places on x, by number: filled if finished, else a ring.
+def draw_trials(axes: Axes, outcome: Outcome, positions: dict[int, float]) -> None:
+    """Draws the objective of trials: a dot if finished, else a ring with the learned domains.
 
-    A ring has the number of learned domains in it.
+    Args:
+        axes: axes to draw on.
+        outcome: outcome of the sweep.
+        positions: x coordinate by trial number; other trials are omitted.
     """
     objective = outcome.objective
     for record in outcome.records:
         value = objective.of(record.last) if record.last else None
-        if value is None or record.last is None or record.number not in places:
+        if value is None or record.last is None or record.number not in positions:
             continue
-        place = places[record.number]
+        x = positions[record.number]
         if record.state == "finished":
             colour = GREEN if record is outcome.default else BLUE
-            axes.plot(place, value, "o", color=colour, markersize=6.5, zorder=4)
+            axes.plot(x, value, "o", color=colour, markersize=6.5, zorder=4)
             continue
         axes.plot(
-            place, value, "o", markersize=9.5, markerfacecolor="white", markeredgecolor=SHADES[2],
+            x, value, "o", markersize=9.5, markerfacecolor="white", markeredgecolor=SHADES[2],
             markeredgewidth=1.2, zorder=3,
         )  # fmt: skip
         axes.annotate(
-            str(record.last.learned_domains), (place, value), ha="center", va="center_baseline",
-            fontsize=6.5, color=SOFT, zorder=3, annotation_clip=True,
+            str(record.last.learned_domains), (x, value), ha="center", va="center_baseline",
+            fontsize=6.5, color=MUTED, zorder=3, annotation_clip=True,
         )  # fmt: skip
     value = final(outcome.best, objective) if outcome.best else None
-    if outcome.best is not None and value is not None and outcome.best.number in places:
+    if outcome.best is not None and value is not None and outcome.best.number in positions:
         axes.plot(
-            places[outcome.best.number], value, "o", markersize=12.5, markerfacecolor="none",
+            positions[outcome.best.number], value, "o", markersize=12.5, markerfacecolor="none",
             markeredgecolor=VERMILION, markeredgewidth=1.8, zorder=5,
         )  # fmt: skip
 
 
-def draw_default(axes: Axes, outcome: Outcome) -> None:
-    """A dashed line at the value of the configuration's own values, where a trial has them."""
-    value = final_default(outcome)
+def draw_default_line(axes: Axes, outcome: Outcome) -> None:
+    """Draws a dashed line at the value of the preset's default values, if a trial has them."""
+    value = _default_value(outcome)
     if value is not None:
-        axes.axhline(value, color=GREEN, linewidth=1.2, linestyle=(0, (4, 3)), zorder=1)
+        axes.axhline(value, color=GREEN, linewidth=1.2, linestyle=DASHED, zorder=1)
 
 
-def legend(figure: Figure, outcome: Outcome, *, lines: bool = False, failed: bool = False) -> None:
-    """What the marks mean, below the picture; only those that are there.
+def trial_legend(
+    figure: Figure, outcome: Outcome, *, lines: bool = False, failed: bool = False
+) -> None:
+    """Adds a legend of the markers in use below the axes.
 
     Args:
-        figure: with its panels.
-        outcome: which marks there are.
-        lines: whether the best so far is drawn.
+        figure: figure with its axes.
+        outcome: outcome of the sweep.
+        lines: whether the line of the best value so far is drawn.
         failed: whether failed trials are drawn.
     """
     others = [each for each in outcome.records if each is not outcome.default]
     marks: list[Line2D] = []
     if any(each.state == "finished" for each in others):
-        marks.append(_mark("finished", BLUE))
+        marks.append(legend_marker("finished", BLUE))
     if any(each.state != "finished" and each.reports for each in outcome.records):
-        ring = _mark("not finished: so many domains", SHADES[2])
-        ring.set(markerfacecolor="white", markersize=9)
-        marks.append(ring)
+        label = "not finished, with number of learned domains"
+        marks.append(legend_marker(label, SHADES[2], markerfacecolor="white", markersize=9))
     if failed and outcome.counts.get("failed"):
-        cross = _mark("failed", VERMILION)
-        cross.set(marker="x", markeredgewidth=1.8)
-        marks.append(cross)
-    if final_default(outcome) is not None:
-        own = _mark("the preset's own values", GREEN)
-        own.set(linestyle=(0, (3, 2)), linewidth=1.2)
-        marks.append(own)
+        marks.append(legend_marker("failed", VERMILION, "x", markeredgewidth=1.8))
+    if _default_value(outcome) is not None:
+        label = "default values of the preset"
+        marks.append(legend_marker(label, GREEN, linestyle=(0, (3, 2)), linewidth=1.2))
     if outcome.best is not None:
-        best = _mark("best so far" if lines else "best", VERMILION)
-        best.set(markerfacecolor="none", markersize=11, markeredgewidth=1.8)
-        best.set(linestyle="-" if lines else "", linewidth=1.8)
+        best = legend_marker(
+            "best so far" if lines else "best", VERMILION, markerfacecolor="none", markersize=11,
+            markeredgewidth=1.8, linestyle="-" if lines else "", linewidth=1.8,
+        )  # fmt: skip
         marks.append(best)
     if marks:
-        figure.legend(
-            handles=marks, loc="outside lower left", ncols=3, frameon=False, labelcolor=INK,
-            fontsize=9,
-        )  # fmt: skip
+        figure_legend(figure, marks, num_columns=3)
 
 
-def final_default(outcome: Outcome) -> float | None:
-    """What the preset's own values came to, where a trial has them and finished."""
-    return final(outcome.default, outcome.objective) if outcome.default else None
-
-
-def framed(size_inch: tuple[float, float], heading: str, second: str) -> Figure:
-    """An empty figure whose panels stand as far from its edges as its title does."""
-    figure = new_figure(size_inch, heading, second)
-    left, top = 0.12 / size_inch[0], 0.65 / size_inch[1]
-    bottom = 0.06 / size_inch[1]
-    rect = (left, bottom, 1 - 2 * left, 1 - top - bottom)
-    # The last number of one axis must not touch the first of the next.
-    figure.set_layout_engine("constrained", rect=rect, h_pad=0.09, wspace=0.06)
-    return figure
-
-
-def finish(axes: Axes) -> None:
-    """The frame of every panel."""
-    axes.grid(axis="y", color=RULE, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(SOFT)
-    axes.tick_params(which="both", length=0, labelcolor=INK)
-
-
-def said_objective(objective: Objective) -> str:
-    """The score with its unit and on whom it is."""
+def objective_label(objective: Objective) -> str:
+    """Name of the objective with its unit and split."""
     return f"{objective.name} on validation (%)"
 
 
-def title(outcome: Outcome) -> str:
-    """The second line of every picture."""
+def subtitle(outcome: Outcome) -> str:
+    """Second title line of every plot: the sweep, its trials and seeds."""
     seeds = outcome.settings.seeds
     mean = f", mean of {len(seeds)} seeds" if len(seeds) > 1 else ""
-    return f"sweep {outcome.settings.name}: {_counted(outcome)}{mean}"
+    counts = ", ".join(f"{number} {state}" for state, number in outcome.counts.items())
+    return f"sweep {outcome.settings.name}: {counts}{mean}"
 
 
-def _counted(outcome: Outcome) -> str:
-    counts = [f"{number} {state}" for state, number in outcome.counts.items()]
-    return ", ".join(counts)
-
-
-def _mark(label: str, colour: str) -> Line2D:
-    return Line2D([], [], linestyle="", marker="o", markersize=6.5, color=colour, label=label)
+def _default_value(outcome: Outcome) -> float | None:
+    """Objective of the preset's default values, if a finished trial has them."""
+    return final(outcome.default, outcome.objective) if outcome.default else None
 
 
 def _best_so_far(records: Sequence[TrialRecord], objective: Objective) -> list[tuple[int, float]]:
-    """(number, value) of each finished trial that beat all before it."""
+    """(number, value) of each finished trial that is better than all before it."""
     better: list[tuple[int, float]] = []
     for record in records:
         value = final(record, objective)
@@ -219,15 +200,15 @@ def _best_so_far(records: Sequence[TrialRecord], objective: Objective) -> list[t
 def _draw_bars(axes: Axes, each: Importances, names: dict[str, str]) -> None:
     bars = list(each.of.items())
     if not bars:
-        axes.text(0, 0.9, each.why, color=INK, va="top", transform=axes.transAxes)
+        axes.text(0, 0.9, each.why, color=TEXT, va="top", transform=axes.transAxes)
         axes.set_axis_off()
         return
     for height, (_, one) in enumerate(bars):
         share = 100 * one.share
         axes.barh(height, share, 0.62, color=SHADES[2] if one.is_conditional else BLUE)
-        said = f"{share:.0f}" + (f", in {one.num_trials} trials" if one.is_conditional else "")
+        label = f"{share:.0f}" + (f", in {one.num_trials} trials" if one.is_conditional else "")
         axes.annotate(
-            said, (share, height), (4, 0), textcoords="offset points", va="center", color=INK,
+            label, (share, height), (4, 0), textcoords="offset points", va="center", color=TEXT,
             fontsize=9,
         )  # fmt: skip
     axes.set_yticks(range(len(bars)), [names[key] for key, _ in bars])
@@ -236,11 +217,9 @@ def _draw_bars(axes: Axes, each: Importances, names: dict[str, str]) -> None:
     axes.set_xticks([])
     notes = [f"of {each.num_trials} finished trials"]
     if any(one.is_conditional for _, one in bars):
-        notes.append("light: of the trials in which it applies")
-    axes.set_xlabel("; ".join(notes), color=SOFT, loc="left", fontsize=9)
-    axes.spines[["top", "right", "bottom"]].set_visible(False)
-    axes.spines["left"].set_color(SOFT)
-    axes.tick_params(which="both", length=0, labelcolor=INK)
+        notes.append("light bars: only trials in which the parameter applies")
+    axes.set_xlabel("; ".join(notes), color=MUTED, loc="left", fontsize=9)
+    style_spines(axes, ["left"])
 
 
 def _draw_pair(axes: Axes, outcome: Outcome, across: Objective, up: Objective) -> None:
@@ -258,12 +237,12 @@ def _draw_pair(axes: Axes, outcome: Outcome, across: Objective, up: Objective) -
         )  # fmt: skip
         if chosen:
             axes.annotate(
-                str(number), (x, y), (5, 5), textcoords="offset points", color=INK, fontsize=9,
+                str(number), (x, y), (5, 5), textcoords="offset points", color=TEXT, fontsize=9,
                 zorder=5,
             )  # fmt: skip
     if len(outcome.settings.objectives) == 2:
         stairs = sorted(points[number] for number in front)
-        # Better than a trial in both is none, so between two of them lies a corner.
+        # No trial is better than a front trial in both objectives, so the front is a staircase.
         steps = "post" if across.mode == "min" else "pre"
         axes.step(*zip(*stairs, strict=True), where=steps, color=BLUE, linewidth=1, alpha=0.6)
     if outcome.default is not None and outcome.default.number in points:
@@ -271,14 +250,11 @@ def _draw_pair(axes: Axes, outcome: Outcome, across: Objective, up: Objective) -
             *points[outcome.default.number], "o", markerfacecolor="none", markeredgecolor=GREEN,
             markersize=12, markeredgewidth=1.8, zorder=5,
         )  # fmt: skip
-        axes.set_title("green ring: the preset's own values", color=SOFT, fontsize=9.5, loc="left")
+        axes_title(axes, "green ring: default values of the preset")
     axes.margins(0.1)
-    finish(axes)
-    axes.grid(axis="x", color=RULE, linewidth=0.8)
-    axes.set_xlabel(arrow(across, "→", "←"), color=SOFT)
-    axes.set_ylabel(arrow(up, "↑", "↓"), color=SOFT)
+    style_axes(axes, "both", x_label=_arrow(across, "→", "←"), y_label=_arrow(up, "↑", "↓"))
 
 
-def arrow(objective: Objective, more: str, less: str) -> str:
-    """The objective's name on an axis, and which way is better."""
-    return f"{said_objective(objective)}, better {more if objective.mode == 'max' else less}"
+def _arrow(objective: Objective, more: str, less: str) -> str:
+    """Axis label of the objective, with an arrow towards better values."""
+    return f"{objective_label(objective)}, better {more if objective.mode == 'max' else less}"

@@ -34,8 +34,8 @@ def write_outcome(
         config: base configuration, without the overrides of trials.
         quick: omit importances and figures, which take seconds; used between two trials.
     """
-    # Importing matplotlib takes a second.
-    from runner.sweep.plot import write_pictures
+    # Matplotlib takes a second to import.
+    from runner.sweep.plot import write_plots
 
     outcome = gather(folder, settings, space, config, quick=quick)
     _write_presets(outcome, config)
@@ -43,7 +43,7 @@ def write_outcome(
     write_atomically(folder / "summary.json", to_json(outcome))
     write_atomically(folder / "table.md", to_markdown(outcome))
     if not quick:
-        write_pictures(outcome)
+        write_plots(outcome)
     return outcome
 
 

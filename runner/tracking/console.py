@@ -1,4 +1,4 @@
-"""The screen of a run: what the event spool says, live on a terminal, as plain lines elsewhere."""
+"""Console view of a run's event log: a live display on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from runner.tracking.event_log import Event, as_number, read_events
 from runner.tracking.mlflow_payloads import mean_score
 
 _POLL_S = 0.2
-_LINE_INTERVAL_S = 5.0  # without a terminal: seconds between two lines of one stage
-_MIN_TIMED_S = 3.0  # no time left is promised from less than this
+_LINE_INTERVAL_S = 5.0  # seconds between two lines of one stage without a terminal
+_MIN_TIMED_S = 3.0  # minimum measured time for an estimate of the remaining time
 
 
 class EventView(Protocol):
-    """Who is handed a run's events while it goes on, on the thread that follows them."""
+    """Receiver of a run's events, called on the thread that follows the event log."""
 
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *_: object) -> None: ...
 
     def handle(self, event: Event) -> None:
-        """Takes the next event; a kind it does not know changes nothing."""
+        """Handles the next event; unknown kinds are ignored."""
         ...
 
 
 class ProgressView:
-    """Shows a run's events, in their order, on a console; a context manager.
+    """Context manager that shows a run's events on a console, in order.
 
-    On a terminal one live block says where the run is, and what is worth keeping (its start, an
-    evaluation, a warning) is printed above it. Without one (CI, job logs) there is a line at a
-    stage's first iteration, then every few seconds, and at its last.
+    On a terminal, a live block shows the progress, and lasting lines (start, evaluations, warnings)
+    are printed above it. Without a terminal (CI, job logs), a line is printed at the first
+    iteration of a stage, then every few seconds, and at the last iteration.
     """
 
     def __init__(self, console: Console) -> None:
@@ -52,7 +52,7 @@ class ProgressView:
         self._iteration: Event | None = None
         self._first_iteration: Event | None = None
         self._last_line_time = -math.inf
-        self._doing = "starting"
+        self._activity = "starting"
         self._spinner = Spinner("dots")
 
     def __enter__(self) -> ProgressView:
@@ -66,10 +66,10 @@ class ProgressView:
             self._live = None
 
     def handle(self, event: Event) -> None:
-        """Takes the next event; a kind it does not know changes nothing."""
+        """Handles the next event; unknown kinds are ignored."""
         handlers: dict[str, Callable[[Event], None]] = {
             "run": self._show_run,
-            "plan": self._take_plan,
+            "plan": self._set_plan,
             "stage": self._show_stage,
             "iteration": self._show_iteration,
             "evaluation": self._show_evaluation,
@@ -85,7 +85,7 @@ class ProgressView:
         self._run, self._stage = event, {}
         self._num_iterations = as_number(event.get("total_iterations"))
         self._iteration = self._first_iteration = None
-        self._doing = "preparing the first iteration"
+        self._activity = "preparing the first iteration"
         attempt = event.get("attempt") or 1
         resumed = f"  (start {attempt})" if attempt > 1 else ""
         self._print(Text.assemble((str(event["name"]), "bold"), (resumed, "yellow")))
@@ -94,22 +94,22 @@ class ProgressView:
             facts["storage"] = f"{root}/{event['name']}"
         self._print(Text.assemble(*_pairs(facts)))
 
-    def _take_plan(self, event: Event) -> None:
+    def _set_plan(self, event: Event) -> None:
         self._num_iterations = as_number(event.get("total_iterations"))
 
     def _show_stage(self, event: Event) -> None:
         self._stage = event
-        self._doing = f"{self._where(event)}: first iteration"
+        self._activity = f"{self._position(event)}: first iteration"
         self._last_line_time = -math.inf
 
     def _show_iteration(self, event: Event) -> None:
         self._iteration = event
         self._first_iteration = self._first_iteration or event
         is_last = int(event["iteration"]) == self._last_iteration()
-        self._doing = f"after {event['stage']}: next stage or evaluation" if is_last else ""
+        self._activity = f"after {event['stage']}: next stage or evaluation" if is_last else ""
         if self._live is None and self._is_line_due(event):
             self._last_line_time = float(event["time"])
-            parts = (self._where(event), self._count(event), *_rates(event), self._time_left())
+            parts = (self._position(event), self._count(event), *_rates(event), self._time_left())
             self._print(Text("  " + " | ".join(part for part in (*parts, _losses(event)) if part)))
 
     def _show_evaluation(self, event: Event) -> None:
@@ -128,14 +128,14 @@ class ProgressView:
         seconds = as_number(event.get("seconds"))
         line.append("" if seconds is None else f"  ({seconds:.1f} s)", style="dim")
         self._print(line)
-        self._doing = "preparing what comes next"
+        self._activity = "preparing the next step"
 
     def _show_domain_finished(self, event: Event) -> None:
         timings = {name: as_number(value) for name, value in (event.get("timings") or {}).items()}
         parts = [f"{name} {value:.1f} s" for name, value in timings.items() if value is not None]
         number = f"{int(event['domain_index']) + 1}/{len(self._run.get('seen') or []) or '?'}"
         self._print(Text(f"learned {number} {event['domain']}: {', '.join(parts)}", style="dim"))
-        self._doing = "preparing what comes next"
+        self._activity = "preparing the next step"
 
     def _show_log(self, event: Event) -> None:
         warning = event.get("level") == "warning"
@@ -143,40 +143,40 @@ class ProgressView:
         self._print(Text(f"{prefix}{event['message']}", style="yellow" if warning else "dim"))
 
     def _show_finished(self, event: Event) -> None:
-        self._doing = "done"
+        self._activity = "done"
         seconds = as_number((event.get("timings") or {}).get("wall_s"))
         self._print(Text("finished" if seconds is None else f"finished in {_clock(seconds)}"))
 
     def _show_failed(self, event: Event) -> None:
-        self._doing = "failed"
+        self._activity = "failed"
         self._print(Text(f"failed: {event.get('error')}", style="bold red"))
 
     def _print(self, line: Text) -> None:
         self._console.print(line, soft_wrap=True)
 
     def _is_line_due(self, event: Event) -> bool:
-        waited = float(event["time"]) - self._last_line_time
-        return waited >= _LINE_INTERVAL_S or int(event["iteration"]) == self._last_iteration()
+        elapsed = float(event["time"]) - self._last_line_time
+        return elapsed >= _LINE_INTERVAL_S or int(event["iteration"]) == self._last_iteration()
 
     def _last_iteration(self) -> int:
-        """The number of the present stage's last iteration; -1 before any stage."""
+        """Number of the last iteration of the current stage; -1 before the first stage."""
         stage = self._stage
         length = int(stage.get("epochs") or 0) * int(stage.get("iterations_per_epoch") or 0)
         return int(stage.get("first_iteration") or 0) + length - 1
 
-    def _where(self, event: Event) -> str:
+    def _position(self, event: Event) -> str:
         number = f"{int(event['domain_index']) + 1}/{len(self._run.get('seen') or []) or '?'}"
-        place = f"domain {number} {event['domain']}, {event['stage']}"
+        position = f"domain {number} {event['domain']}, {event['stage']}"
         if "epoch" not in event:
-            return place
-        return f"{place} epoch {int(event['epoch']) + 1}/{self._stage.get('epochs', '?')}"
+            return position
+        return f"{position} epoch {int(event['epoch']) + 1}/{self._stage.get('epochs', '?')}"
 
     def _count(self, event: Event) -> str:
         total = "?" if self._num_iterations is None else f"{self._num_iterations:.0f}"
         return f"iteration {int(event['iteration']) + 1}/{total}"
 
     def _time_left(self) -> str:
-        """From the mean pace of this start, evaluations included; stages differ, so it wavers."""
+        """Estimate from the mean speed since this start, including evaluations; stages differ."""
         first, last = self._first_iteration, self._iteration
         total = self._num_iterations
         if first is None or last is None or total is None:
@@ -189,10 +189,10 @@ class ProgressView:
         return f"{_clock(num_left * seconds / num_timed)} left"
 
     def _block(self) -> RenderableType:
-        """The live lines of a terminal."""
+        """Content of the live block."""
         event = self._iteration
-        if event is None or self._doing:
-            self._spinner.update(text=Text(f"{self._doing} ..."))
+        if event is None or self._activity:
+            self._spinner.update(text=Text(f"{self._activity} ..."))
             waiting: RenderableType = self._spinner
             return waiting if event is None else Group(self._bar(event), waiting)
         rates = " | ".join(part for part in (*_rates(event), _losses(event)) if part)
@@ -206,20 +206,20 @@ class ProgressView:
             total=self._num_iterations or 1.0, completed=int(event["iteration"]) + 1, width=24
         )
         tail = ", ".join(part for part in (self._count(event), self._time_left()) if part)
-        row.add_row(Text(self._where(event), style="bold"), bar, Text(tail))
+        row.add_row(Text(self._position(event), style="bold"), bar, Text(tail))
         return row
 
 
 def live_block(
     console: Console, block: Callable[[], RenderableType], *, refresh_per_second: float
 ) -> Live:
-    """A block that stays below what is printed, begun; it leaves nothing when it stops."""
+    """Starts a live block below the printed lines; it disappears when it stops."""
     live = Live(
         console=console,
         get_renderable=block,
         refresh_per_second=refresh_per_second,
         transient=True,
-        # Replacing sys.stdout would also catch what is none of a view's business.
+        # Do not replace sys.stdout: other output does not belong to the view.
         redirect_stdout=False,
         redirect_stderr=False,
     )
@@ -227,14 +227,15 @@ def live_block(
     return live
 
 
-def follow(spool_path: Path, view: EventView, stop: threading.Event) -> threading.Thread:
-    """Starts a thread that opens the view and hands it every event written from now on.
+def follow(event_log: Path, view: EventView, stop: threading.Event) -> threading.Thread:
+    """Starts a thread that passes every event written from now on to the view.
 
-    Once `stop` is set, the thread shows what was written before, closes the view and ends.
+    The thread opens the view. When `stop` is set, it handles the remaining events, closes the view
+    and ends.
     """
-    offset = spool_path.stat().st_size if spool_path.exists() else 0
+    offset = event_log.stat().st_size if event_log.exists() else 0
     thread = threading.Thread(
-        target=_follow, args=(spool_path, view, stop, offset), name="progress", daemon=True
+        target=_follow, args=(event_log, view, stop, offset), name="progress", daemon=True
     )
     thread.start()
     return thread
@@ -252,7 +253,7 @@ def _follow(path: Path, view: EventView, stop: threading.Event, offset: int) -> 
 
 
 def _pairs(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Styled pieces "name value" of the facts that are known."""
+    """Styled pairs "name value"; missing values are omitted."""
     pieces: list[tuple[str, str]] = []
     for name, value in facts.items():
         if value is not None:
@@ -266,7 +267,7 @@ def _rates(event: Event) -> list[str]:
 
 
 def _losses(event: Event) -> str:
-    """The loss and its raw terms."""
+    """Loss and its unweighted terms."""
     loss = as_number(event.get("loss"))
     terms = {name: as_number(value) for name, value in (event.get("terms") or {}).items()}
     shown = " ".join(f"{name} {value:.3g}" for name, value in terms.items() if value is not None)
@@ -275,8 +276,8 @@ def _losses(event: Event) -> str:
 
 
 def _averages(scores: Mapping[str, Mapping[str, Any]], domains: Sequence[str]) -> str:
-    averages = {metric: mean_score(scores, metric, domains) for metric in ("mAP", "R1")}
-    known = {metric: value for metric, value in averages.items() if value is not None}
+    means = {metric: mean_score(scores, metric, domains) for metric in ("mAP", "R1")}
+    known = {metric: value for metric, value in means.items() if value is not None}
     return ", ".join(f"{metric} {value:.1f}" for metric, value in known.items())
 
 

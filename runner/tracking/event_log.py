@@ -1,16 +1,16 @@
-"""The event spool: what a run reports goes to one JSON-lines file first, and only then elsewhere.
+"""Event log: a run writes all its reports to one JSON-lines file before anything else reads them.
 
-The driver and rank 0 append, the screen and the tracker read. A tracking server that is slow or
-dead therefore never touches training, and nothing that was reported is lost with it.
+The driver and rank 0 append; the console and the tracker read. A slow or unreachable tracking
+server therefore never affects training, and no report is lost.
 
 A line is `{"time": unix seconds, "event": kind, ...fields}`. The kinds and their fields:
 
 - `run`: name, preset, learner, benchmark, seed, seen, unseen, params (by dotted path),
-  git_revision, attempt, total_iterations if it is known. Written by the driver at each start.
+  git_revision, attempt, total_iterations if known. Written by the driver at each start.
 - `plan`: total_iterations of the whole run, first_iteration of this start. Written by rank 0.
 - `stage`: domain, domain_index (from 0), stage, epochs, iterations_per_epoch, first_iteration.
-- `iteration`: domain, domain_index, stage, epoch, iteration (counts through the whole run; written
-  again under the same number where a resumed run repeats it), loss, terms, weights, lr,
+- `iteration`: domain, domain_index, stage, epoch, iteration (counted over the whole run; a resumed
+  run writes repeated iterations again under the same number), loss, terms, weights, lr,
   images_per_s.
 - `evaluation`: step (0..T), split ("test" or "validation"), scores ({domain: {metric: percent}}),
   seconds.
@@ -35,13 +35,13 @@ JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON
 Event: TypeAlias = dict[str, Any]
 
 
-class SpoolSlice(NamedTuple):
-    """What `read_events` found.
+class EventSlice(NamedTuple):
+    """Result of `read_events`.
 
     Attributes:
-        events: in the order of the file.
-        offset: byte position after the last complete line; where the next read goes on.
-        num_malformed: lines skipped because a crash tore them or they are no event.
+        events: events in the order of the file.
+        offset: byte position after the last complete line; pass it to the next read.
+        num_malformed: number of skipped lines: cut off by a crash, or not an event.
     """
 
     events: list[Event]
@@ -50,25 +50,25 @@ class SpoolSlice(NamedTuple):
 
 
 @dataclass(frozen=True)
-class EventSpool:
+class EventLog:
     """Appends events to the file at `path`, from any number of threads and processes of one host.
 
-    The file is opened anew for every event: the spool can be pickled to a worker, survives a fork,
-    and costs tens of microseconds. Every event is one `write` on a file opened for appending, which
-    a local file system does not interleave with others'.
+    The file is reopened for every event, which takes tens of microseconds: the log can be pickled
+    to a worker and survives a fork. Every event is one `write` to a file opened for appending,
+    which a local file system does not interleave with other writes.
     """
 
     path: Path
 
     def emit(self, event: str, **fields: JSON) -> None:
-        """Appends one event; its time is now.
+        """Appends one event with the current time.
 
-        Numbers that JSON does not know (NaN and the infinities) become the strings "nan", "inf"
-        and "-inf", so that a diverged loss stays apart from a missing one; `as_number` reads them.
+        NaN and infinities, which JSON cannot represent, become the strings "nan", "inf" and "-inf",
+        so that a diverged loss differs from a missing one; `as_number` converts them back.
 
         Raises:
-            TypeError: a field is not made of JSON's types (a tensor, say).
-            OSError: the storage cannot be written, or is full.
+            TypeError: a field is not a JSON value (for example a tensor).
+            OSError: the storage is not writable or full.
         """
         record = {"time": time.time(), "event": event}
         record.update({name: _plain(value, f"{event}.{name}") for name, value in fields.items()})
@@ -76,16 +76,16 @@ class EventSpool:
         _append(self.path, line.encode() + b"\n")
 
 
-def read_events(path: Path, offset: int = 0, max_bytes: int | None = None) -> SpoolSlice:
-    """The events on the complete lines from byte `offset` on.
+def read_events(path: Path, offset: int = 0, max_bytes: int | None = None) -> EventSlice:
+    """Reads the events on complete lines from byte `offset` on.
 
-    A last line without its newline is still being written: it is left for the next read. A file
-    that does not exist yet holds no events.
+    A last line without newline is still being written and left for the next read. A file that does
+    not exist yet has no events.
 
     Args:
-        path: the spool.
+        path: event log.
         offset: 0, or the `offset` of an earlier read.
-        max_bytes: stop after about so many bytes (at the end of the line that reaches them).
+        max_bytes: stop at the end of the line that reaches this number of bytes.
     """
     lines: list[bytes] = []
     try:
@@ -100,14 +100,14 @@ def read_events(path: Path, offset: int = 0, max_bytes: int | None = None) -> Sp
                 if offset >= end:
                     break
     except FileNotFoundError:
-        return SpoolSlice([], offset, 0)
-    written = [line for line in lines if line.strip()]
-    events = [event for line in written if (event := _parse(line)) is not None]
-    return SpoolSlice(events, offset, len(written) - len(events))
+        return EventSlice([], offset, 0)
+    lines = [line for line in lines if line.strip()]
+    events = [event for line in lines if (event := _parse(line)) is not None]
+    return EventSlice(events, offset, len(lines) - len(events))
 
 
 def as_number(value: object) -> float | None:
-    """A number out of an event, "nan" and "inf" included; None for whatever is not a number."""
+    """Converts an event field to a number ("nan" and "inf" included), or None if it is none."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     if isinstance(value, str) and value not in ("nan", "inf", "-inf"):
@@ -118,13 +118,13 @@ def as_number(value: object) -> float | None:
 def _append(path: Path, line: bytes) -> None:
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        # A writer that died in mid-line leaves no newline; without one here, this event would be
-        # lost with the torn line. Two writers doing this at once leave an empty line: harmless.
+        # A crashed writer may leave a partial line, which would swallow this event: start a new
+        # line. If two writers do this at once, they leave an empty line, which is harmless.
         size = os.fstat(descriptor).st_size
         if size and os.pread(descriptor, 1, size - 1) != b"\n":
             line = b"\n" + line
         if os.write(descriptor, line) != len(line):
-            raise OSError(f"{path}: an event was cut short; is the storage full?")
+            raise OSError(f"{path}: event written only in part; check that the storage is not full")
     finally:
         os.close(descriptor)
 
@@ -140,7 +140,7 @@ def _parse(line: bytes) -> Event | None:
 
 
 def _plain(value: JSON, path: str) -> Any:
-    """`value` as json.dumps takes it, non-finite numbers as strings."""
+    """Converts `value` for json.dumps; non-finite numbers become strings."""
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float):
@@ -151,5 +151,5 @@ def _plain(value: JSON, path: str) -> Any:
         return {str(key): _plain(item, f"{path}.{key}") for key, item in value.items()}
     raise TypeError(
         f"event field {path}: expected JSON (null, bool, number, string, list, mapping), "
-        f"got {type(value).__name__}; convert it where the event is made"
+        f"got {type(value).__name__}; convert it before emitting the event"
     )

@@ -1,231 +1,191 @@
-"""Sends one run's spool to one MLflow server, and remembers what arrived.
+"""The only MLflow client: names, limits, batching and errors for everything that is sent to MLflow.
 
-Sending twice what a crash left in doubt is harmless: metric points carry the time of their event,
-and MLflow's databases store a point of the same run, name, time, step and value once; MLflow runs
-are looked up, before they are created, by a token that was on disk first.
+Run tracking (`mlflow_sender`), ablation tables and sweeps (`mlflow_tagged_runs`) build payloads and
+call this client.
 """
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import hashlib
-import json
 import logging
 import os
 import re
 import socket
-import uuid
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
-from runner.config.sections import DATABASES
-from runner.tracking.event_log import read_events
-from runner.tracking.mlflow_payloads import PARENT, Delivery, RunHistory
+from runner.config.sections import DATABASES, TrackingConfig
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+KEY_TAG = "lifelong_reid.key"
+"""Tag that holds a run's "<token>/<key>", by which it is found again."""
+DIGEST_TAG = "lifelong_reid.sha256"
+"""Tag that holds the digest of what was sent last."""
+PARENT_TAG = "mlflow.parentRunId"
 
-_SLICE_BYTES = 256 * 1024  # so much of the spool is in doubt after a crash: some 600 iterations
-_METRICS_PER_BATCH = 1000  # MLflow's own limits
+# Limits of MLflow's REST API.
+_METRICS_PER_BATCH = 1000
 _PARAMS_PER_BATCH = 100
-_ARTEFACTS = ("config.yaml", "protocol.lock.json", "results.json", "quarantine.jsonl")
+_TAGS_PER_BATCH = 100
+_MAX_NAME_LENGTH = 250
+MAX_TEXT_LENGTH = 4000
+"""Characters of a param or tag value that every supported server accepts."""
+
+_SQLITE = "sqlite:///"
+
+Status: TypeAlias = Literal["RUNNING", "FINISHED", "FAILED"]
 
 
 class TrackingError(RuntimeError):
-    """Tracking cannot go on now; everything that was not sent is still in the spool."""
+    """MLflow does not answer or refuses; unsent events are still in the event log."""
 
 
-@dataclass
-class TrackingState:
-    """What one server has of the run; kept in the run folder's tracking.json, by server.
+class MetricPoint(NamedTuple):
+    """One value of one metric.
 
     Attributes:
-        token: names this run's spool among all runs of the server.
-        offset: bytes of the spool that have arrived.
-        runs: MLflow run id by RunHistory's key.
-        artefacts: SHA-256 of what was uploaded, by file name.
+        name: metric name; the client replaces characters that MLflow refuses.
+        value: in the metric's unit.
+        time_ms: Unix time of the event, not of sending. A database keys metrics by (run, name,
+            time, step, value), so a point that is sent twice is stored once.
+        step: position on the metric's axis.
     """
 
-    token: str = field(default_factory=lambda: uuid.uuid4().hex)
-    offset: int = 0
-    runs: dict[str, str] = field(default_factory=dict)
-    artefacts: dict[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def load(cls, run_folder: Path, uri: str) -> TrackingState:
-        """The state of this server, new where it has seen nothing of the run.
-
-        Raises:
-            TrackingError: tracking.json cannot be understood.
-        """
-        saved = _read_states(run_folder).get(public_uri(uri))
-        return cls() if saved is None else cls(**saved)
-
-    def save(self, run_folder: Path, uri: str) -> None:
-        """Replaces this server's part of tracking.json in one step."""
-        states = _read_states(run_folder) | {public_uri(uri): asdict(self)}
-        path = run_folder / "tracking.json"
-        partial = path.with_name("tracking.json.partial")
-        partial.write_text(json.dumps(states, indent=2) + "\n")
-        partial.replace(path)
+    name: str
+    value: float
+    time_ms: int
+    step: int = 0
 
 
-@dataclass(frozen=True)
-class Server:
-    """Which MLflow, and how patient to be with it (see TrackingConfig)."""
+class TrackingClient:
+    """Client of one MLflow server and one experiment, which is created if it does not exist.
 
-    uri: str
-    experiment: str
-    request_timeout_s: int
-    request_retries: int
-
-
-class SpoolSender:
-    """Sends slices of a run's spool until none is left; holds the run's tracking lock till `close`.
-
-    After an error the same call may be repeated: it goes on with what did not arrive.
+    Args:
+        config: tracking configuration with an absolute `uri`.
+        artefact_folder: folder for artefacts if the server is a database.
 
     Raises:
-        TrackingError: another process is sending this run.
+        TrackingError: the folder of a SQLite database is not writable, or the experiment was
+            deleted.
     """
 
-    def __init__(self, run_folder: Path, server: Server) -> None:
-        self.num_events = 0
-        self.num_metrics = 0
-        self.num_artefacts = 0
-        self._run_folder = run_folder
-        self._spool = run_folder / "events.jsonl"
-        self._server = server
-        self._client: MlflowClient | None = None
-        self._experiment_id = ""
-        self._unsent: tuple[list[Delivery], int, int] | None = None
-        self._lock = _lock(run_folder)
-        self._state = TrackingState.load(run_folder, server.uri)
-        self._history = RunHistory()
-        self._recall()
+    def __init__(self, config: TrackingConfig, artefact_folder: Path) -> None:
+        self._client = _connect(config)
+        self._experiment_id = _experiment_id(self._client, config, artefact_folder)
 
-    @property
-    def run_id(self) -> str | None:
-        """MLflow's id of the parent run, None before it exists."""
-        return self._state.runs.get(PARENT)
+    def find_run(self, key: str) -> str | None:
+        """Id of the MLflow run with this key, or None."""
+        query = f"tags.`{KEY_TAG}` = '{key}'"
+        runs = self._client.search_runs([self._experiment_id], query, max_results=1)
+        return runs[0].info.run_id if runs else None
 
-    def close(self) -> None:
-        """Lets another process send this run."""
-        os.close(self._lock)
+    def find_runs(self, token: str) -> dict[str, tuple[str, str | None]]:
+        """Id and digest of every MLflow run whose key is "<token>/<key>", by that key."""
+        query = f"tags.`{KEY_TAG}` LIKE '{token}/%'"
+        matches: dict[str, tuple[str, str | None]] = {}
+        page: str | None = None
+        while True:
+            runs = self._client.search_runs([self._experiment_id], query, page_token=page)
+            for run in runs:
+                tags = run.data.tags
+                matches[tags[KEY_TAG]] = run.info.run_id, tags.get(DIGEST_TAG)
+            page = runs.token
+            if not page:
+                return matches
 
-    def send_slice(self) -> bool:
-        """Sends the next part of the spool; False if there is none."""
-        if self._unsent is None:
-            part = read_events(self._spool, self._state.offset, _SLICE_BYTES)
-            if part.offset == self._state.offset:
-                return False
-            self._unsent = self._history.take(part.events), len(part.events), part.offset
-        deliveries, num_events, offset = self._unsent
-        for delivery in deliveries:
-            self._deliver(delivery)
-        self._unsent = None
-        self._state.offset = offset
-        self._save()
-        self.num_events += num_events
-        self.num_metrics += sum(len(delivery.metrics) for delivery in deliveries)
-        return True
+    def create_run(
+        self,
+        key: str,
+        name: str,
+        *,
+        tags: Mapping[str, str] | None = None,
+        parent: str | None = None,
+        start_ms: int | None = None,
+    ) -> str:
+        """Creates an MLflow run and returns its id.
 
-    def send_artefacts(self) -> None:
-        """Uploads the run's files and pictures that are new or have changed."""
-        if self.run_id is None:
-            return
-        files = [self._run_folder / name for name in _ARTEFACTS]
-        for path in [*files, *sorted(self._run_folder.glob("*.png"))]:
-            if not path.exists():
-                continue
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
-            if self._state.artefacts.get(path.name) != digest:
-                self._connected().log_artifact(self.run_id, str(path))
-                self._state.artefacts[path.name] = digest
-                self._save()
-                self.num_artefacts += 1
+        Args:
+            key: value of `KEY_TAG`, "<token>/<key>".
+            name: run name shown by MLflow.
+            tags: tags to set at creation.
+            parent: id of the parent run, if this is a nested run.
+            start_ms: Unix time at which the run began; default now.
+        """
+        all_tags = {**(tags or {}), KEY_TAG: key}
+        if parent is not None:
+            all_tags[PARENT_TAG] = parent
+        run = self._client.create_run(
+            self._experiment_id, start_time=start_ms, tags=all_tags, run_name=name
+        )
+        return run.info.run_id
 
-    def _recall(self) -> None:
-        """Folds what arrived earlier, so that nothing of it is sent under another time."""
-        offset = 0
-        while offset < self._state.offset:
-            limit = min(_SLICE_BYTES, self._state.offset - offset)
-            part = read_events(self._spool, offset, limit)
-            if part.offset == offset:
-                raise TrackingError(
-                    f"{self._spool} is shorter than what was sent of it; it is another run's. "
-                    f"Delete {self._run_folder / 'tracking.json'} to send it as a new run"
-                )
-            self._history.take(part.events)
-            offset = part.offset
+    def log(
+        self,
+        run_id: str,
+        *,
+        metrics: Sequence[MetricPoint] = (),
+        params: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """Sends tags, params and metrics in batches of the sizes MLflow accepts.
 
-    def _deliver(self, delivery: Delivery) -> None:
-        from mlflow.exceptions import MlflowException
-
-        run_id = self._run_id(delivery.run, delivery)
-        try:
-            self._log(run_id, delivery)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            raise TrackingError(
-                f"MLflow has no run {run_id} any more; delete "
-                f"{self._run_folder / 'tracking.json'} to send the whole run again as a new one"
-            ) from error
-
-    def _log(self, run_id: str, delivery: Delivery) -> None:
+        Raises:
+            TrackingError: the run was deleted on the server.
+        """
         from mlflow.entities import Metric, Param, RunTag
 
-        client = self._connected()
-        params = [Param(name, value) for name, value in delivery.params.items()]
-        tags = [RunTag(name, value) for name, value in delivery.tags.items()]
-        metrics = [Metric(name, value, time, step) for name, value, time, step in delivery.metrics]
-        if tags:
-            client.log_batch(run_id, tags=tags)
-        for start in range(0, len(params), _PARAMS_PER_BATCH):
-            client.log_batch(run_id, params=params[start : start + _PARAMS_PER_BATCH])
-        for start in range(0, len(metrics), _METRICS_PER_BATCH):
-            client.log_batch(run_id, metrics=metrics[start : start + _METRICS_PER_BATCH])
-        if delivery.status == "RUNNING":
-            client.update_run(run_id, status="RUNNING")
-        elif delivery.status is not None:
-            client.set_terminated(run_id, delivery.status, delivery.status_time_ms)
+        all_tags = [RunTag(name, value) for name, value in (tags or {}).items()]
+        valid_params = {valid_name(name): value for name, value in (params or {}).items()}
+        all_params = [Param(name, value) for name, value in valid_params.items()]
+        points = [Metric(valid_name(each.name), *each[1:]) for each in metrics]
+        with _existing(run_id):
+            for start in range(0, len(all_tags), _TAGS_PER_BATCH):
+                self._client.log_batch(run_id, tags=all_tags[start : start + _TAGS_PER_BATCH])
+            for start in range(0, len(all_params), _PARAMS_PER_BATCH):
+                self._client.log_batch(run_id, params=all_params[start : start + _PARAMS_PER_BATCH])
+            for start in range(0, len(points), _METRICS_PER_BATCH):
+                self._client.log_batch(run_id, metrics=points[start : start + _METRICS_PER_BATCH])
 
-    def _run_id(self, run: str, delivery: Delivery) -> str:
-        if run in self._state.runs:
-            return self._state.runs[run]
-        tags = {"lifelong_reid.key": f"{self._state.token}/{run}"}
-        if run != PARENT:
-            tags["mlflow.parentRunId"] = self._run_id(PARENT, delivery)
-        self._save()  # the token must be on disk before the server knows it
-        client = self._connected()
-        query = f"tags.`lifelong_reid.key` = '{tags['lifelong_reid.key']}'"
-        created = client.search_runs([self._experiment_id], query, max_results=1)
-        name = self._run_folder.name if run == PARENT else run
-        found = (
-            created[0]
-            if created
-            else client.create_run(
-                self._experiment_id, start_time=delivery.time_ms, tags=tags, run_name=name
-            )
-        )
-        self._state.runs[run] = found.info.run_id
-        self._save()
-        return found.info.run_id
+    def log_file(self, run_id: str, file: Path, folder: str | None = None) -> None:
+        """Uploads a file into the given folder of the run's artefacts (default: the top)."""
+        self._client.log_artifact(run_id, str(file), folder)
 
-    def _connected(self) -> MlflowClient:
-        if self._client is None:
-            client = connect(self._server)
-            self._experiment_id = find_experiment(
-                client, self._server, self._run_folder.absolute().parent / "mlartifacts"
-            )
-            self._client = client
-        return self._client
+    def set_status(self, run_id: str, status: Status, time_ms: int | None = None) -> None:
+        """Sets the status; "FINISHED" and "FAILED" end the run at `time_ms` (default now).
 
-    def _save(self) -> None:
-        self._state.save(self._run_folder, self._server.uri)
+        Raises:
+            TrackingError: the run was deleted on the server.
+        """
+        with _existing(run_id):
+            if status == "RUNNING":
+                self._client.update_run(run_id, status=status)
+            else:
+                self._client.set_terminated(run_id, status, time_ms)
+
+
+@contextlib.contextmanager
+def server_errors(config: TrackingConfig, advice: str = "") -> Iterator[None]:
+    """Converts every exception into a TrackingError that names the server and the reason.
+
+    Args:
+        config: tracking configuration with a `uri`.
+        advice: appended to the message.
+    """
+    try:
+        yield
+    except TrackingError:
+        raise
+    except Exception as error:  # MLflow, its databases and HTTP have no common base class
+        raise TrackingError(error_message(config, error) + advice) from error
+
+
+def error_message(config: TrackingConfig, error: BaseException) -> str:
+    """The server's URI without credentials, and a one-line reason for the error."""
+    return f"{public_uri(config.uri or '')}: {_reason(error)}"
 
 
 def public_uri(uri: str) -> str:
@@ -233,8 +193,27 @@ def public_uri(uri: str) -> str:
     return re.sub(r"://[^/]*@", "://", uri)
 
 
-def reason(error: BaseException) -> str:
-    """Why a server could not be reached or refused, in one short line."""
+def valid_name(name: str) -> str:
+    """`name` with the characters MLflow refuses replaced by "_", cut to 250 characters."""
+    return re.sub(r"[^\w\-. :]", "_", name)[:_MAX_NAME_LENGTH]
+
+
+def database_file(uri: str) -> Path | None:
+    """Path of a SQLite database, or None for any other server."""
+    return Path(uri.removeprefix(_SQLITE).partition("?")[0]) if uri.startswith(_SQLITE) else None
+
+
+def resolve_uri(uri: str, base: Path) -> str:
+    """`uri`, with the file of a relative `sqlite:///` URI resolved against an absolute folder."""
+    return f"{_SQLITE}{base / uri.removeprefix(_SQLITE)}" if uri.startswith(_SQLITE) else uri
+
+
+def file_digest(file: Path) -> str:
+    """SHA-256 of a file's content."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _reason(error: BaseException) -> str:
     link: BaseException | None = error
     while link is not None:
         if isinstance(link, (ConnectionError, TimeoutError, socket.gaierror)):
@@ -244,30 +223,40 @@ def reason(error: BaseException) -> str:
     return lines[0][:300]
 
 
-def connect(server: Server) -> MlflowClient:
-    """A client of the server, which has not been asked anything yet.
+@contextlib.contextmanager
+def _existing(run_id: str) -> Iterator[None]:
+    """Converts MLflow's error for a run that was deleted on the server."""
+    from mlflow.exceptions import MlflowException
 
-    Raises:
-        TrackingError: the folder of a SQLite database cannot be written.
-    """
-    # MLflow reads these from the environment alone, some of them while it is imported.
-    os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(server.request_timeout_s)
-    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = str(server.request_retries)
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        raise TrackingError(f"MLflow has no run {run_id} any more") from error
+
+
+def _connect(config: TrackingConfig) -> MlflowClient:
+    assert config.uri is not None
+    # MLflow reads these only from the environment, some of them at import time.
+    os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(config.request_timeout_s)
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = str(config.request_retries)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-    if server.uri.startswith("sqlite:///"):
-        _check_database_folder(Path(server.uri.removeprefix("sqlite:///").partition("?")[0]))
+    database = database_file(config.uri)
+    if database is not None:
+        _check_writable(database)
 
-    from mlflow import MlflowClient
+    from mlflow import MlflowClient  # slow to import
 
-    # Creating a database is announced at length, and every HTTP retry once more by urllib3.
+    # MLflow logs the creation of a database at length, and urllib3 logs every HTTP retry again.
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
-    return MlflowClient(server.uri)
+    return MlflowClient(config.uri)
 
 
-def _check_database_folder(database: Path) -> None:
-    # MLflow itself would try to open the file for minutes.
+def _check_writable(database: Path) -> None:
+    # Without this check MLflow retries opening the file for minutes.
     try:
         database.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -277,58 +266,24 @@ def _check_database_folder(database: Path) -> None:
         raise TrackingError(f"{writable} is not writable; set tracking.uri")
 
 
-def find_experiment(client: MlflowClient, server: Server, artefacts: Path) -> str:
-    """The id of the server's experiment, which is created if it has none of this name.
-
-    Args:
-        client: what `connect` gave.
-        server: which experiment.
-        artefacts: folder of files, where the server is a database.
-
-    Raises:
-        TrackingError: the experiment was deleted.
-    """
+def _experiment_id(client: MlflowClient, config: TrackingConfig, artefact_folder: Path) -> str:
+    """Id of the configured experiment, which is created if the server has none of this name."""
     from mlflow.exceptions import MlflowException
 
-    # A database has no idea where files go, and would put them below the working directory.
-    location = artefacts.as_uri() if server.uri.startswith(DATABASES) else None
-    found = client.get_experiment_by_name(server.experiment)
-    if found is None:
+    assert config.uri is not None
+    # With a database, MLflow would store artefacts below the working directory.
+    location = artefact_folder.as_uri() if config.uri.startswith(DATABASES) else None
+    experiment = client.get_experiment_by_name(config.experiment)
+    if experiment is None:
         try:
-            return client.create_experiment(server.experiment, artifact_location=location)
-        except MlflowException:  # another run was first
-            found = client.get_experiment_by_name(server.experiment)
-            if found is None:
+            return client.create_experiment(config.experiment, artifact_location=location)
+        except MlflowException:  # another process created it in the meantime
+            experiment = client.get_experiment_by_name(config.experiment)
+            if experiment is None:
                 raise
-    if found.lifecycle_stage == "deleted":
+    if experiment.lifecycle_stage == "deleted":
         raise TrackingError(
-            f"the MLflow experiment {server.experiment!r} was deleted; restore it, or set "
+            f"the MLflow experiment {config.experiment!r} was deleted; restore it, or set "
             "tracking.experiment to another name"
         )
-    return found.experiment_id
-
-
-def _lock(run_folder: Path) -> int:
-    descriptor = os.open(run_folder / ".tracking.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise TrackingError(
-            f"{run_folder.name} is being sent by another process, which also sends the rest"
-        ) from error
-    except OSError:  # a file system without locks: one process a run is then up to the user
-        pass
-    return descriptor
-
-
-def _read_states(run_folder: Path) -> dict[str, Any]:
-    path = run_folder / "tracking.json"
-    if not path.exists():
-        return {}
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise TrackingError(
-            f"{path} is not JSON ({error}); delete it to send the whole run again as a new one"
-        ) from error
+    return experiment.experiment_id

@@ -1,9 +1,9 @@
-"""The event spool -> MLflow: in the background while a run trains, or afterwards by `sync`.
+"""Sends a run's event log to MLflow: in the background during training, or later by `sync`.
 
-Training never waits for a server: what it reports is on disk first (runner.tracking.event_log), a
-thread of the driver sends it on, and a server that is slow, dead or wrong costs one warning. What
-was sent is remembered in `tracking.json` in the run's folder, so that a resumed run goes on in the
-same MLflow runs and `sync` sends exactly the rest.
+Training never waits for a server. Events are written to disk first (runner.tracking.event_log), a
+thread of the driver sends them, and an unreachable or failing server causes one warning. The run
+folder's `tracking.json` records what was sent, so a resumed run continues in the same MLflow runs
+and `sync` sends exactly the rest.
 """
 
 from __future__ import annotations
@@ -15,28 +15,21 @@ from pathlib import Path
 
 from runner import program_name
 from runner.config.sections import TrackingConfig
-from runner.tracking.event_log import EventSpool, read_events
-from runner.tracking.mlflow_client import (
-    Server,
-    SpoolSender,
-    TrackingError,
-    TrackingState,
-    public_uri,
-    reason,
-)
+from runner.tracking.event_log import EventLog, read_events
+from runner.tracking.mlflow_client import TrackingError, error_message, public_uri, server_errors
+from runner.tracking.mlflow_sender import EventSender, TrackingState
 
 _MAX_BACKOFF_S = 60.0
 
 
-def resolve_uri(uri: str, base: Path) -> str:
-    """`uri` with the file of a relative `sqlite:///` URI taken from `base` (an absolute folder)."""
-    prefix = "sqlite:///"
-    return f"{prefix}{base / uri.removeprefix(prefix)}" if uri.startswith(prefix) else uri
-
-
 @dataclass(frozen=True)
 class DrainReport:
-    """How tracking ended: `pending` events are not sent yet, `error` says why (None if all are)."""
+    """Result of closing a tracker.
+
+    Attributes:
+        pending: number of events not sent yet.
+        error: why they were not sent; None if all were.
+    """
 
     pending: int
     error: str | None
@@ -44,7 +37,7 @@ class DrainReport:
 
 @dataclass(frozen=True)
 class SyncReport:
-    """What `sync` sent: spool events, metric points in them, and files; `run_id` is MLflow's."""
+    """Number of events, metric points and files that `sync` sent, and MLflow's run id."""
 
     num_events_sent: int
     num_metrics_sent: int
@@ -53,17 +46,17 @@ class SyncReport:
 
 
 class Tracker:
-    """Sends a run's events to MLflow from a thread of the driver, until `close`.
+    """Sends a run's events to MLflow from a background thread of the driver, until `close`.
 
-    Nothing here raises because of the server, and nothing waits for it except `close`: failures
-    are retried ever more rarely, and the first one is written to the spool as a warning.
+    No method raises because of the server, and only `close` waits for it. Failures are retried
+    with exponential backoff; the first one is written to the event log as a warning.
     """
 
     def __init__(self, run_folder: Path, config: TrackingConfig) -> None:
         self._run_folder = run_folder
-        self._spool = run_folder / "events.jsonl"
+        self._event_log = run_folder / "events.jsonl"
         self._config = config
-        self._sender: SpoolSender | None = None
+        self._sender: EventSender | None = None
         self._error: str | None = None
         self._warned = False
         self._closing = threading.Event()
@@ -71,14 +64,14 @@ class Tracker:
         self._thread: threading.Thread | None = None
 
     def start(self) -> Tracker:
-        """Begins to send; does nothing where tracking is off."""
+        """Starts sending; does nothing if tracking is off."""
         if self._config.uri is not None and self._thread is None:
             self._thread = threading.Thread(target=self._work, name="tracker", daemon=True)
             self._thread.start()
         return self
 
     def close(self, timeout_s: float) -> DrainReport:
-        """Sends what is left and the run's files, but gives up after `timeout_s` seconds."""
+        """Sends the remaining events and the run's files; gives up after `timeout_s` seconds."""
         if self._config.uri is None or self._thread is None:
             return DrainReport(0, None)
         self._closing.set()
@@ -94,7 +87,7 @@ class Tracker:
             offset = TrackingState.load(self._run_folder, self._config.uri or "").offset
         except TrackingError:
             offset = 0
-        return len(read_events(self._spool, offset).events)
+        return len(read_events(self._event_log, offset).events)
 
     def _work(self) -> None:
         num_failures = 0
@@ -105,23 +98,23 @@ class Tracker:
             try:
                 self._send(closing)
                 self._error, num_failures = None, 0
-            except Exception as error:  # whatever the server or its client does, training goes on
+            except Exception as error:  # training continues, whatever the server does
                 num_failures += 1
-                self._note(error)
+                self._record(error)
             wait_s = min(_MAX_BACKOFF_S, self._config.drain_interval_s * 2**num_failures)
         if self._sender is not None:
             self._sender.close()
 
     def _send(self, closing: bool) -> None:
         if self._sender is None:
-            self._sender = SpoolSender(self._run_folder, _server(self._config))
+            self._sender = EventSender(self._run_folder, self._config)
         while not self._abandoned.is_set() and self._sender.send_slice():
             pass
         if closing and not self._abandoned.is_set():
             self._sender.send_artefacts()
 
-    def _note(self, error: Exception) -> None:
-        self._error = f"{public_uri(self._config.uri or '')}: {reason(error)}"
+    def _record(self, error: Exception) -> None:
+        self._error = error_message(self._config, error)
         if self._warned:
             return
         self._warned = True
@@ -130,38 +123,33 @@ class Tracker:
             f"`{program_name()} sync {self._run_folder}` sends the rest."
         )
         with contextlib.suppress(OSError):
-            EventSpool(self._spool).emit("log", level="warning", message=message)
+            EventLog(self._event_log).emit("log", level="warning", message=message)
 
 
 def sync(run_folder: Path, config: TrackingConfig) -> SyncReport:
-    """Sends all that MLflow does not have yet of a run, creating its MLflow runs if need be.
+    """Sends everything of a run that MLflow does not have yet; creates MLflow runs if needed.
 
     Raises:
-        FileNotFoundError: the folder holds no run.
+        FileNotFoundError: the folder contains no run.
         ValueError: tracking is off.
         TrackingError: the server does not answer or refuses, or another process sends the run.
     """
     if not (run_folder / "events.jsonl").exists():
-        raise FileNotFoundError(f"expected a run's events.jsonl in {run_folder}; found none")
+        raise FileNotFoundError(f"expected a run's events.jsonl in {run_folder}, found none")
     if config.uri is None:
-        raise ValueError("tracking.uri is null; say where to send: tracking.uri=http://host:5000")
-    try:
-        with contextlib.closing(SpoolSender(run_folder, _server(config))) as sender:
-            while sender.send_slice():
-                pass
-            sender.send_artefacts()
-            return SyncReport(
-                sender.num_events, sender.num_metrics, sender.num_artefacts, sender.run_id
-            )
-    except TrackingError:
-        raise
-    except Exception as error:  # MLflow, its databases and HTTP have no common base class
-        raise TrackingError(
-            f"{public_uri(config.uri)}: {reason(error)}. Nothing is lost: repeat the command once "
-            "the server answers, or give another tracking.uri"
-        ) from error
-
-
-def _server(config: TrackingConfig) -> Server:
-    assert config.uri is not None
-    return Server(config.uri, config.experiment, config.request_timeout_s, config.request_retries)
+        raise ValueError(
+            "tracking.uri: expected a server, got null; set tracking.uri=http://host:5000"
+        )
+    advice = (
+        ". No data is lost: repeat the command when the server answers, or set another tracking.uri"
+    )
+    with (
+        server_errors(config, advice),
+        contextlib.closing(EventSender(run_folder, config)) as sender,
+    ):
+        while sender.send_slice():
+            pass
+        sender.send_artefacts()
+        return SyncReport(
+            sender.num_events, sender.num_metrics, sender.num_artefacts, sender.run_id
+        )

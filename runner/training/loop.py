@@ -20,7 +20,7 @@ from models.learner import Learner, LearnerState, Stage, StepResult
 from runner.config.run_config import RunConfig
 from runner.streaming.image_stream import DomainStream, OpenedDomain
 from runner.streaming.prefetch import prefetch
-from runner.tracking.event_log import EventSpool
+from runner.tracking.event_log import EventLog
 from runner.training.batching import (
     Replay,
     check_replay_shape,
@@ -64,7 +64,7 @@ class WorkerContext:
     prototypes: PrototypeStore
     group: WorkerGroup
     checkpoints: CheckpointStore
-    events: EventSpool | None
+    events: EventLog | None
     device: torch.device
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from runner.config.sections import EvaluationConfig
-from runner.tracking.event_log import EventSpool
+from runner.tracking.event_log import EventLog
 from runner.training.checkpoints import CheckpointStore
 from runner.training.evaluation import Embedder, EvaluationRow, evaluate_domains
 from runner.training.model_selection import selected_epoch
@@ -31,7 +31,7 @@ class RunEvaluator:
     benchmark: Benchmark
     config: EvaluationConfig
     checkpoints: CheckpointStore
-    events: EventSpool | None
+    events: EventLog | None
     seed: int
 
     def evaluate(self, state: RunState, *steps: int) -> EvaluationRow:

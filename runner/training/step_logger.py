@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from models.learner import StepResult
-from runner.tracking.event_log import EventSpool
+from runner.tracking.event_log import EventLog
 
 FLUSH_ITERATIONS = 10
 
@@ -24,9 +24,7 @@ class StepLogger:
         batch_size: images in a global batch.
     """
 
-    def __init__(
-        self, events: EventSpool | None, position: dict[str, Any], batch_size: int
-    ) -> None:
+    def __init__(self, events: EventLog | None, position: dict[str, Any], batch_size: int) -> None:
         self.events = events
         self.position = position
         self.batch_size = batch_size

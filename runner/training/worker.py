@@ -15,7 +15,7 @@ from runner.results.run_folder import RunStorage
 from runner.streaming.decoded_cache import SharedFiles
 from runner.streaming.image_decoding import decode_many
 from runner.streaming.image_stream import DomainStream, LocalStream
-from runner.tracking.event_log import EventSpool
+from runner.tracking.event_log import EventLog
 from runner.training.checkpoints import CheckpointStore
 from runner.training.collectives import LocalGroup, WorkerGroup
 from runner.training.loop import LifelongLoop, WorkerContext
@@ -56,7 +56,7 @@ def run_worker(
         attempt=attempt,
         keep=config.checkpoints.keep,
     )
-    events = EventSpool(storage.events_file) if group.rank == 0 else None
+    events = EventLog(storage.events_file) if group.rank == 0 else None
     context = WorkerContext(stream, prototypes, group, checkpoints, events, device)
     state = LifelongLoop(config, benchmark, learner, context).run()
     return {

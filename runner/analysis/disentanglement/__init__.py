@@ -1,1 +1,1 @@
-"""How far identity and clothing came apart in a finished run of BDAM, measured on drawn people."""
+"""Measures the disentanglement of identity and clothing in BDAM runs on synthetic people."""

@@ -1,4 +1,4 @@
-"""Measured runs beside one another: the same numbers of each, mean and deviation over seeds."""
+"""Compares measured runs: mean and deviation over seeds of every quantity."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ CHANCE = "chance"
 
 @dataclass(frozen=True)
 class Line:
-    """One number of every run.
+    """Table line: one quantity of every run.
 
     Attributes:
-        section: what it belongs to.
-        name: what it is.
-        path: where it is in disentangle.json; a feature's mean over a group of attributes, say.
-        scale: what it is multiplied by to be shown.
-        decimals: how many are shown.
+        section: section of the table.
+        name: name within the section.
+        path: keys of the quantity in disentangle.json.
+        scale: factor for display.
+        decimals: number of displayed decimals.
     """
 
     section: str
@@ -33,77 +33,79 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Side:
-    """Runs that differ by their seeds alone, measured."""
+class MeasuredGroup:
+    """Runs that differ only in their seeds, with their results."""
 
     group: RunGroup
     measured: tuple[Mapping[str, Any], ...]
 
-    def number(self, line: Line) -> Estimate | None:
-        """A line's number; None where a run lacks it."""
+    def estimate(self, line: Line) -> Estimate | None:
+        """Estimate of a line over seeds; None if a run lacks it."""
         return estimate(_at(results, line.path) for results in self.measured)
 
 
-def sides(runs: Sequence[FinishedRun], measured: Sequence[Mapping[str, Any]]) -> tuple[Side, ...]:
-    """Groups runs over seeds, with what was measured of each.
+def group_measured(
+    runs: Sequence[FinishedRun], measured: Sequence[Mapping[str, Any]]
+) -> tuple[MeasuredGroup, ...]:
+    """Groups runs over seeds, with the results of each.
 
     Raises:
         ValueError: a run is given twice.
     """
     of_folder = {run.folder: results for run, results in zip(runs, measured, strict=True)}
     return tuple(
-        Side(group, tuple(of_folder[member.folder] for member in group.members))
+        MeasuredGroup(group, tuple(of_folder[member.folder] for member in group.members))
         for group in group_runs(runs)
     )
 
 
-def lines(sides: Sequence[Side]) -> list[Line]:
-    """Every line that a run has a number for, in the order in which they are shown."""
+def lines(groups: Sequence[MeasuredGroup]) -> list[Line]:
+    """Lines for which some group has an estimate, in display order."""
     every = [*_probe_lines(), *_dependence_lines(), *_retrieval_lines()]
-    return [line for line in every if any(side.number(line) for side in sides)]
+    return [line for line in every if any(group.estimate(line) for group in groups)]
 
 
-def to_json(sides: Sequence[Side]) -> list[dict[str, Any]]:
-    """Groups with unrounded numbers."""
+def to_json(groups: Sequence[MeasuredGroup]) -> list[dict[str, Any]]:
+    """Groups with unrounded estimates."""
     return [
         {
-            "label": side.group.label,
-            "runs": [member.folder.name for member in side.group.members],
-            "seeds": [member.config.seed for member in side.group.members],
+            "label": group.group.label,
+            "runs": [member.folder.name for member in group.group.members],
+            "seeds": [member.config.seed for member in group.group.members],
             "numbers": {
-                "/".join(line.path): {"mean": found.mean, "deviation": found.deviation}
-                for line in lines([side])
-                if (found := side.number(line)) is not None
+                "/".join(line.path): {"mean": estimated.mean, "deviation": estimated.deviation}
+                for line in lines([group])
+                if (estimated := group.estimate(line)) is not None
             },
         }
-        for side in sides
+        for group in groups
     ]
 
 
 def _probe_lines() -> list[Line]:
-    found: list[Line] = []
+    probe_lines: list[Line] = []
     for group in ("identity", "clothing"):
         section = f"probes of {group} (%)"
         at = ("probes", "groups", group)
-        found += [
+        probe_lines += [
             Line(section, name, (*at, "features", name, "balanced_accuracy"), 100.0)
             for name in PROBED
         ]
-        found.append(Line(section, CHANCE, (*at, "chance"), 100.0))
-    return found
+        probe_lines.append(Line(section, CHANCE, (*at, "chance"), 100.0))
+    return probe_lines
 
 
 def _dependence_lines() -> list[Line]:
     section = f"{IDENTITY} against {CLOTHING}"
-    found: list[Line] = []
+    dependence_lines: list[Line] = []
     for kernel in ("linear", "rbf"):
         at = ("dependence", f"{IDENTITY}, {CLOTHING}", kernel)
-        found += [
+        dependence_lines += [
             Line(section, f"HSIC, {kernel} (1e-3)", (*at, "hsic"), 1e3, 3),
             Line(section, "  null", (*at, "null_mean"), 1e3, 3),
             Line(section, f"CKA, {kernel}", (*at, "alignment"), 1.0, 3),
         ]
-    return found
+    return dependence_lines
 
 
 def _retrieval_lines() -> list[Line]:

@@ -1,4 +1,4 @@
-"""The features of a BDAM network that are compared, for images in memory."""
+"""Extracts the features of a BDAM network that are compared, for images in memory."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from tasks.loading.transforms import normalise
 IDENTITY, CLOTHING, BOTH = "f_id_gate", "f_clo_gate", "both gated"
 PATCHES = "patches"
 PROBED = (IDENTITY, CLOTHING, "f_id", "f_clo", PATCHES)
-"""Features that are probed; the last one, the mean of the image tower's patches, is entangled."""
+"""Probed features; the last one, the mean over image patches, is not disentangled."""
 RANKED = (IDENTITY, CLOTHING, BOTH, "f_id", "f_clo", PATCHES, "v")
-"""Features that images are searched by."""
+"""Features used for retrieval."""
 
 
 @dataclass(frozen=True, eq=False)
-class Read:
+class ImageFeatures:
     """Features of N images, float32 on the CPU, not normalised.
 
     Attributes:
-        rows: [N, D] by name; "v" only where something trains it.
-        gate: g [N, D] in (0, 1), or None without a gate.
+        rows: [N, D] by feature name; "v" only if a loss trains it.
+        gate: gate values g [N, D] in (0, 1), or None without a gate.
     """
 
     rows: dict[str, Tensor]
@@ -39,15 +39,15 @@ class Read:
 
 
 def network_of(run: TrainedRun) -> DecouplingNetwork:
-    """The network of a run of BDAM, which a caller has made sure it is."""
+    """Network of a BDAM run; the caller checks the learner."""
     assert isinstance(run.learner, Method)
     return run.learner.network
 
 
-def read_features(
+def extract_features(
     network: DecouplingNetwork, pixels: np.ndarray, config: RunConfig, device: torch.device
-) -> Read:
-    """Features of images [N, H, W, 3] uint8, in the run's precision and batches."""
+) -> ImageFeatures:
+    """Extracts features of images [N, H, W, 3] uint8 with the run's precision and batch size."""
     size = config.data.evaluation_batch_size
     parts: list[dict[str, Tensor]] = []
     with torch.no_grad(), evaluating(network), autocast(config.precision, device):
@@ -55,27 +55,27 @@ def read_features(
             batch = np.ascontiguousarray(pixels[start : start + size])
             images = normalise(batch, config.data.transform).to(device)
             parts.append(
-                {name: rows.float().cpu() for name, rows in _read(network, images).items()}
+                {name: rows.float().cpu() for name, rows in _extract(network, images).items()}
             )
     rows = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    return Read(rows, rows.pop("gate", None))
+    return ImageFeatures(rows, rows.pop("gate", None))
 
 
-def _read(network: DecouplingNetwork, images: Tensor) -> dict[str, Tensor]:
+def _extract(network: DecouplingNetwork, images: Tensor) -> dict[str, Tensor]:
     patches = network.image(images).patches
-    found = network.head(patches)
+    output = network.head(patches)
     rows = {
-        IDENTITY: found.gated_identity,
-        CLOTHING: found.gated_clothing,
-        BOTH: network.parts(found).flatten(1),
-        "f_id": found.identity,
-        "f_clo": found.clothing,
+        IDENTITY: output.gated_identity,
+        CLOTHING: output.gated_clothing,
+        BOTH: network.parts(output).flatten(1),
+        "f_id": output.identity,
+        "f_clo": output.clothing,
         PATCHES: patches.mean(1),
     }
     if network.to_text is not None:
-        rows["v"] = network.to_text(found.gated_identity)
-    if found.gate is not None:
-        rows["gate"] = found.gate
+        rows["v"] = network.to_text(output.gated_identity)
+    if output.gate is not None:
+        rows["gate"] = output.gate
     return rows
 
 

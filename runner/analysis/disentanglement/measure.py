@@ -1,4 +1,4 @@
-"""Everything that is measured of one run, domain by domain, and their mean."""
+"""Measures the disentanglement of one run per domain, and the mean over domains."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from runner.analysis.disentanglement.features import (
     IDENTITY,
     PROBED,
     RANKED,
-    Read,
+    ImageFeatures,
+    extract_features,
     network_of,
-    read_features,
 )
 from runner.analysis.disentanglement.hsic import dependence
 from runner.analysis.disentanglement.probes import probe
 from runner.analysis.disentanglement.retrieval import TRUTH, search
-from runner.analysis.drawn_attributes import GROUPS, questions, truth
-from runner.analysis.drawn_panel import Panel, draw_panel
+from runner.analysis.synthetic_attributes import GROUPS, attribute_indicators, probe_tasks
+from runner.analysis.synthetic_panel import Panel, render_panel
 from runner.analysis.trained_run import TrainedRun, load_run
 from runner.config.run_config import RunConfig, load_config
 from runner.results.run_folder import RunStorage, find_run, git_revision, write_atomically
@@ -46,70 +46,77 @@ KERNELS: tuple[Kernel, ...] = ("linear", "rbf")
 
 
 class Settings(FrozenConfig):
-    """How disentanglement is measured; the numbers of two runs compare if these agree."""
+    """Settings of the measurement; results are comparable only with equal settings."""
 
-    people: int = Field(default=200, ge=10, le=1000, description="people of each domain")
-    min_people: int = Field(default=10, ge=2, description="a rarer word is left out of the probes")
-    folds: int = Field(default=5, ge=2, description="of the probes, by people")
-    permutations: int = Field(default=200, ge=1, description="of the null of HSIC")
-    seed: int = Field(default=0, ge=0, description="of outfits, folds and permutations")
+    people: int = Field(default=200, ge=10, le=1000, description="number of people per domain")
+    min_people: int = Field(
+        default=10, ge=2, description="probes omit attribute values with fewer people"
+    )
+    folds: int = Field(
+        default=5, ge=2, description="number of folds of the probes, split by people"
+    )
+    permutations: int = Field(
+        default=200, ge=1, description="number of permutations for the null of HSIC"
+    )
+    seed: int = Field(default=0, ge=0, description="seed of outfits, folds and permutations")
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
-    """One run.
+class Measurement:
+    """Measurement of one run.
 
     Attributes:
-        run: what was measured.
-        results: what disentangle.json holds.
-        panel: the people of the first domain.
-        before: features of its people in old and in new clothes by the network as it began.
-        after: the same by the trained network.
+        run: the measured run.
+        results: content of disentangle.json.
+        panel: panel of the first domain.
+        before: its features in old and in new clothes, before training.
+        after: its features in old and in new clothes, after training.
     """
 
     run: TrainedRun
     results: dict[str, Any]
     panel: Panel
-    before: tuple[Read, Read]
-    after: tuple[Read, Read]
+    before: tuple[ImageFeatures, ImageFeatures]
+    after: tuple[ImageFeatures, ImageFeatures]
 
 
 Panels = Callable[[RunConfig, str], Panel]
 
 
-def panels(settings: Settings) -> Panels:
-    """Draws panels, each once: runs on the same drawn people share them."""
-    kept: dict[str, Panel] = {}
+def panel_cache(settings: Settings) -> Panels:
+    """Returns a function that renders and caches panels, shared by runs on the same people."""
+    cache: dict[str, Panel] = {}
 
     def panel_of(config: RunConfig, domain: str) -> Panel:
         size = config.backbone.image_height, config.backbone.image_width
         key = f"{domain} {size} {config.benchmark.synthetic.model_dump_json()}"
-        if key not in kept:
-            kept[key] = draw_panel(
+        if key not in cache:
+            cache[key] = render_panel(
                 config.benchmark.synthetic, domain, settings.people, 1 + settings.seed, size
             )
-        return kept[key]
+        return cache[key]
 
     return panel_of
 
 
 def check_run(run: str, storage_root: str) -> None:
-    """Refuses, before anything is loaded, a run that cannot be measured.
+    """Checks that a run can be measured, before anything is loaded.
 
     Raises:
         FileNotFoundError: there is no such run.
-        ValueError: another learner's, or one on people of whom the truth is not known.
+        ValueError: another learner, or no synthetic benchmark.
     """
     config = load_config(str(RunStorage(find_run(run, storage_root)).config_file))
     if config.learner.name != "bdam":
         raise ValueError(
-            f"disentangle compares the identity and the clothing feature of learner bdam; {run} is "
-            f"of learner {config.learner.name}, which has none. Give a run of bdam."
+            f"disentangle: expected a run of learner bdam, got {config.learner.name} in {run}, "
+            "which has no identity and clothing features; give a run of bdam"
         )
     if not config.benchmark.is_synthetic:
         raise ValueError(
-            "disentangle needs people whose every attribute is known and who can be re-dressed; "
-            f"{run} learned benchmark.name={config.benchmark.name}. Give a run on synthetic-t2i."
+            "disentangle: expected a synthetic benchmark, whose people have known attributes and "
+            f"can change clothes, got benchmark.name={config.benchmark.name} in {run}; give a run "
+            "on synthetic-t2i"
         )
 
 
@@ -123,11 +130,11 @@ def measure(
     after: str | None = None,
     checkpoint: Which = "last",
     use_gpu: bool = False,
-) -> Measured:
-    """Measures a finished run on every domain that it has seen, and writes disentangle.json.
+) -> Measurement:
+    """Measures a finished run on all its seen domains and writes disentangle.json.
 
     Raises:
-        FileNotFoundError, ValueError: there is no such run, or it cannot be measured.
+        FileNotFoundError, ValueError: the run does not exist or cannot be measured.
     """
     check_run(run, storage_root)
     trained = load_run(run, storage_root, after=after, checkpoint=checkpoint, use_gpu=use_gpu)
@@ -137,8 +144,8 @@ def measure(
     raw: dict[str, dict[str, Any]] = {}
     for domain in domains:
         panel = panel_of(config, domain)
-        read = _read_both(network, panel, config, trained.device)
-        raw[domain] = measure_panel(panel, *read, settings)
+        features = _extract_both(network, panel, config, trained.device)
+        raw[domain] = measure_panel(panel, *features, settings)
     first = panel_of(config, domains[0])
     results = {
         **trained.facts(),
@@ -150,51 +157,53 @@ def measure(
         "by_domain": {name: summary(each) for name, each in raw.items()},
     }
     write_atomically(trained.storage.folder / FILE, json.dumps(results, indent=1))
-    began = _network_before(config).to(trained.device)
-    return Measured(
+    untrained = _untrained_network(config).to(trained.device)
+    return Measurement(
         trained,
         results,
         first,
-        _read_both(began, first, config, trained.device),
-        _read_both(network, first, config, trained.device),
+        _extract_both(untrained, first, config, trained.device),
+        _extract_both(network, first, config, trained.device),
     )
 
 
 def notes(config: RunConfig, network: DecouplingNetwork) -> list[str]:
-    """What a reader must know of this run's features."""
-    said: list[str] = []
+    """Notes on the features of this run."""
+    sentences: list[str] = []
     assert isinstance(config.learner, Config)
     if network.head.gate is None:
-        said.append("no gate: f_id_gate is f_id, and f_clo_gate is f_clo")
+        sentences.append("no gate: f_id_gate is f_id, and f_clo_gate is f_clo")
     if not config.learner.reads_clothing:
-        said.append("no loss reads the clothing feature: f_clo is not trained")
+        sentences.append("no loss uses the clothing feature: f_clo is not trained")
     if network.to_text is None:
-        said.append("losses.info.weight=0 trains no v: nothing is searched by it")
-    return said
+        sentences.append("losses.info.weight=0: v is not trained and not used for retrieval")
+    return sentences
 
 
-def measure_panel(panel: Panel, old: Read, new: Read, settings: Settings) -> dict[str, Any]:
-    """Everything that is measured on the people of one domain, by name.
+def measure_panel(
+    panel: Panel, old: ImageFeatures, new: ImageFeatures, settings: Settings
+) -> dict[str, Any]:
+    """Measures probes, dependence and retrieval on the people of one domain.
 
     Returns:
-        Nested numbers and lists of numbers (a number for each fold or permutation), and words:
-        which attributes and which rare words the probes left out.
+        Nested numbers and lists of numbers (one per fold or permutation), and the attributes and
+        rare attribute values that the probes omit.
     """
-    asked, left_out = questions(
+    tasks, left_out = probe_tasks(
         panel.old.people, settings.folds, settings.min_people, settings.seed
     )
     probes = {
-        question.attribute: {
-            "chance": question.chance,
+        task.attribute: {
+            "chance": task.chance,
             "features": {
-                name: probe(old.rows[name].numpy(), panel.positions, question) for name in PROBED
+                name: probe(old.rows[name].numpy(), panel.positions, task) for name in PROBED
             },
         }
-        for question in asked
+        for task in tasks
     }
     seed = derive_seed(settings.seed, "disentangle", panel.domain)
     chosen = torch.from_numpy(panel.is_query)
-    found = {
+    dependences = {
         f"{first}, {second}": {
             kernel: asdict(
                 dependence(
@@ -210,17 +219,17 @@ def measure_panel(panel: Panel, old: Read, new: Read, settings: Settings) -> dic
         }
         for first, second in ((IDENTITY, CLOTHING), ("f_id", "f_clo"))
     }
-    worn, changed = _searched_by(panel, old, new)
+    same, changed = _retrieval_features(panel, old, new)
     images = panel.positions, panel.camera_ids, panel.is_query
     raw = {
         "probes": probes,
-        "dependence": found,
+        "dependence": dependences,
         "retrieval": {
-            "same_clothes": search(worn, worn, *images),
-            "other_clothes": search(worn, changed, *images),
+            "same_clothes": search(same, same, *images),
+            "other_clothes": search(same, changed, *images),
         },
         "left_out": left_out,
-        "rare_words": {each.attribute: ", ".join(each.rare) for each in asked if each.rare},
+        "rare_words": {each.attribute: ", ".join(each.rare) for each in tasks if each.rare},
     }
     if old.gate is not None:
         raw["gate"] = {
@@ -231,26 +240,30 @@ def measure_panel(panel: Panel, old: Read, new: Read, settings: Settings) -> dic
     return raw
 
 
-def _searched_by(panel: Panel, old: Read, new: Read) -> list[dict[str, torch.Tensor]]:
-    """What images in old and in new clothes are searched by: features, and the truth."""
-    found = [{name: read.rows[name] for name in RANKED if name in read.rows} for read in (old, new)]
-    everybody = (*panel.old.people, *panel.new.people)
+def _retrieval_features(
+    panel: Panel, old: ImageFeatures, new: ImageFeatures
+) -> list[dict[str, torch.Tensor]]:
+    """Learned and ground-truth features of the images in old and in new clothes."""
+    features = [
+        {name: each.rows[name] for name in RANKED if name in each.rows} for each in (old, new)
+    ]
+    people = (*panel.old.people, *panel.new.people)
     for group, name in TRUTH.items():
-        known = torch.from_numpy(truth(everybody, group))
-        for rows, people in zip(found, known.split(len(panel.old.people)), strict=True):
-            rows[name] = people[torch.from_numpy(panel.positions)]
-    return found
+        indicators = torch.from_numpy(attribute_indicators(people, group))
+        for rows, values in zip(features, indicators.split(len(panel.old.people)), strict=True):
+            rows[name] = values[torch.from_numpy(panel.positions)]
+    return features
 
 
 def mean_of(each: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean over domains of nested numbers and lists; what a domain lacks is the mean of the rest.
+    """Mean over domains of nested numbers and lists; a missing entry is ignored.
 
-    Words (what was left out) are of a domain alone and are dropped.
+    Strings, such as omitted attributes, belong to one domain and are dropped.
     """
     names = dict.fromkeys(name for values in each for name in values)
     mean: dict[str, Any] = {}
     for name in names:
-        values = [known[name] for known in each if name in known]
+        values = [domain[name] for domain in each if name in domain]
         if isinstance(values[0], Mapping):
             mean[name] = mean_of(values)
         elif isinstance(values[0], list):
@@ -261,36 +274,36 @@ def mean_of(each: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def summary(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """The lists in words that a reader understands: spread over folds, place in the null."""
+    """Summarises lists: mean and spread over folds, and position in the null distribution."""
     probes = raw["probes"]
     groups = {
         group: {
-            "chance": fmean(probes[name]["chance"] for name in asked),
+            "chance": fmean(probes[name]["chance"] for name in probed),
             "features": {
                 feature: [
                     fmean(values)
                     for values in zip(
-                        *(probes[name]["features"][feature] for name in asked), strict=True
+                        *(probes[name]["features"][feature] for name in probed), strict=True
                     )
                 ]
                 for feature in PROBED
             },
         }
         for group, names in GROUPS.items()
-        if (asked := [name for name in names if name in probes])
+        if (probed := [name for name in names if name in probes])
     }
-    said = {
-        "probes": {"groups": _probed(groups), "attributes": _probed(probes)},
+    statistics = {
+        "probes": {"groups": _over_folds(groups), "attributes": _over_folds(probes)},
         "dependence": {
-            pair: {kernel: _placed(found) for kernel, found in kernels.items()}
+            pair: {kernel: _against_null(each) for kernel, each in kernels.items()}
             for pair, kernels in raw["dependence"].items()
         },
     }
     kept = ("retrieval", "gate", "left_out", "rare_words")
-    return said | {name: raw[name] for name in kept if raw.get(name)}
+    return statistics | {name: raw[name] for name in kept if raw.get(name)}
 
 
-def _probed(probes: Mapping[str, Any]) -> dict[str, Any]:
+def _over_folds(probes: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: {
             "chance": each["chance"],
@@ -303,28 +316,29 @@ def _probed(probes: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _placed(found: Mapping[str, Any]) -> dict[str, float]:
-    null = np.array(found["null"])
+def _against_null(dependence: Mapping[str, Any]) -> dict[str, float]:
+    null = np.array(dependence["null"])
     return {
-        "hsic": found["hsic"],
+        "hsic": dependence["hsic"],
         "null_mean": float(null.mean()),
         "null_95": float(np.quantile(null, 0.95)),
-        "p_value": float((1 + (null >= found["hsic"]).sum()) / (1 + len(null))),
-        "alignment": found["alignment"],
+        "p_value": float((1 + (null >= dependence["hsic"]).sum()) / (1 + len(null))),
+        "alignment": dependence["alignment"],
     }
 
 
-def _read_both(
+def _extract_both(
     network: DecouplingNetwork, panel: Panel, config: RunConfig, device: torch.device
-) -> tuple[Read, Read]:
+) -> tuple[ImageFeatures, ImageFeatures]:
     old, new = (
-        read_features(network, outfit.pixels, config, device) for outfit in (panel.old, panel.new)
+        extract_features(network, outfit.pixels, config, device)
+        for outfit in (panel.old, panel.new)
     )
     return old, new
 
 
-def _network_before(config: RunConfig) -> DecouplingNetwork:
-    """The network as the run's seed makes it, before any training."""
+def _untrained_network(config: RunConfig) -> DecouplingNetwork:
+    """Network with the initial weights of the run's seed."""
     learner = build_learner(config, LocalGroup()).eval()
     assert isinstance(learner, Method)
     return learner.network

@@ -1,4 +1,4 @@
-"""Probes, gate and features drawn. Figures are objects; no pyplot, no display."""
+"""Plots of a disentanglement measurement: probes, gate, features and example images."""
 
 from __future__ import annotations
 
@@ -10,155 +10,145 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 from sklearn.manifold import TSNE
 
 from runner.analysis.disentanglement.features import CLOTHING, IDENTITY, PATCHES, unit
-from runner.analysis.disentanglement.measure import Measured
-from runner.analysis.drawn_attributes import GROUPS
-from runner.plotting.style import BLUE, COLOURS, INK, RULE, SOFT, VERMILION, new_figure
-from tasks.synthetic.people import COLOURS as CLOTH
+from runner.analysis.disentanglement.measure import Measurement
+from runner.analysis.synthetic_attributes import GROUPS
+from runner.plotting.style import (
+    BLUE,
+    DASHED,
+    GRID,
+    MUTED,
+    TEXT,
+    VERMILION,
+    axes_title,
+    figure_legend,
+    legend_marker,
+    new_figure,
+    save_figure,
+    series_colour,
+    series_marker,
+    style_axes,
+    style_spines,
+)
+from tasks.synthetic.people import COLOURS as GARMENT_COLOURS
 
 _NUM_SHOWN = 12
-_MARKERS = "os"
-# Colour, marker, and how far above the line, so that their spreads can be told apart.
+# Colour, marker, and vertical offset that keeps error bars from overlapping.
 _DOTS = {
     IDENTITY: (BLUE, "o", 0.22),
     CLOTHING: (VERMILION, "s", 0.0),
-    PATCHES: (SOFT, "D", -0.22),
+    PATCHES: (MUTED, "D", -0.22),
 }
 
 
-def write_figures(measured: Measured) -> list[Path]:
-    """Draws the pictures of one run into its folder, each whole or not at all."""
-    results = measured.results
+def write_figures(measurement: Measurement) -> list[Path]:
+    """Writes the plots of one run into its folder; returns their paths."""
+    results = measurement.results
     title = f"{results['run']}, {Path(results['checkpoint']).stem}"
-    drawings = {
-        "clothes": draw_clothes(measured, title),
-        "tsne": draw_features(measured, title),
+    figures = {
+        "clothes": draw_clothes(measurement, title),
+        "tsne": draw_features(measurement, title),
     }
     if results["probes"]["attributes"]:
-        drawings["probes"] = draw_probes(results, title)
-    if measured.after[0].gate is not None:
-        drawings["gate"] = draw_gate(measured, title)
-    written: list[Path] = []
-    for name, figure in drawings.items():
-        path = measured.run.storage.folder / f"disentangle-{name}.png"
-        temporary = path.with_name(f".{path.name}.partial")
-        figure.savefig(temporary, dpi=160, format="png")
-        temporary.replace(path)
-        written.append(path)
-    return written
+        figures["probes"] = draw_probes(results, title)
+    if measurement.after[0].gate is not None:
+        figures["gate"] = draw_gate(measurement, title)
+    folder = measurement.run.storage.folder
+    return [
+        save_figure(figure, folder / f"disentangle-{name}.png") for name, figure in figures.items()
+    ]
 
 
 def draw_probes(results: Mapping[str, Any], title: str) -> Figure:
-    """A panel per group, a line per attribute: what can be read from each feature, and chance."""
+    """Balanced accuracy of linear probes per attribute and feature; a panel per group."""
     probes = results["probes"]["attributes"]
     shown = {
-        group: asked
+        group: probed
         for group, names in GROUPS.items()
-        if (asked := [name for name in names if name in probes])
+        if (probed := [name for name in names if name in probes])
     }
     longest = max(len(names) for names in shown.values())
-    figure = new_figure(
-        (10.4, 1.7 + 0.46 * longest), "What a linear probe reads (balanced accuracy, %)", title
-    )
+    heading = "Accuracy of linear probes (balanced accuracy, %)"
+    figure = new_figure((10.4, 1.7 + 0.46 * longest), heading, title)
     panels = figure.subplots(1, len(shown), sharex=True, squeeze=False)[0]
     for axes, (group, names) in zip(panels, shown.items(), strict=True):
         for height, name in enumerate(names):
             _draw_attribute(axes, probes[name], height)
         axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
         axes.set_ylim(longest - 0.4, -0.6)
-        axes.set_title(f"{group} attributes", color=SOFT, fontsize=10, loc="left")
+        axes_title(axes, f"{group} attributes")
         axes.set_xlim(0, 104)
-        _plain(axes, "x")
+        style_axes(axes, "x", ("left", "bottom"))
     handles = [
-        Line2D(
-            [],
-            [],
-            linestyle="",
-            marker=marker,
-            color=colour,
-            markersize=6.5,
-            label=name,
-            markerfacecolor=_face(name),
-        )
+        legend_marker(name, colour, marker, markerfacecolor=_fill_colour(name))
         for name, (colour, marker, _) in _DOTS.items()
     ]
-    handles.append(
-        Line2D([], [], linestyle="", marker="|", color=INK, markersize=11, label="chance")
-    )
-    _legend(figure, handles)
+    handles.append(legend_marker("chance", TEXT, "|", markersize=11))
+    figure_legend(figure, handles, len(handles))
     return figure
 
 
-def _draw_attribute(axes: Axes, found: Mapping[str, Any], height: int) -> None:
-    chance = 100 * found["chance"]
-    axes.vlines(chance, height - 0.38, height + 0.38, color=INK, linewidth=1.6, zorder=2)
+def _draw_attribute(axes: Axes, probe: Mapping[str, Any], height: int) -> None:
+    chance = 100 * probe["chance"]
+    axes.vlines(chance, height - 0.38, height + 0.38, color=TEXT, linewidth=1.6, zorder=2)
     for name, (colour, marker, above) in _DOTS.items():
-        each = found["features"][name]
+        each = probe["features"][name]
         axes.errorbar(
             100 * each["balanced_accuracy"], height - above, xerr=100 * each["spread"],
             fmt=marker, color=colour, markersize=5.5, elinewidth=1.2, zorder=3,
-            markerfacecolor=_face(name),
+            markerfacecolor=_fill_colour(name),
         )  # fmt: skip
 
 
-def _face(name: str) -> str:
-    """What is entangled by its nature is hollow."""
+def _fill_colour(name: str) -> str:
+    """Markers of the patch features, which are not disentangled, are hollow."""
     return "white" if name == PATCHES else _DOTS[name][0]
 
 
-def draw_gate(measured: Measured, title: str) -> Figure:
-    """The gate's values over images and channels, and each channel's range, before and after."""
-    gates = [read[0].gate for read in (measured.before, measured.after)]
+def draw_gate(measurement: Measurement, title: str) -> Figure:
+    """Histogram of gate values and range per channel, before and after training."""
+    gates = [features[0].gate for features in (measurement.before, measurement.after)]
     assert gates[0] is not None
     assert gates[1] is not None
     before, after = (gate.numpy() for gate in gates if gate is not None)
-    figure = new_figure(
-        (10.4, 3.9), "The gate g: 1 gives a channel to identity, 0 to clothing", title
-    )
+    heading = "Gate g: 1 assigns a channel to identity, 0 to clothing"
+    figure = new_figure((10.4, 3.9), heading, title)
     values, channels = figure.subplots(1, 2)
     bins = np.linspace(0, 1, 41).tolist()
     share = np.full(after.size, 100 / after.size)
     values.hist(after.ravel(), bins, weights=share, color=BLUE, label="trained")
     values.hist(
-        before.ravel(), bins, weights=share, histtype="step", color=INK, linewidth=1.4,
+        before.ravel(), bins, weights=share, histtype="step", color=TEXT, linewidth=1.4,
         label="before training",
     )  # fmt: skip
-    values.axvline(float(after.mean()), color=VERMILION, linewidth=1.4, linestyle=(0, (4, 3)))
-    values.set_title(
-        f"all images and channels; dashed: mean {after.mean():.2f}", color=SOFT, fontsize=10,
-        loc="left",
-    )  # fmt: skip
+    values.axvline(float(after.mean()), color=VERMILION, linewidth=1.4, linestyle=DASHED)
+    axes_title(values, f"all images and channels; dashed: mean {after.mean():.2f}")
     values.set_xlim(0, 1)
     values.yaxis.set_major_formatter(PercentFormatter(decimals=0))
-    values.set_xlabel("g", color=SOFT)
-    values.legend(frameon=False, labelcolor=INK, fontsize=9)
-    _plain(values, "y")
+    values.legend(frameon=False, labelcolor=TEXT, fontsize=9)
+    style_axes(values, "y", ("left", "bottom"), x_label="g")
     order = after.mean(0).argsort()
-    places = np.arange(len(order))
+    indices = np.arange(len(order))
     low, high = np.quantile(after[:, order], (0.1, 0.9), axis=0)
-    channels.fill_between(places, low, high, color=BLUE, alpha=0.25, linewidth=0)
-    channels.plot(places, after.mean(0)[order], color=BLUE, linewidth=2)
-    channels.plot(places, np.sort(before.mean(0)), color=INK, linewidth=1.4)
-    channels.set_title(
-        "channels by their mean; band: 80% of the images", color=SOFT, fontsize=10, loc="left"
-    )
+    channels.fill_between(indices, low, high, color=BLUE, alpha=0.25, linewidth=0)
+    channels.plot(indices, after.mean(0)[order], color=BLUE, linewidth=2)
+    channels.plot(indices, np.sort(before.mean(0)), color=TEXT, linewidth=1.4)
+    axes_title(channels, "channels sorted by mean; band: 80% of the images")
     channels.set(ylim=(0, 1), xlim=(0, len(order) - 1))
-    channels.set_xlabel("channel", color=SOFT)
-    channels.set_ylabel("g", color=SOFT)
-    _plain(channels, "y")
+    style_axes(channels, "y", ("left", "bottom"), x_label="channel", y_label="g")
     return figure
 
 
-def draw_features(measured: Measured, title: str) -> Figure:
+def draw_features(measurement: Measurement, title: str) -> Figure:
     """t-SNE of both gated features of a few people, before and after training.
 
-    Left pair coloured by person, right pair by the upper garment; hollow marks are other clothes.
+    The left two columns are coloured by person, the right two by colour of the upper garment.
+    Hollow markers are other clothes.
     """
-    panel = measured.panel
+    panel = measurement.panel
     shown = np.flatnonzero(panel.positions < _NUM_SHOWN)
     people = np.concatenate([panel.positions[shown]] * 2)
     is_new = np.repeat([False, True], len(shown))
@@ -168,69 +158,67 @@ def draw_features(measured: Measured, title: str) -> Figure:
     ]
     figure = new_figure(
         (13.2, 7.4),
-        "t-SNE of the gated features: one map each, coloured by person and by upper garment",
-        f"{title}; {_NUM_SHOWN} people of {panel.domain} who were never trained on, "
-        "filled marks: old clothes, hollow marks: other clothes",
+        "t-SNE of the gated features, coloured by person and by upper garment",
+        f"{title}; {_NUM_SHOWN} people of {panel.domain} not used for training, "
+        "filled markers: old clothes, hollow markers: other clothes",
     )
     grid = figure.subplots(2, 4, squeeze=False)
-    for row, (when, reads) in enumerate(
-        (("before training", measured.before), ("trained", measured.after))
+    for row, (when, features) in enumerate(
+        (("before training", measurement.before), ("trained", measurement.after))
     ):
         for column, name in enumerate((IDENTITY, CLOTHING)):
-            rows = torch.cat([unit(read.rows[name])[torch.from_numpy(shown)] for read in reads])
-            places = _map(rows.numpy(), measured.results["settings"]["seed"])
-            _scatter(grid[row][column], places, people, is_new)
-            _scatter_worn(grid[row][2 + column], places, worn)
+            rows = torch.cat([unit(each.rows[name])[torch.from_numpy(shown)] for each in features])
+            points = _tsne(rows.numpy(), measurement.results["settings"]["seed"])
+            _scatter_people(grid[row][column], points, people, is_new)
+            _scatter_garments(grid[row][2 + column], points, worn)
             for axes in (grid[row][column], grid[row][2 + column]):
-                axes.set_title(f"{name}, {when}", color=SOFT, fontsize=10, loc="left")
+                axes_title(axes, f"{name}, {when}")
     grid[0][0].annotate(
-        "by person", (0, 1.13), xycoords="axes fraction", color=INK, weight="bold", fontsize=10.5
+        "by person", (0, 1.13), xycoords="axes fraction", color=TEXT, weight="bold", fontsize=10.5
     )
     grid[0][2].annotate(
-        "by colour of the upper garment", (0, 1.13), xycoords="axes fraction", color=INK,
+        "by colour of the upper garment", (0, 1.13), xycoords="axes fraction", color=TEXT,
         weight="bold", fontsize=10.5,
     )  # fmt: skip
     handles = [
-        Line2D([], [], linestyle="", marker="o", color=_cloth(name), markersize=7, label=name,
-               markeredgecolor=SOFT, markeredgewidth=0.6)
+        legend_marker(name, _garment_colour(name), markeredgecolor=MUTED, markeredgewidth=0.6)
         for name in sorted(set(worn))
-    ]  # fmt: skip
-    _legend(figure, handles)
+    ]
+    figure_legend(figure, handles, min(len(handles), 14))
     return figure
 
 
-def _map(rows: np.ndarray, seed: int) -> np.ndarray:
+def _tsne(rows: np.ndarray, seed: int) -> np.ndarray:
     perplexity = min(25.0, (len(rows) - 1) / 3)
     return TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(rows)
 
 
-def _scatter(axes: Axes, places: np.ndarray, people: np.ndarray, is_new: np.ndarray) -> None:
+def _scatter_people(axes: Axes, points: np.ndarray, people: np.ndarray, is_new: np.ndarray) -> None:
     for person in np.unique(people):
-        colour = COLOURS[person % len(COLOURS)]
-        marker = _MARKERS[person // len(COLOURS) % len(_MARKERS)]
+        colour, marker = series_colour(person), series_marker(person)
         for new in (False, True):
             chosen = (people == person) & (is_new == new)
             axes.scatter(
-                *places[chosen].T, s=26, marker=marker, linewidths=1.3, edgecolors=colour,
+                *points[chosen].T, s=26, marker=marker, linewidths=1.3, edgecolors=colour,
                 facecolors="none" if new else colour, clip_on=False,
             )  # fmt: skip
-    _bare(axes)
+    _hide_ticks(axes)
 
 
-def _scatter_worn(axes: Axes, places: np.ndarray, worn: Sequence[str]) -> None:
-    # White and beige need an edge to be seen on white paper.
-    colours = [_cloth(name) for name in worn]
-    axes.scatter(*places.T, s=26, c=colours, edgecolors=SOFT, linewidths=0.6, clip_on=False)
-    _bare(axes)
+def _scatter_garments(axes: Axes, points: np.ndarray, worn: Sequence[str]) -> None:
+    # White and beige markers need an edge to be visible on the background.
+    colours = [_garment_colour(name) for name in worn]
+    axes.scatter(*points.T, s=26, c=colours, edgecolors=MUTED, linewidths=0.6, clip_on=False)
+    _hide_ticks(axes)
 
 
-def _cloth(name: str) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*CLOTH[name])
+def _garment_colour(name: str) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*GARMENT_COLOURS[name])
 
 
-def draw_clothes(measured: Measured, title: str) -> Figure:
-    """A few people in old and in other clothes: what is searched for what."""
-    panel = measured.panel
+def draw_clothes(measurement: Measurement, title: str) -> Figure:
+    """Example images: a few people in old clothes and in other clothes."""
+    panel = measurement.panel
     of_camera = [
         int(np.flatnonzero((panel.positions == person) & panel.is_query)[person % 2])
         for person in range(_NUM_SHOWN)
@@ -242,28 +230,13 @@ def draw_clothes(measured: Measured, title: str) -> Figure:
     ):
         for axes, index in zip(axes_row, of_camera, strict=True):
             axes.imshow(outfit.pixels[index])
-            _bare(axes)
-            axes.spines[:].set_visible(False)
-        axes_row[0].set_ylabel(name, color=SOFT)
+            _hide_ticks(axes)
+            style_spines(axes)
+        axes_row[0].set_ylabel(name, color=MUTED)
     return figure
 
 
-def _legend(figure: Figure, handles: Sequence[Line2D]) -> None:
-    figure.legend(
-        handles=list(handles), loc="outside lower left", ncols=min(len(handles), 14),
-        frameon=False, labelcolor=INK, fontsize=9, handletextpad=0.2, columnspacing=1.2,
-    )  # fmt: skip
-
-
-def _plain(axes: Axes, lines: str) -> None:
-    axes.grid(axis="x" if lines == "x" else "y", color=RULE, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(SOFT)
-    axes.tick_params(length=0, labelcolor=INK)
-
-
-def _bare(axes: Axes) -> None:
+def _hide_ticks(axes: Axes) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.spines[:].set_color(RULE)
+    axes.spines[:].set_color(GRID)

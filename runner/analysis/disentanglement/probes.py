@@ -1,4 +1,4 @@
-"""Linear probes: what can be read from a feature, on people that the probe has never seen."""
+"""Linear probes: how well an attribute is predicted from a feature, on held-out people."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from runner.analysis.drawn_attributes import Ints, Question
+from runner.analysis.synthetic_attributes import Ints, ProbeTask
 
 Floats = npt.NDArray[np.floating]
 
@@ -20,26 +20,26 @@ _INVERSE_REGULARISATION = 0.1
 _MAX_ITERATIONS = 300
 
 
-def probe(features: Floats, image_people: Ints, question: Question) -> list[float]:
-    """Balanced accuracy of a linear classifier in each fold, fitted on the people of the others.
+def probe(features: Floats, image_people: Ints, task: ProbeTask) -> list[float]:
+    """Balanced accuracy of a linear classifier in each fold, fitted on the other folds.
 
-    Standardised features, L2-regularised logistic regression, classes weighted by their
-    frequency. The scale of a feature does not count, and neither does how often a word occurs.
+    The classifier is L2-regularised logistic regression on standardised features with balanced
+    class weights. The result does not depend on the scale of a feature or on class frequencies.
 
     Args:
-        features: [N, D], one row an image.
+        features: [N, D], one row per image.
         image_people: [N] position of the person in each image.
-        question: the attribute.
+        task: attribute to predict.
 
     Returns:
-        A share in [0, 1] for each fold; `question.chance` is what no knowledge gives.
+        Balanced accuracy in [0, 1] per fold; `task.chance` is the accuracy without features.
     """
-    num_people = 1 + max(int(image_people.max()), int(question.people.max()))
-    answer_of, fold_of = np.full(num_people, -1), np.full(num_people, -1)  # -1: does not count
-    answer_of[question.people], fold_of[question.people] = question.answers, question.folds
-    answers, folds = answer_of[image_people], fold_of[image_people]
+    num_people = 1 + max(int(image_people.max()), int(task.people.max()))
+    label_of, fold_of = np.full(num_people, -1), np.full(num_people, -1)  # -1: not used
+    label_of[task.people], fold_of[task.people] = task.labels, task.folds
+    labels, folds = label_of[image_people], fold_of[image_people]
     scores: list[float] = []
-    for fold in range(int(question.folds.max()) + 1):
+    for fold in range(int(task.folds.max()) + 1):
         fitted, tested = (folds >= 0) & (folds != fold), folds == fold
         model = make_pipeline(
             StandardScaler(),
@@ -48,9 +48,9 @@ def probe(features: Floats, image_people: Ints, question: Question) -> list[floa
             ),
         )
         with warnings.catch_warnings():
-            # A probe that stops early is a probe all the same, and every feature has as long.
+            # A probe without convergence is valid: all features have the same limit of iterations.
             warnings.simplefilter("ignore", ConvergenceWarning)
-            model.fit(features[fitted], answers[fitted])
-        found = model.predict(features[tested])
-        scores.append(float(balanced_accuracy_score(answers[tested], found)))
+            model.fit(features[fitted], labels[fitted])
+        predicted = model.predict(features[tested])
+        scores.append(float(balanced_accuracy_score(labels[tested], predicted)))
     return scores

@@ -1,4 +1,4 @@
-"""The same search with and without a change of clothes between query and gallery."""
+"""Retrieval with and without a change of clothes between query and gallery."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from runner.analysis.disentanglement.features import unit
-from runner.analysis.drawn_attributes import Ints
+from runner.analysis.synthetic_attributes import Ints
 from tasks.retrieval.random_baseline import chance_scores
 from tasks.retrieval.ranking import evaluate_ranking
 from tasks.schema import Record, Split
 
 SHOWN = ("R1", "mAP")
 TRUTH = MappingProxyType({"identity": "true identity", "clothing": "true clothing"})
-"""Features made of the truth, by group: what can be reached, and what clothes alone are worth."""
+"""Names of the ground-truth features by group: upper bound, and value of clothes alone."""
 
 
 def search(
@@ -27,31 +27,31 @@ def search(
     camera_ids: Ints,
     is_query: np.ndarray,
 ) -> dict[str, dict[str, float]]:
-    """R1 and mAP in percent by feature, cosine, image against image; "chance" beside them.
+    """R1 and mAP in percent of image retrieval by cosine similarity, per feature and for "chance".
 
-    The first image of each person by each camera is a query, all others are the gallery; what the
-    query's camera took of its person is left out (Market-1501 protocol).
+    The first image of each person by each camera is a query, all others are the gallery. Gallery
+    images of the query's person by the query's camera are ignored (Market-1501 protocol).
 
     Args:
-        queries: [N, D] by feature, of which the rows of queries count.
-        gallery: [N, D] by feature, of which all other rows count; the same images in the same
-            order, in these clothes or in others.
-        person_ids: [N].
-        camera_ids: [N].
+        queries: [N, D] per feature; only the rows of queries are used.
+        gallery: [N, D] per feature; only the other rows are used. The images are the same and in
+            the same order, in the same or in other clothes.
+        person_ids: [N] person of each image.
+        camera_ids: [N] camera of each image.
         is_query: [N] bool.
     """
-    asked, searched = (torch.from_numpy(rows) for rows in (is_query, ~is_query))
+    query_rows, gallery_rows = (torch.from_numpy(rows) for rows in (is_query, ~is_query))
     people = person_ids[is_query], person_ids[~is_query]
     cameras = camera_ids[is_query], camera_ids[~is_query]
-    found: dict[str, dict[str, float]] = {}
+    results: dict[str, dict[str, float]] = {}
     for name, rows in queries.items():
         scores = evaluate_ranking(
-            unit(rows[asked]), unit(gallery[name][searched]), *people, *cameras
+            unit(rows[query_rows]), unit(gallery[name][gallery_rows]), *people, *cameras
         ).percent()
-        found[name] = {metric: scores[metric] for metric in SHOWN}
-    query, searchable = (_records(*each) for each in zip(people, cameras, strict=True))
-    chance = chance_scores(Split(query, searchable))
-    return found | {"chance": {"R1": 100 * chance.R1, "mAP": 100 * chance.mAP}}
+        results[name] = {metric: scores[metric] for metric in SHOWN}
+    query_records, gallery_records = (_records(*each) for each in zip(people, cameras, strict=True))
+    chance = chance_scores(Split(query_records, gallery_records))
+    return results | {"chance": {"R1": 100 * chance.R1, "mAP": 100 * chance.mAP}}
 
 
 def _records(person_ids: Ints, camera_ids: Ints) -> tuple[Record, ...]:

@@ -1,4 +1,4 @@
-"""What was measured, as tables for the terminal."""
+"""Tables of a disentanglement measurement for the terminal."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from runner.analysis.disentanglement.comparison import CHANCE, Line, Side, lines
+from runner.analysis.disentanglement.comparison import CHANCE, Line, MeasuredGroup, lines
 from runner.analysis.disentanglement.features import PROBED, RANKED
 from runner.analysis.disentanglement.retrieval import SHOWN, TRUTH
-from runner.analysis.drawn_attributes import GROUPS
+from runner.analysis.synthetic_attributes import GROUPS
 from runner.results.finished_runs import Estimate
 
 _MISSING = "·"
 
 
 def show(console: Console, results: Mapping[str, Any]) -> None:
-    """One run."""
+    """Prints the tables and remarks of one run."""
     for table in (probes_table(results), dependence_table(results), retrieval_table(results)):
         console.print(table)
     for sentence in remarks(results):
@@ -28,7 +28,7 @@ def show(console: Console, results: Mapping[str, Any]) -> None:
 
 
 def probes_table(results: Mapping[str, Any]) -> Table:
-    """Balanced accuracy of each attribute from each feature, groups first."""
+    """Balanced accuracy per attribute and feature; the mean of a group comes first."""
     table = _table("Linear probes: balanced accuracy (%)")
     table.add_column("attribute", no_wrap=True)
     table.add_column("chance", justify="right", style="dim", no_wrap=True)
@@ -45,40 +45,40 @@ def probes_table(results: Mapping[str, Any]) -> Table:
         for name in names:
             if name in probes["attributes"]:
                 cells = _probe_cells(probes["attributes"][name])
-                table.add_row(f"  {_said(name)}", *cells)
+                table.add_row(f"  {_label(name)}", *cells)
         table.add_section()
     return table
 
 
 def dependence_table(results: Mapping[str, Any]) -> Table:
-    """HSIC with the null beside it."""
+    """HSIC of pairs of features, and its null distribution."""
     table = _table("Dependence of the two features of an image: HSIC (1e-3)")
     table.add_column("features", no_wrap=True)
     for heading in ("kernel", "HSIC", "null", "null 95%", "p", "CKA"):
         justify = "left" if heading == "kernel" else "right"
         table.add_column(heading, justify=justify, no_wrap=True)
     for pair, kernels in results["dependence"].items():
-        for kernel, found in kernels.items():
-            values = [f"{1e3 * found[name]:.3f}" for name in ("hsic", "null_mean", "null_95")]
-            last = f"{found['p_value']:.3f}", f"{found['alignment']:.3f}"
+        for kernel, each in kernels.items():
+            values = [f"{1e3 * each[name]:.3f}" for name in ("hsic", "null_mean", "null_95")]
+            last = f"{each['p_value']:.3f}", f"{each['alignment']:.3f}"
             table.add_row(pair, kernel, *values, *last)
     return table
 
 
 def retrieval_table(results: Mapping[str, Any]) -> Table:
-    """The same search in the same and in other clothes."""
+    """Retrieval scores with the same clothes and with other clothes."""
     table = _table("Image search, queries in old clothes (%)")
     table.add_column("by", no_wrap=True)
     for heading in ("gallery in\nsame clothes", "gallery in\nother clothes"):
         for metric in SHOWN:
             shown = heading if metric == SHOWN[0] else "\n"
             table.add_column(f"{shown}\n{metric}", justify="right")
-    found = results["retrieval"]
+    scores = results["retrieval"]
     for name in (*RANKED, *TRUTH.values(), "chance"):
-        if name not in found["same_clothes"]:
+        if name not in scores["same_clothes"]:
             continue
         cells = [
-            f"{found[kind][name][metric]:.1f}"
+            f"{scores[kind][name][metric]:.1f}"
             for kind in ("same_clothes", "other_clothes")
             for metric in SHOWN
         ]
@@ -87,54 +87,55 @@ def retrieval_table(results: Mapping[str, Any]) -> Table:
 
 
 def remarks(results: Mapping[str, Any]) -> list[str]:
-    """What a reader must know of the numbers."""
+    """Notes on how to read the numbers."""
     settings, domains = results["settings"], results["domains"]
     over = f"{len(domains)} domains, mean" if len(domains) > 1 else domains[0]
-    said = [
-        f"{settings['people']} people who were never trained on, of {over}; checkpoint "
+    notes = [
+        f"{settings['people']} people not used for training, of {over}; checkpoint "
         f"{results['checkpoint']}; {PROBED[-1]}: mean of the image tower's patches.",
         "null: HSIC with the clothing features of other people, mean and 95% quantile; CKA: HSIC "
         "as a share of its largest, 0 to 1.",
-        "true identity, true clothing: search by the words that are known to be true.",
+        "true identity, true clothing: retrieval by ground-truth attributes.",
     ]
     if gate := results.get("gate"):
-        said.append(
-            f"The gate gives {100 * gate['mean']:.1f}% to identity; {100 * gate['below_0.1']:.1f}% "
-            f"of its values are below 0.1, {100 * gate['above_0.9']:.1f}% above 0.9."
+        notes.append(
+            f"The gate assigns {100 * gate['mean']:.1f}% to identity; "
+            f"{100 * gate['below_0.1']:.1f}% of its values are below 0.1, "
+            f"{100 * gate['above_0.9']:.1f}% above 0.9."
         )
-    said += [f"Note: {note}." for note in results["notes"]]
+    notes += [f"Note: {note}." for note in results["notes"]]
     for name in domains:
         of_domain = results["by_domain"][name].get("left_out", {})
         if of_domain:
-            words = "; ".join(f"{_said(each)} ({why})" for each, why in of_domain.items())
-            said.append(f"Not probed in {name}: {words}.")
-    return said
+            reasons = "; ".join(f"{_label(each)} ({why})" for each, why in of_domain.items())
+            notes.append(f"Not probed in {name}: {reasons}.")
+    return notes
 
 
-def comparison_table(sides: Sequence[Side]) -> Table:
-    """A column for each group of runs, a row for each number."""
+def comparison_table(groups: Sequence[MeasuredGroup]) -> Table:
+    """One column per group of runs, one row per quantity."""
     table = _table("Disentanglement, measured")
     table.add_column("", no_wrap=True)
-    for side in sides:
-        num = len(side.group.members)
-        seeds = f"{num} seeds" if num > 1 else f"seed {side.group.first.config.seed}"
-        table.add_column(f"{side.group.label}\n{seeds}", justify="right", no_wrap=True)
+    for group in groups:
+        num = len(group.group.members)
+        seeds = f"{num} seeds" if num > 1 else f"seed {group.group.first.config.seed}"
+        table.add_column(f"{group.group.label}\n{seeds}", justify="right", no_wrap=True)
     section = ""
-    for line in lines(sides):
+    for line in lines(groups):
         if line.section != section:
             table.add_section()
             table.add_row(Text(line.section, style="bold"))
             section = line.section
-        cells = [_cell(side.number(line), line) for side in sides]
+        cells = [_cell(group.estimate(line), line) for group in groups]
         table.add_row(f"  {line.name}", *cells, style="dim" if line.name == CHANCE else "")
     return table
 
 
-def names_of(sides: Sequence[Side]) -> list[str]:
-    """What the letters of the columns stand for."""
+def names_of(groups: Sequence[MeasuredGroup]) -> list[str]:
+    """Runs of each column label."""
     return [
-        f"{side.group.label}: {', '.join(member.folder.name for member in side.group.members)}"
-        for side in sides
+        f"{group.group.label}: {', '.join(member.folder.name for member in group.group.members)}"
+        for group in groups
     ]
 
 
@@ -145,18 +146,19 @@ def _table(title: str) -> Table:
     )  # fmt: skip
 
 
-def _probe_cells(found: Mapping[str, Any]) -> list[str]:
-    accuracies = [found["features"][name]["balanced_accuracy"] for name in PROBED]
-    return [f"{100 * value:.1f}" for value in (found["chance"], *accuracies)]
+def _probe_cells(probe: Mapping[str, Any]) -> list[str]:
+    accuracies = [probe["features"][name]["balanced_accuracy"] for name in PROBED]
+    return [f"{100 * value:.1f}" for value in (probe["chance"], *accuracies)]
 
 
-def _cell(found: Estimate | None, line: Line) -> str:
-    if found is None:
+def _cell(estimated: Estimate | None, line: Line) -> str:
+    if estimated is None:
         return _MISSING
-    spread = found.deviation
-    deviation = "" if spread is None else f" ±{line.scale * spread:.{line.decimals}f}"
-    return f"{line.scale * found.mean:.{line.decimals}f}{deviation}"
+    deviation = ""
+    if estimated.deviation is not None:
+        deviation = f" ±{line.scale * estimated.deviation:.{line.decimals}f}"
+    return f"{line.scale * estimated.mean:.{line.decimals}f}{deviation}"
 
 
-def _said(attribute: str) -> str:
+def _label(attribute: str) -> str:
     return attribute.replace("_", " ")

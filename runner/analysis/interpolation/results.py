@@ -1,4 +1,4 @@
-"""What the evaluations of mixtures say: averages, the choice, and a check of the end points."""
+"""Results of an interpolation: averages, the chosen coefficient, a check of the end points."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from runner.tracking.event_log import Event, as_number
 from tasks.retrieval.metrics import METRICS
 
 CHOSEN_BY = (
-    "mean mAP over the domains learned so far, on validation identities alone; the test "
-    "identities had no say"
+    "mean mAP over the domains learned so far, on validation identities alone; test identities "
+    "are not used"
 )
 SPLITS = ("test", "validation")
 _SHOWN = ("mAP", "R1")
 
 Scores = Mapping[str, Mapping[str, float]]
-"""Percent by domain and metric; NaN where no query has a match."""
+"""Percent by domain and metric; NaN if no query has a match."""
 
 
 @dataclass(frozen=True)
-class Mixture:
-    """One finished evaluation.
+class AlphaScores:
+    """Scores of the interpolated model of one step and coefficient.
 
     Attributes:
-        step: t, whose weights are the new ones.
-        domain: what step t learned.
-        alpha: share of the new weights.
+        step: step t, whose checkpoint holds the new weights.
+        domain: domain learned in step t.
+        alpha: coefficient of the new weights.
         device: "cpu" or "cuda".
-        scores: in percent by split ("test", "validation"), domain and metric.
-        num_valid_queries: queries that had a match, by split and domain.
-        num_unreadable_test_images: by domain, where there are any.
-        num_images: embedded images.
-        seconds: decoding, embedding and ranking together.
-        git_revision: the code that evaluated.
+        scores: percent by split ("test", "validation"), domain and metric.
+        num_valid_queries: queries with a match, by split and domain.
+        num_unreadable_test_images: by domain; domains without any are omitted.
+        num_images: number of embedded images.
+        seconds: time for decoding, embedding and ranking.
+        git_revision: revision of the code that evaluated.
     """
 
     step: int
@@ -50,12 +50,12 @@ class Mixture:
     git_revision: str | None
 
     def fields(self) -> dict[str, Any]:
-        """Plain values, as a line of evaluations.jsonl holds them."""
+        """JSON values of a line in evaluations.jsonl."""
         return asdict(self)
 
 
-def mixture_of_event(event: Event) -> Mixture:
-    """A line of evaluations.jsonl read back; numbers that JSON lacks come as text there."""
+def scores_of_event(event: Event) -> AlphaScores:
+    """Converts a line of evaluations.jsonl, in which NaN is stored as text."""
     fields = {name: value for name, value in event.items() if name not in ("time", "event")}
     scores = {
         split: {
@@ -64,19 +64,20 @@ def mixture_of_event(event: Event) -> Mixture:
         }
         for split, domains in fields.pop("scores").items()
     }
-    return Mixture(scores=scores, **fields)
+    return AlphaScores(scores=scores, **fields)
 
 
 def averages(scores: Scores, learned: Sequence[str], unseen: Sequence[str]) -> dict[str, Any]:
-    """Means over domains: seen, old, new, unseen; each in mAP and R1, in percent.
+    """Mean mAP and R1 over the seen, old, new and unseen domains, in percent.
 
     Args:
-        scores: of one split.
-        learned: the domains learned by the step, its own last.
-        unseen: those of the benchmark; one without people in this split is left out.
+        scores: scores of one split.
+        learned: domains learned up to the step; the last one is new.
+        unseen: unseen domains of the benchmark; those without people in this split are ignored.
 
     Returns:
-        `<seen|old|new|unseen>_<mAP|R1>`; None where a domain has no score, or there is none.
+        Means by `<seen|old|new|unseen>_<mAP|R1>`; None if a domain has no score or there is no
+        domain.
     """
     groups = {
         "seen": learned,
@@ -92,13 +93,13 @@ def averages(scores: Scores, learned: Sequence[str], unseen: Sequence[str]) -> d
 
 
 def choose(validation_means: Mapping[float, float | None]) -> float | None:
-    """The share with the highest seen average on validation identities; of equals the largest.
+    """Chooses the coefficient with the highest seen average on validation identities.
 
     Args:
-        validation_means: that average by alpha.
+        validation_means: seen average by alpha.
 
     Returns:
-        None if one is missing: the choice would be among what happens to be there.
+        The largest of the best coefficients; None if any average is missing.
     """
     known = {alpha: mean for alpha, mean in validation_means.items() if mean is not None}
     if not known or len(known) < len(validation_means):
@@ -106,64 +107,64 @@ def choose(validation_means: Mapping[float, float | None]) -> float | None:
     return max(known, key=lambda alpha: (known[alpha], alpha))
 
 
-def summarise_mixtures(
-    steps: Sequence[Sequence[Mixture]],
+def summarise(
+    steps: Sequence[Sequence[AlphaScores]],
     seen: Sequence[str],
     unseen: Sequence[str],
     recorded: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """The part of results.json that the evaluations give.
+    """Summarises the evaluations for results.json.
 
     Args:
-        steps: the mixtures of each step, by ascending alpha, end points included.
-        seen: the lifelong order.
-        unseen: domains that are only tested.
-        recorded: the run's own results.json, if it was made under the same protocol.
+        steps: scores of each step, by ascending alpha, end points included.
+        seen: seen domains in lifelong order.
+        unseen: domains used only for testing.
+        recorded: results.json of the run, if it was made under the same protocol.
     """
     differences = [
-        _difference(mixture, recorded)
-        for mixtures in steps
-        for mixture in (mixtures[0], mixtures[-1])
+        _difference(end_point, recorded)
+        for evaluations in steps
+        for end_point in (evaluations[0], evaluations[-1])
         if recorded is not None
     ]
     return {
         "chosen_by": CHOSEN_BY,
         "largest_difference_from_record": max(differences, default=None),
-        "steps": [_summarise_step(mixtures, seen, unseen) for mixtures in steps],
+        "steps": [_summarise_step(evaluations, seen, unseen) for evaluations in steps],
     }
 
 
 def _summarise_step(
-    mixtures: Sequence[Mixture], seen: Sequence[str], unseen: Sequence[str]
+    evaluations: Sequence[AlphaScores], seen: Sequence[str], unseen: Sequence[str]
 ) -> dict[str, Any]:
-    learned = seen[: mixtures[0].step]
+    learned = seen[: evaluations[0].step]
     means = {
-        mixture.alpha: {split: averages(mixture.scores[split], learned, unseen) for split in SPLITS}
-        for mixture in mixtures
+        each.alpha: {split: averages(each.scores[split], learned, unseen) for split in SPLITS}
+        for each in evaluations
     }
-    validation = {alpha: each["validation"]["seen_mAP"] for alpha, each in means.items()}
+    validation = {alpha: mean["validation"]["seen_mAP"] for alpha, mean in means.items()}
     return {
-        "step": mixtures[0].step,
-        "domain": mixtures[0].domain,
+        "step": evaluations[0].step,
+        "domain": evaluations[0].domain,
         "chosen_alpha": choose(validation),
         "mixtures": [
             {
-                "alpha": mixture.alpha,
-                "averages": means[mixture.alpha],
-                "scores": _without_nan(mixture.scores),
-                "num_valid_queries": mixture.num_valid_queries,
-                "num_unreadable_test_images": mixture.num_unreadable_test_images,
-                "num_images": mixture.num_images,
-                "seconds": mixture.seconds,
-                "git_revision": mixture.git_revision,
+                "alpha": each.alpha,
+                "averages": means[each.alpha],
+                "scores": _without_nan(each.scores),
+                "num_valid_queries": each.num_valid_queries,
+                "num_unreadable_test_images": each.num_unreadable_test_images,
+                "num_images": each.num_images,
+                "seconds": each.seconds,
+                "git_revision": each.git_revision,
             }
-            for mixture in mixtures
+            for each in evaluations
         ],
     }
 
 
-def _difference(end_point: Mixture, recorded: Mapping[str, Any]) -> float:
-    """Largest distance in points of an end point from the run's own row for the same weights."""
+def _difference(end_point: AlphaScores, recorded: Mapping[str, Any]) -> float:
+    """Largest difference, in points, between an end point and the run's scores of its weights."""
     row = end_point.step if end_point.alpha == 1 else end_point.step - 1
     columns = [*recorded["domains"]["seen"], *recorded["domains"]["unseen"]]
     matrices = {"test": recorded["scores"], "validation": recorded["validation"]}

@@ -1,4 +1,4 @@
-"""People searched by part captions: the right captions against the right features, and refusals."""
+"""Retrieval by part captions: scores of matching features, and invalid runs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_config: MakeConfig) 
         return run_experiment(config)
 
 
-def test_features_that_hold_the_captions_find_their_people_and_others_do_not() -> None:
+def test_matching_features_retrieve_people_and_others_do_not() -> None:
     generator = torch.Generator().manual_seed(0)
     captions = torch.nn.functional.normalize(
         torch.randn(len(PARTS), PEOPLE, 16, generator=generator), dim=2
@@ -45,7 +45,7 @@ def test_features_that_hold_the_captions_find_their_people_and_others_do_not() -
     assert [row.index(max(row)) for row in scores.mAP] == [0, 1, 2, 3]
     assert scores.features[-1] == "f"
     assert 8 < scores.chance < 20
-    # A feature that says the same of everybody ranks by position: person p's images come at 3p + 1.
+    # A constant feature ranks by position: person p's images come at 3p + 1.
     firsts = [
         np.mean([(hit + 1) / (start + hit + 1) for hit in range(IMAGES)])
         for start in range(0, PEOPLE * IMAGES, IMAGES)
@@ -63,7 +63,7 @@ def test_features_of_other_people_score_near_chance() -> None:
     assert scores.own == pytest.approx(scores.chance, abs=4)
 
 
-def test_the_captions_are_behind_the_prompt_of_their_attribute(finished: RunResult) -> None:
+def test_captions_follow_the_prompt_of_their_attribute(finished: RunResult) -> None:
     run = load_run(str(finished.folder), "")
     assert isinstance(run.learner, Method)
     textual, text = run.learner.textual, run.learner.text
@@ -84,17 +84,17 @@ def test_command(
     shown = capsys.readouterr().out
     assert "people of plaza by captions" in shown
     assert "attribute head" in shown
-    kept = json.loads((finished.folder / FILE).read_text())
-    assert kept["num_people"] == 6
-    assert kept["domain"] == "plaza"
-    assert np.shape(kept["mAP"]) == (4, 5)
-    assert kept["own"] == pytest.approx(np.mean([kept["mAP"][k][k] for k in range(4)]))
+    stored = json.loads((finished.folder / FILE).read_text())
+    assert stored["num_people"] == 6
+    assert stored["domain"] == "plaza"
+    assert np.shape(stored["mAP"]) == (4, 5)
+    assert stored["own"] == pytest.approx(np.mean([stored["mAP"][k][k] for k in range(4)]))
     assert main(["attributes", str(finished.folder), "--people", "6", "--json"]) == 0
     again = json.loads(capsys.readouterr().out)[0]
-    assert {key: again[key] for key in kept} == kept
+    assert {key: again[key] for key in stored} == stored
 
 
-def test_refusals(
+def test_invalid_runs_and_options(
     finished: RunResult, capsys: pytest.CaptureFixture[str], tmp_path: Path, tiny_config: MakeConfig
 ) -> None:
     assert main(["attributes", str(finished.folder), "--people", "1"]) == 2

@@ -1,4 +1,4 @@
-"""A finished run scored again: on its own benchmark, and on others."""
+"""Evaluation of a finished run on its own and on other benchmarks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_config: MakeConfig) 
     return run_experiment(tiny_config(tmp_path_factory.mktemp("runs"), "vladr"))
 
 
-def test_the_own_benchmark_gives_the_last_row_again(finished: RunResult) -> None:
+def test_same_benchmark_reproduces_last_row(finished: RunResult) -> None:
     run = load_run(str(finished.folder), "runs")
     scored = score(run, settings_for(run, None, []))
     domains = [*finished.results["domains"]["seen"], *finished.results["domains"]["unseen"]]
@@ -51,7 +51,7 @@ def test_the_model_after_an_earlier_domain(finished: RunResult) -> None:
     row = finished.results["scores"]["mAP"][1]
     assert scored.results["scores"][second]["mAP"] == row[1]
     assert scored.results["checkpoint"] == f"after-01-{first}.safetensors"
-    with pytest.raises(ValueError, match=rf"expected one of {first}, {second}; got 'moon'"):
+    with pytest.raises(ValueError, match=rf"expected one of {first}, {second}, got 'moon'"):
         load_run(str(finished.folder), "runs", after="moon")
 
 
@@ -66,31 +66,33 @@ def test_reranking_is_in_the_lock_and_changes_the_numbers(finished: RunResult) -
     assert reranked.results["scores"] != plain.results["scores"]
 
 
-def test_what_was_trained_is_not_set_anew(finished: RunResult) -> None:
+def test_training_settings_cannot_be_overridden(finished: RunResult) -> None:
     run = load_run(str(finished.folder), "runs")
     with pytest.raises(ConfigError, match=r"only benchmark, evaluation can be set"):
         settings_for(run, None, ["backbone.image_height=96"])
 
 
-def test_another_benchmark_drops_the_old_one_s_order(finished: RunResult) -> None:
+def test_another_benchmark_resets_order(finished: RunResult) -> None:
     run = load_run(str(finished.folder), "runs")
     benchmark = settings_for(run, "lreid-1", ["benchmark.unseen=[viper]"]).benchmark
     assert (benchmark.name, benchmark.order, benchmark.unseen) == ("lreid-1", (), ("viper",))
     assert benchmark.root == run.config.benchmark.root
 
 
-def test_trained_people_are_never_tested_on(finished: RunResult) -> None:
+def test_training_people_are_rejected_for_testing(finished: RunResult) -> None:
     run = load_run(str(finished.folder), "runs")
     lock = run.lock
     domain = finished.results["domains"]["seen"][0]
     lock["domains"][domain]["identities"]["train"]["ids"].append(1001)
-    kept = run.storage.lock_file.read_text()
+    stored = run.storage.lock_file.read_text()
     run.storage.lock_file.write_text(json.dumps(lock))
     try:
-        with pytest.raises(ValueError, match=rf"trained on 1 of the test people of {domain}"):
+        with pytest.raises(
+            ValueError, match=rf"{domain}: expected test people not used in training, got 1"
+        ):
             score(run, settings_for(run, None, []))
     finally:
-        run.storage.lock_file.write_text(kept)
+        run.storage.lock_file.write_text(stored)
 
 
 def test_the_command(
@@ -107,14 +109,14 @@ def test_the_command(
     assert "found no run at" in capsys.readouterr().err
 
 
-def test_a_run_that_is_not_finished(finished: RunResult, tmp_path: Path) -> None:
+def test_unfinished_run(finished: RunResult, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text((finished.folder / "config.yaml").read_text())
-    with pytest.raises(ValueError, match=r"not finished; finish it"):
+    with pytest.raises(ValueError, match=r"not finished; repeat the command"):
         load_run(str(tmp_path), "runs")
 
 
 class Twin(Learner):
-    """Embeds an image as its mean colour, and a text as the colour that it spells."""
+    """Embeds an image as its mean colour, and a text as the colour it names."""
 
     embeds_texts = True
 

@@ -1,4 +1,4 @@
-"""Galleries of a finished run: indexed, searched, drawn."""
+"""Gallery index, search and contact sheet of a finished run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from runner.analysis.trained_run import TrainedRun, load_run
 from runner.config.run_config import RunConfig
 from runner.experiment import RunResult, run_experiment
 from runner.lifelong import main
-from runner.plotting.contact_sheet import Picture, draw_sheet
+from runner.plotting.contact_sheet import SheetCell, draw_sheet
 from tasks.schema import Record
 from tests.tasks.datasets.miniatures.painting import paint
 
@@ -40,16 +40,16 @@ def run(finished: RunResult) -> TrainedRun:
     return load_run(str(finished.folder), "runs")
 
 
-def test_results_are_those_of_the_protocol(run: TrainedRun, tmp_path: Path) -> None:
+def test_results_match_protocol(run: TrainedRun, tmp_path: Path) -> None:
     benchmark = benchmark_to_test(run, settings_for(run, None, []))
     name = benchmark.domains[0].name
     images = gallery_of(benchmark, [name])
     index = build_index(run, images, tmp_path / "index")
     queries = queries_of(benchmark, [name], 3)
-    found = search(run, open_index(run, tmp_path / "index"), queries, 4, tmp_path / "index")
+    actual = search(run, open_index(run, tmp_path / "index"), queries, 4, tmp_path / "index")
     assert len(index) == len(images) == len(benchmark.domains[0].test.gallery)
-    assert len({each.query.name for each in found}) == 3
-    for each in found:
+    assert len({each.query.name for each in actual}) == 3
+    for each in actual:
         assert [hit.similarity for hit in each.hits] == sorted(
             (hit.similarity for hit in each.hits), reverse=True
         )
@@ -61,47 +61,47 @@ def test_results_are_those_of_the_protocol(run: TrainedRun, tmp_path: Path) -> N
             assert not (same and hit.entry.camera_id == record.camera_id)
 
 
-def test_a_whole_gallery_keeps_all_but_the_own_camera(run: TrainedRun, tmp_path: Path) -> None:
+def test_full_gallery_excludes_only_same_camera(run: TrainedRun, tmp_path: Path) -> None:
     benchmark = benchmark_to_test(run, settings_for(run, None, []))
     domain = benchmark.domains[0]
     index = build_index(run, gallery_of(benchmark, [domain.name]), tmp_path / "index")
-    (found,) = search(run, index, queries_of(benchmark, [domain.name], 1), 10_000, tmp_path / "x")
-    record = found.query.image
+    (actual,) = search(run, index, queries_of(benchmark, [domain.name], 1), 10_000, tmp_path / "x")
+    record = actual.query.image
     expected = {
         each.image_path
         for each in domain.test.gallery
         if (each.person_id, each.camera_id) != (record.person_id, record.camera_id)
     }
-    assert {hit.entry.image_path for hit in found.hits} == expected
+    assert {hit.entry.image_path for hit in actual.hits} == expected
 
 
-def test_an_index_of_another_model_is_refused(run: TrainedRun, tmp_path: Path) -> None:
+def test_index_of_another_model_is_rejected(run: TrainedRun, tmp_path: Path) -> None:
     benchmark = benchmark_to_test(run, settings_for(run, None, []))
     build_index(run, gallery_of(benchmark, []), tmp_path / "index")
     first = benchmark.domains[0].name
     earlier = load_run(str(run.storage.folder), "runs", after=first)
-    with pytest.raises(ValueError, match="Build the index again"):
+    with pytest.raises(ValueError, match="build the index again"):
         open_index(earlier, tmp_path / "index")
-    with pytest.raises(FileNotFoundError, match=r"no index at .*lifelong\.py index"):
+    with pytest.raises(FileNotFoundError, match=r"expected an index at .*lifelong\.py index"):
         open_index(run, tmp_path / "nowhere")
 
 
-def test_texts_need_a_learner_that_embeds_them(run: TrainedRun, tmp_path: Path) -> None:
+def test_text_queries_require_text_learner(run: TrainedRun, tmp_path: Path) -> None:
     paint(tmp_path / "images" / "1.png", 1)
     index = build_index(run, images_below(tmp_path / "images"), tmp_path / "index")
-    with pytest.raises(ValueError, match="finetune embeds no texts"):
+    with pytest.raises(ValueError, match="got finetune, which cannot embed texts"):
         search(run, index, [Query(None, "a red coat")], 1, tmp_path / "index")
 
     run.learner.embeds_texts = True
     run.learner.embed_texts = lambda texts: torch.ones(len(texts), index.width)
     try:
         images = [Query(Record(str(tmp_path / "images" / "1.png"), -1, -1))]
-        found = search(run, index, [Query(None, "a red coat"), *images], 3, tmp_path / "index")
+        actual = search(run, index, [Query(None, "a red coat"), *images], 3, tmp_path / "index")
     finally:
         del run.learner.embeds_texts, run.learner.embed_texts
-    assert [each.query.name for each in found] == ["a red coat", "1.png"]
-    assert found[1].hits[0].similarity == pytest.approx(1.0, abs=1e-5)
-    assert found[0].hits[0].similarity < 0.99
+    assert [each.query.name for each in actual] == ["a red coat", "1.png"]
+    assert actual[1].hits[0].similarity == pytest.approx(1.0, abs=1e-5)
+    assert actual[0].hits[0].similarity < 0.99
 
 
 def test_the_commands_on_a_folder_of_images(
@@ -153,10 +153,10 @@ def test_bad_input(
     assert any(part in errors for part in message.split("|")), errors
 
 
-def test_long_lines_and_odd_shapes_fit_the_sheet(tmp_path: Path) -> None:
+def test_contact_sheet_truncates_lines_and_scales_images(tmp_path: Path) -> None:
     Image.new("L", (300, 20)).save(tmp_path / "wide.png")
-    wide = Picture(str(tmp_path / "wide.png"), ("x" * 200, "two", "three"), "other")
-    text = Picture(None, ("query",), "query", "a woman with a very long description " * 20)
+    wide = SheetCell(str(tmp_path / "wide.png"), ("x" * 200, "two", "three"), "other")
+    text = SheetCell(None, ("query",), "query", "a woman with a very long description " * 20)
     draw_sheet([[text, wide], [wide]], tmp_path / "out" / "sheet.png")
     with Image.open(tmp_path / "out" / "sheet.png") as sheet:
         assert sheet.size[0] < 400

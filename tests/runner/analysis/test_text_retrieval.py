@@ -1,4 +1,4 @@
-"""Search by text through the runner: queries read no image, the gallery its own descriptions."""
+"""Text retrieval in the runner: no query images are read, the gallery uses its descriptions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MakeConfig = Callable[..., RunConfig]
 def searched(
     tmp_path_factory: pytest.TempPathFactory, tiny_config: MakeConfig
 ) -> Iterator[tuple[Embedder, Benchmark, RunConfig]]:
-    """An untrained BDAM, and the drawn people it is to find."""
+    """An untrained BDAM learner and a synthetic gallery."""
     folder = tmp_path_factory.mktemp("text-search")
     config = tiny_config(folder, "bdam")
     benchmark = read_benchmark(config)
@@ -47,7 +47,7 @@ def with_test(domain: Domain, query: tuple[Record, ...], gallery: tuple[Record, 
     return replace(domain, test=replace(domain.test, query=query, gallery=gallery))
 
 
-def test_no_image_of_a_query_is_read_and_each_gallery_image_has_its_own_words(searched) -> None:
+def test_query_images_are_not_read_and_gallery_uses_its_descriptions(searched) -> None:
     domain = searched[1].seen[0]
     query, gallery = domain.test.query, domain.test.gallery
     wanted = scores(searched, domain)
@@ -61,7 +61,7 @@ def test_no_image_of_a_query_is_read_and_each_gallery_image_has_its_own_words(se
     assert scores(searched, with_test(domain, query, swapped)) != wanted
 
 
-def test_a_benchmark_without_descriptions_is_refused_before_work(
+def test_benchmark_without_descriptions_is_rejected_early(
     tmp_path: Path, tiny_config: MakeConfig
 ) -> None:
     with pytest.raises(ValueError, match="has none; write them by"):
@@ -69,7 +69,7 @@ def test_a_benchmark_without_descriptions_is_refused_before_work(
 
 
 @pytest.mark.slow
-def test_a_short_demo_finds_people_by_captions_alone(tmp_path: Path, people: Path) -> None:
+def test_short_demo_retrieves_people_by_captions(tmp_path: Path, people: Path) -> None:
     sizes = {"num_train_identities": 160, "num_test_identities": 50, "supersampling": 1}
     config = load_config(
         "demo-t2i",

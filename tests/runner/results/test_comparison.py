@@ -1,4 +1,4 @@
-"""Finished runs beside one another: what is grouped, what compares, what is said first."""
+"""Comparison of finished runs: groups, comparable scores, order of the output."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ Make = Callable[..., Path]
 
 
 @pytest.fixture(scope="module")
-def drawn_lock(tmp_path_factory: pytest.TempPathFactory) -> Lock:
+def synthetic_lock(tmp_path_factory: pytest.TempPathFactory) -> Lock:
     """The lock of a tiny synthetic benchmark."""
     root = str(tmp_path_factory.mktemp("people"))
     fields = {"root": root, "synthetic": TINY, "num_validation_identities": 2}
@@ -54,7 +54,7 @@ def drawn_lock(tmp_path_factory: pytest.TempPathFactory) -> Lock:
 
 
 def under(lock: Lock, benchmark: str, seen: tuple[str, ...], unseen: tuple[str, ...]) -> Lock:
-    """The lock as that of another benchmark, whose domains are the drawn ones by other names."""
+    """The lock of another benchmark, with the synthetic domains under other names."""
     names = {"benchmark": benchmark, "order": list(seen), "unseen": list(unseen)}
     models = {**dict.fromkeys(seen, "plaza"), **dict.fromkeys(unseen, "mall")}
     domains = {name: copy.deepcopy(lock["domains"][model]) for name, model in models.items()}
@@ -62,7 +62,7 @@ def under(lock: Lock, benchmark: str, seen: tuple[str, ...], unseen: tuple[str, 
 
 
 def by_index(shift: float) -> Callable[[int, int], float]:
-    """Scores that are easy to check: 60 + 2 a domain, a point lost in each step after learning."""
+    """Simple scores: 60 + 2 per domain, minus one point per step after learning."""
     return lambda step, index: 60 + 2 * index + shift - max(0, step - index - 1)
 
 
@@ -70,7 +70,7 @@ PLAIN = by_index(0)
 
 
 @pytest.fixture
-def make(tmp_path: Path, drawn_lock: Lock) -> Make:
+def make(tmp_path: Path, synthetic_lock: Lock) -> Make:
     """Writes the folder of a finished run under tmp_path and returns it."""
 
     def write(
@@ -81,9 +81,9 @@ def make(tmp_path: Path, drawn_lock: Lock) -> Make:
     ) -> Path:
         config = load_config("demo", [f"run.name={name}", *(overrides or DRAWN)])
         seen, unseen = seen_and_unseen(config.benchmark)
-        lock = under(drawn_lock, config.benchmark.name, seen, unseen)
+        lock = under(synthetic_lock, config.benchmark.name, seen, unseen)
         if config.benchmark.name == "synthetic":
-            lock["domains"] = copy.deepcopy(drawn_lock["domains"])
+            lock["domains"] = copy.deepcopy(synthetic_lock["domains"])
         change(lock)
         matrix = ResultMatrix(tuple(lock["order"]), tuple(lock["unseen"]))
         for step in range(matrix.num_steps + 1):
@@ -108,20 +108,20 @@ def make(tmp_path: Path, drawn_lock: Lock) -> Make:
     return write
 
 
-def compared(*folders: Path, published: bool = False, every_unseen: bool = False) -> Comparison:
+def compare(*folders: Path, published: bool = False, every_unseen: bool = False) -> Comparison:
     runs = [read_finished(str(folder)) for folder in folders]
     literature = load_published() if published else NOTHING
     return compare_runs(runs, literature, every_unseen=every_unseen)
 
 
 def shown(comparison: Comparison, metric: str = "both", width: int = 100, **console: Any) -> str:
-    screen = Console(file=io.StringIO(), width=width, **console)
-    show_comparison(screen, comparison, shown_metrics(comparison, metric))
-    return screen.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
+    output = Console(file=io.StringIO(), width=width, **console)
+    show_comparison(output, comparison, shown_metrics(comparison, metric))
+    return output.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def row(text: str, start: str) -> list[str]:
-    """The cells of the first table row whose name begins so."""
+    """Cells of the first table row whose name starts with `start`."""
     lines = [line.strip() for line in text.splitlines()]
     return next(line for line in lines if line.startswith(start))[len(start) :].split()
 
@@ -135,7 +135,7 @@ def other_people(domain: str) -> Callable[[Lock], Any]:
 
 
 def labels(comparison: Comparison, column: Column) -> list[str]:
-    """Which runs' numbers do not compare in a column."""
+    """Labels of runs whose scores are not comparable in a column."""
     return sorted(label for label, each in comparison.incomparable if each == column)
 
 
@@ -146,13 +146,13 @@ SEEN, UNSEEN, FORGETTING = (
 )
 
 
-def test_runs_that_differ_by_seed_are_one_row(make: Make) -> None:
+def test_seeds_are_grouped_into_one_row(make: Make) -> None:
     shifts = {3: 0.0, 0: 0.5, 7: 2.5}
     folders = [
         make(f"s{seed}", *DRAWN, f"seed={seed}", f"benchmark.root=/{seed}", score=by_index(shift))
         for seed, shift in shifts.items()
     ]
-    comparison = compared(*folders)
+    comparison = compare(*folders)
     (group,) = comparison.groups
     assert [member.config.seed for member in group.members] == [0, 3, 7]
     estimate = group.estimate(Column("seen", "station"), "R1")
@@ -167,15 +167,15 @@ def test_runs_that_differ_by_seed_are_one_row(make: Make) -> None:
     assert row(text, "3 seeds") == ["±1.3/1.3"] * 4 + ["±0.0"]
 
 
-def test_what_is_no_further_sample(make: Make) -> None:
+def test_repeated_seed_starts_new_group(make: Make) -> None:
     first = make("first")
-    assert [len(each.members) for each in compared(first).groups] == [1]
+    assert [len(each.members) for each in compare(first).groups] == [1]
     folders = [
         make("setting", *DRAWN, "seed=1", "learner.losses.cma.weight=0.25"),
         make("people", *DRAWN, "seed=2", change=other_people("plaza")),
         make("same-seed"),
     ]
-    groups = compared(first, *folders, make("seed", *DRAWN, "seed=4")).groups
+    groups = compare(first, *folders, make("seed", *DRAWN, "seed=4")).groups
     names = {each.label: [member.folder.name for member in each.members] for each in groups}
     assert names == {"A": ["first", "seed"], "B": ["setting"], "C": ["people"], "D": ["same-seed"]}
     estimate = groups[1].estimate(SEEN, "mAP")
@@ -183,24 +183,24 @@ def test_what_is_no_further_sample(make: Make) -> None:
     assert estimate.deviation is None
 
 
-def test_a_number_that_a_member_lacks_is_missing(make: Make) -> None:
+def test_score_missing_in_one_member_is_missing(make: Make) -> None:
     folders = [make(f"s{seed}", *DRAWN, f"seed={seed}") for seed in (0, 1)]
     results = json.loads((folders[1] / "results.json").read_text())
     results["scores"]["mAP"][-1][0] = None
     (folders[1] / "results.json").write_text(json.dumps(results))
-    (group,) = compared(*folders).groups
+    (group,) = compare(*folders).groups
     assert group.estimate(Column("seen", "plaza"), "mAP") is None
     assert group.estimate(Column("seen", "plaza"), "R1") is not None
-    assert row(shown(compared(*folders)), "A vladr")[0] == "·/63.0"
+    assert row(shown(compare(*folders)), "A vladr")[0] == "·/63.0"
 
 
-def test_other_test_lists_are_marked_and_not_ranked(make: Make) -> None:
+def test_different_test_lists_are_marked_and_not_ranked(make: Make) -> None:
     folders = [
         make("low"),
         make("high", *DRAWN, "learner.losses.cma.weight=0.5", score=by_index(1)),
         make("highest", score=by_index(9), change=other_tests("plaza")),
     ]
-    comparison = compared(*folders)
+    comparison = compare(*folders)
     assert labels(comparison, Column("seen", "plaza")) == ["C"]
     assert labels(comparison, SEEN) == labels(comparison, FORGETTING) == ["C"]
     assert labels(comparison, Column("seen", "station")) == labels(comparison, UNSEEN) == []
@@ -209,9 +209,9 @@ def test_other_test_lists_are_marked_and_not_ranked(make: Make) -> None:
     assert row(text, "C vladr") == ["68.0/72.0†", "71.0/75.0", "69.5/73.5†", "73.0/77.0", "1.0†"]
     assert "† does not compare with the first run" in text
     assert "‡" not in text
-    screen = Console(file=io.StringIO(), width=100, record=True, force_terminal=True)
-    show_comparison(screen, comparison, ("mAP", "R1"))
-    bold = re.findall(r"\x1b\[1m([\d.]+)\x1b", screen.export_text(styles=True))
+    output = Console(file=io.StringIO(), width=100, record=True, force_terminal=True)
+    show_comparison(output, comparison, ("mAP", "R1"))
+    bold = re.findall(r"\x1b\[1m([\d.]+)\x1b", output.export_text(styles=True))
     assert bold == [
         *("1.0",),  # forgetting of A, which B has too
         *("60.0", "64.0", "61.5", "65.5", "1.0"),  # plaza and averages: the better of A and B
@@ -219,16 +219,16 @@ def test_other_test_lists_are_marked_and_not_ranked(make: Make) -> None:
     ]
 
 
-def test_one_number_is_not_the_best_of_anything(make: Make) -> None:
-    comparison = compared(make("one"), make("other", change=other_tests("plaza")))
+def test_single_score_is_not_best(make: Make) -> None:
+    comparison = compare(make("one"), make("other", change=other_tests("plaza")))
     styled = shown(comparison, force_terminal=True)
     numbers = re.findall(r"\x1b\[1m([\d.]+)\x1b", styled)
     assert "59.0" not in numbers
     assert "62.0" in numbers, "station compares"
 
 
-def test_other_training_people_are_marked_as_such(make: Make) -> None:
-    comparison = compared(make("one"), make("other", change=other_people("station")))
+def test_different_training_people_are_marked(make: Make) -> None:
+    comparison = compare(make("one"), make("other", change=other_people("station")))
     assert comparison.incomparable == frozenset()
     assert list(comparison.trained_otherwise) == ["B"]
     text = shown(comparison)
@@ -240,7 +240,7 @@ def test_other_training_people_are_marked_as_such(make: Make) -> None:
 
 def test_another_order(make: Make) -> None:
     backwards = make("backwards", *DRAWN, "benchmark.order=[station,plaza]", change=reorder)
-    comparison = compared(make("one"), backwards)
+    comparison = compare(make("one"), backwards)
     assert comparison.incomparable == {("B", FORGETTING)}
     text = shown(comparison)
     assert "learned in another order: plaza, station in A; station, plaza in B" in text
@@ -251,12 +251,12 @@ def reorder(lock: Lock) -> None:
     lock["order"] = ["station", "plaza"]
 
 
-def test_other_domains_leave_blanks(make: Make) -> None:
+def test_missing_domains_leave_blanks(make: Make) -> None:
     def without(lock: Lock) -> None:
         lock["order"] = ["plaza"]
         del lock["domains"]["station"]
 
-    comparison = compared(make("both"), make("one", change=without))
+    comparison = compare(make("both"), make("one", change=without))
     assert [column.name for column in comparison.columns] == [
         *("plaza", "station", "seen average", "unseen average", "forgetting"),
     ]
@@ -266,7 +266,7 @@ def test_other_domains_leave_blanks(make: Make) -> None:
     assert "learned domains: plaza, station in A; plaza in B" in text
 
 
-def test_a_column_s_first_number_may_be_of_a_later_run(make: Make) -> None:
+def test_reference_of_column_may_be_later_run(make: Make) -> None:
     def plaza_alone(lock: Lock) -> None:
         lock["order"] = ["plaza"]
 
@@ -275,10 +275,10 @@ def test_a_column_s_first_number_may_be_of_a_later_run(make: Make) -> None:
         make("both"),
         make("other", change=other_tests("station")),
     ]
-    assert labels(compared(*folders), Column("seen", "station")) == ["C"]
+    assert labels(compare(*folders), Column("seen", "station")) == ["C"]
 
 
-def test_words_come_before_numbers(
+def test_differences_precede_scores(
     make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "100")
@@ -304,7 +304,7 @@ def test_words_come_before_numbers(
 def test_wide_tables_are_continued_below(make: Make, width: int) -> None:
     folders = [make(f"s{seed}", *LREID_1, f"seed={seed}", score=by_index(seed)) for seed in (0, 1)]
     other = make("other", *LREID_1, change=other_tests("market1501"))
-    comparison = compared(*folders, other, published=True, every_unseen=True)
+    comparison = compare(*folders, other, published=True, every_unseen=True)
     text = shown(comparison, width=width)
     assert max(map(len, text.splitlines())) <= width
     headings = [column.name for column in comparison.columns]
@@ -316,7 +316,7 @@ def test_wide_tables_are_continued_below(make: Make, width: int) -> None:
 
 
 def test_one_metric(make: Make) -> None:
-    comparison = compared(make("one", *LREID_1), published=True)
+    comparison = compare(make("one", *LREID_1), published=True)
     text = shown(comparison, "R1", width=120)
     own = ["60.0", "63.0", "66.0", "69.0", "72.0", "66.0", "80.0", "2.5"]
     theirs = ["91.9", "92.5", "76.2", "70.5", "68.4", "79.9", "72.0", "·"]
@@ -325,10 +325,10 @@ def test_one_metric(make: Make) -> None:
     assert row(shown(comparison, "mAP"), "VLADR [1]")[:2] == ["80.1", "92.0"]
 
 
-def test_published_rows_belong_to_a_benchmark_in_its_order(make: Make) -> None:
+def test_published_rows_require_benchmark_order(make: Make) -> None:
     def rows(*overrides: str) -> list[str]:
         name = re.sub(r"\W", "", "".join(overrides))
-        text = shown(compared(make(name, *overrides), published=True), "mAP")
+        text = shown(compare(make(name, *overrides), published=True), "mAP")
         return [
             line.split(" [")[0] for line in text.splitlines() if re.match(r"\w.* \[\d+\]", line)
         ]
@@ -338,25 +338,25 @@ def test_published_rows_belong_to_a_benchmark_in_its_order(make: Make) -> None:
     assert rows(*LREID_1, "benchmark.order=[market1501,lpw]") == []
     assert rows("benchmark.name=market1501") == []
     assert rows("benchmark.name=lreid-53") == []
-    text = shown(compared(make("none", "benchmark.name=market1501"), published=True))
+    text = shown(compare(make("none", "benchmark.name=market1501"), published=True))
     assert "No published rows for market1501 in this order." in text
     assert "carry no lock" not in text
 
 
 def test_a_published_average_over_other_domains_is_marked(make: Make) -> None:
-    comparison = compared(make("one", *LREID_1, "benchmark.unseen=[viper,grid]"), published=True)
+    comparison = compare(make("one", *LREID_1, "benchmark.unseen=[viper,grid]"), published=True)
     text = shown(comparison)
     assert "77.8/72.0†" in text
     assert re.search(r"70\.4/79\.9(?!†)", text)
-    assert "†" not in shown(compared(make("all", *LREID_1), published=True))
+    assert "†" not in shown(compare(make("all", *LREID_1), published=True))
 
 
-def test_text_queries_have_metrics_of_their_own(make: Make) -> None:
+def test_metrics_of_text_queries(make: Make) -> None:
     def by_text(lock: Lock) -> None:
         for domain in lock["domains"].values():
             domain["query_by"] = "text"
 
-    comparison = compared(make("t2i", "benchmark.name=rstpreid", change=by_text), published=True)
+    comparison = compare(make("t2i", "benchmark.name=rstpreid", change=by_text), published=True)
     assert comparison.columns == (Column("seen", "rstpreid"),)
     text = shown(comparison)
     assert row(text, "A vladr") == ["64.00/68.00/72.00/60.00"]
@@ -369,11 +369,11 @@ def test_json(make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     make("two", *LREID_1, score=by_index(1 / 3), change=other_tests("lpw"))
     given = ["compare", "one", "two", "--json", "--runs", str(tmp_path)]
     assert lifelong.main(given) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert list(found) == ["runs", "differences", "published"]
-    (difference,) = found["differences"]
+    actual = json.loads(capsys.readouterr().out)
+    assert list(actual) == ["runs", "differences", "published"]
+    (difference,) = actual["differences"]
     assert difference["sentence"] == "lpw: test gallery lists differ"
-    one, two = found["runs"]
+    one, two = actual["runs"]
     assert one["domains"]["msmt17"]["R1"] == {"mean": 69, "standard_deviation": None}
     assert two["domains"]["msmt17"]["R1"]["mean"] == pytest.approx(69 + 1 / 3, abs=1e-12)
     matrix = read_finished(str(tmp_path / "two")).matrix
@@ -382,13 +382,13 @@ def test_json(make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert two["not_comparable"] == ["lpw", "seen average", "forgetting"]
     assert one["not_comparable"] == one["trained_otherwise"] == []
     assert [member["seed"] for member in one["members"]] == [0]
-    assert {"VLADR", "KRKC"} <= {each["method"] for each in found["published"]}
-    assert all(len(each["source"]) > 3 for each in found["published"])
+    assert {"VLADR", "KRKC"} <= {each["method"] for each in actual["published"]}
+    assert all(len(each["source"]) > 3 for each in actual["published"])
     assert lifelong.main([*given, "--no-published"]) == 0
     assert json.loads(capsys.readouterr().out)["published"] == []
 
 
-def spoil(folder: Path, file: str, change: Callable[[Any], Any]) -> None:
+def corrupt(folder: Path, file: str, change: Callable[[Any], Any]) -> None:
     content = json.loads((folder / file).read_text())
     change(content)
     (folder / file).write_text(json.dumps(content))
@@ -398,25 +398,25 @@ def spoil(folder: Path, file: str, change: Callable[[Any], Any]) -> None:
     ("wrong", "message"),
     [
         (lambda run: (run / "results.json").unlink(), "is not finished: it has no results.json"),
-        (lambda run: (run / "protocol.lock.json").unlink(), "has no protocol.lock.json, so nobody"),
+        (lambda run: (run / "protocol.lock.json").unlink(), "expected protocol.lock.json"),
         (lambda run: (run / "config.yaml").unlink(), "found no run at"),
         (
             lambda run: (run / "config.yaml").write_text("learner: {name: vladr, nodes: 1}"),
-            "that this version cannot read: learner.nodes: unknown key",
+            "this version cannot read the run: learner.nodes: unknown key",
         ),
         (lambda run: (run / "results.json").write_text("{"), "is damaged"),
-        (lambda run: spoil(run, "results.json", lambda each: each.pop("scores")), "is damaged"),
+        (lambda run: corrupt(run, "results.json", lambda each: each.pop("scores")), "is damaged"),
         (
-            lambda run: spoil(run, "results.json", lambda each: each["scores"]["mAP"].pop()),
+            lambda run: corrupt(run, "results.json", lambda each: each["scores"]["mAP"].pop()),
             "is damaged .*mAP: expected 3 rows",
         ),
         (
-            lambda run: spoil(run, "protocol.lock.json", lambda each: each["order"].reverse()),
-            "they are not of one run",
+            lambda run: corrupt(run, "protocol.lock.json", lambda each: each["order"].reverse()),
+            "they belong to different runs",
         ),
     ],
 )
-def test_a_folder_that_is_no_finished_run(
+def test_unfinished_or_damaged_folder(
     make: Make, capsys: pytest.CaptureFixture[str], wrong: Callable[[Path], Any], message: str
 ) -> None:
     fine, folder = make("fine"), make("broken")
@@ -445,12 +445,10 @@ def test_wrong_arguments(
     assert re.search(message, capsys.readouterr().err)
 
 
-def test_a_run_that_goes_on_under_other_data_says_how_they_differ(
-    make: Make, drawn_lock: Lock
-) -> None:
+def test_resuming_with_changed_data_lists_differences(make: Make, synthetic_lock: Lock) -> None:
     storage = RunStorage(make("begun"))
     before = storage.lock_file.read_text()
-    now = copy.deepcopy(drawn_lock)
+    now = copy.deepcopy(synthetic_lock)
     other_people("plaza")(now)
     for domain in now["domains"].values():
         domain["variant"] = "V2"
@@ -464,14 +462,14 @@ def test_a_run_that_goes_on_under_other_data_says_how_they_differ(
     assert storage.lock_file.read_text() == before
     storage.lock_file.write_text("{")
     with pytest.raises(ValueError, match=r"\(it is damaged\)"):
-        storage.write_lock(drawn_lock)
+        storage.write_lock(synthetic_lock)
 
 
 def mean(scores: Mapping[str, Mapping[str, float]], metric: str) -> float:
     return statistics.fmean(each[metric] for each in scores.values())
 
 
-def test_published_averages_are_means_of_what_is_published() -> None:
+def test_published_averages_match_published_scores() -> None:
     """Both sides are rounded to one decimal, so they agree to 0.05 + 0.05."""
     whole = [row for row in load_published().rows if set(row.domains) == set(row.order)]
     checked = [(row, metric, score) for row in whole for metric, score in row.seen_average.items()]
@@ -480,7 +478,7 @@ def test_published_averages_are_means_of_what_is_published() -> None:
         assert abs(mean(published.domains, metric) - score) <= 0.1 + 1e-9, published
 
 
-def test_published_rows_are_known_and_sourced() -> None:
+def test_published_rows_have_sources() -> None:
     literature = load_published()
     for published in literature.rows:
         config = BenchmarkConfig.model_validate({"name": published.benchmark})
@@ -499,11 +497,11 @@ def test_published_rows_are_known_and_sourced() -> None:
         ({"domains": {"grid": {"mAP": 1}}}, "lreid-1 does not have grid"),
         ({"domains": {"lpw": {"mAP": 101}}}, "less than or equal to 100"),
         ({"domains": {"lpw": {"mINP": 1}}}, "mINP"),
-        ({"seen_average": {}}, "expected a score, none came"),
+        ({"seen_average": {}}, "expected a score, got none"),
         ({"sauce": ""}, "Extra inputs"),
     ],
 )
-def test_a_wrong_row_is_refused(change: dict[str, Any], message: str) -> None:
+def test_invalid_published_row_is_rejected(change: dict[str, Any], message: str) -> None:
     plain = {"benchmark": "lreid-1", "method": "M", "backbone": None, "source": "s"}
     fine = plain | {"seen_average": {"mAP": 1}}
     content = {"sources": {"s": "a paper"}, "remarks": {}}

@@ -1,4 +1,4 @@
-"""The table and the pictures of a finished run."""
+"""Tables and plots of a finished run."""
 
 import io
 import json
@@ -14,7 +14,7 @@ from PIL import Image
 from rich.console import Console
 
 import runner.results.report
-from runner.plotting.result_matrix import spread
+from runner.plotting.result_matrix import separate
 from runner.results.report import results_table, write_figures
 from tasks.retrieval.metrics import ResultMatrix
 
@@ -46,7 +46,7 @@ def lines_of(results: dict) -> list[str]:
 
 
 @pytest.mark.parametrize(("num_seen", "num_unseen"), [(5, 3), (1, 0), (1, 2), (33, 1)])
-def test_pictures_of_any_size(tmp_path, num_seen, num_unseen):
+def test_plots_of_any_size(tmp_path, num_seen, num_unseen):
     paths = write_figures(results_of(num_seen, num_unseen), tmp_path)
     assert [path.name for path in paths] == ["matrix.png", "curves.png"]
     for path in paths:
@@ -65,14 +65,14 @@ def test_missing_scores_leave_gaps(tmp_path):
     assert any(line.startswith("1   seen-0") for line in lines_of(results))
 
 
-def test_rows_that_do_not_fit_are_refused(tmp_path):
+def test_mismatched_rows_are_rejected(tmp_path):
     results = results_of(2, 1)
     results["scores"]["mAP"].pop()
     with pytest.raises(ValueError, match=r"mAP: expected 3 rows"):
         write_figures(results, tmp_path)
 
 
-def test_pictures_leave_matplotlib_alone(tmp_path):
+def test_plots_do_not_import_pyplot(tmp_path):
     code = (
         "import sys, runner.results.report as r; assert 'matplotlib' not in sys.modules\n"
         "import json, pathlib; results = json.loads(sys.stdin.read())\n"
@@ -88,7 +88,7 @@ def test_pictures_leave_matplotlib_alone(tmp_path):
     )
 
 
-def test_the_table_says_what_the_matrix_says():
+def test_table_matches_matrix():
     results = results_of(2, 1)
     results["scores"]["mAP"] = [[10.0, 11.0, 12.0], [60.0, 21.0, 22.0], [55.5, 70.0, 30.0]]
     matrix = ResultMatrix.from_json(results["scores"], ("seen-0", "seen-1"), ("unseen-0",))
@@ -114,13 +114,13 @@ def test_the_table_of_one_domain():
 
 @settings(deadline=None, max_examples=100)
 @given(st.lists(st.floats(0, 100), max_size=12))
-def test_labels_are_spread_in_their_order(positions):
-    moved = spread(positions, 5.0)
+def test_labels_are_separated_in_order(positions):
+    moved = separate(positions, 5.0)
     order = sorted(range(len(positions)), key=lambda index: positions[index])
     gaps = np.diff([moved[index] for index in order])
     assert (gaps > 5.0 - 1e-6).all()
     assert np.mean(moved or [0]) == pytest.approx(np.mean(positions or [0]), abs=1e-6)
 
 
-def test_labels_far_apart_stay():
-    assert spread([50.0, 10.0, 30.0], 5.0) == [50.0, 10.0, 30.0]
+def test_distant_labels_do_not_move():
+    assert separate([50.0, 10.0, 30.0], 5.0) == [50.0, 10.0, 30.0]

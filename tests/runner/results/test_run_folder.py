@@ -1,4 +1,4 @@
-"""A run's folder has one owner, one configuration and one protocol."""
+"""Run folder: one process, one configuration, one protocol."""
 
 import json
 
@@ -19,7 +19,7 @@ def configured(tmp_path, monkeypatch):
     return load
 
 
-def test_the_folder_is_root_and_name(configured, tmp_path, monkeypatch):
+def test_folder_is_storage_root_and_run_name(configured, tmp_path, monkeypatch):
     assert RunStorage.of(configured()).folder == tmp_path / "runs" / "mine"
     elsewhere = tmp_path / "elsewhere"
     config = configured(f"storage.root={elsewhere}", "run.name=null")
@@ -29,7 +29,7 @@ def test_the_folder_is_root_and_name(configured, tmp_path, monkeypatch):
     assert RunStorage.of(config).folder == tmp_path / "me" / "runs" / "mine"
 
 
-def test_starts_are_counted_and_the_configuration_kept(configured):
+def test_starts_are_counted_and_configuration_is_stored(configured):
     config = configured()
     for attempt in (1, 2, 3):
         storage = RunStorage.of(config)
@@ -39,7 +39,7 @@ def test_starts_are_counted_and_the_configuration_kept(configured):
     assert load_config(str(storage.config_file)) == config
 
 
-def test_a_run_has_one_owner_at_a_time(configured):
+def test_folder_is_locked_by_one_process(configured):
     config = configured()
     first, second = RunStorage.of(config), RunStorage.of(config)
     first.open(config, fresh=False)
@@ -52,7 +52,7 @@ def test_a_run_has_one_owner_at_a_time(configured):
     assert second.open(config, fresh=False) == 2
 
 
-def test_a_refused_start_gives_the_folder_back(configured):
+def test_failed_start_releases_lock(configured):
     config, other = configured(), configured("seed=5")
     storage = RunStorage.of(config)
     storage.open(config, fresh=False)
@@ -64,14 +64,14 @@ def test_a_refused_start_gives_the_folder_back(configured):
     del refused
 
 
-def test_a_folder_that_cannot_be_written_is_named(configured, tmp_path):
+def test_unwritable_folder_is_named(configured, tmp_path):
     (tmp_path / "file").write_text("")
     config = configured("storage.root=file/x")
     with pytest.raises(PermissionError, match=r"storage\.root: cannot write to .*file/x/mine"):
         RunStorage.of(config).open(config, fresh=False)
 
 
-def test_another_configuration_is_refused_and_its_keys_named(configured):
+def test_other_configuration_is_rejected_with_keys(configured):
     config = configured()
     storage = RunStorage.of(config)
     storage.open(config, fresh=False)
@@ -86,7 +86,7 @@ def test_another_configuration_is_refused_and_its_keys_named(configured):
     assert "choose another run.name, or start over with --fresh" in message
 
 
-def test_what_changes_no_result_may_change_between_starts(configured):
+def test_settings_without_effect_on_results_may_change(configured):
     config = configured()
     storage = RunStorage.of(config)
     storage.open(config, fresh=False)
@@ -96,7 +96,7 @@ def test_what_changes_no_result_may_change_between_starts(configured):
     assert load_config(str(storage.config_file)) == other
 
 
-def test_a_configuration_of_another_version_is_refused(configured):
+def test_configuration_of_another_version_is_rejected(configured):
     config = configured()
     storage = RunStorage.of(config)
     storage.open(config, fresh=False)
@@ -108,7 +108,7 @@ def test_a_configuration_of_another_version_is_refused(configured):
     storage.open(config, fresh=True)
 
 
-def test_fresh_empties_the_folder_and_counts_on(configured):
+def test_fresh_empties_folder_and_continues_count(configured):
     config = configured()
     storage = RunStorage.of(config)
     storage.open(config, fresh=False)
@@ -134,7 +134,7 @@ def test_results_are_read_back(configured):
     assert storage.results() == results
 
 
-def test_a_protocol_that_changed_under_the_run_is_refused(configured):
+def test_changed_protocol_is_rejected(configured):
     config = configured()
     storage = RunStorage.of(config)
     storage.open(config, fresh=False)
@@ -147,7 +147,7 @@ def test_a_protocol_that_changed_under_the_run_is_refused(configured):
     assert json.loads(storage.lock_file.read_text()) == lock
 
 
-def test_a_write_that_fails_leaves_the_old_text(tmp_path, monkeypatch):
+def test_failed_write_keeps_old_text(tmp_path, monkeypatch):
     file = tmp_path / "results.json"
     write_atomically(file, "old")
 
@@ -166,6 +166,6 @@ def test_a_write_that_fails_leaves_the_old_text(tmp_path, monkeypatch):
     assert file.read_text() == "new"
 
 
-def test_the_revision_is_a_commit_or_nothing():
+def test_git_revision_is_commit_or_none():
     revision = git_revision()
     assert revision is None or len(revision.rstrip("+")) == 40

@@ -1,4 +1,4 @@
-"""What the screen says, from hand-written events."""
+"""Console view of hand-written events."""
 
 import io
 import threading
@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from runner.tracking.console import ProgressView, follow
-from runner.tracking.event_log import EventSpool
+from runner.tracking.event_log import EventLog
 
 RUN = {
     "event": "run",
@@ -68,7 +68,7 @@ def evaluation(step: int, split: str = "test") -> dict:
 
 
 def plain(*events: dict) -> list[str]:
-    """The lines of a console that is no terminal."""
+    """Lines printed without a terminal."""
     console = Console(file=io.StringIO(), force_terminal=False, width=60)
     with ProgressView(console) as view:
         for event in events:
@@ -76,18 +76,18 @@ def plain(*events: dict) -> list[str]:
     return console.file.getvalue().splitlines()
 
 
-def test_the_header_comes_with_the_first_event():
+def test_run_event_prints_header():
     lines = plain(RUN)
     assert lines[0].strip() == "demo-vladr-seed1"
     for fact in ("vladr", "synthetic", "seed 1", "/data/runs/demo-vladr-seed1"):
         assert fact in lines[1]
 
 
-def test_a_resumed_run_says_so():
+def test_resumed_run_shows_start_number():
     assert "start 3" in plain(RUN | {"attempt": 3})[0]
 
 
-def test_a_line_at_the_first_iteration_then_every_few_seconds_then_at_the_last():
+def test_lines_at_first_iteration_intervals_and_last_iteration():
     iterations = [iteration(20 + i, 102.0 + i) for i in range(20)]
     lines = plain(RUN, STAGE, *iterations)[2:]
     numbers = [int(line.split("iteration ")[1].split("/")[0]) for line in lines]
@@ -100,7 +100,7 @@ def test_a_line_at_the_first_iteration_then_every_few_seconds_then_at_the_last()
     assert "0:00:00 left" in lines[-1]
 
 
-def test_a_new_stage_prints_its_first_iteration_at_once():
+def test_new_stage_prints_first_iteration_immediately():
     second = STAGE | {"stage": "more", "first_iteration": 21}
     lines = plain(RUN, STAGE, iteration(20, 102.0), second, iteration(21, 102.1))
     assert len(lines) == 4
@@ -134,7 +134,7 @@ def test_a_new_stage_prints_its_first_iteration_at_once():
         ({"event": "failed", "time": 1.0, "error": "no [memory]"}, "failed: no [memory]"),
     ],
 )
-def test_lines_worth_keeping(event, expected):
+def test_lasting_lines(event, expected):
     assert expected in plain(RUN, event)[-1]
 
 
@@ -144,12 +144,12 @@ def test_a_run_without_unseen_domains():
     assert line.strip() == "after 1/2 plaza: learned mAP 50.0, R1 66.0  (1.2 s)"
 
 
-def test_unknown_and_early_events_are_no_trouble():
+def test_unknown_and_early_events_are_ignored():
     assert plain({"event": "novelty", "time": 1.0}) == []
     assert "domain 2/? station" in plain(STAGE, iteration(20, 1.0))[0]
 
 
-def test_the_plan_says_how_many_iterations():
+def test_plan_sets_total_iterations():
     plan = {"event": "plan", "time": 100.5, "total_iterations": 77, "first_iteration": 20}
     run = {key: value for key, value in RUN.items() if key != "total_iterations"}
     assert "iteration 21/?" in plain(run, STAGE, iteration(20, 102.0))[-1]
@@ -183,14 +183,14 @@ def test_a_terminal_shows_a_live_block():
     assert "hello" in shown
 
 
-def test_following_shows_what_is_written_from_now_on(tmp_path):
-    spool = EventSpool(tmp_path / "events.jsonl")
-    spool.emit("log", level="info", message="before")
+def test_following_skips_earlier_events(tmp_path):
+    log = EventLog(tmp_path / "events.jsonl")
+    log.emit("log", level="info", message="before")
     console = Console(file=io.StringIO(), force_terminal=False)
     stop = threading.Event()
-    thread = follow(spool.path, ProgressView(console), stop)
+    thread = follow(log.path, ProgressView(console), stop)
     for number in range(50):
-        spool.emit("log", level="info", message=f"line {number}")
+        log.emit("log", level="info", message=f"line {number}")
     stop.set()
     thread.join(5)
     assert not thread.is_alive()

@@ -1,4 +1,4 @@
-"""The spool keeps what was reported, whatever happens to its writers."""
+"""Event log: no event is lost, whatever happens to its writers."""
 
 import json
 import math
@@ -11,34 +11,34 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.tracking.event_log import EventSpool, as_number, read_events
+from runner.tracking.event_log import EventLog, as_number, read_events
 
 
 def emit_many(path: Path, writer: int, num_events: int) -> None:
-    spool = EventSpool(path)
+    log = EventLog(path)
     for number in range(num_events):
-        spool.emit("iteration", writer=writer, iteration=number, padding="x" * 500)
+        log.emit("iteration", writer=writer, iteration=number, padding="x" * 500)
 
 
-def test_events_come_back_in_order(tmp_path):
-    spool = EventSpool(tmp_path / "events.jsonl")
-    spool.emit("run", name="a", seen=["x", "y"], params={"data.size": (1, 2)})
-    spool.emit("log", level="info", message="Zürich ok\nsecond line")
-    events, offset, num_malformed = read_events(spool.path)
+def test_events_are_read_in_order(tmp_path):
+    log = EventLog(tmp_path / "events.jsonl")
+    log.emit("run", name="a", seen=["x", "y"], params={"data.size": (1, 2)})
+    log.emit("log", level="info", message="Zürich ok\nsecond line")
+    events, offset, num_malformed = read_events(log.path)
     assert [event["event"] for event in events] == ["run", "log"]
     assert events[0]["params"] == {"data.size": [1, 2]}
     assert events[1]["message"] == "Zürich ok\nsecond line"
     assert events[0]["time"] <= events[1]["time"]
-    assert (offset, num_malformed) == (spool.path.stat().st_size, 0)
-    assert read_events(spool.path, offset) == ([], offset, 0)
+    assert (offset, num_malformed) == (log.path.stat().st_size, 0)
+    assert read_events(log.path, offset) == ([], offset, 0)
 
 
-def test_reading_goes_on_from_the_offset(tmp_path):
-    spool = EventSpool(tmp_path / "events.jsonl")
-    spool.emit("log", message="first")
-    offset = read_events(spool.path).offset
-    spool.emit("log", message="second")
-    assert [event["message"] for event in read_events(spool.path, offset).events] == ["second"]
+def test_reading_continues_from_offset(tmp_path):
+    log = EventLog(tmp_path / "events.jsonl")
+    log.emit("log", message="first")
+    offset = read_events(log.path).offset
+    log.emit("log", message="second")
+    assert [event["message"] for event in read_events(log.path, offset).events] == ["second"]
 
 
 def test_a_missing_file_is_empty(tmp_path):
@@ -46,20 +46,20 @@ def test_a_missing_file_is_empty(tmp_path):
 
 
 def test_a_limited_read_stops_at_a_line(tmp_path):
-    spool = EventSpool(tmp_path / "events.jsonl")
+    log = EventLog(tmp_path / "events.jsonl")
     for number in range(100):
-        spool.emit("log", message=str(number))
+        log.emit("log", message=str(number))
     seen, offset, reads = [], 0, 0
-    while (part := read_events(spool.path, offset, max_bytes=500)).events:
+    while (part := read_events(log.path, offset, max_bytes=500)).events:
         seen += [int(event["message"]) for event in part.events]
         offset, reads = part.offset, reads + 1
     assert seen == list(range(100))
     assert reads > 5
 
 
-def test_a_line_being_written_waits_for_its_end(tmp_path):
+def test_incomplete_line_is_left_for_next_read(tmp_path):
     path = tmp_path / "events.jsonl"
-    EventSpool(path).emit("log", message="whole")
+    EventLog(path).emit("log", message="whole")
     with path.open("ab") as file:
         file.write(b'{"time": 1, "event": "lo')
     events, offset, num_malformed = read_events(path)
@@ -70,26 +70,26 @@ def test_a_line_being_written_waits_for_its_end(tmp_path):
     assert read_events(path, offset).events == [{"time": 1, "event": "log", "message": "late"}]
 
 
-def test_an_event_after_a_torn_line_is_kept(tmp_path):
+def test_event_after_partial_line_is_read(tmp_path):
     path = tmp_path / "events.jsonl"
-    spool = EventSpool(path)
-    spool.emit("log", message="before")
+    log = EventLog(path)
+    log.emit("log", message="before")
     with path.open("ab") as file:
         file.write(b'{"time": 1, "event": "itera')
-    spool.emit("log", message="after")
+    log.emit("log", message="after")
     events, offset, num_malformed = read_events(path)
     assert [event["message"] for event in events] == ["before", "after"]
     assert num_malformed == 1
     assert offset == path.stat().st_size
 
 
-def test_lines_that_are_no_events_are_counted(tmp_path):
+def test_malformed_lines_are_counted(tmp_path):
     path = tmp_path / "events.jsonl"
     path.write_bytes(b'[1]\n{"event": 3, "time": 1}\n{"event": "log"}\n\n\xff\xfe\n')
     assert read_events(path) == ([], path.stat().st_size, 4)
 
 
-def test_processes_and_threads_do_not_mix_their_lines(tmp_path):
+def test_concurrent_writers_do_not_interleave_lines(tmp_path):
     path = tmp_path / "events.jsonl"
     context = multiprocessing.get_context("fork")
     workers = [context.Process(target=emit_many, args=(path, i, 200)) for i in range(2)]
@@ -105,16 +105,16 @@ def test_processes_and_threads_do_not_mix_their_lines(tmp_path):
         assert numbers == list(range(200))
 
 
-def test_the_spool_travels_to_a_worker(tmp_path):
-    spool = pickle.loads(pickle.dumps(EventSpool(tmp_path / "events.jsonl")))
-    spool.emit("log", message="hello")
-    assert len(read_events(spool.path).events) == 1
+def test_event_log_can_be_pickled(tmp_path):
+    log = pickle.loads(pickle.dumps(EventLog(tmp_path / "events.jsonl")))
+    log.emit("log", message="hello")
+    assert len(read_events(log.path).events) == 1
 
 
-def test_numbers_that_json_does_not_know(tmp_path):
-    spool = EventSpool(tmp_path / "events.jsonl")
-    spool.emit("iteration", loss=math.nan, terms={"id": math.inf, "ida": -math.inf})
-    line = spool.path.read_text()
+def test_non_finite_numbers(tmp_path):
+    log = EventLog(tmp_path / "events.jsonl")
+    log.emit("iteration", loss=math.nan, terms={"id": math.inf, "ida": -math.inf})
+    line = log.path.read_text()
     event = json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     assert math.isnan(as_number(event["loss"]))
     assert as_number(event["terms"]["id"]) == math.inf
@@ -122,15 +122,15 @@ def test_numbers_that_json_does_not_know(tmp_path):
 
 
 @pytest.mark.parametrize("value", [None, True, "market", "1e3", [1.0], {}])
-def test_what_is_not_a_number(value):
+def test_values_that_are_not_numbers(value):
     assert as_number(value) is None
 
 
-def test_other_types_are_refused_by_name(tmp_path):
-    spool = EventSpool(tmp_path / "events.jsonl")
+def test_unsupported_types_name_the_field(tmp_path):
+    log = EventLog(tmp_path / "events.jsonl")
     with pytest.raises(TypeError, match=r"iteration\.terms\.id: expected JSON .* got complex"):
-        spool.emit("iteration", terms={"id": 1j})
-    assert not spool.path.exists()
+        log.emit("iteration", terms={"id": 1j})
+    assert not log.path.exists()
 
 
 json_values = st.recursive(
@@ -146,7 +146,7 @@ json_values = st.recursive(
 
 @settings(deadline=None, max_examples=60)
 @given(value=json_values)
-def test_json_survives(tmp_path_factory, value):
-    spool = EventSpool(tmp_path_factory.mktemp("spool") / "events.jsonl")
-    spool.emit("log", value=value)
-    assert read_events(spool.path).events[0]["value"] == value
+def test_json_round_trip(tmp_path_factory, value):
+    log = EventLog(tmp_path_factory.mktemp("spool") / "events.jsonl")
+    log.emit("log", value=value)
+    assert read_events(log.path).events[0]["value"] == value

@@ -1,4 +1,4 @@
-"""A tracking server that dies in mid-run: training goes on, and `sync` delivers the rest, once."""
+"""A tracking server dies during a run: training continues, and `sync` sends the rest once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Server = tuple[Callable[[], str], Callable[[], None]]
 pytestmark = pytest.mark.slow
 
 
-def test_nothing_is_lost_with_a_server_that_dies(
+def test_sync_completes_after_server_dies(
     mlflow_server: Server,
     start_driver: StartDriver,
     tmp_path: Path,
@@ -39,9 +39,9 @@ def test_nothing_is_lost_with_a_server_that_dies(
     driver.finish()
     folder = driver.events_file.parent
     results = json.loads((folder / "results.json").read_text())
-    said = re.sub(r"\s+", " ", driver.log())
-    assert "Training goes on" in said
-    assert "sends this run to MLflow" in said
+    message = re.sub(r"\s+", " ", driver.log())
+    assert "Training continues" in message
+    assert "sends this run to MLflow" in message
     assert start() == uri
     assert main(["sync", str(folder)]) == 0
     assert re.search(r"sent [1-9]\d* events, [1-9]\d* metric points", capsys.readouterr().out)
@@ -51,7 +51,7 @@ def test_nothing_is_lost_with_a_server_that_dies(
 
 
 def check_delivered(uri: str, results: dict[str, Any]) -> None:
-    """Every iteration of every metric, and every cell of the matrix, is there exactly once."""
+    """Checks that every iteration of every metric and every cell of the matrix is stored once."""
     from mlflow import MlflowClient
 
     client = MlflowClient(uri)

@@ -1,4 +1,4 @@
-"""What a run reported reaches MLflow once, whatever dies in between."""
+"""All events of a run reach MLflow once, whatever process or server fails."""
 
 import json
 import shutil
@@ -12,11 +12,12 @@ import pytest
 from pydantic import ValidationError
 
 from runner.config.sections import TrackingConfig
-from runner.tracking import mlflow_client
-from runner.tracking.event_log import EventSpool, read_events
-from runner.tracking.mlflow_client import TrackingError, TrackingState, public_uri
+from runner.tracking import mlflow_sender
+from runner.tracking.event_log import EventLog, read_events
+from runner.tracking.mlflow_client import TrackingError, public_uri, resolve_uri
 from runner.tracking.mlflow_payloads import PARENT, RunHistory
-from runner.tracking.tracker import Tracker, resolve_uri, sync
+from runner.tracking.mlflow_sender import TrackingState
+from runner.tracking.tracker import Tracker, sync
 
 SEEN = ["market", "cuhk"]
 UNSEEN = ["grid"]
@@ -24,7 +25,7 @@ UNSEEN = ["grid"]
 
 @pytest.fixture(scope="session")
 def database(tmp_path_factory) -> str:
-    """One database for the session: creating it is what costs."""
+    """One database per session, because creating it is slow."""
     uri = f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
     folder = tmp_path_factory.mktemp("first") / "run"
     folder.mkdir()
@@ -42,7 +43,7 @@ def dead_uri() -> str:
 
 @pytest.fixture
 def silent_uri():
-    """A server that takes connections and never answers."""
+    """A server that accepts connections and never answers."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen()
@@ -57,7 +58,7 @@ def run_folder(tmp_path) -> Path:
 
 
 def emit_run(folder: Path, attempt: int = 1, num_workers: int = 0) -> None:
-    EventSpool(folder / "events.jsonl").emit(
+    EventLog(folder / "events.jsonl").emit(
         "run",
         name=folder.name,
         preset="demo",
@@ -74,11 +75,11 @@ def emit_run(folder: Path, attempt: int = 1, num_workers: int = 0) -> None:
 
 
 def emit_iterations(folder: Path, domain_index: int, iterations: range) -> None:
-    spool = EventSpool(folder / "events.jsonl")
+    log = EventLog(folder / "events.jsonl")
     facts = {"domain": SEEN[domain_index], "domain_index": domain_index, "stage": "icar"}
-    spool.emit("stage", **facts, epochs=2, iterations_per_epoch=2, first_iteration=iterations[0])
+    log.emit("stage", **facts, epochs=2, iterations_per_epoch=2, first_iteration=iterations[0])
     for iteration in iterations:
-        spool.emit(
+        log.emit(
             "iteration",
             **facts,
             epoch=0,
@@ -93,13 +94,13 @@ def emit_iterations(folder: Path, domain_index: int, iterations: range) -> None:
 
 def emit_evaluation(folder: Path, step: int) -> None:
     scores = {name: {"mAP": 10.0 * step + i, "R1": 50.0} for i, name in enumerate(SEEN + UNSEEN)}
-    EventSpool(folder / "events.jsonl").emit(
+    EventLog(folder / "events.jsonl").emit(
         "evaluation", step=step, split="test", scores=scores, seconds=1.5
     )
 
 
 def emit_end_of_domain(folder: Path, domain_index: int) -> None:
-    EventSpool(folder / "events.jsonl").emit(
+    EventLog(folder / "events.jsonl").emit(
         "domain_finished",
         domain=SEEN[domain_index],
         domain_index=domain_index,
@@ -109,7 +110,7 @@ def emit_end_of_domain(folder: Path, domain_index: int) -> None:
 
 
 def emit_end(folder: Path) -> None:
-    EventSpool(folder / "events.jsonl").emit(
+    EventLog(folder / "events.jsonl").emit(
         "finished",
         summary={"seen_mAP": 20.5, "forgetting_mAP": None},
         timings={"total": 12.0},
@@ -140,7 +141,7 @@ def history(client, run_id: str, key: str) -> list[tuple[int, float]]:
 
 
 def children(client, experiment: str, parent_id: str) -> dict[str, str]:
-    """Run id by name of the runs nested below one."""
+    """Run ids of nested runs, by name."""
     experiment_id = client.get_experiment_by_name(experiment).experiment_id
     query = f"tags.mlflow.parentRunId = '{parent_id}'"
     return {
@@ -182,10 +183,10 @@ def check_whole_run(client, experiment: str, folder: Path) -> None:
         assert history(client, nested[name], "seconds.stages.icar") == [(0, 2.0)]
 
 
-# ---- what the server is to receive
+# ---- payloads
 
 
-def test_repeated_iterations_count_once(run_folder):
+def test_repeated_iterations_are_sent_once(run_folder):
     emit_whole_run(run_folder)
     deliveries = RunHistory().take(read_events(run_folder / "events.jsonl").events)
     assert [delivery.run for delivery in deliveries] == [PARENT, "01-market", "02-cuhk"]
@@ -193,7 +194,7 @@ def test_repeated_iterations_count_once(run_folder):
     assert [point.step for point in losses] == [4, 5, 6, 7]
 
 
-def test_slices_add_up_to_the_whole(run_folder):
+def test_slices_equal_whole_log(run_folder):
     emit_whole_run(run_folder)
     events = read_events(run_folder / "events.jsonl").events
     whole = {d.run: d.metrics for d in RunHistory().take(events)}
@@ -207,7 +208,7 @@ def test_slices_add_up_to_the_whole(run_folder):
 
 def test_no_average_over_a_missing_score(run_folder):
     emit_run(run_folder)
-    EventSpool(run_folder / "events.jsonl").emit(
+    EventLog(run_folder / "events.jsonl").emit(
         "evaluation",
         step=2,
         split="test",
@@ -219,21 +220,21 @@ def test_no_average_over_a_missing_score(run_folder):
     assert names == {"test.seconds", "test.mAP.market", "test.mAP.grid", "test.unseen_mAP"}
 
 
-def test_a_failure_ends_the_runs_that_were_open(run_folder):
+def test_failure_ends_open_runs(run_folder):
     emit_run(run_folder)
     emit_iterations(run_folder, 0, range(2))
-    EventSpool(run_folder / "events.jsonl").emit("failed", error="out of memory")
+    EventLog(run_folder / "events.jsonl").emit("failed", error="out of memory")
     deliveries = RunHistory().take(read_events(run_folder / "events.jsonl").events)
     assert [delivery.status for delivery in deliveries] == ["FAILED", "FAILED"]
     assert deliveries[0].tags["error.attempt_1"] == "out of memory"
 
 
-def test_names_that_mlflow_refuses_are_mended(run_folder):
-    EventSpool(run_folder / "events.jsonl").emit(
+def test_characters_that_mlflow_refuses_are_replaced(database, run_folder):
+    EventLog(run_folder / "events.jsonl").emit(
         "evaluation", step=0, split="test", seconds=1.0, scores={"a/b(c)": {"mAP": 1.0}}
     )
-    points = RunHistory().take(read_events(run_folder / "events.jsonl").events)[0].metrics
-    assert "test.mAP.a_b_c_" in {point.name for point in points}
+    report = sync(run_folder, TrackingConfig(uri=database, experiment="names"))
+    assert "test.mAP.a_b_c_" in client_of(database).get_run(report.run_id).data.metrics
 
 
 # ---- sync
@@ -267,9 +268,9 @@ def test_a_changed_file_is_sent_again(database, run_folder):
     assert sync(run_folder, config).num_artefacts_sent == 1
 
 
-def test_a_state_lost_after_sending_changes_nothing(database, run_folder, monkeypatch):
-    """The driver may be killed after any write: what is in doubt is sent again and kept once."""
-    monkeypatch.setattr(mlflow_client, "_SLICE_BYTES", 600)
+def test_lost_state_causes_no_duplicates(database, run_folder, monkeypatch):
+    """After a crash at any write, unconfirmed events are sent again and stored once."""
+    monkeypatch.setattr(mlflow_sender, "_SLICE_BYTES", 600)
     config = TrackingConfig(uri=database, experiment="doubt")
     saved: list[str] = []
     save = TrackingState.save
@@ -289,7 +290,7 @@ def test_a_state_lost_after_sending_changes_nothing(database, run_folder, monkey
     check_whole_run(client_of(database), "doubt", run_folder)
 
 
-def test_two_servers_are_remembered_apart(database, run_folder, tmp_path):
+def test_state_is_stored_per_server(database, run_folder, tmp_path):
     emit_whole_run(run_folder)
     copy = tmp_path / "copy.db"
     shutil.copy(database.removeprefix("sqlite:///"), copy)
@@ -312,13 +313,13 @@ def test_a_deleted_run_is_explained(database, run_folder):
         sync(run_folder, config)
 
 
-def test_the_state_of_another_spool_is_refused(database, run_folder):
+def test_state_of_another_event_log_is_rejected(database, run_folder):
     config = TrackingConfig(uri=database, experiment="shorter")
     emit_whole_run(run_folder)
     sync(run_folder, config)
     (run_folder / "events.jsonl").unlink()
     emit_run(run_folder)
-    with pytest.raises(TrackingError, match=r"shorter than what was sent"):
+    with pytest.raises(TrackingError, match=r"shorter than the part already sent"):
         sync(run_folder, config)
 
 
@@ -327,15 +328,15 @@ def test_sync_of_no_run(tmp_path):
         sync(tmp_path, TrackingConfig())
 
 
-def test_sync_to_nowhere(run_folder):
+def test_sync_without_uri(run_folder):
     emit_run(run_folder)
-    with pytest.raises(ValueError, match=r"tracking\.uri is null"):
+    with pytest.raises(ValueError, match=r"tracking.uri: expected a server, got null"):
         sync(run_folder, TrackingConfig(uri=None))
 
 
 def test_sync_to_a_dead_server(dead_uri, run_folder):
     emit_run(run_folder)
-    with pytest.raises(TrackingError, match=r"no answer .*refused.*Nothing is lost"):
+    with pytest.raises(TrackingError, match=r"no answer .*refused.*No data is lost"):
         sync(run_folder, TrackingConfig(uri=dead_uri))
 
 
@@ -349,7 +350,7 @@ def test_an_unwritable_database_folder(run_folder):
 # ---- the tracker
 
 
-def test_a_resumed_run_goes_on_in_the_same_runs(database, run_folder):
+def test_resumed_run_continues_same_mlflow_runs(database, run_folder):
     config = TrackingConfig(uri=database, experiment="tracker", drain_interval_s=0.05)
     tracker = Tracker(run_folder, config).start()
     emit_run(run_folder)
@@ -368,7 +369,7 @@ def test_a_resumed_run_goes_on_in_the_same_runs(database, run_folder):
     check_whole_run(client_of(database), "tracker", run_folder)
 
 
-def test_events_arrive_while_the_run_goes_on(database, run_folder):
+def test_events_arrive_during_the_run(database, run_folder):
     config = TrackingConfig(uri=database, experiment="live", drain_interval_s=0.05)
     tracker = Tracker(run_folder, config).start()
     emit_run(run_folder)
@@ -387,7 +388,7 @@ def test_events_arrive_while_the_run_goes_on(database, run_folder):
     assert client_of(database).get_run(run_id).info.status == "RUNNING"
 
 
-def test_a_dead_server_costs_one_warning(database, dead_uri, run_folder):
+def test_dead_server_causes_one_warning(database, dead_uri, run_folder):
     config = TrackingConfig(uri=dead_uri, drain_interval_s=0.05)
     tracker = Tracker(run_folder, config).start()
     start = time.monotonic()
@@ -406,7 +407,7 @@ def test_a_dead_server_costs_one_warning(database, dead_uri, run_folder):
     check_whole_run(client_of(database), "dead", run_folder)
 
 
-def test_a_silent_server_holds_nobody(silent_uri, run_folder):
+def test_silent_server_does_not_block(silent_uri, run_folder):
     tracker = Tracker(run_folder, TrackingConfig(uri=silent_uri, request_timeout_s=2)).start()
     emit_run(run_folder)
     start = time.monotonic()
@@ -428,11 +429,11 @@ def test_importing_the_tracker_imports_no_mlflow():
         "import sys, runner.tracking.tracker; "
         "sys.exit('mlflow' in sys.modules or 'ray' in sys.modules)"
     )
-    root = Path(mlflow_client.__file__).parents[2]
+    root = Path(mlflow_sender.__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
 
 
-# ---- the setting
+# ---- tracking.uri
 
 
 @pytest.mark.parametrize(
@@ -445,20 +446,20 @@ def test_importing_the_tracker_imports_no_mlflow():
         "postgresql+psycopg2://h/d",
     ],
 )
-def test_uris_that_are_taken(uri):
+def test_accepted_uris(uri):
     assert TrackingConfig(uri=uri).uri == uri
 
 
 @pytest.mark.parametrize(
     "uri", ["runs/mlruns", "file:///tmp/mlruns", "ftp://host", "localhost:5000"]
 )
-def test_uris_that_are_refused(uri):
+def test_rejected_uris(uri):
     with pytest.raises(ValidationError, match=r"expected http\(s\)://host:port, sqlite:///file"):
         TrackingConfig(uri=uri)
 
 
 @pytest.mark.parametrize("uri", ["sqlite://", "sqlite:///", "sqlite:///:memory:"])
-def test_a_database_without_a_file_is_refused(uri):
+def test_database_without_file_is_rejected(uri):
     with pytest.raises(ValidationError, match=r"expected"):
         TrackingConfig(uri=uri)
 
@@ -469,7 +470,7 @@ def test_a_relative_database_is_resolved(tmp_path):
     assert resolve_uri("http://host", tmp_path) == "http://host"
 
 
-def test_passwords_stay_out_of_files(run_folder):
+def test_passwords_are_not_written_to_files(run_folder):
     uri = "http://me:secret@127.0.0.1:9/path"
     assert public_uri(uri) == "http://127.0.0.1:9/path"
     TrackingState().save(run_folder, uri)
@@ -480,7 +481,7 @@ def test_passwords_stay_out_of_files(run_folder):
 
 
 @pytest.mark.slow
-def test_a_server_that_dies_in_mid_run(mlflow_server, run_folder):
+def test_server_dies_during_run(mlflow_server, run_folder):
     start, stop = mlflow_server
     uri = start()
     config = TrackingConfig(uri=uri, experiment="mortal", drain_interval_s=0.05)

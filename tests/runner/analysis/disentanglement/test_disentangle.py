@@ -1,4 +1,4 @@
-"""Disentanglement, measured: the pure parts on toys whose answer is known, and the command."""
+"""Disentanglement: pure functions on toy data with known results, and the command."""
 
 from __future__ import annotations
 
@@ -17,14 +17,20 @@ from models.losses.decoupling import hsic
 from runner import experiment
 from runner.analysis.disentanglement import measure as measuring  # RENAMED
 from runner.analysis.disentanglement import plot as figures  # RENAMED
-from runner.analysis.disentanglement.comparison import lines, sides
+from runner.analysis.disentanglement.comparison import group_measured, lines
 from runner.analysis.disentanglement.features import IDENTITY, PROBED
-from runner.analysis.disentanglement.hsic import dependence, shuffled
-from runner.analysis.disentanglement.measure import Settings, mean_of, measure, panels
+from runner.analysis.disentanglement.hsic import dependence, permuted_images
+from runner.analysis.disentanglement.measure import Settings, mean_of, measure, panel_cache
 from runner.analysis.disentanglement.probes import probe
 from runner.analysis.disentanglement.retrieval import search
 from runner.analysis.disentanglement.view import comparison_table, names_of, show
-from runner.analysis.drawn_attributes import GROUPS, Question, attribute_of, questions, truth
+from runner.analysis.synthetic_attributes import (
+    GROUPS,
+    ProbeTask,
+    attribute_indicators,
+    attribute_of,
+    probe_tasks,
+)
 from runner.config.run_config import RunConfig, to_yaml
 from runner.experiment import RunResult, run_experiment
 from runner.lifelong import main
@@ -38,55 +44,52 @@ NUM_PEOPLE, NUM_IMAGES = 60, 4
 POSITIONS = np.repeat(np.arange(NUM_PEOPLE), NUM_IMAGES)
 
 
-def toy(seed: int = 0) -> tuple[np.ndarray, np.ndarray, Question]:
-    """Features that hold one attribute of three words, features that hold none, the question."""
+def toy(seed: int = 0) -> tuple[np.ndarray, np.ndarray, ProbeTask]:
+    """Features with one three-valued attribute, features without it, and the task."""
     rng = np.random.default_rng(seed)
-    answers = np.arange(NUM_PEOPLE) % 3
+    labels = np.arange(NUM_PEOPLE) % 3
     noise = rng.normal(size=(NUM_PEOPLE * NUM_IMAGES, 8))
     knowing = noise.copy()
-    knowing[:, :3] += 4 * np.eye(3)[answers[POSITIONS]]
+    knowing[:, :3] += 4 * np.eye(3)[labels[POSITIONS]]
     folds = np.arange(NUM_PEOPLE) // 3 % 5
-    return knowing, noise, Question("x", ("a", "b", "c"), np.arange(NUM_PEOPLE), answers, folds)
+    return knowing, noise, ProbeTask("x", ("a", "b", "c"), np.arange(NUM_PEOPLE), labels, folds)
 
 
 # Probes -------------------------------------------------------------------------------------------
 
 
-def test_a_probe_finds_what_is_there_and_nothing_else() -> None:
+def test_probe_detects_only_present_attributes() -> None:
     knowing, noise, question = toy()
-    found = probe(knowing, POSITIONS, question)
-    assert len(found) == 5
-    assert min(found) > 0.9
+    actual = probe(knowing, POSITIONS, question)
+    assert len(actual) == 5
+    assert min(actual) > 0.9
     assert abs(np.mean(probe(noise, POSITIONS, question)) - question.chance) < 0.1
-    # Neither the scale nor the place of a feature counts.
-    assert probe(1000 * knowing + 50, POSITIONS, question) == pytest.approx(found)
+    # Scale and offset of a feature have no effect.
+    assert probe(1000 * knowing + 50, POSITIONS, question) == pytest.approx(actual)
 
 
-def test_a_probe_is_scored_on_people_it_has_not_seen() -> None:
-    # Every person is known by a channel of its own, and no channel says more: remembered people
-    # give nothing away about others.
+def test_probe_is_scored_on_held_out_people() -> None:
+    # Every person has a separate channel, so memorised people carry no information about others.
     _, _, question = toy()
     features = np.eye(NUM_PEOPLE)[POSITIONS] + 0.01 * toy()[1][:, :1]
-    answers = np.random.default_rng(3).permutation(question.answers)
-    mixed = replace(question, answers=answers)
-    assert np.mean(probe(features, POSITIONS, mixed)) < 0.5
+    labels = np.random.default_rng(3).permutation(question.labels)
+    interpolated = replace(question, labels=labels)
+    assert np.mean(probe(features, POSITIONS, interpolated)) < 0.5
 
 
-def test_a_rare_word_weighs_as_much_as_a_frequent_one() -> None:
-    # 48 people of one word and 12 of the other: to say the frequent one always is chance.
-    answers = (np.arange(NUM_PEOPLE) % 5 == 0).astype(int)
+def test_classes_are_weighted_equally() -> None:
+    # 48 people of one class and 12 of the other: always predicting the frequent one is chance.
+    labels = (np.arange(NUM_PEOPLE) % 5 == 0).astype(int)
     folds = np.arange(NUM_PEOPLE) // 5 % 5
-    question = Question("x", ("a", "b"), np.arange(NUM_PEOPLE), answers, folds)
+    question = ProbeTask("x", ("a", "b"), np.arange(NUM_PEOPLE), labels, folds)
     noise = toy()[1]
     assert abs(np.mean(probe(noise, POSITIONS, question)) - 0.5) < 0.15
 
 
-def test_people_who_do_not_count_are_neither_fitted_nor_scored() -> None:
+def test_excluded_people_are_not_used() -> None:
     knowing, _, question = toy()
     some = question.people[question.people % 4 != 1]
-    fewer = replace(
-        question, people=some, answers=question.answers[some], folds=question.folds[some]
-    )
+    fewer = replace(question, people=some, labels=question.labels[some], folds=question.folds[some])
     spoilt = knowing.copy()
     spoilt[POSITIONS % 4 == 1] = 1e6
     assert probe(spoilt, POSITIONS, fewer) == probe(knowing, POSITIONS, fewer)
@@ -101,36 +104,36 @@ def crowd():
     return [person_of(0, domain, 1001 + number) for number in range(150)]
 
 
-def test_questions_are_fair(crowd) -> None:
-    asked, left_out = questions(crowd, 5, 10, 0)
+def test_probe_tasks_have_balanced_folds(crowd) -> None:
+    asked, left_out = probe_tasks(crowd, 5, 10, 0)
     names = [name for group in GROUPS.values() for name in group]
     assert [each.attribute for each in asked] + list(left_out) == names
     for each in asked:
         words = [attribute_of(crowd[at], each.attribute) for at in each.people]
-        assert words == [each.classes[answer] for answer in each.answers]
+        assert words == [each.classes[answer] for answer in each.labels]
         for answer in range(len(each.classes)):
-            folds = each.folds[each.answers == answer]
+            folds = each.folds[each.labels == answer]
             assert len(folds) >= 10
             assert set(folds) == set(range(5))
         assert not set(each.rare) & set(each.classes)
         assert each.chance == 1 / len(each.classes)
 
 
-def test_what_is_constant_or_rare_is_left_out_by_name(crowd) -> None:
+def test_constant_and_rare_attributes_are_omitted(crowd) -> None:
     same = [replace(each, skin="tan", sex="man") for each in crowd]
-    asked, left_out = questions(same, 5, 10, 0)
+    asked, left_out = probe_tasks(same, 5, 10, 0)
     assert {"skin", "sex"} <= set(left_out)
-    assert "tan alone" in left_out["skin"]
+    assert "only tan" in left_out["skin"]
     assert not {"skin", "sex"} & {each.attribute for each in asked}
-    _, everything = questions(crowd[:8], 5, 10, 0)
-    assert "no word" in everything["upper_colour"]
+    _, everything = probe_tasks(crowd[:8], 5, 10, 0)
+    assert "no value" in everything["upper_colour"]
     (colours,) = (
-        each for each in questions(crowd, 5, 13, 0)[0] if each.attribute == "upper_colour"
+        each for each in probe_tasks(crowd, 5, 13, 0)[0] if each.attribute == "upper_colour"
     )
     assert colours.rare
 
 
-def test_what_cannot_be_seen_is_not_asked(crowd) -> None:
+def test_invisible_attributes_are_omitted(crowd) -> None:
     person = replace(crowd[0], headwear="headscarf", hair="long", sex="woman", upper="jacket")
     for name in ("hair", "hair_colour", "beard", "pattern"):
         assert attribute_of(person, name) is None
@@ -141,14 +144,14 @@ def test_what_cannot_be_seen_is_not_asked(crowd) -> None:
     assert attribute_of(bald, "pattern") == bald.pattern
 
 
-def test_the_truth_as_a_feature(crowd) -> None:
+def test_attribute_indicators(crowd) -> None:
     pair = crowd[0], replace(crowd[0], upper="coat", headwear="none", bag="none")
-    rows = truth(pair, "identity")
+    rows = attribute_indicators(pair, "identity")
     assert (rows[0] == rows[1]).all()
     assert rows[0].sum() == sum(
         attribute_of(pair[0], each) is not None for each in GROUPS["identity"]
     )
-    rows = truth((crowd[0], crowd[1]), "clothing")
+    rows = attribute_indicators((crowd[0], crowd[1]), "clothing")
     alike = [
         attribute_of(crowd[0], each) == attribute_of(crowd[1], each) is not None
         for each in GROUPS["clothing"]
@@ -160,7 +163,7 @@ def test_the_truth_as_a_feature(crowd) -> None:
 
 
 @pytest.mark.parametrize("kernel", ["linear", "rbf"])
-def test_dependence_is_hsic_beside_its_null(kernel) -> None:
+def test_dependence_and_null(kernel) -> None:
     rng = np.random.default_rng(0)
 
     # Images of one person are alike, as they are in data.
@@ -173,33 +176,33 @@ def test_dependence_is_hsic_beside_its_null(kernel) -> None:
     assert free.hsic == pytest.approx(float(hsic(first, second, kernel)), rel=1e-5)
     # Unrelated features lie inside the null, although their rows are clustered ...
     assert np.quantile(free.null, 0.02) <= free.hsic <= np.quantile(free.null, 0.98)
-    mixed = first + 0.7 * second
-    bound = dependence(first, mixed, POSITIONS, kernel, 60, rng)
+    interpolated = first + 0.7 * second
+    bound = dependence(first, interpolated, POSITIONS, kernel, 60, rng)
     # ... and related ones above all of it.
     assert bound.hsic > max(bound.null)
     assert 0 <= free.alignment < bound.alignment < 1
     itself = dependence(first, 3 * first, POSITIONS, kernel, 1, rng)
     assert itself.alignment == pytest.approx(1, abs=1e-5)
-    order = torch.from_numpy(shuffled(POSITIONS, np.random.default_rng(5)))
+    order = torch.from_numpy(permuted_images(POSITIONS, np.random.default_rng(5)))
     again = dependence(first, second, POSITIONS, kernel, 1, np.random.default_rng(5))
     assert again.null == [pytest.approx(float(hsic(first, second[order], kernel)), rel=1e-4)]
 
 
-def test_shuffling_moves_people_as_a_whole() -> None:
+def test_permutation_moves_people_as_blocks() -> None:
     ids = np.tile(np.arange(5), 3)  # images of a person need not be neighbours
-    order = shuffled(ids, np.random.default_rng(1))
+    order = permuted_images(ids, np.random.default_rng(1))
     assert sorted(order) == list(range(15))
     for person in range(5):
         assert len(set(ids[order][ids == person])) == 1
     assert (ids[order] != ids).any()
     with pytest.raises(ValueError, match="got 1 to 2"):
-        shuffled(np.array([0, 0, 1]), np.random.default_rng(0))
+        permuted_images(np.array([0, 0, 1]), np.random.default_rng(0))
 
 
 # Search -------------------------------------------------------------------------------------------
 
 
-def test_search_takes_queries_from_one_and_the_gallery_from_the_other() -> None:
+def test_search_uses_separate_query_and_gallery_features() -> None:
     num_people, rng = 5, np.random.default_rng(0)
     person_ids = np.repeat(np.arange(num_people), 4)
     camera_ids = np.tile([0, 0, 1, 1], num_people)
@@ -225,7 +228,7 @@ def test_means_over_domains() -> None:
     assert mean_of([one, other]) == {"a": {"x": 2.0, "folds": [2.0, 4.0], "more": 5.0}}
 
 
-# The whole ----------------------------------------------------------------------------------------
+# Command ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -250,11 +253,11 @@ def finished(folder: Path, tiny_config: MakeConfig) -> tuple[RunResult, RunResul
 
 
 @pytest.fixture
-def no_drawing(monkeypatch) -> None:
+def no_plots(monkeypatch) -> None:
     monkeypatch.setattr(figures, "write_figures", lambda _: [])
 
 
-def test_the_command(finished, folder: Path, capsys, no_drawing) -> None:
+def test_the_command(finished, folder: Path, capsys, no_plots) -> None:
     full, without = (each.folder.name for each in finished)
     given = ["--runs", str(folder), "--people", "24"]
     assert main(["disentangle", full, without, *given, "--json"]) == 0
@@ -276,8 +279,8 @@ def test_the_command(finished, folder: Path, capsys, no_drawing) -> None:
     assert same["true clothing"]["R1"] > 80 > changed["true clothing"]["R1"]
     assert changed["true identity"] != same["true clothing"]
     assert [each["label"] for each in printed["groups"]] == ["A", "B"]
-    found = printed["groups"][0]["numbers"][f"retrieval/other_clothes/{IDENTITY}/R1"]["mean"]
-    assert found == one["retrieval"]["other_clothes"][IDENTITY]["R1"]
+    actual = printed["groups"][0]["numbers"][f"retrieval/other_clothes/{IDENTITY}/R1"]["mean"]
+    assert actual == one["retrieval"]["other_clothes"][IDENTITY]["R1"]
 
     console = Console(width=80, record=True, file=io.StringIO())
     show(console, one)
@@ -285,7 +288,9 @@ def test_the_command(finished, folder: Path, capsys, no_drawing) -> None:
     for words in ("Linear probes", "chance", "sex", "HSIC", "other clothes", "Not probed in plaza"):
         assert words in shown
     assert "…" not in shown
-    beside = sides([read_finished(name, str(folder)) for name in (full, without)], [one, other])
+    beside = group_measured(
+        [read_finished(name, str(folder)) for name in (full, without)], [one, other]
+    )
     console.print(comparison_table(beside))
     shown = console.export_text()
     assert "other clothes, R1 (%)" in shown
@@ -293,46 +298,46 @@ def test_the_command(finished, folder: Path, capsys, no_drawing) -> None:
     assert names_of(beside) == [f"A: {full}", f"B: {without}"]
 
 
-def test_seeds_are_averaged(finished, folder: Path, no_drawing) -> None:
+def test_seeds_are_averaged(finished, folder: Path, no_plots) -> None:
     run = read_finished(finished[0].folder.name, str(folder))
     twin = replace(run, folder=Path("twin"), config=run.config.model_copy(update={"seed": 7}))
     at = ("retrieval", "same_clothes", IDENTITY, "R1")
     results = [{"retrieval": {"same_clothes": {IDENTITY: {"R1": value}}}} for value in (10.0, 14.0)]
-    (side,) = sides([run, twin], results)
+    (side,) = group_measured([run, twin], results)
     (line,) = lines([side])
     assert line.path == at
-    found = side.number(line)
-    assert (found.mean, found.deviation) == (12.0, pytest.approx(8**0.5))
+    actual = side.estimate(line)
+    assert (actual.mean, actual.deviation) == (12.0, pytest.approx(8**0.5))
 
 
 @pytest.mark.slow
-def test_a_run_is_measured_and_drawn(finished) -> None:
+def test_run_is_measured_and_plotted(finished) -> None:
     full, without = finished
     settings = Settings(people=20, min_people=4, folds=2, permutations=5)
-    panel_of = panels(settings)
-    found = measure(str(full.folder), "runs", settings, [], panel_of)
-    assert measure(str(full.folder), "runs", settings, [], panel_of).results == found.results
-    # The panel is of the benchmark's own test people and more, in the order of their numbers.
-    panel = panel_of(found.run.config, "plaza")
-    assert panel_of(found.run.config, "plaza") is panel
-    seed = found.run.config.benchmark.synthetic.seed
+    panel_of = panel_cache(settings)
+    actual = measure(str(full.folder), "runs", settings, [], panel_of)
+    assert measure(str(full.folder), "runs", settings, [], panel_of).results == actual.results
+    # The panel has the benchmark's test people and more, in the order of their numbers.
+    panel = panel_of(actual.run.config, "plaza")
+    assert panel_of(actual.run.config, "plaza") is panel
+    seed = actual.run.config.benchmark.synthetic.seed
     assert panel.old.people[7] == person_of(seed, training_domains()[0], 1008)
-    # What is called before is the network as the seed makes it, not as it was left.
-    assert not torch.equal(found.before[0].rows[IDENTITY], found.after[0].rows[IDENTITY])
+    # `before` holds features of the initial network, not of the trained one.
+    assert not torch.equal(actual.before[0].rows[IDENTITY], actual.after[0].rows[IDENTITY])
     plain = measure(str(without.folder), "runs", settings, [], panel_of)
-    written = figures.write_figures(found) + figures.write_figures(plain)
+    written = figures.write_figures(actual) + figures.write_figures(plain)
     assert len(written) == 7
     assert all(path.stat().st_size > 10_000 for path in written)
     assert not list(full.folder.glob(".*partial"))
 
 
-def test_what_cannot_be_measured_is_refused(folder: Path, tiny_config: MakeConfig, capsys) -> None:
+def test_unsuitable_runs_are_rejected(folder: Path, tiny_config: MakeConfig, capsys) -> None:
     other = folder / "other"
     other.mkdir()
     config = tiny_config(folder, "finetune")
     (other / "config.yaml").write_text(to_yaml(config))
     assert main(["disentangle", str(other)]) == 2
-    assert "is of learner finetune, which has none" in capsys.readouterr().err
+    assert "got finetune in" in capsys.readouterr().err
     known = tiny_config(folder, "bdam", "benchmark.name=cuhk_pedes")
     (other / "config.yaml").write_text(to_yaml(known))
     assert main(["disentangle", str(other)]) == 2

@@ -1,4 +1,4 @@
-"""Which tensors are mixed and how shares are written; no run is needed for these."""
+"""Interpolated tensors, coefficients and averages, without a run."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from models.learner import LearnerState
-from runner.analysis.interpolation.evaluate import mixed_state, parse_alphas
+from runner.analysis.interpolation.evaluate import interpolated_state, parse_alphas
 from runner.analysis.interpolation.results import averages, choose
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
-def test_what_is_mixed_and_what_is_not(alpha: float) -> None:
+def test_only_network_tensors_are_interpolated(alpha: float) -> None:
     draw = torch.Generator().manual_seed(0)
 
     def some(*shape: int) -> torch.Tensor:
@@ -40,24 +40,26 @@ def test_what_is_mixed_and_what_is_not(alpha: float) -> None:
         },
         {"offset": 3},
     )
-    mixed = mixed_state(old, new, alpha)
-    assert mixed.facts == {"offset": 3}
-    assert mixed.tensors.keys() == new.tensors.keys()
+    interpolated = interpolated_state(old, new, alpha)
+    assert interpolated.facts == {"offset": 3}
+    assert interpolated.tensors.keys() == new.tensors.keys()
     for name in ("network.weight", "network.head"):
         for index, value in enumerate(new.tensors[name].flatten()):
             before = old.tensors[name].flatten()
             expected = (
                 value if index >= len(before) else alpha * value + (1 - alpha) * before[index]
             )
-            assert mixed.tensors[name].flatten()[index] == pytest.approx(float(expected), abs=1e-6)
+            assert interpolated.tensors[name].flatten()[index] == pytest.approx(
+                float(expected), abs=1e-6
+            )
     for name in ("network.num_batches", "network.added", "textual.prompts", "memory.vectors"):
-        assert torch.equal(mixed.tensors[name], new.tensors[name])
+        assert torch.equal(interpolated.tensors[name], new.tensors[name])
 
 
-def test_a_learner_without_a_network_has_nothing_to_mix() -> None:
+def test_learner_without_network_is_rejected() -> None:
     state = LearnerState({"backbone.weight": torch.ones(1)})
-    with pytest.raises(ValueError, match="nothing to mix"):
-        mixed_state(state, state, 0.5)
+    with pytest.raises(ValueError, match="checkpoint without them"):
+        interpolated_state(state, state, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +75,7 @@ def test_a_learner_without_a_network_has_nothing_to_mix() -> None:
         ("1", [0, 1]),
     ],
 )
-def test_shares(text: str, shares: list[float]) -> None:
+def test_parse_alphas(text: str, shares: list[float]) -> None:
     assert list(parse_alphas(text)) == shares
 
 
@@ -84,12 +86,12 @@ def test_shares(text: str, shares: list[float]) -> None:
         *("1.5", "-0.1", "nan", "inf", "0:1:0.0001", "0:2:0.5", "0.1;0.9", "0.1:0.9:x"),
     ],
 )
-def test_other_shares_are_refused(text: str) -> None:
+def test_invalid_alphas_are_rejected(text: str) -> None:
     with pytest.raises(ValueError, match=r"--alphas: expected start:stop:step such as 0.1:0.9:0.1"):
         parse_alphas(text)
 
 
-def test_the_choice_is_by_validation_people_alone() -> None:
+def test_choice_uses_only_validation_scores() -> None:
     assert choose({0.0: 10.0, 0.5: 30.0, 1.0: 20.0}) == 0.5
     assert choose({0.0: 30.0, 0.5: 30.0, 1.0: 20.0}) == 0.5
     assert choose({0.0: 30.0, 0.5: None, 1.0: 20.0}) is None
@@ -103,11 +105,11 @@ def test_averages() -> None:
         "c": {"mAP": 80.0, "R1": math.nan},
         "u": {"mAP": 5.0, "R1": 6.0},
     }
-    found = averages(scores, ["a", "b", "c"], ["u", "tests-alone"])
-    assert found["seen_mAP"] == 40
-    assert found["old_mAP"] == 20
-    assert (found["new_mAP"], found["new_R1"]) == (80, None)
-    assert (found["seen_R1"], found["old_R1"]) == (None, 2)
-    assert found["unseen_mAP"] == 5
+    actual = averages(scores, ["a", "b", "c"], ["u", "tests-alone"])
+    assert actual["seen_mAP"] == 40
+    assert actual["old_mAP"] == 20
+    assert (actual["new_mAP"], actual["new_R1"]) == (80, None)
+    assert (actual["seen_R1"], actual["old_R1"]) == (None, 2)
+    assert actual["unseen_mAP"] == 5
     assert averages(scores, ["a", "lost"], [])["seen_mAP"] is None
     assert averages(scores, ["a", "lost"], [])["unseen_mAP"] is None

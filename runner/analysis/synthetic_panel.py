@@ -1,4 +1,4 @@
-"""The people whose images are measured: drawn, never trained on, in old and in new clothes."""
+"""Evaluation panel: images of synthetic test people in their old and in new clothes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from runner.analysis.drawn_attributes import Ints
+from runner.analysis.synthetic_attributes import Ints
 from runner.streaming.image_decoding import decode_image
 from tasks.datasets.synthetic import SyntheticConfig, select_domains, shoot_of
 from tasks.synthetic.outfits import OutfitImages, person_in, render_outfit
@@ -21,11 +21,11 @@ _PEOPLE_PER_JOB = 16
 
 @dataclass(frozen=True, eq=False)
 class Outfit:
-    """Everybody in one outfit.
+    """All people of the panel in one outfit.
 
     Attributes:
-        people: who they are and what they wear, P of them.
-        pixels: [N, H, W, 3] uint8, person by person.
+        people: P people with their attributes and clothes.
+        pixels: [N, H, W, 3] uint8 images, ordered by person.
     """
 
     people: tuple[Person, ...]
@@ -34,14 +34,14 @@ class Outfit:
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """People of one domain; image i of `old` and of `new` differs by the clothes alone.
+    """Images of people of one domain; image i of `old` and of `new` differ only in the clothes.
 
     Attributes:
-        domain: its name.
-        old: as they are drawn.
-        new: re-dressed.
-        positions: [N] which of the people is in image i.
-        camera_ids: [N].
+        domain: name of the domain.
+        old: people in the clothes of the benchmark.
+        new: people in other clothes.
+        positions: [N] position of the person in each image.
+        camera_ids: [N] camera of each image.
         is_query: [N] whether an image is the first of its person by its camera.
     """
 
@@ -53,22 +53,23 @@ class Panel:
     is_query: np.ndarray
 
 
-def draw_panel(
+def render_panel(
     config: SyntheticConfig, domain: str, num_people: int, outfit: int, size: tuple[int, int]
 ) -> Panel:
-    """The first test people of a domain, as many as asked for, in two outfits.
+    """Renders the first `num_people` test people of a domain in two outfits.
 
-    Test people have their numbers, and so their looks, whatever their number: these are those of
-    the benchmark, and those that it would have if it were larger. Nobody trains on them.
+    The appearance of a test person depends only on their number. The panel therefore contains the
+    test people of the benchmark and, if more are requested, those that a larger benchmark would
+    have. None of them is used for training.
 
     Args:
-        config: the drawn benchmark.
+        config: synthetic benchmark.
         domain: one of its domains.
-        num_people: P.
+        num_people: number of people P.
         outfit: number of the new outfit, from 1.
         size: height and width of the decoded images in pixels.
     """
-    place = next(each for each in _both(config) if each.name == domain)
+    place = next(each for each in _all_domains(config) if each.name == domain)
     ids = list(range(FIRST_TEST_ID, FIRST_TEST_ID + num_people))
     shoot = shoot_of(config)
     parts = [
@@ -76,8 +77,8 @@ def draw_panel(
     ]
     jobs = [(place, shoot, part, number) for number in (0, outfit) for part in parts]
     num_images = 2 * num_people * config.num_cameras * config.images_per_camera
-    drawn = map_in_processes(render_outfit, jobs, useful_processes(num_images))
-    shoots = drawn[: len(parts)], drawn[len(parts) :]
+    rendered = map_in_processes(render_outfit, jobs, useful_processes(num_images))
+    shoots = rendered[: len(parts)], rendered[len(parts) :]
     old, new = (
         Outfit(
             tuple(person_in(config.seed, place, each, number) for each in ids),
@@ -91,7 +92,7 @@ def draw_panel(
     return Panel(domain, old, new, person_ids - FIRST_TEST_ID, camera_ids, numbers == 0)
 
 
-def _both(config: SyntheticConfig):
+def _all_domains(config: SyntheticConfig):
     seen, unseen = select_domains(config)
     return seen + unseen
 
