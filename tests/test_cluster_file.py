@@ -149,7 +149,7 @@ def test_the_cloud_s_largest_run(cloud):
 
     assert totals["GPU"] == 4
     assert fits(4) == 8
-    with pytest.raises(ValueError, match="the cluster has 4"):
+    with pytest.raises(ValueError, match=r"expected at least 5 GPUs.*got 4"):
         fits(5)
 
 

@@ -1,4 +1,4 @@
-"""VLADR: lifelong person re-identification with disentangled textual attributes (CVPR 2026).
+"""VLADR: vision-language attribute disentanglement and reinforcement (Xu et al., CVPR 2026).
 
 Each domain has two stages. MTAD learns prompts with both encoders frozen: free tokens per identity,
 and free tokens per attribute, shared by all identities and domains. ICAR trains the image tower

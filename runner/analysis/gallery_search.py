@@ -115,7 +115,7 @@ def images_below(folder: Path) -> list[tuple[str, Record]]:
         ValueError: the folder contains no image.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"--data: expected a folder; {folder} is none")
+        raise FileNotFoundError(f"--data: expected a folder, got {folder}")
     paths = sorted(
         path
         for path in folder.rglob("*")
@@ -123,8 +123,8 @@ def images_below(folder: Path) -> list[tuple[str, Record]]:
     )
     if not paths:
         raise ValueError(
-            f"--data: {folder} has no image; expected files ending in "
-            f"{', '.join(sorted(IMAGE_SUFFIXES))}"
+            f"--data: expected files ending in {', '.join(sorted(IMAGE_SUFFIXES))}, got none in "
+            f"{folder}"
         )
     return [("", Record(str(path), UNKNOWN, UNKNOWN)) for path in paths]
 
@@ -169,7 +169,7 @@ def open_index(run: TrainedRun, folder: Path) -> GalleryIndex:
     """
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"no index at {folder}; make it with: {program_name()} index "
+            f"expected an index at {folder}, got none; build it with: {program_name()} index "
             f"{run.storage.folder}, with the same --after or --checkpoint"
         )
     index = GalleryIndex.load(folder)

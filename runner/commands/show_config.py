@@ -8,7 +8,7 @@ from runner.commands._arguments import add_config_arguments, add_output_argument
 from runner.commands._output import Output
 
 HELP = "print the complete validated configuration"
-EXAMPLE = "--preset vladr learner.lr=1e-4"
+EXAMPLE = "--preset vladr learner.icar.epochs=30"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-sharing", action="store_true", help="each trial decodes its own images"
     )
     parser.add_argument("--resume", action="store_true", help="resume an existing sweep")
-    add_overrides(parser, "overrides of all trials, such as learner.lr=1e-4")
+    add_overrides(parser, "overrides of all trials, such as learner.icar.epochs=6")
     add_output_arguments(parser)
 
 

@@ -175,8 +175,8 @@ def find_run(run: str, storage_root: str = "runs") -> Path:
         folder = base_folder() / Path(storage_root).expanduser() / run
     if not (folder / "config.yaml").is_file():
         raise FileNotFoundError(
-            f"expected a run's folder, or its name in the folder of runs; found no run at {folder}."
-            " Give the folder of the run, or the folder of runs by --runs"
+            f"expected a run's folder or its name in the folder of runs, found no run at {folder}; "
+            "give the folder of the run, or set --runs"
         )
     return folder
 

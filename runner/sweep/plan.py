@@ -81,7 +81,7 @@ def make_plan(options: argparse.Namespace) -> SweepPlan:
     name = options.name or f"{space.name}-{Path(preset).stem}"
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise ValueError(f"--name: expected only letters, digits and . _ -, got {name!r}")
-    folder = base_folder() / Path(options.root).expanduser() / name
+    folder = base_folder() / Path(options.sweeps).expanduser() / name
     given, exists = _given(options, preset), (folder / SETTINGS_FILE).exists()
     if options.resume:
         settings = _resumed_settings(read_settings(folder), given, options.overrides)

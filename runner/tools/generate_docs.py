@@ -1,6 +1,7 @@
 """Generates pages of docs/ from the code: `python -m runner.tools.generate_docs [--check]`.
 
-configuration.md is generated from the schema, and the tables of datasets.md from the readers.
+configuration.md is generated from the schema, commands.md from the help texts, and the tables of
+datasets.md from the readers.
 """
 
 from __future__ import annotations
@@ -27,10 +28,12 @@ from runner.config.run_config import (
     schema_fields,
     validate,
 )
+from runner.tools.commands_page import render_commands
 from runner.tools.datasets_page import fill_tables
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
+_HELP_PYTHON = (3, 11)  # argparse of other versions breaks lines of help texts elsewhere
 STABLE_KEYS = (
     "seed",
     "run.name",
@@ -269,6 +272,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder / "configuration.md": render(),
         folder / "datasets.md": fill_tables(_content(folder / "datasets.md")),
     }
+    if sys.version_info[:2] == _HELP_PYTHON:
+        texts[folder / "commands.md"] = render_commands()
     outdated = [page for page, text in texts.items() if _content(page) != text]
     if not options.check:
         for page in outdated:

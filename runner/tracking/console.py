@@ -57,7 +57,7 @@ class ProgressView:
 
     def __enter__(self) -> ProgressView:
         if self._console.is_terminal and self._live is None:
-            self._live = live_block(self._console, self._block, refresh_per_second=5)
+            self._live = live_block(self._console, self.live_lines, refresh_per_second=5)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -188,7 +188,7 @@ class ProgressView:
         num_left = max(0.0, total - 1 - int(last["iteration"]))
         return f"{_clock(num_left * seconds / num_timed)} left"
 
-    def _block(self) -> RenderableType:
+    def live_lines(self) -> RenderableType:
         """Content of the live block."""
         event = self._iteration
         if event is None or self._activity:

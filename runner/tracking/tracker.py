@@ -119,7 +119,7 @@ class Tracker:
             return
         self._warned = True
         message = (
-            f"Tracking: {self._error}. Training goes on; "
+            f"Tracking: {self._error}. Training continues; "
             f"`{program_name()} sync {self._run_folder}` sends the rest."
         )
         with contextlib.suppress(OSError):

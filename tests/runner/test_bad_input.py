@@ -80,7 +80,7 @@ def on(root: Path) -> tuple[str, str]:
         ("data.max_bad_share=2", r"data\.max_bad_share: .*less than 1"),
         ("learner.optimizer.lr=fast", r"learner\.optimizer\.lr: .*number.*got 'fast'"),
         ("learner.optimizer.lr_factors={network.hed: 2}", r"lr_factors: pattern 'network\.hed'"),
-        ("cluster.num_workers=3", r"cluster\.num_workers: the batch .* 8 images .* 3 workers"),
+        ("cluster.num_workers=3", r"cluster\.num_workers: .*the batch .* 8 images .* 3 workers"),
         ("data.persons_per_batch=9", r"data\.persons_per_batch: .* 8, .*plaza, got 9"),
         ("benchmark.num_validation_identities=10", r"num_validation_identities=10 leaves none"),
         ("tracking.uri=./mlruns", r"tracking\.uri: expected http.*sqlite:///"),

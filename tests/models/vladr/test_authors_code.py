@@ -295,7 +295,7 @@ def snippet(name):
     blocks = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
     (code,) = [block for block in blocks if f"def {name}(" in block]
     space = {}
-    exec(code.partition("# Your")[0], space)
+    exec(code, space)
     return space[name]
 
 

@@ -235,7 +235,7 @@ def test_invalid_data_fail_before_the_first_run(
     given = [each for each in given if "persons_per_batch" not in each]
     status, output = run(capsys, file, *given)
     assert status == 2
-    assert "data.persons_per_batch: a batch needs" in output
+    assert "data.persons_per_batch: expected at most 8" in output
     assert not (tmp_path / "runs").exists()
 
 

@@ -64,7 +64,9 @@ def test_query_images_are_not_read_and_gallery_uses_its_descriptions(searched) -
 def test_benchmark_without_descriptions_is_rejected_early(
     tmp_path: Path, tiny_config: MakeConfig
 ) -> None:
-    with pytest.raises(ValueError, match="has none; write them by"):
+    with pytest.raises(
+        ValueError, match="expected an identity description for every gallery image"
+    ):
         read_benchmark(tiny_config(tmp_path, "bdam", "benchmark.name=synthetic"))
 
 

@@ -18,7 +18,7 @@ from runner.config.run_config import RunConfig
 from runner.experiment import RunResult, run_experiment
 from runner.lifelong import main
 from runner.training.evaluation import check_protocol, evaluate_domains
-from tasks.protocol.lock_differences import is_tested_alike, lock_differences
+from tasks.protocol.lock_differences import is_test_comparable, lock_differences
 from tasks.retrieval.random_baseline import chance_average
 from tasks.retrieval.single_shot import evaluate_single_shot
 from tasks.schema import Split
@@ -72,7 +72,7 @@ def test_lock_names_the_protocol_and_differs_in_words(single_shot: RunResult) ->
     )
     (difference,) = differences
     assert difference.text == "evaluation protocol standard in A, single_gallery_shot in B"
-    assert not is_tested_alike(differences, run.lock["order"][0])
+    assert not is_test_comparable(differences, run.lock["order"][0])
     assert standard.results["scores"] != again.results["scores"]
 
 

@@ -30,8 +30,8 @@ def test_learners_with_texts_reject_a_resnet(learner: str) -> None:
     with pytest.raises(ConfigError) as error:
         load_config(f"demo-{learner}", RESNET)
     assert str(error.value) == (
-        f"backbone.name: learner {learner} reads texts, and tiny-resnet has no text tower; "
-        f"choose a CLIP, or a learner of images alone: {', '.join(others)}"
+        f"backbone.name: learner {learner} reads texts, but tiny-resnet has no text tower; "
+        f"choose a CLIP model, or an image-only learner: {', '.join(others)}"
     )
 
 

@@ -87,8 +87,8 @@ def evaluated(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, float
     done: list[tuple[int, float]] = []
     real = mixing.evaluate_domains
 
-    def spied(embedder, benchmark, settings):
-        row = real(embedder, benchmark, settings)
+    def spied(embedder, benchmark, settings, *, seed):
+        row = real(embedder, benchmark, settings, seed=seed)
         weights = embedder.learner.network.head_class.weight.detach()
         done.append((len(benchmark.seen), float(weights.sum())))
         return row
@@ -261,10 +261,10 @@ def test_interrupted_command_continues(
     evaluated.clear()
     spied = mixing.evaluate_domains
 
-    def killed(embedder, benchmark, settings):
+    def killed(embedder, benchmark, settings, *, seed):
         if len(evaluated) == 5:
             raise KeyboardInterrupt
-        return spied(embedder, benchmark, settings)
+        return spied(embedder, benchmark, settings, seed=seed)
 
     with monkeypatch.context() as patched:
         patched.setattr(mixing, "evaluate_domains", killed)
