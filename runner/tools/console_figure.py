@@ -51,8 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m runner.tools.console_figure", description=__doc__
     )
     parser.add_argument("run", type=Path, help="folder of a finished run")
-    parser.add_argument("--domains", type=int, default=2, help="finished domains (default: 2)")
-    parser.add_argument("--width", type=int, default=110, help="characters (default: 110)")
+    parser.add_argument("--domains", type=int, default=3, help="finished domains (default: 3)")
+    parser.add_argument("--width", type=int, default=102, help="characters (default: 102)")
     parser.add_argument("--output", type=Path, default=OUTPUT, help=f"default: {OUTPUT.name}")
     options = parser.parse_args(arguments)
     svg = draw_console(options.run, options.domains, options.width)

@@ -107,7 +107,7 @@ class ProgressView:
         self._first_iteration = self._first_iteration or event
         is_last = int(event["iteration"]) == self._last_iteration()
         self._activity = f"after {event['stage']}: next stage or evaluation" if is_last else ""
-        if self._live is None and self._is_line_due(event):
+        if not self._console.is_terminal and self._is_line_due(event):
             self._last_line_time = float(event["time"])
             parts = (self._position(event), self._count(event), *_rates(event), self._time_left())
             self._print(Text("  " + " | ".join(part for part in (*parts, _losses(event)) if part)))
