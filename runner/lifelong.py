@@ -23,6 +23,7 @@ from contextlib import nullcontext, redirect_stdout
 import runner.commands
 from runner import __version__, program_name
 from runner.commands._output import Output, make_console
+from tasks.suggestion import suggestion
 
 DEFAULT_COMMAND = "run"
 
@@ -100,7 +101,13 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     """Parses the options; unlike argparse alone, accepts overrides between them."""
     parser = make_parser()
     _enable_completion(parser)
-    if not words or words[0] not in (*commands(), "-h", "--help", "--version"):
+    if words and not words[0].startswith("-") and "=" not in words[0]:
+        if words[0] not in commands():
+            parser.error(
+                f"{words[0]!r} is neither a command nor an override key=value"
+                f"{suggestion(words[0], commands())}; expected one of {', '.join(commands())}"
+            )
+    elif not words or words[0] not in ("-h", "--help", "--version"):
         words = [DEFAULT_COMMAND, *words]
     options, rest = parser.parse_known_args(words)
     overrides = [word for word in rest if "=" in word and not word.startswith("-")]

@@ -6,7 +6,6 @@ of them in any order. To add a named order, add it to `ORDERS`.
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
@@ -30,6 +29,7 @@ from tasks.protocol.identities import (
 from tasks.protocol.lock import protocol_lock
 from tasks.reading import check_allowed, dataset_names, find_dataset, read_located
 from tasks.schema import Benchmark, Domain, RawDomain
+from tasks.suggestion import suggestion
 from tasks.synthetic.styled_texts import (
     StyleConfig,
     StyleMethod,
@@ -111,10 +111,8 @@ class BenchmarkConfig(ReadOptions):
     def _check_name(cls, name: str) -> str:
         known = benchmark_names()
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
             raise ValueError(
-                f"expected one of {', '.join(known)}; got {name!r}"
-                + (f"; did you mean {near[0]}?" if near else "")
+                f"expected one of {', '.join(known)}; got {name!r}" + suggestion(name, known)
             )
         return name
 

@@ -102,7 +102,7 @@ class ReidNetwork(EmbeddingNetwork):
 
     @property
     def num_identities(self) -> int:
-        """Number of identities of all domains begun so far."""
+        """Number of identities of all domains started so far."""
         return self.head(self.image.metric).num_classes
 
     def neck(self, name: str) -> BNNeck:

@@ -31,7 +31,7 @@ TEMPLATE = ("prompt_learner.token_prefix", "prompt_learner.token_suffix")
 def from_authors(state: Mapping[str, Tensor], first_person: int = 0) -> dict[str, Tensor]:
     """Convert a stage-2 state dict for `learner.load_state_dict(..., strict=False)`.
 
-    The learner must have begun the same domain, so that its classifiers and prompts have the same
+    The learner must have started the same domain, so that its classifiers and prompts have the same
     number of rows. The three projections of their cross-attention become one. The template of the
     identity prompts is dropped, because it is embedded again here. Their checkpoints do not contain
     the token embedding.

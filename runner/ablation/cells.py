@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.ablation.table_file import TableConfig, nearest
+from runner.ablation.table_file import TableConfig
 from runner.config.run_config import ConfigError, RunConfig, in_hash, load_config
 from runner.experiment import read_benchmark
 from runner.results.finished_runs import FinishedRun, read_finished
 from runner.results.run_folder import RunStorage
 from tasks.protocol.lock_differences import lock_differences
+from tasks.suggestion import suggestion
 
 Key = tuple[str, int]
 """Row and seed."""
@@ -103,7 +104,7 @@ def check_rows(table: TableConfig, rows: Sequence[str]) -> None:
         if row not in table.rows:
             raise ConfigError(
                 f"--rows: expected some of {', '.join(table.rows)}; got {row!r}"
-                + nearest(row, list(table.rows))
+                + suggestion(row, list(table.rows), 0.5)
             )
 
 

@@ -68,7 +68,7 @@ def _subtitle(summary: TableSummary) -> str:
     at_most = "up to " if any(len(row.runs) != num_seeds for row in summary.rows) else ""
     parts = ["mAP (%)" if summary.quantities is OF_DOMAINS else "percent"]
     if summary.table.checkpoint == "validation":
-        parts.append("epoch chosen on validation")
+        parts.append("epoch selected on validation identities")
     deviation = f"mean ± sample standard deviation over {at_most}{num_seeds} seeds"
     parts.append("one seed" if num_seeds == 1 else deviation)
     return f"{', '.join(parts)}; dashed: {summary.row(summary.table.reference).label}"

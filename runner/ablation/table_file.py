@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,6 +15,7 @@ from pydantic_core import ErrorDetails
 from runner.config.run_config import PRESETS, ConfigError, in_hash
 from runner.training.model_selection import Which
 from tasks.schema import FrozenConfig
+from tasks.suggestion import suggestion
 
 TABLES = PRESETS / "ablations"
 
@@ -98,7 +98,7 @@ class TableConfig(FrozenConfig):
             if name not in self.rows:
                 raise ValueError(
                     f"{place}: expected a row of this table, got {name!r}"
-                    + nearest(str(name), list(self.rows))
+                    + suggestion(str(name), list(self.rows), 0.5)
                 )
         return self
 
@@ -179,7 +179,7 @@ def load_table(table: str) -> tuple[str, TableConfig]:
     if not path.is_file():
         raise ConfigError(
             f"expected a table: a YAML file or one of {', '.join(table_names())}; got {table!r}"
-            + nearest(table, table_names())
+            + suggestion(table, table_names(), 0.5)
         )
     try:
         # OmegaConf rejects duplicate keys; PyYAML would drop the first row.
@@ -197,17 +197,11 @@ def load_table(table: str) -> tuple[str, TableConfig]:
         raise ConfigError(problems) from error
 
 
-def nearest(name: str, known: Sequence[str]) -> str:
-    """Suggestion `; did you mean ...?`, or an empty text without a similar name."""
-    matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {matches[0]}?" if matches else ""
-
-
 def _problem(item: ErrorDetails) -> str:
     path = ".".join(str(part) for part in item["loc"] if part != "[key]")
     if item["type"] == "extra_forbidden":
         fields = list(_section(item["loc"]).model_fields)
-        return f"{path}: unknown key{nearest(str(item['loc'][-1]), fields)}"
+        return f"{path}: unknown key{suggestion(str(item['loc'][-1]), fields, 0.5)}"
     if item["type"] == "missing":
         return f"{path}: expected a value, got none"
     cause = item.get("ctx", {}).get("error")

@@ -155,8 +155,8 @@ def _entry(domain: str, record: Record) -> GalleryEntry:
 
 def _embedded(run: TrainedRun, records: Sequence[Record], folder: Path) -> tuple[Tensor, Tensor]:
     no_domains = Benchmark("images", (), (), {})
-    quarantine = folder.with_name(f"{folder.name}-quarantine.jsonl")
-    with embedding(run, no_domains, quarantine) as embedder:
+    unreadable_file = folder.with_name(f"{folder.name}-quarantine.jsonl")
+    with embedding(run, no_domains, unreadable_file) as embedder:
         return embedder.images(records)
 
 

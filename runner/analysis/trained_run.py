@@ -73,7 +73,7 @@ def load_run(
         run: run folder, or the run's name under `storage_root`.
         storage_root: folder of runs.
         after: load the checkpoint after this seen domain; default: the last domain.
-        checkpoint: the last checkpoint, or that of the epoch chosen on validation people.
+        checkpoint: the last checkpoint, or that of the epoch selected on validation identities.
         use_gpu: compute on the first CUDA device.
 
     Raises:
@@ -111,7 +111,7 @@ def _checkpoint_file(storage: RunStorage, after: str | None) -> Path:
 
 
 def _chosen(storage: RunStorage, after: str | None) -> Path:
-    """Checkpoint of the epoch chosen on validation people, per `selection` in results.json."""
+    """Checkpoint of the epoch that `selection` in results.json names."""
     results = storage.results()
     if after is not None or results is None:
         raise ValueError(
@@ -121,8 +121,8 @@ def _chosen(storage: RunStorage, after: str | None) -> Path:
     chosen = (results.get("selection") or {}).get("validation")
     if chosen is None:
         raise ValueError(
-            f"--checkpoint validation: {storage.folder} chose no epoch; only a run with "
-            "evaluation.every_epochs of 1 or more does. Omit the option for the last epoch"
+            "--checkpoint validation: expected a selected epoch, got none in "
+            f"{storage.folder}; run with evaluation.every_epochs of 1 or more, or omit the option"
         )
     file = storage.checkpoints / f"{chosen_name(chosen['epoch'])}.safetensors"
     if not file.is_file():
@@ -134,16 +134,18 @@ def _chosen(storage: RunStorage, after: str | None) -> Path:
 
 
 @contextmanager
-def embedding(run: TrainedRun, benchmark: Benchmark, quarantine: Path) -> Iterator[Embedder]:
+def embedding(run: TrainedRun, benchmark: Benchmark, unreadable_file: Path) -> Iterator[Embedder]:
     """Context manager for an embedder of image files in this process.
 
     Args:
         run: trained run; its configuration determines how images are decoded.
         benchmark: names the domains of unreadable images; may be empty.
-        quarantine: file that lists unreadable images.
+        unreadable_file: file that lists unreadable images.
     """
     backbone, data, precision = run.config.backbone, run.config.data, run.config.precision
-    stream = LocalStream(benchmark, data, backbone.image_height, backbone.image_width, quarantine)
+    stream = LocalStream(
+        benchmark, data, backbone.image_height, backbone.image_width, unreadable_file
+    )
     try:
         yield Embedder(run.learner, stream, LocalGroup(), run.device, data, precision)
     finally:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds --json and --quiet."""
     parser.add_argument(
-        "--json", action="store_true", help="print one JSON document and nothing else to stdout"
+        "--json", action="store_true", help="print only one JSON document to stdout"
     )
     parser.add_argument(
         "--quiet", action="store_true", help="print results and errors only: no progress, no hints"
@@ -34,7 +34,7 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_overrides(parser: argparse.ArgumentParser, description: str) -> None:
     """Adds positional `key=value` overrides."""
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help=description)
+    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help=description)
 
 
 def add_runs_folder(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +48,9 @@ def add_runs_folder(parser: argparse.ArgumentParser) -> None:
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the run and the arguments of its trained model."""
-    parser.add_argument("run", help="folder of a run, or its name in the folder of runs")
+    parser.add_argument(
+        "run", metavar="RUN", help="folder of a run, or its name in the folder of runs"
+    )
     add_model_arguments(parser)
 
 

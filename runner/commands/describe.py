@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from runner.commands._arguments import benchmark_settings
 from runner.commands._describe_arguments import BACKENDS, add_describe_arguments
 from runner.commands._output import Output
+from tasks.suggestion import suggestion
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -83,7 +84,6 @@ def _prepare(options: argparse.Namespace, output: Output) -> tuple[ImageSet, Pro
     Returns:
         Images, prompt, key of the rows in the store, function that describes the missing images.
     """
-    import difflib
 
     from runner.config.run_config import load_config
     from runner.descriptions.images import find_images
@@ -92,10 +92,9 @@ def _prepare(options: argparse.Namespace, output: Output) -> tuple[ImageSet, Pro
     if not (options.dataset or options.data) or not options.backend:
         raise ValueError("expected --backend and --dataset or --data; or --check FILE")
     if options.backend not in BACKENDS:
-        near = difflib.get_close_matches(options.backend, BACKENDS, n=1)
         raise ValueError(
             f"--backend: expected one of {', '.join(BACKENDS)}; got {options.backend!r}"
-            + (f"; did you mean {near[0]}?" if near else "")
+            + suggestion(options.backend, BACKENDS)
         )
     prompt = load_prompt(options.prompt)
     styles = _style_settings(options)
@@ -320,8 +319,8 @@ def _show(result: JobResult, output: Output) -> None:
     )
     output.results.print(
         f"{result.num_described:,} of {result.num_images:,} images are described "
-        f"({result.num_asked:,} asked for now), {result.num_failed:,} failed, "
-        f"{result.num_left:,} are left",
+        f"({result.num_asked:,} requested in this job), {result.num_failed:,} failed, "
+        f"{result.num_left:,} remaining",
         soft_wrap=True,
     )
     show_failures(output.results, result.rows.values())

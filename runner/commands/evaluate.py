@@ -22,7 +22,9 @@ EXAMPLE = "RUN --benchmark market1501"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `evaluate`."""
     add_run_arguments(parser)
-    parser.add_argument("--benchmark", metavar="NAME", help="default: benchmark of the run")
+    parser.add_argument(
+        "--benchmark", metavar="NAME", help="benchmark to evaluate on (default: that of the run)"
+    )
     add_overrides(
         parser, "benchmark and evaluation settings, such as evaluation.reranking.enabled=true"
     )

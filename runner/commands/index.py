@@ -26,7 +26,11 @@ EXAMPLE = "RUN --data photos/"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `index`."""
     add_run_arguments(parser)
-    parser.add_argument("--benchmark", metavar="NAME", help="default: benchmark of the run")
+    parser.add_argument(
+        "--benchmark",
+        metavar="NAME",
+        help="benchmark whose images are indexed (default: that of the run)",
+    )
     add_domains(parser, "index only the test galleries of these domains (default: all)")
     parser.add_argument(
         "--data", type=Path, metavar="DIR", help="index a folder of images instead of a benchmark"

@@ -40,7 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_domains(parser, "domains of --queries (default: all)")
     parser.add_argument("--k", type=int, default=10, help="results per query (default: 10)")
     parser.add_argument(
-        "--index", type=Path, metavar="DIR", help="default: the folder that `index` writes"
+        "--index",
+        type=Path,
+        metavar="DIR",
+        help="folder of the index (default: the one that `index` writes)",
     )
     parser.add_argument(
         "--output", type=Path, metavar="FILE",

@@ -14,7 +14,9 @@ EXAMPLE = "RUN tracking.uri=http://localhost:5000"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `sync`."""
-    parser.add_argument("run", help="folder of a run, or its name in the folder of runs")
+    parser.add_argument(
+        "run", metavar="RUN", help="folder of a run, or its name in the folder of runs"
+    )
     add_runs_folder(parser)
     add_overrides(parser, "overrides of the run's configuration, such as tracking.uri=...")
     add_output_arguments(parser)

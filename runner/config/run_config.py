@@ -6,7 +6,6 @@ command line, search spaces and ablation rows all use `load_config`.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib
 import json
@@ -37,6 +36,7 @@ from runner.config.sections import (
 )
 from tasks.benchmarks import BenchmarkConfig
 from tasks.schema import FrozenConfig
+from tasks.suggestion import suggestion
 
 PRESETS = Path(__file__).parents[1] / "presets"
 
@@ -138,7 +138,7 @@ def learner_module(name: str) -> Any:
     if name not in learner_names():
         raise ConfigError(
             f"learner.name: expected one of {', '.join(learner_names())}; got {name!r}"
-            + _nearest(name, learner_names())
+            + suggestion(name, learner_names(), 0.5)
         )
     return importlib.import_module(f"models.learners.{name}")
 
@@ -290,7 +290,7 @@ def _read_preset(preset: str) -> DictConfig:
     if not path.is_file():
         raise ConfigError(
             f"--preset: expected a file or one of {', '.join(preset_names())}; got {preset!r}"
-            + _nearest(preset, preset_names())
+            + suggestion(preset, preset_names(), 0.5)
         )
     try:
         loaded = OmegaConf.load(path)
@@ -350,7 +350,9 @@ def _hint(path: str, values: Mapping[str, Any]) -> str:
     leaf = path.rpartition(".")[2]
     same_leaf = [key for key in known if key.rpartition(".")[2] == leaf]
     return (
-        _nearest(path, same_leaf, 0.6) or _nearest(path, same_leaf[:1], 0) or _nearest(path, known)
+        suggestion(path, same_leaf)
+        or suggestion(path, same_leaf[:1], 0)
+        or suggestion(path, known, 0.5)
     )
 
 
@@ -358,11 +360,6 @@ def _keys_and_sections(learner: str | None) -> list[str]:
     keys = list(schema_keys(learner))
     sections = {key[:end] for key in keys for end, char in enumerate(key) if char == "."}
     return [*keys, *sorted(sections)]
-
-
-def _nearest(name: str, known: Sequence[str], cutoff: float = 0.5) -> str:
-    matches = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
-    return f"; did you mean {matches[0]}?" if matches else ""
 
 
 def schema_keys(learner: str | None = None) -> Iterator[str]:

@@ -142,7 +142,7 @@ class ChatClient:
                 problem = str(error)
             if attempt < self.settings.max_retries:
                 self._pause(attempt, retry_after, problem)
-        raise UnavailableError(f"{problem}, {self.settings.max_retries + 1} times")
+        raise UnavailableError(f"{problem} ({self.settings.max_retries + 1} attempts)")
 
     def _send(
         self, method: str, path: str, body: Mapping[str, Any] | None = None
@@ -172,7 +172,10 @@ class ChatClient:
     def _pause(self, attempt: int, retry_after: str | None, problem: str) -> None:
         minimum_s = retry_after_s(retry_after, datetime.now(UTC))
         if minimum_s > LONGEST_WAIT_S:
-            raise UnavailableError(f"{problem}, with a request to wait for {minimum_s:.0f} s")
+            raise UnavailableError(
+                f"{problem}; the server asks to wait {minimum_s:.0f} s, more than the limit of "
+                f"{LONGEST_WAIT_S:.0f} s"
+            )
         if minimum_s:
             # A rate limit concerns all threads, although only one received the response.
             with self._lock:
@@ -255,7 +258,7 @@ def _read(response: requests.Response, limit: int) -> bytes:
     for chunk in response.iter_content(65536):
         body += chunk
         if len(body) > limit:
-            raise ValueError(f"a response of more than {limit:,} bytes")
+            raise ValueError(f"expected a response of at most {limit:,} bytes, got more")
     return body
 
 
@@ -268,11 +271,11 @@ def _answer_text(body: bytes) -> str:
     try:
         content = json.loads(body)["choices"][0]["message"]["content"]
     except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise ValueError("a response that is no chat completion") from error
+        raise ValueError("expected a chat completion, got another response") from error
     if content is None:
         return ""
     if not isinstance(content, str):
-        raise ValueError("a response whose content is no text")
+        raise ValueError(f"expected text as content, got {type(content).__name__}")
     return content
 
 

@@ -79,8 +79,8 @@ def ask_all(
         _raise_first(wait(running).done)
     except StoppedError:
         if outage.reason:
-            return f"the endpoint answers no longer: {outage.reason}"
-        return f"the budget of {client.num_requests} requests is spent"
+            return f"the endpoint stopped answering: {outage.reason}"
+        return f"the request budget is used up after {client.num_requests} requests"
     finally:
         client.stop()
         pool.shutdown(cancel_futures=True)

@@ -45,7 +45,7 @@ def describe_by_attributes(
         match = _PERSON.match(image.path.name)
         person = people.get(str(int(match.group(1)))) if match else None
         if person is None:
-            yield Row(image.sha256, source, {}, f"nothing is known of {_stem(image.path)}")
+            yield Row(image.sha256, source, {}, f"no attributes for {_stem(image.path)}")
             continue
         try:
             texts = prompt.describe(_answers(person, prompt, image), image.sha256)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import difflib
 import hashlib
 import io
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from tasks.benchmarks import BenchmarkConfig
 from tasks.datasets import synthetic
 from tasks.reading import dataset_names, read_dataset
 from tasks.schema import RawDomain, Record
+from tasks.suggestion import suggestion
 
 _SUPPORTED_FORMATS = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 
@@ -75,10 +75,9 @@ def find_images(
     if Path(dataset).expanduser().is_dir():
         raise ValueError(f"--dataset: expected a name, got a folder; use --data {dataset}")
     known = [*dataset_names(), *seen, *unseen]
-    near = difflib.get_close_matches(dataset, known, n=1)
     raise ValueError(
         f"--dataset: expected one of {', '.join(known)}; got {dataset!r}"
-        + (f"; did you mean {near[0]}?" if near else "")
+        + suggestion(dataset, known)
     )
 
 

@@ -24,7 +24,6 @@ class JobResult:
 
     Attributes:
         num_images: files to describe.
-        num_known: distinct images that had a description before.
         num_asked: distinct images that the backend was asked for.
         rows: latest row by image hash.
         num_described: files with a description.
@@ -34,7 +33,6 @@ class JobResult:
     """
 
     num_images: int
-    num_known: int
     num_asked: int
     rows: Mapping[str, Row]
     num_described: int
@@ -96,7 +94,6 @@ def run_job(
     failed = {sha256 for sha256, row in rows.items() if not row.is_done}
     return JobResult(
         num_images=len(hashed),
-        num_known=sum(row.is_done for sha256, row in before.items() if sha256 in rows),
         num_asked=len(missing),
         rows=rows,
         num_described=num_described,

@@ -113,7 +113,7 @@ class Prompt:
         tidied = {name: tidy(text) for name, text in answers.items()}
         for question in self.questions:
             if question.name not in tidied:
-                raise BadAnswerError(f"{question.name}: there is no answer")
+                raise BadAnswerError(f"{question.name}: expected an answer, got none")
             if problem := answer_problem_of(question, tidied[question.name]):
                 raise BadAnswerError(f"{question.name}: {problem}")
         texts = self.fill(tidied)
@@ -155,7 +155,7 @@ def parse_answers(content: str) -> dict[str, str]:
     """Extracts the JSON object from a chat answer; text or a code fence around it is ignored.
 
     Raises:
-        BadAnswerError: There is no JSON object, or a value is not a text.
+        BadAnswerError: There is no valid JSON object, or a value is not a text.
     """
     if not content.strip():
         raise BadAnswerError("the answer is empty")
@@ -163,9 +163,9 @@ def parse_answers(content: str) -> dict[str, str]:
     try:
         answers = json.loads(match.group()) if match else None
     except ValueError as error:
-        raise BadAnswerError(f"the answer is no JSON: {error}") from error
+        raise BadAnswerError(f"the answer is not valid JSON: {error}") from error
     if not isinstance(answers, dict):
-        raise BadAnswerError(f"the answer has no JSON object: {content[:60]!r}")
+        raise BadAnswerError(f"expected a JSON object in the answer, got {content[:60]!r}")
     if wrong := [name for name, value in answers.items() if not isinstance(value, str)]:
         raise BadAnswerError(f"{wrong[0]}: expected a text, got {answers[wrong[0]]!r:.60}")
     return answers

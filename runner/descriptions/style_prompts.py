@@ -7,7 +7,6 @@ requests.
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from tasks.benchmarks import BenchmarkConfig
 from tasks.datasets import synthetic
 from tasks.reading import dataset_names, read_dataset
 from tasks.schema import RawDomain
+from tasks.suggestion import suggestion
 from tasks.text.caption_styles import Embed, Styles, find_styles, tfidf
 from tasks.text.masking import SLOT
 from tasks.text.paraphrase import DEFAULT_TEMPLATE
@@ -121,10 +121,9 @@ def check_style(settings: StyleSettings, prompt: str, backend: str) -> None:
     """
     methods = style_methods()
     if settings.method not in methods:
-        near = difflib.get_close_matches(settings.method, methods, n=1)
         raise ValueError(
             f"--style: expected one of {', '.join(methods)}; got {settings.method!r}"
-            + (f"; did you mean {near[0]}?" if near else "")
+            + suggestion(settings.method, methods)
         )
     if prompt != "dual":
         raise ValueError(
@@ -182,9 +181,9 @@ def read_captions(source: str, benchmark: BenchmarkConfig) -> list[str]:
         captions = _captions_in(Path(source).expanduser())
     else:
         is_folder = Path(source).expanduser().is_dir()
-        problem = "is a folder of images, which has no captions" if is_folder else "is neither"
+        what = ", a folder of images without captions" if is_folder else ""
         raise ValueError(
-            f"--captions: expected a data set or a file of captions; {source!r} {problem}"
+            f"--captions: expected a data set or a file of captions, got {source!r}{what}"
         )
     if not any(each.strip() for each in captions):
         raise ValueError(
@@ -195,7 +194,7 @@ def read_captions(source: str, benchmark: BenchmarkConfig) -> list[str]:
 
 
 def _training_captions(raw: RawDomain) -> list[str]:
-    """Training captions only, because test captions must not influence the styles."""
+    """Captions of the training split; test captions must not influence the styles."""
     return [caption for record in raw.train for caption in record.captions]
 
 

@@ -7,7 +7,7 @@ import unicodedata
 
 from tasks.text import words
 
-MAX_LETTERS = 600
+MAX_CHARACTERS = 600
 """Maximum length of a text in characters, about five times the longest requested text."""
 
 _REFUSALS = re.compile(
@@ -44,12 +44,12 @@ def text_problem(text: str, *, min_words: int, max_words: int, max_sentences: in
     """
     if not text:
         return "it is empty"
-    if len(text) > MAX_LETTERS:
-        return f"it has {len(text)} letters, at most {MAX_LETTERS} are expected"
+    if len(text) > MAX_CHARACTERS:
+        return f"it has {len(text)} characters, at most {MAX_CHARACTERS} are expected"
     if strange := sorted({letter for letter in text if not _is_plain(letter)}):
         return f"it has characters that are not expected: {''.join(strange[:5])!r}"
     if _REFUSALS.search(text):
-        return "it is an excuse, not a description"
+        return "it is a refusal, not a description"
     if not text[0].isupper() or not text.endswith("."):
         return "it is not a sentence with a capital and a full stop"
     num_words = len(words.words_of(text))
@@ -72,7 +72,7 @@ def answer_problem(answer: str, max_words: int) -> str | None:
     if strange := sorted({letter for letter in answer if not _is_plain(letter)}):
         return f"it has characters that are not expected: {''.join(strange[:5])!r}"
     if _REFUSALS.search(answer):
-        return "it is an excuse, not an answer"
+        return "it is a refusal, not an answer"
     if "." in answer.rstrip(". "):
         return "it is more than one sentence"
     if (num_words := len(words.words_of(answer))) > max_words:

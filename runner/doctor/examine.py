@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import tempfile
 from collections import defaultdict
@@ -20,6 +19,7 @@ from runner.doctor.open_images import open_images
 from tasks.dataset_files import Counts, DatasetFacts, LocatedDataset, NotExtractedError, ReadOptions
 from tasks.reading import dataset_facts, dataset_names, find_dataset, find_deeper, read_located
 from tasks.schema import RawDomain
+from tasks.suggestion import suggestion
 
 Status = Literal["ok", "warning", "missing", "broken"]
 
@@ -87,10 +87,9 @@ def check_names(names: Sequence[str], what: str) -> None:
     known = dataset_names()
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             raise ValueError(
                 f"{what}: expected one of {', '.join(known)}; got {name!r}"
-                + (f"; did you mean {near[0]}?" if near else "")
+                + suggestion(name, known, 0.5)
             )
 
 

@@ -12,13 +12,14 @@ from rich.text import Text
 
 from runner.results.comparison import Comparison
 from runner.results.finished_runs import Column, Estimate, RunGroup
+from runner.results.format import MISSING
 from runner.results.published import PublishedRow
 
 NO_LOCK = (
     "Published rows carry no lock: differences in identity lists and random splits cannot be "
     "checked."
 )
-_MISSING, _NOT_COMPARABLE, _TRAINED_OTHERWISE = "·", "†", "‡"
+_NOT_COMPARABLE, _TRAINED_OTHERWISE = "†", "‡"
 _GAP, _WIDEST_NAME = 2, 26
 _SECTIONS = (("seen",), ("seen average", "unseen average", "forgetting"), ("unseen",))
 _REASONS = {
@@ -164,7 +165,7 @@ class _ScoreTables:
         numbers = _footnotes(self.comparison)
         for row in self.comparison.published:
             cells = [self._published_cell(row, column) for column in columns]
-            if any(cell.plain.strip() != _MISSING for cell in cells):
+            if any(cell.plain.strip() != MISSING for cell in cells):
                 footnote = numbers[_footnote(self.comparison, row)]
                 rows.append([Text(f"{row.method} [{footnote}]", style="dim"), *cells])
         return rows
@@ -180,7 +181,7 @@ class _ScoreTables:
         metrics = self._metrics_of(column)
         estimates = {metric: group.estimate(column, metric) for metric in metrics}
         if all(estimate is None for estimate in estimates.values()):
-            return Text(_MISSING + self._blank(column), style="dim")
+            return Text(MISSING + self._blank(column), style="dim")
         cell = Text()
         for index, (metric, estimate) in enumerate(estimates.items()):
             is_best = group.label in self._best(column, metric)
@@ -202,13 +203,13 @@ class _ScoreTables:
         }.get(column.kind, row.domains.get(column.domain, {}))
         scores = [published.get(metric) for metric in self._metrics_of(column)]
         if all(score is None for score in scores):
-            return Text(_MISSING + self._blank(column), style="dim")
+            return Text(MISSING + self._blank(column), style="dim")
         text = "/".join(self._format(score and Estimate(score)) for score in scores)
         compares = self.comparison.published_compares(row, column)
         return Text(text + (self._blank(column) if compares else _NOT_COMPARABLE), style="dim")
 
     def _format(self, estimate: Estimate | None) -> str:
-        return _MISSING if estimate is None else f"{estimate.mean:.{self.decimals}f}"
+        return MISSING if estimate is None else f"{estimate.mean:.{self.decimals}f}"
 
     def _blank(self, column: Column) -> str:
         """Blank that aligns the cell with marked cells of the column."""

@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.text import Text
 
+from runner.results.format import format_score
 from tasks.retrieval.metrics import METRICS, ResultMatrix
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-_MISSING = "·"
 
 
 def write_figures(results: Mapping[str, Any], folder: Path) -> list[Path]:
@@ -93,10 +92,10 @@ def scores_table(results: Mapping[str, Any]) -> Table:
         table.add_column(metric, justify="right")
     table.add_column("queries", justify="right", style="dim")
     for domain, scores in results["scores"].items():
-        cells = [_percent(scores[metric]) for metric in METRICS]
+        cells = [format_score(scores[metric]) for metric in METRICS]
         table.add_row(Text(domain), *cells, str(results["num_valid_queries"][domain]))
     table.add_section()
-    average = [_percent(results["average"][metric]) for metric in METRICS]
+    average = [format_score(results["average"][metric]) for metric in METRICS]
     table.add_row("average", *average, style="cyan")
     return table
 
@@ -118,13 +117,13 @@ def _add_domain(
     last = matrix.num_steps
     values = (matrix.score("mAP", last, domain), matrix.score("R1", last, domain))
     before = matrix.score("mAP", 0, domain)
-    cells = [_percent(value) for value in (*values, before, learned, forgotten)]
+    cells = [format_score(value) for value in (*values, before, learned, forgotten)]
     table.add_row(step, Text(domain), *cells)
 
 
 def _add_average(table: Table, name: str, mean_ap: float | None, rank_1: float | None) -> None:
     table.add_section()
-    table.add_row("", name, _percent(mean_ap), _percent(rank_1), style="cyan")
+    table.add_row("", name, format_score(mean_ap), format_score(rank_1), style="cyan")
     table.add_section()
 
 
@@ -145,8 +144,4 @@ def _caption(summary: Mapping[str, float | None]) -> str:
         "forward transfer": "forward_transfer_mAP",
         "average incremental": "average_incremental_mAP",
     }
-    return "mAP: " + ", ".join(f"{name} {_percent(summary[key])}" for name, key in keys.items())
-
-
-def _percent(value: float | None) -> str:
-    return _MISSING if value is None else f"{value:.1f}"
+    return "mAP: " + ", ".join(f"{name} {format_score(summary[key])}" for name, key in keys.items())

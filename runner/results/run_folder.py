@@ -175,10 +175,17 @@ def find_run(run: str, storage_root: str = "runs") -> Path:
         folder = base_folder() / Path(storage_root).expanduser() / run
     if not (folder / "config.yaml").is_file():
         raise FileNotFoundError(
-            f"expected a run's folder or its name in the folder of runs, found no run at {folder}; "
-            "give the folder of the run, or set --runs"
+            f"expected a run's folder or its name in the folder of runs, found no run at {folder}"
+            f"{_runs_in(folder.parent)}; give the folder of the run, or set --runs"
         )
     return folder
+
+
+def _runs_in(folder: Path) -> str:
+    """Names of some runs in a folder, for an error message."""
+    names = sorted(file.parent.name for file in folder.glob("*/config.yaml"))
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"; {folder} holds {', '.join(names[:3])}{more}" if names else ""
 
 
 def write_atomically(path: Path, text: str) -> None:

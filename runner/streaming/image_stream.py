@@ -327,12 +327,12 @@ def writable_pixels(paths: Sequence[str], decoded: DecodedImages) -> np.ndarray:
     """Returns writable pixels of files that were readable when their domain was opened.
 
     Raises:
-        OSError: a file is not readable any more.
+        OSError: a file is no longer readable.
     """
     for position, reason in sorted(decoded.errors.items()):
         raise OSError(
-            f"{paths[position]}: readable when its domain was opened, but not any more "
-            f"({reason}); do not change the data folder during a run"
+            f"{paths[position]}: expected a readable image, as when its domain was opened, got "
+            f"{reason}; do not change the data folder during a run"
         )
     return np.require(decoded.pixels, requirements=["C", "W"])
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from runner.sweep.trial_records import Report, TrialRecord
+from tasks.suggestion import suggestion
 
 Mode = Literal["max", "min"]
 
@@ -54,10 +54,9 @@ def parse_objectives(text: str) -> tuple[Objective, ...]:
     names = [name.strip() for name in text.split(",")]
     for name in names:
         if name not in _MODES:
-            near = difflib.get_close_matches(name, _MODES, n=1)
             raise ValueError(
                 f"--objective: expected one or more of {', '.join(_MODES)}; got {name!r}"
-                + (f"; did you mean {near[0]}?" if near else "")
+                + suggestion(name, _MODES)
             )
     if len(set(names)) < len(names):
         raise ValueError(f"--objective: expected different names, got {text!r}")

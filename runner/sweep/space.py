@@ -32,7 +32,8 @@ from runner.sweep.parameters import (
     same,
     to_optuna,
 )
-from runner.sweep.space_file import SpaceError, nearest, read_space_file
+from runner.sweep.space_file import SpaceError, read_space_file
+from tasks.suggestion import suggestion
 
 SPACES = Path(__file__).resolve().parents[2] / "search_spaces"
 
@@ -151,7 +152,7 @@ def load_space(name_or_file: str) -> SearchSpace:
     if not file.is_file():
         raise SpaceError(
             f"SPACE: expected a file or one of {', '.join(space_names())}; got {name_or_file!r}"
-            + nearest(name_or_file, space_names())
+            + suggestion(name_or_file, space_names(), 0.5)
         )
     content = read_space_file(file)
     return SearchSpace(file.stem, content.preset, content.parameters, content.text)
@@ -228,7 +229,7 @@ def _check_known(key: str, config: RunConfig, place: str) -> None:
         raise SpaceError(
             f"{place}: unknown key of learner {name}; it belongs to learner {' and '.join(owners)}"
         )
-    raise SpaceError(f"{place}: unknown key of learner {name}" + nearest(key, known))
+    raise SpaceError(f"{place}: unknown key of learner {name}" + suggestion(key, known, 0.5))
 
 
 def _check_wanted(key: str, wanted: Sequence[Any], config: RunConfig, place: str) -> None:
@@ -242,9 +243,11 @@ def _check_wanted(key: str, wanted: Sequence[Any], config: RunConfig, place: str
             read = field.dump_python(field.validate_python(value), mode="json")
         except ValidationError as error:
             problem = error.errors()[0]["msg"]
-            raise SpaceError(f"{place}: never {as_text(value)}: {problem}") from error
+            raise SpaceError(
+                f"{place}: {as_text(value)} is not a valid value: {problem}"
+            ) from error
         if not same(read, value):
-            raise SpaceError(f"{place}: never {as_text(value)}; write {as_text(read)}")
+            raise SpaceError(f"{place}: {as_text(value)} is read as {as_text(read)}; write that")
 
 
 def _check_settings(space: SearchSpace, key: str, values: Mapping[str, Any]) -> None:

@@ -5,8 +5,7 @@ Checks everything that does not depend on a configuration; `space.check_space` c
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,12 +76,6 @@ def read_space_file(file: Path) -> SpaceFile:
     parameters = {key: _parameter(file, key, entry) for key, entry in entries.items()}
     _check_conditions(file, parameters)
     return SpaceFile(text, preset, parameters)
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """Suggestion at the end of a message, such as `; did you mean ...?`, or an empty text."""
-    matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {matches[0]}?" if matches else ""
 
 
 def _entries(file: Path) -> tuple[str, dict[str, Any]]:

@@ -103,7 +103,7 @@ _ENDED: dict[TrialState, State] = {
 def reconcile(folder: Path, study: optuna.Study) -> list[TrialRecord]:
     """Updates records of trials that ended according to the study, and returns all records.
 
-    The study is told of the end of a trial before the record is written.
+    The study records the end of a trial before trial.json does.
     """
     for record in read_records(folder):
         trials = study.get_trials(deepcopy=False)

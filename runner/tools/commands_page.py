@@ -15,7 +15,8 @@ _INTRODUCTION = """\
 This page is generated from the help texts by `make docs`.
 
 `lifelong-reid COMMAND` and `python runner/lifelong.py COMMAND` are the same program. Without a
-command, `run` is executed. Options mean the same in every command:
+command, `run` is executed. An option that several commands
+share means the same in each:
 
 | Option | Meaning |
 |---|---|
@@ -25,7 +26,11 @@ command, `run` is executed. Options mean the same in every command:
 | `--json` | print one JSON document to stdout and nothing else; progress goes to stderr |
 | `--quiet` | print results and errors only |
 
-Exit status: 0 success; 1 the run failed; 2 the input was refused; 130 interrupted.
+`run` and `ablate` take `storage.root=DIR` in place of `--runs`; `run`, `evaluate` and `search` take
+`benchmark.root=DIR` in place of `--data`.
+
+Exit status: 0 success; 1 the run failed (`failed`); 2 the input was refused, or data or a diverged
+loss made it impossible to continue (`error`); 130 interrupted.
 
 With the optional package argcomplete, `eval "$(register-python-argcomplete lifelong-reid)"` enables
 completion in bash and zsh.

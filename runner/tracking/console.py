@@ -15,6 +15,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from runner.results.format import format_duration
 from runner.tracking.event_log import Event, as_number, read_events
 from runner.tracking.mlflow_payloads import mean_score
 
@@ -145,7 +146,9 @@ class ProgressView:
     def _show_finished(self, event: Event) -> None:
         self._activity = "done"
         seconds = as_number((event.get("timings") or {}).get("wall_s"))
-        self._print(Text("finished" if seconds is None else f"finished in {_clock(seconds)}"))
+        self._print(
+            Text("finished" if seconds is None else f"finished in {format_duration(seconds)}")
+        )
 
     def _show_failed(self, event: Event) -> None:
         self._activity = "failed"
@@ -186,7 +189,7 @@ class ProgressView:
         if num_timed < 1 or seconds < _MIN_TIMED_S:
             return ""
         num_left = max(0.0, total - 1 - int(last["iteration"]))
-        return f"{_clock(num_left * seconds / num_timed)} left"
+        return f"{format_duration(num_left * seconds / num_timed)} left"
 
     def live_lines(self) -> RenderableType:
         """Content of the live block."""
@@ -279,8 +282,3 @@ def _averages(scores: Mapping[str, Mapping[str, Any]], domains: Sequence[str]) -
     means = {metric: mean_score(scores, metric, domains) for metric in ("mAP", "R1")}
     known = {metric: value for metric, value in means.items() if value is not None}
     return ", ".join(f"{metric} {value:.1f}" for metric, value in known.items())
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

@@ -233,7 +233,7 @@ def _existing(run_id: str) -> Iterator[None]:
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        raise TrackingError(f"MLflow has no run {run_id} any more") from error
+        raise TrackingError(f"MLflow no longer has run {run_id}") from error
 
 
 def _connect(config: TrackingConfig) -> MlflowClient:

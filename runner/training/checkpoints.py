@@ -184,7 +184,8 @@ class CheckpointStore:
         owner = json.loads(self.attempt_file.read_text())["attempt"]
         if owner != self.attempt:
             raise FencedError(
-                f"start {owner} of this run owns the storage; start {self.attempt} stops"
+                f"start {owner} of this run has taken over its folder; this process (start "
+                f"{self.attempt}) stops"
             )
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from tasks.suggestion import suggestion
 
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
@@ -74,10 +75,9 @@ def cluster(embeddings: Floats, method: str, options: StyleOptions | None = None
     options = options or StyleOptions()
     methods = _methods()
     if method not in methods:
-        near = difflib.get_close_matches(method, methods, n=1)
         raise ValueError(
             f"style method: expected one of {', '.join(methods)}; got {method!r}"
-            + (f"; did you mean {near[0]}?" if near else "")
+            + suggestion(method, methods)
         )
     rows = _normalise_rows(embeddings)
     if len(rows) == 1:  # not supported by some of the methods

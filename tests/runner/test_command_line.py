@@ -288,3 +288,28 @@ def test_a_closed_pipe_is_no_traceback() -> None:
     )
     assert shown.stdout.startswith("# run name")
     assert "Traceback" not in shown.stderr
+
+
+def test_a_mistyped_command_suggests_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        main(["comapre", "run"])
+    assert exit_info.value.code == 2
+    message = capsys.readouterr().err
+    assert "'comapre' is neither a command nor an override key=value" in message
+    assert "did you mean compare?" in message
+
+
+def test_optional_overrides_are_not_named_as_required(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["sweep"])
+    assert "required: SPACE" in capsys.readouterr().err
+
+
+def test_a_missing_run_lists_the_runs_that_exist(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in "abcde":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").touch()
+    assert main(["compare", "nothing", "--runs", str(tmp_path)]) == 2
+    assert f"{tmp_path} holds a, b, c and 2 more" in capsys.readouterr().err

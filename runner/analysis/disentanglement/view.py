@@ -15,8 +15,7 @@ from runner.analysis.disentanglement.features import PROBED, RANKED
 from runner.analysis.disentanglement.retrieval import SHOWN, TRUTH
 from runner.analysis.synthetic_attributes import GROUPS
 from runner.results.finished_runs import Estimate
-
-_MISSING = "·"
+from runner.results.format import MISSING
 
 
 def show(console: Console, results: Mapping[str, Any]) -> None:
@@ -153,7 +152,7 @@ def _probe_cells(probe: Mapping[str, Any]) -> list[str]:
 
 def _cell(estimated: Estimate | None, line: Line) -> str:
     if estimated is None:
-        return _MISSING
+        return MISSING
     deviation = ""
     if estimated.deviation is not None:
         deviation = f" ±{line.scale * estimated.deviation:.{line.decimals}f}"

@@ -10,7 +10,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-_MISSING = "·"
+from runner.results.format import format_score
+
 _COLUMNS = ("seen", "old", "new", "unseen")
 
 
@@ -44,7 +45,7 @@ def interpolation_table(results: Mapping[str, Any], split: str) -> Table:
             values = [averages[part][f"{each}_mAP"] for part, each in columns]
             style = "bold cyan" if alpha == chosen else ""
             coefficient = f"{alpha:g} *" if alpha == chosen else f"{alpha:g}  "
-            cells = [coefficient, *map(_percent, values)]
+            cells = [coefficient, *map(format_score, values)]
             table.add_row(*first, *(Text(cell, style=style) for cell in cells))
         table.add_section()
     return table
@@ -88,7 +89,3 @@ def write_figure(results: Mapping[str, Any], split: str, folder: Path) -> Path:
     from runner.plotting.style import save_figure
 
     return save_figure(draw_interpolation(results, split), folder / f"curves-{split}.png")
-
-
-def _percent(value: float | None) -> str:
-    return _MISSING if value is None else f"{value:.1f}"

@@ -95,7 +95,9 @@ def test_every_image_has_a_row_in_this_process(
     kept = tmp_path / "kept"
     assert main(command(tiny, images_folder, kept, "cluster.num_workers=0")) == 1
     output = capsys.readouterr().out
-    assert "0 of 12 images are described (12 asked for now), 12 failed, 0 are left" in output
+    assert (
+        "0 of 12 images are described (12 requested in this job), 12 failed, 0 remaining" in output
+    )
     assert "bad answer" in output
     assert read_descriptions(kept / "people_description.txt").parts == {}
 
@@ -144,7 +146,7 @@ def test_second_job_has_nothing_to_ask(
     main(again)
     capsys.readouterr()
     assert main(again) == 1
-    assert "(0 asked for now), 12 failed" in capsys.readouterr().out
+    assert "(0 requested in this job), 12 failed" in capsys.readouterr().out
     with DescriptionStore(tmp_path) as store:
         assert len(store.rows(f"{load_prompt('parts').version}/blip2/tiny-blip2")) == 12
 

@@ -128,7 +128,9 @@ def test_image_without_valid_answer_is_failed(
     endpoint.answers = PART_ANSWERS | {"upper_colour": "loud"}
     assert describe() == 1
     output = capsys.readouterr().out
-    assert "0 of 12 images are described (12 asked for now), 12 failed, 0 are left" in output
+    assert (
+        "0 of 12 images are described (12 requested in this job), 12 failed, 0 remaining" in output
+    )
     assert "12 x bad answer: upper_colour: no colour is named in 'loud'" in output
     assert set(endpoint.asked.values()) == {3}
     assert "not accepted: upper_colour: no colour" in endpoint.prompts[-1]
@@ -173,8 +175,8 @@ def test_outage_stops_the_job(
     assert describe("--concurrency", "1", "--max-retries", "1") == 1
     output = capsys.readouterr().out
     assert "3 of 12 images are described" in output
-    assert "6 are left" in output
-    assert "the endpoint answers no longer: no answer: HTTP 502, 2 times" in output
+    assert "6 remaining" in output
+    assert "the endpoint stopped answering: no answer: HTTP 502 (2 attempts)" in output
 
 
 def test_rejected_image_is_not_asked_again(
@@ -199,8 +201,8 @@ def test_request_budget(
     assert sum(endpoint.asked.values()) == 5
     output = capsys.readouterr().out
     assert "5 of 12 images are described" in output
-    assert "7 are left" in output
-    assert "the budget of 5 requests is spent" in output
+    assert "7 remaining" in output
+    assert "the request budget is used up after 5 requests" in output
     assert describe() == 0
     assert set(endpoint.asked.values()) == {1}
 
@@ -214,7 +216,7 @@ def test_unreadable_images_cost_no_requests(
     assert describe() == 1
     assert sum(endpoint.asked.values()) == 10
     output = capsys.readouterr().out
-    assert "10 of 12 images are described (12 asked for now), 2 failed" in output
+    assert "10 of 12 images are described (12 requested in this job), 2 failed" in output
     assert "unreadable image" in output
 
 

@@ -56,8 +56,8 @@ def test_a_dress_is_worn_on_two_parts() -> None:
         ({"hair": "hair that is short and black and wavy"}, "hair: it has 8 words"),
         ({"hair": "кудри"}, "hair: it has characters that are not expected"),
         ({"hair": "{hair}"}, "hair: it has characters"),
-        ({"bag": "I cannot see it"}, "bag: it is an excuse"),
-        ({"bag": "x" * 700}, "foot: it has 7.. letters"),
+        ({"bag": "I cannot see it"}, "bag: it is a refusal"),
+        ({"bag": "x" * 700}, "foot: it has 7.. characters"),
         ({"bag": "A bag. It is red"}, "bag: it is more than one sentence"),
     ],
 )
@@ -68,7 +68,7 @@ def test_invalid_part_answers_are_rejected(changed: dict[str, str], message: str
 
 def test_missing_answer() -> None:
     answers = {name: text for name, text in PART_ANSWERS.items() if name != "bag"}
-    with pytest.raises(BadAnswerError, match="bag: there is no answer"):
+    with pytest.raises(BadAnswerError, match="bag: expected an answer, got none"):
         load_prompt("parts").describe(answers, "")
 
 
@@ -89,7 +89,7 @@ def dual(**changed: str) -> dict[str, str]:
         ({"clothing": "He wears blue jeans and white sneakers."}, "worn on the upper body"),
         ({"clothing": "He wears a red shirt and sneakers today."}, "worn on the lower body"),
         ({"clothing": "He wears a shirt, jeans and sneakers."}, "clothing: it names no colour"),
-        ({"clothing": "As an AI I would say a red shirt and jeans."}, "an excuse"),
+        ({"clothing": "As an AI I would say a red shirt and jeans."}, "a refusal"),
         ({"clothing": "He wears " + "very " * 70 + "red shirt and jeans."}, "it has 7. words"),
     ],
 )
@@ -119,9 +119,9 @@ def test_json_is_extracted_from_other_text() -> None:
     ("content", "message"),
     [
         (" \n", "the answer is empty"),
-        ('{"a": ', "has no JSON object"),
-        ('{"a": "1", }', "is no JSON"),
-        ("[1]", "has no JSON object"),
+        ('{"a": ', "expected a JSON object"),
+        ('{"a": "1", }', "is not valid JSON"),
+        ("[1]", "expected a JSON object"),
         ('{"a": 3}', "a: expected a text, got 3"),
     ],
 )

@@ -110,7 +110,7 @@ def test_styles_use_training_captions_only(root: Path) -> None:
 def test_other_styles_change_the_source(root: Path, tmp_path: Path, capsys) -> None:
     def asked(*further: str) -> int:
         assert describe_drawn(root, tmp_path, *further) == 0
-        (number,) = re.findall(r"\((\d+) asked for now\)", capsys.readouterr().out)
+        (number,) = re.findall(r"\((\d+) requested in this job\)", capsys.readouterr().out)
         return int(number)
 
     assert asked("--style", "dbscan") == 64
@@ -255,7 +255,7 @@ def test_sources_without_captions(
         (["--style", "dbscan", "--style-eps", "3"], "eps: expected a cosine distance"),
         (["--captions", "plaza"], r"--captions: expected --style METHOD"),
         (["--style", "dbscan"], "a folder of images, which has no captions"),
-        (["--style", "dbscan", "--captions", "nowhere.json"], "'nowhere.json' is neither"),
+        (["--style", "dbscan", "--captions", "nowhere.json"], "got 'nowhere.json'"),
         (["--style", "none", "--captions", "plaza", "--style-encoder", "ViT-B-31"],
          "--style-encoder ViT-B-31: architecture: .*did you mean"),
     ],

@@ -302,10 +302,12 @@ UNFIT = {
     "are not comparable",
     when("learner.viws: weak"): f"{K}.when: learner.viws: unknown key of learner vladr; did you "
     "mean learner.views?",
-    when("learner.views: strong"): f'{K}.when: learner.views: never "strong": Input should be '
+    when(
+        "learner.views: strong"
+    ): f'{K}.when: learner.views: "strong" is not a valid value: Input should be '
     "'weak' or 'both'",
-    when("learner.losses.cma.weight: true"): f"{K}.when: learner.losses.cma.weight: never true; "
-    "write 1.0",
+    when("learner.losses.cma.weight: true"): f"{K}.when: learner.losses.cma.weight: true "
+    "is read as 1.0; write that",
     f"{MODE}: {{type: categorical, choices: [none, fixed], when: {{learner.views: both}}}}\n"
     f"{ALPHA}: {{type: float, low: 0, high: 9, when: {{{MODE}: fixed}}}}": "no parameter applies "
     f"to preset {PRESET}; the conditions of {MODE}, {ALPHA} do not hold",

@@ -309,7 +309,7 @@ def test_a_deleted_run_is_explained(database, run_folder):
     states[database]["runs"]["run"] = "0" * 32
     (run_folder / "tracking.json").write_text(json.dumps(states))
     emit_evaluation(run_folder, 0)
-    with pytest.raises(TrackingError, match=r"has no run 0+ any more; delete .*tracking\.json"):
+    with pytest.raises(TrackingError, match=r"no longer has run 0+; delete .*tracking\.json"):
         sync(run_folder, config)
 
 

@@ -161,7 +161,7 @@ def test_an_older_start_cannot_write_after_a_newer_one(tmp_path):
     store = CheckpointStore(tmp_path / "c", "abc", attempt_file, attempt=1)
     store.save(checkpoint(Position(0, 0, 1)))
     attempt_file.write_text(json.dumps({"attempt": 2}))
-    message = "start 2 of this run owns the storage; start 1 stops"
+    message = r"start 2 of this run has taken over its folder; this process \(start 1\) stops"
     with pytest.raises(FencedError, match=message):
         store.save(checkpoint(Position(0, 0, 2)))
     with pytest.raises(FencedError, match=message):

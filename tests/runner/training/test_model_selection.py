@@ -216,7 +216,7 @@ def test_selection_does_not_change_results(
     assert numbers_of(run.results) == numbers_of(whole.results)
     assert run.results["selection"] is None
     assert selected_files(run.folder) == []
-    with pytest.raises(ValueError, match="chose no epoch; only a run with"):
+    with pytest.raises(ValueError, match="expected a selected epoch, got none"):
         load_run(str(run.folder), "", checkpoint="validation")
 
 
