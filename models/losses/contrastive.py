@@ -38,45 +38,6 @@ def same_identity_or_caption(person_ids: Tensor, caption_ids: Tensor) -> Tensor:
     return captions | (identities if captions.ndim == 2 else identities[..., None])
 
 
-def supervised_contrastive(
-    anchors: Tensor, others: Tensor, positives: Tensor, temperature: float
-) -> Tensor:
-    """Compute mean over anchors of -mean_{p in positives} log softmax_m(cos(a, other_m) / tau)_p.
-
-    Args:
-        anchors: [B, D].
-        others: [M, D]; positives are part of the softmax.
-        positives: [B, M] bool.
-        temperature: tau > 0.
-
-    Returns:
-        Scalar. Anchors without positives are excluded; 0 with a zero gradient if none has
-        positives, and 0 for a single candidate (M = 1).
-
-    Source: Khosla et al. 2020 with the mean outside the logarithm, as in CLIP-ReID's first stage
-    (which does not normalise embeddings and has tau = 1).
-    """
-    return _positive_log_loss(cosine_matrix(anchors, others) / temperature, positives)
-
-
-def supervised_contrastive_parts(
-    anchors: Tensor, others: Tensor, positives: Tensor, temperature: float
-) -> Tensor:
-    """Compute `supervised_contrastive` for each of K parts.
-
-    Args:
-        anchors: [B, K, D].
-        others: [M, K, D].
-        positives: [B, M] for all parts, or [B, M, K].
-        temperature: tau > 0.
-
-    Returns:
-        [K], one loss per part.
-    """
-    logits = _part_cosines(anchors, others) / temperature
-    return _positive_log_loss(logits, _parts_first(positives))
-
-
 def symmetric_contrastive(
     image: Tensor,
     text: Tensor,
@@ -84,7 +45,10 @@ def symmetric_contrastive(
     temperature: float,
     similarity: Similarity = "cosine",
 ) -> Tensor:
-    """Compute the mean of `supervised_contrastive` from image to text and from text to image.
+    """Compute the supervised contrastive loss, averaged over both directions.
+
+    From image to text it is the mean over images of -mean_{p in positives} log
+    softmax_m(sim(image, text_m) / tau)_p; from text to image likewise.
 
     Args:
         image: [B, D].
@@ -94,10 +58,12 @@ def symmetric_contrastive(
         similarity: similarity that is divided by tau.
 
     Returns:
-        Scalar; 0 with a zero gradient for B = 1 or without positives.
+        Scalar. Anchors without positives are excluded; 0 with a zero gradient for B = 1 or if no
+        anchor has positives.
 
-    Source: CLIP; positives off the diagonal as in VLADR's local matching. CLIP-ReID's first stage
-    and the VLADR authors' code are twice this value with "dot" and tau = 1.
+    Source: Khosla et al. 2020 with the mean outside the logarithm; CLIP for the diagonal;
+    positives off the diagonal as in VLADR's local matching. CLIP-ReID's first stage and the VLADR
+    authors' code are twice this value with "dot" and tau = 1.
     """
     compare = cosine_matrix if similarity == "cosine" else dot_matrix
     return _both_directions(compare(image, text) / temperature, positives)
