@@ -29,6 +29,7 @@ exclude_patterns = ["_build"]
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 
+highlight_language = "none"  # for blocks without a language
 default_role = "code"  # `name` in a docstring is code
 nitpicky = False
 autodoc_member_order = "bysource"
