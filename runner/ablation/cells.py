@@ -53,7 +53,7 @@ class Cell:
         return RunStorage.of(self.config)
 
     @property
-    def has_begun(self) -> bool:
+    def is_started(self) -> bool:
         """Whether the run was started before and can be resumed."""
         return self.storage.config_file.is_file()
 

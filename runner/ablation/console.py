@@ -37,11 +37,11 @@ def show_plan(
 ) -> None:
     """Prints the number of finished and missing runs, and the expected time."""
     num_rows = len(table.rows)
-    num_begun = sum(cell.has_begun for cell in missing)
+    num_started = sum(cell.is_started for cell in missing)
     console.print(table.title, style="bold", markup=False)
     text = f"{len(cells)} runs ({num_rows} rows x {len(cells) // num_rows} seeds): "
     text += f"{num_finished} finished, {len(missing)} to run"
-    text += f", {num_begun} of them to resume" if num_begun else ""
+    text += f", {num_started} of them to resume" if num_started else ""
     console.print(text, highlight=False)
     if missing:
         left_s = times.left_s([(cell, 0.0) for cell in missing], num_jobs)

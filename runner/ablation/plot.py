@@ -31,7 +31,7 @@ from runner.results.format import format_count
 _ROW_INCH, _WIDTH_INCH, _CHARACTER_INCH = 0.42, 4.2, 0.075
 
 
-def write_plots(summary: TableSummary, folder: Path) -> None:
+def write_figures(summary: TableSummary, folder: Path) -> None:
     """Writes table.png, and costs.png if costs are known, into `folder`."""
     save_figure(draw_table(summary), folder / "table.png")
     if summary.costs:

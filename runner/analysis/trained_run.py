@@ -17,7 +17,7 @@ from models.learner import Learner, LearnerState
 from runner.config.run_config import RunConfig, load_config
 from runner.results.run_folder import RunStorage, find_run
 from runner.streaming.image_stream import LocalStream
-from runner.training.checkpoints import chosen_name
+from runner.training.checkpoints import selected_name
 from runner.training.collectives import LocalGroup
 from runner.training.evaluation import Embedder
 from runner.training.model_selection import Which
@@ -124,7 +124,7 @@ def _chosen(storage: RunStorage, after: str | None) -> Path:
             "--checkpoint validation: expected a selected epoch, got none in "
             f"{storage.folder}; run with evaluation.every_epochs of 1 or more, or omit the option"
         )
-    file = storage.checkpoints / f"{chosen_name(chosen['epoch'])}.safetensors"
+    file = storage.checkpoints / f"{selected_name(chosen['epoch'])}.safetensors"
     if not file.is_file():
         raise FileNotFoundError(
             f"{storage.checkpoints}: expected {file.name}, which results.json names as the chosen "

@@ -191,7 +191,7 @@ def _with_costs(
 
 def _present(output: Output, summary: TableSummary, folder: Path, cell: Cell, *, send: bool) -> int:
     """Writes, prints and sends the table; returns the exit status."""
-    from runner.ablation.plot import write_plots
+    from runner.ablation.plot import write_figures
     from runner.ablation.view import show, to_json, write_texts
     from runner.results.run_folder import write_atomically
 
@@ -200,7 +200,7 @@ def _present(output: Output, summary: TableSummary, folder: Path, cell: Cell, *,
         folder.mkdir(parents=True, exist_ok=True)
         for file, text in write_texts(summary).items():
             write_atomically(folder / file, text)
-        write_plots(summary, folder)
+        write_figures(summary, folder)
         show(output.results, summary)
         output.note(f"Table     {folder}/table.md, .json, .csv, .png")
         if send:

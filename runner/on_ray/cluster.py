@@ -73,7 +73,7 @@ def run_on_ray(
                 config.data,
                 height,
                 width,
-                storage.quarantine_file,
+                storage.unreadable_file,
                 first_domain,
                 shared.decoder() if shared else None,
             ),

@@ -31,7 +31,7 @@ class RunStorage:
         self.config_file = folder / "config.yaml"
         self.lock_file = folder / "protocol.lock.json"
         self.events_file = folder / "events.jsonl"
-        self.quarantine_file = folder / "quarantine.jsonl"
+        self.unreadable_file = folder / "quarantine.jsonl"
         self.results_file = folder / "results.json"
         self.attempt_file = folder / "attempt.json"
         self.checkpoints = folder / "checkpoints"
@@ -64,7 +64,7 @@ class RunStorage:
             write_atomically(self.config_file, to_yaml(config))
             attempt = self._attempt() + 1
             write_atomically(self.attempt_file, json.dumps({"attempt": attempt}))
-            self.quarantine_file.touch()
+            self.unreadable_file.touch()
         except BaseException:
             self.close()
             raise

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 FOLDER = "pictures"
 
 
-def write_plots(outcome: Outcome) -> list[Path]:
+def write_figures(outcome: Outcome) -> list[Path]:
     """Writes every plot that the trials suffice for, and deletes outdated ones.
 
     These are `history.png`, `importances.png`, `parallel.png` and `slice.png`,

@@ -35,7 +35,7 @@ def write_outcome(
         quick: omit importances and figures, which take seconds; used between two trials.
     """
     # Matplotlib takes a second to import.
-    from runner.sweep.plot import write_plots
+    from runner.sweep.plot import write_figures
 
     outcome = gather(folder, settings, space, config, quick=quick)
     _write_presets(outcome, config)
@@ -43,7 +43,7 @@ def write_outcome(
     write_atomically(folder / "summary.json", to_json(outcome))
     write_atomically(folder / "table.md", to_markdown(outcome))
     if not quick:
-        write_plots(outcome)
+        write_figures(outcome)
     return outcome
 
 

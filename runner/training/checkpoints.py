@@ -124,18 +124,18 @@ class CheckpointStore:
         """
         return self._save_state(f"after-{index + 1:02d}-{domain}", tensors, facts)
 
-    def save_chosen(self, epoch: int, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Path:
+    def save_selected(self, epoch: int, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Path:
         """Saves the learner after the selected epoch, in the format of `save_domain`."""
-        return self._save_state(chosen_name(epoch), tensors, facts)
+        return self._save_state(selected_name(epoch), tensors, facts)
 
-    def drop_chosen(self, *, keep_epoch: int | None) -> None:
+    def drop_selected(self, *, keep_epoch: int | None) -> None:
         """Deletes saved learners of epochs other than `keep_epoch`.
 
         Call this only after the checkpoint with the new selection is written. A run that resumes
         from an older checkpoint still needs the earlier selection.
         """
         for file in self.folder.glob("chosen-*.safetensors"):
-            if keep_epoch is None or file.stem != chosen_name(keep_epoch):
+            if keep_epoch is None or file.stem != selected_name(keep_epoch):
                 file.unlink()
 
     def _save_state(self, name: str, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Path:
@@ -189,7 +189,7 @@ class CheckpointStore:
             )
 
 
-def chosen_name(epoch: int) -> str:
+def selected_name(epoch: int) -> str:
     """File name, without extension, of the learner after a selected epoch."""
     return f"chosen-epoch-{epoch:04d}"
 

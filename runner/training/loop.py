@@ -315,7 +315,7 @@ class LifelongLoop:
                     run_state=self.state.to_json(),
                 )
             )
-            self.context.checkpoints.drop_chosen(keep_epoch=selected_epoch(self.state.candidates))
+            self.context.checkpoints.drop_selected(keep_epoch=selected_epoch(self.state.candidates))
 
     def _restore(self, checkpoint: Checkpoint) -> Position:
         self.learner.load_state(LearnerState(checkpoint.tensors, checkpoint.facts))
@@ -326,7 +326,7 @@ class LifelongLoop:
             store = self.context.prototypes
             store.reset(self.state.memory_version, self.learner.memory_state())
             # The earlier start may have been killed after its last checkpoint, before this call.
-            self.context.checkpoints.drop_chosen(keep_epoch=selected_epoch(self.state.candidates))
+            self.context.checkpoints.drop_selected(keep_epoch=selected_epoch(self.state.candidates))
         self._log(
             f"resumed at domain {position.domain + 1}, stage {position.stage + 1}, "
             f"epoch {position.epoch + 1}",

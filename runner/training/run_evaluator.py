@@ -79,7 +79,7 @@ class RunEvaluator:
         state.candidates.append({"epoch": epoch, "validation": validation, "test": test})
         if self.embedder.group.rank == 0 and selected_epoch(state.candidates) == epoch:
             learner_state = self.embedder.learner.save_state()
-            self.checkpoints.save_chosen(epoch, learner_state.tensors, learner_state.facts)
+            self.checkpoints.save_selected(epoch, learner_state.tensors, learner_state.facts)
 
     def _evaluate_domains(self, state: RunState, benchmark: Benchmark) -> EvaluationRow:
         with state.timed("evaluation"):

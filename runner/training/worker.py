@@ -86,7 +86,7 @@ def run_in_process(
 ) -> dict[str, Any]:
     """Runs in this process, without Ray and MLflow; the results are bit-equal to a run on Ray."""
     height, width = config.backbone.image_height, config.backbone.image_width
-    unreadable_file = Path(storage.quarantine_file)
+    unreadable_file = Path(storage.unreadable_file)
     decoder = shared.decoder() if shared else None
     stream = LocalStream(
         benchmark, config.data, height, width, unreadable_file, decode=decoder or decode_many

@@ -104,7 +104,7 @@ def train(config: RunConfig, folder: Path, group: WorkerGroup) -> Results:
     storage = RunStorage(folder)
     storage.folder.mkdir(parents=True, exist_ok=True)
     storage.attempt_file.write_text('{"attempt": 1}')
-    stream = LocalStream(benchmark, config.data, 64, 32, storage.quarantine_file)
+    stream = LocalStream(benchmark, config.data, 64, 32, storage.unreadable_file)
     store = FilePrototypeStore(folder / "prototypes.pt", group)
     loop.build_optimizer = recording
     try:

@@ -187,7 +187,7 @@ def test_a_resumed_run_selects_the_same_epoch(
 
         return call
 
-    for name in ("save", "save_chosen"):
+    for name in ("save", "save_selected"):
         monkeypatch.setattr(CheckpointStore, name, failing(getattr(CheckpointStore, name)))
     resumed = None
     for _ in range(10):
