@@ -21,7 +21,7 @@ _MIN_NORM = 1e-6
 def adversarial_matching(
     clothing: Tensor, text: Tensor, positives: Tensor, temperature: float, floor: float = 0.0
 ) -> Tensor:
-    """Compute the mean over images of -log(1 - P), P the softmax probability of its own texts.
+    """Compute the mean over images of -log(1 - P), P the softmax probability of the image's texts.
 
     P = sum_{m in positives} softmax_m(cos(clothing, text_m) / tau). The loss is small if the own
     text cannot be distinguished from others. log(1 - P) is computed as the log-probability of the

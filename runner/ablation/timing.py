@@ -70,7 +70,7 @@ class TimeEstimator:
 
 
 def seconds_of(results: Mapping[str, Any]) -> float:
-    """Duration of a finished run, with earlier starts as far as they are in checkpoints."""
+    """Duration of a finished run in seconds, including earlier starts that left a checkpoint."""
     timings = results["timings"]
     purposes = ("waiting_s", "probing_s", "training_s", "evaluation_s", "checkpoints_s")
     return max(timings["wall_s"], math.fsum(timings.get(name, 0.0) for name in purposes))

@@ -210,7 +210,7 @@ class _WarningCollector(logging.Handler):
 
 @contextmanager
 def _collect_warnings() -> Iterator[list[str]]:
-    """Collects the warnings of readers, which belong to a report and not on the console."""
+    """Collects the warnings of readers for the report instead of printing them."""
     logger, collector = logging.getLogger("tasks"), _WarningCollector()
     logger.addHandler(collector)
     try:

@@ -19,7 +19,7 @@ FOLDER = "pictures"
 
 
 def write_figures(outcome: Outcome) -> list[Path]:
-    """Writes every plot that the trials suffice for, and deletes outdated ones.
+    """Writes the figures for which there are enough trials, and deletes outdated figures.
 
     These are `history.png`, `importances.png`, `parallel.png` and `slice.png`,
     `response-<key>.png` for each numeric parameter, and `pareto.png` for several objectives.

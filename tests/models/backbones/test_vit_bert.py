@@ -1,4 +1,4 @@
-"""ViT and BERT behind CLIP's face: features, words, and what does not fit is said clearly."""
+"""ViT and BERT behind the interface of CLIP: features, tokens, and messages for wrong weights."""
 
 import copy
 import json

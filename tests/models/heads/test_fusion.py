@@ -129,9 +129,9 @@ def test_choice_of_the_mamba_block():
 def test_slow_block_is_logged_once(caplog):
     with caplog.at_level(logging.WARNING, logger="models.heads.mamba"):
         build(num_layers=3, mamba_block="transformers")
-    said = [record for record in caplog.records if record.name == "models.heads.mamba"]
-    assert len(said) == 1
-    assert "transformers' MambaMixer" in said[0].getMessage()
+    records = [record for record in caplog.records if record.name == "models.heads.mamba"]
+    assert len(records) == 1
+    assert "transformers' MambaMixer" in records[0].getMessage()
 
 
 @pytest.mark.parametrize("mixer", MIXERS)

@@ -1,4 +1,4 @@
-"""`describe --backend attributes` on drawn people, and what is read back."""
+"""`describe --backend attributes` on synthetic people, and reading the file back."""
 
 from __future__ import annotations
 

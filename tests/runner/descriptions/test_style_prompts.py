@@ -66,7 +66,7 @@ def entries(output: Path) -> dict[str, dict[str, str]]:
     return {each["file_path"]: each for each in listed}
 
 
-# ---- drawn people
+# ---- synthetic people
 
 
 def test_texts_are_correct_and_in_the_style_of_their_image(

@@ -422,10 +422,10 @@ def test_unfinished_or_damaged_folder(
     fine, folder = make("fine"), make("broken")
     wrong(folder)
     assert lifelong.main(["compare", str(fine), str(folder)]) == 2
-    said = capsys.readouterr()
-    assert re.search(message, said.err)
-    assert "broken" in said.err
-    assert said.out == ""
+    captured = capsys.readouterr()
+    assert re.search(message, captured.err)
+    assert "broken" in captured.err
+    assert captured.out == ""
 
 
 @pytest.mark.parametrize(

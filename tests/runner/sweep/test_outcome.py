@@ -207,9 +207,9 @@ def test_a_sweep_is_sent_to_mlflow_once(make: Make, tmp_path: Path):
     with pytest.raises(TrackingError, match="no answer"):
         send_outcome(folder, settings, dead)
     told: list[str] = []
-    said = SweepTracker(folder, settings, dead, told.append).close(60)
-    assert said
-    assert "repeat the command to send it later" in said
+    message = SweepTracker(folder, settings, dead, told.append).close(60)
+    assert message
+    assert "repeat the command to send it later" in message
     alive = TrackingConfig(uri=f"sqlite:///{tmp_path}/mlflow.db")
     assert send_outcome(folder, settings, alive, files=False) == 5
     assert send_outcome(folder, settings, alive) == 1  # the parent, with its files
