@@ -67,7 +67,7 @@ def test_kept_features_need_no_old_model(course):
     learner = trainer.learner
     assert learner.old is None
     assert not any(isinstance(module, Frozen) for module in learner.modules())
-    found = trainer.probe(lambda images: {"v": learner._encode_parts(images)})["v"]
+    found = trainer.probe(lambda images: {"v": learner.network.encode_parts(images)})["v"]
     assert torch.allclose(learner.begun, found, atol=1e-6)
     for stage in learner.stages()[:-1]:
         trainer.train(stage)
