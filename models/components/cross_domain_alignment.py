@@ -63,6 +63,7 @@ class AffinityTermConfig(RelationTermConfig):
 class EmbeddingPrototypeTermConfig(RelationTermConfig):
     """Relations to stored prototypes of the test embedding, which is taken after the necks."""
 
+    temperature: float = Field(default=0.1, gt=0, description="tau of both softmaxes")
     anchors: Literal["identities", "centroids", "domains"] = Field(
         default="identities",
         description="stored prototypes: one per old identity; learner.num_centroids k-means "
@@ -80,7 +81,7 @@ class CrossDomainLossesConfig(FrozenConfig):
     centroid_relation: RelationTermConfig = Field(default_factory=RelationTermConfig)
     identity_prototype: RelationTermConfig = Field(default_factory=RelationTermConfig)
     embedding_prototype: EmbeddingPrototypeTermConfig = Field(
-        default_factory=lambda: EmbeddingPrototypeTermConfig(temperature=0.1)
+        default_factory=EmbeddingPrototypeTermConfig
     )
     embedding_affinity: AffinityTermConfig = Field(
         default_factory=lambda: AffinityTermConfig(temperature=0.1)
