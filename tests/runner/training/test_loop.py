@@ -304,6 +304,8 @@ def test_every_checkpoint_has_the_version_of_the_prototypes(
     """A run that is killed after each checkpoint counts one version per learned domain."""
     config, run = finish("vladr")
     assert run.results["memory_versions"] == {"plaza": 1, "station": 2}
+    events = events_of(run.folder, "domain_finished")
+    assert [event["memory_version"] for event in events] == [1, 2]
     save, versions = CheckpointStore.save, dict[int, set[int]]()
 
     def save_and_die(self: CheckpointStore, checkpoint: Checkpoint) -> None:
@@ -319,8 +321,6 @@ def test_every_checkpoint_has_the_version_of_the_prototypes(
     assert last is not None
     assert last.results["memory_version"] == 2
     assert last.results["memory_versions"] == run.results["memory_versions"]
-    events = events_of(last.folder, "domain_finished")
-    assert [event["memory_version"] for event in events][-1] == 2
 
 
 def test_a_learner_without_prototypes_has_version_0(finish: Callable[[str], Finished]) -> None:
