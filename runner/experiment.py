@@ -177,6 +177,8 @@ def summarise(
         "num_parameters": outcome["num_parameters"],
         "num_trainable_parameters": outcome["num_trainable_parameters"],
         "stored_bytes_per_domain": outcome["stored_bytes_per_domain"],
+        "memory_version": outcome["memory_version"],
+        "memory_versions": outcome["memory_versions"],
         "num_starts": attempt,
         "timings": timings,
     }

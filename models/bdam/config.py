@@ -155,7 +155,10 @@ class Config(BalancedConfig):
         "clothing feature (K = 2) or over v",
     )
     num_centroids: int = Field(
-        default=16, ge=2, description="centroid_relation: centroids per subspace and domain"
+        default=16,
+        ge=2,
+        description="centroids per domain, of each subspace (centroid_relation) or of the "
+        "embedding (embedding_prototype)",
     )
     interpolation: InterpolationConfig = Field(default_factory=InterpolationConfig)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -59,6 +60,18 @@ class AffinityTermConfig(RelationTermConfig):
     )
 
 
+class EmbeddingPrototypeTermConfig(RelationTermConfig):
+    """Relations to stored prototypes of the test embedding, which is taken after the necks."""
+
+    temperature: float = Field(default=0.1, gt=0, description="tau of both softmaxes")
+    anchors: Literal["identities", "centroids", "domains"] = Field(
+        default="identities",
+        description="stored prototypes: one per old identity; learner.num_centroids k-means "
+        "centroids per domain; or one mean per domain (0 until two domains are learned: a softmax "
+        "over one anchor is constant)",
+    )
+
+
 class CrossDomainLossesConfig(FrozenConfig):
     """Forms of L_IDA; only those listed in learner.alignment are used."""
 
@@ -67,8 +80,8 @@ class CrossDomainLossesConfig(FrozenConfig):
     prototype_relation: RelationTermConfig = Field(default_factory=RelationTermConfig)
     centroid_relation: RelationTermConfig = Field(default_factory=RelationTermConfig)
     identity_prototype: RelationTermConfig = Field(default_factory=RelationTermConfig)
-    embedding_prototype: RelationTermConfig = Field(
-        default_factory=lambda: RelationTermConfig(temperature=0.1)
+    embedding_prototype: EmbeddingPrototypeTermConfig = Field(
+        default_factory=EmbeddingPrototypeTermConfig
     )
     embedding_affinity: AffinityTermConfig = Field(
         default_factory=lambda: AffinityTermConfig(temperature=0.1)
@@ -80,7 +93,8 @@ class AlignmentFeatures(NamedTuple):
 
     Attributes:
         parts: [B, K, D] L2-normalised features: attributes, the global feature, or both.
-        embedding: [B, E] L2-normalised test embedding under batch statistics.
+        embedding: [B, E] L2-normalised test embedding, of necks under batch statistics and without
+            attributes.
     """
 
     parts: Tensor | None
@@ -118,7 +132,7 @@ def cross_domain_terms(
         new: features by the model in training.
         old: features by the frozen old model on the same view; None if no form needs them.
         memory: prototypes of `parts` for the learned domains.
-        embeddings: prototypes of test embeddings of old identities, [N_old, 1, E].
+        embeddings: prototypes stored by `store_embeddings`.
 
     Returns:
         Unweighted scalar terms by the name of the form.
@@ -144,6 +158,34 @@ def cross_domain_terms(
     return terms
 
 
+def store_embeddings(
+    memory: PrototypeMemory,
+    embeddings: Tensor,
+    person_ids: Tensor,
+    settings: EmbeddingPrototypeTermConfig,
+    num_centroids: int,
+) -> None:
+    """Append the anchors of `embedding_prototype` for a learned domain.
+
+    Args:
+        memory: prototypes of test embeddings, K = 1.
+        embeddings: [N, E] L2-normalised, of the domain's training images.
+        person_ids: [N].
+        settings: settings of the form.
+        num_centroids: centroids per domain.
+    """
+    domain, rows = memory.num_domains, embeddings[:, None]
+    match settings.anchors:
+        case "identities":
+            memory.add_identities(domain, rows, person_ids)
+        case "centroids":
+            memory.add_centroids(domain, rows, num_centroids, torch.initial_seed() % 2**32)
+        case "domains":
+            memory.begin_domain(domain)
+            memory.refresh(rows)
+            memory.freeze()
+
+
 def _embedding_terms(
     alignment: Sequence[Alignment],
     losses: CrossDomainLossesConfig,
@@ -153,7 +195,12 @@ def _embedding_terms(
     """Compute the forms that compare test embeddings [B, 1, E] of new and old model."""
     terms: dict[str, Tensor] = {}
     if "embedding_prototype" in alignment:
-        settings, anchors = losses.embedding_prototype, embeddings.identity_prototypes()
+        settings = losses.embedding_prototype
+        anchors = {
+            "identities": embeddings.identity_prototypes,
+            "centroids": embeddings.centroids,
+            "domains": embeddings.attribute_prototypes,
+        }[settings.anchors]()
         terms["embedding_prototype"] = per_attribute_prototype_relation(
             *pair, anchors, settings.temperature, settings.reduction
         )

@@ -123,7 +123,10 @@ class ReidNetwork(EmbeddingNetwork):
 
     def embed(self, images: Tensor) -> Tensor:
         """Embed [B, 3, H, W] as the L2-normalised concatenation of all necks' outputs."""
-        features = self.image.features(images)
+        return self.neck_embedding(self.image.features(images))
+
+    def neck_embedding(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Concatenate all necks' outputs for features [B, dim], L2-normalised [B, sum of dims]."""
         normed = [self.neck(name)(rows) for name, rows in features.items()]
         return functional.normalize(torch.cat(normed, dim=1), dim=1)
 
@@ -199,7 +202,7 @@ class ReidNetwork(EmbeddingNetwork):
         ]
 
     def embedding_without_update(self, features: Mapping[str, Tensor]) -> Tensor:
-        """Compute the test embedding [B, sum of dims] with batch statistics.
+        """Compute `neck_embedding` [B, sum of dims] with batch statistics.
 
         The running statistics are not updated, as in `logits_without_update`.
         """

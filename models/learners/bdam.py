@@ -25,7 +25,11 @@ from models.bdam.texts import (
     check_gallery_descriptions,
     check_training_texts,
 )
-from models.components.cross_domain_alignment import AlignmentFeatures, cross_domain_terms
+from models.components.cross_domain_alignment import (
+    AlignmentFeatures,
+    cross_domain_terms,
+    store_embeddings,
+)
 from models.components.gradnorm import GradNorm
 from models.components.prototypes import (
     PrototypeMemory,
@@ -145,7 +149,8 @@ class Method(Learner):
                 self.memory.add_centroids(domain, parts, self.config.num_centroids, seed)
         if "embedding_prototype" in forms:
             rows = probe(lambda images: {"e": self.network.embed(images)})["e"]
-            self.embeddings.add_identities(self.embeddings.num_domains, rows[:, None], person_ids)
+            settings = self.config.losses.embedding_prototype
+            store_embeddings(self.embeddings, rows, person_ids, settings, self.config.num_centroids)
 
     # Embeddings ---------------------------------------------------------------------------------
 

@@ -14,14 +14,14 @@ from typing import Any, final
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from models.backbones.tower import ImageTextBackbone, PatchTower
+from models.backbones.tower import ImageTextBackbone
 from models.components.cross_domain_alignment import (
     AlignmentFeatures,
     compares_embeddings,
     compares_parts,
     cross_domain_terms,
+    store_embeddings,
 )
 from models.components.gradnorm import GradNorm
 from models.components.prototypes import (
@@ -32,31 +32,21 @@ from models.components.prototypes import (
 )
 from models.components.reid_network import (
     Frozen,
-    ReidNetwork,
     interpolate_networks,
     mean_terms,
     term_weights,
     trainable_patterns,
 )
-from models.heads.attribute_decoder import AttributeDecoder
 from models.learner import Collective, Learner, LearnerConfig, Probe, Stage, StepResult
 from models.losses.alignment import attribute_alignment
 from models.losses.contrastive import batch_candidates, image_text_cross_entropy
 from models.vladr.config import Config
 from models.vladr.mtad import attribute_prompt_terms, identity_prompt_terms
+from models.vladr.network import AttributeNetwork
 from models.vladr.prompts import TextualAttributes, check_descriptions
 from tasks.schema import Batch, Domain
 
 IDENTITY_STAGE, ATTRIBUTE_STAGE, IMAGE_STAGE = "mtad-identity", "mtad-attribute", "icar"
-
-
-class AttributeNetwork(ReidNetwork):
-    """Image tower, necks, classifiers and attribute decoder; frozen as the old model."""
-
-    def __init__(self, image: PatchTower, config: Config, generator: torch.Generator) -> None:
-        super().__init__(image, config.neck_bias)
-        size, num_heads = image.embed_dim, config.num_decoder_heads
-        self.decoder = AttributeDecoder(config.num_attributes, size, size, num_heads, generator)
 
 
 @final
@@ -106,7 +96,7 @@ class Method(Learner):
         if learned and (self.config.needs_old_model or self.config.interpolation.mode != "none"):
             self.old = Frozen(self.network)
         if learned and self.config.forms and self.config.teacher == "features":
-            self.begun = probe(lambda images: {"v": self._encode_parts(images)})["v"]
+            self.begun = probe(lambda images: {"v": self.network.encode_parts(images)})["v"]
         features = probe(self._initial_features)
         projected = features["f"]
         person_ids = torch.from_numpy(domain.person_ids).to(projected.device)
@@ -167,6 +157,7 @@ class Method(Learner):
         if stage == IMAGE_STAGE:
             self.textual.drop_image_features()
             self.begun = self.begun[:0]
+        self._extend_identity_texts(stage)
 
     def end_domain(self, probe: Probe) -> None:
         """Interpolate weights, then refresh the prototypes with the final weights."""
@@ -174,9 +165,7 @@ class Method(Learner):
             interpolate_networks(self.network, self.old.module, self.config.interpolation, probe)
             self.old = None
         if "embedding_prototype" in self.config.forms:
-            rows = probe(lambda images: {"e": self.network.embed(images)})["e"]
-            domain, person_ids = self.embeddings.num_domains, self.textual.person_ids
-            self.embeddings.add_identities(domain, rows[:, None], person_ids)
+            self._store_embeddings(probe)
         if not self.config.keeps_prototypes:
             return
         domain = int(self.memory.current_domain)
@@ -184,7 +173,7 @@ class Method(Learner):
         has_identities = "identity_prototype" in forms
         has_centroids = "centroid_relation" in forms
         if refreshed or has_identities or has_centroids:
-            features = probe(lambda images: {"v": self._encode_parts(images)})["v"]
+            features = probe(lambda images: {"v": self.network.encode_parts(images)})["v"]
             if refreshed:
                 self.memory.refresh(features)
             if has_identities:
@@ -195,7 +184,7 @@ class Method(Learner):
         self.memory.freeze()
 
     def embed_images(self, images: Tensor) -> Tensor:
-        """Embed [B, 3, H, W] as both necks' outputs, concatenated and L2-normalised [B, W + D]."""
+        """Embed [B, 3, H, W] as the L2-normalised test embedding, see `AttributeNetwork.embed`."""
         return self.network.embed(images)
 
     def _initial_features(self, images: Tensor) -> dict[str, Tensor]:
@@ -216,8 +205,30 @@ class Method(Learner):
         config = self.config
         if config.losses.image_text.weight and not config.trains_identity_prompts:
             self.textual.freeze_identities(self.text)
-        if config.losses.cma.weight and not config.trains_attribute_prompts:
+        if config.reads_attribute_texts and not config.trains_attribute_prompts:
             self.textual.freeze_attributes(self.text)
+        self._extend_identity_texts(None)
+
+    def _extend_identity_texts(self, finished: str | None) -> None:
+        """Add the attribute texts to L_global's texts if `finished` was the last prompt stage."""
+        *prompt_stages, _ = [None, *(stage.name for stage in self.stages())]
+        if self.config.extends_identity_texts and finished == prompt_stages[-1]:
+            self.textual.add_attribute_texts()
+
+    def _store_embeddings(self, probe: Probe) -> None:
+        """Store the prototypes that the form `embedding_prototype` compares with."""
+        network, config = self.network, self.config
+
+        def encode(images: Tensor) -> dict[str, Tensor]:
+            return {"e": network.neck_embedding(network.image.features(images))}
+
+        store_embeddings(
+            self.embeddings,
+            probe(encode)["e"],
+            self.textual.person_ids,
+            config.losses.embedding_prototype,
+            config.num_centroids,
+        )
 
     # Stage 2: the image tower -----------------------------------------------------------------
 
@@ -254,7 +265,7 @@ class Method(Learner):
             for n in range(num_views)
         ]
         if self.config.keeps_prototypes:
-            compared = self._parts(projected[0], attributes[0])
+            compared = self.network.parts(projected[0], attributes[0])
             self.memory.update(compared.detach(), self.config.prototype_momentum)
         terms |= mean_terms(aligned)
         return terms | self._feature_teacher_terms(batch) if len(self.begun) else terms
@@ -292,7 +303,7 @@ class Method(Learner):
     def _feature_teacher_terms(self, batch: Batch) -> dict[str, Tensor]:
         """Compute L_IDA on the test view against the features stored at the start of the domain."""
         new = AlignmentFeatures(
-            self.collective.gather(self._encode_parts(batch.views["test"])), None
+            self.collective.gather(self.network.encode_parts(batch.views["test"])), None
         )
         old = AlignmentFeatures(self.begun[self.collective.gather(batch.indices)], None)
         config = self.config
@@ -345,26 +356,8 @@ class Method(Learner):
             embedding = network.embedding_without_update(features)
         parts = compares_parts(forms)
         return AlignmentFeatures(
-            self._parts(features["projected"], attributes) if parts else None, embedding
+            network.parts(features["projected"], attributes) if parts else None, embedding
         )
-
-    def _encode_parts(self, images: Tensor) -> Tensor:
-        """Encode [B, 3, H, W] as the features of `_parts`, which the memory stores."""
-        features = self.network.image(images)
-        attributes = None
-        if self.config.granularity != "global":
-            attributes = self.network.decoder(features.patches)
-        return self._parts(features.projected, attributes)
-
-    def _parts(self, projected: Tensor, attributes: Tensor | None) -> Tensor:
-        """Select v [B, K, D], normalised f [B, 1, D], or both concatenated, by `granularity`."""
-        global_feature = functional.normalize(projected, dim=1)[:, None]
-        if self.config.granularity == "global":
-            return global_feature
-        assert attributes is not None
-        if self.config.granularity == "attribute":
-            return attributes
-        return torch.cat([attributes, global_feature], dim=1)
 
     def _gather_views(self, rows: Tensor, num_views: int = 2) -> Sequence[Tensor]:
         """Gather [V*B, ...] of this worker's V views as V tensors [W*B, ...]."""

@@ -69,11 +69,16 @@ class TextIdentityTermConfig(TermConfig):
 
 
 class ImageTextTermConfig(TermConfig):
-    """L_global: cross-entropy of cos(f, t_g) / temperature over identities."""
+    """L_global: cross-entropy of cos(f, text of an identity) / temperature over identities."""
 
     temperature: float = Field(default=0.07, gt=0, description="tau (authors' code: 1)")
     candidates: Literal["batch", "domain"] = Field(
         default="batch", description="identities of the batch, or all identities of the domain"
+    )
+    texts: Literal["identity", "identity_attributes"] = Field(
+        default="identity",
+        description="text of an identity. identity: t_g of its prompt; identity_attributes: t_g "
+        "and the mean over its images and k of t_k, which needs no decoder (ablation row + MTAD)",
     )
 
 
@@ -167,7 +172,8 @@ class Config(BalancedConfig):
         description="features of L_IDA and the prototype memory: v_k, f only (ablation), or both",
     )
     alignment: tuple[Alignment, ...] = Field(
-        default=("affinity",), description="forms of L_IDA, summed; empty disables it"
+        default=("prototype_relation",),
+        description="forms of L_IDA, summed; empty disables it",
     )
     views: Literal["weak", "both"] = Field(
         default="weak",
@@ -180,7 +186,21 @@ class Config(BalancedConfig):
         "under the test transform (no old model is kept)",
     )
     num_centroids: int = Field(
-        default=16, ge=2, description="centroid_relation: centroids per attribute and domain"
+        default=16,
+        ge=2,
+        description="centroids per domain, of each attribute (centroid_relation) or of the test "
+        "embedding (embedding_prototype)",
+    )
+    embedding: Literal["necks", "necks_attributes"] = Field(
+        default="necks",
+        description="test embedding. necks: outputs of both necks; necks_attributes: also v_k",
+    )
+    attribute_share: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="embedding=necks_attributes: share w of the attributes in the squared norm; "
+        "the cosine of two embeddings is (1 - w) cos(necks) + w mean_k cos(v_k)",
     )
     prototypes: Literal["refreshed", "online"] = Field(
         default="refreshed",
@@ -217,12 +237,25 @@ class Config(BalancedConfig):
 
     @model_validator(mode="after")
     def _check_control(self) -> Config:
-        terms = {"permuted_identities": "image_text", "permuted_captions": "cma"}
-        term = terms.get(self.control)
-        if term and not getattr(self.losses, term).weight:
+        if self.control == "permuted_identities" and not self.losses.image_text.weight:
             raise ValueError(
-                f"control={self.control}: expected losses.{term}.weight > 0, got 0; no other term "
-                "uses these texts"
+                "control=permuted_identities: expected losses.image_text.weight > 0, got 0; no "
+                "other term uses the identity prompts"
+            )
+        if self.control == "permuted_captions" and not self.reads_attribute_texts:
+            raise ValueError(
+                "control=permuted_captions: expected losses.cma.weight > 0 or "
+                "losses.image_text.texts=identity_attributes, got neither; no other term uses the "
+                "captions"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_embedding(self) -> Config:
+        if self.embedding == "necks_attributes" and not self.losses.cma.weight:
+            raise ValueError(
+                "embedding=necks_attributes: expected losses.cma.weight > 0, got 0; no other term "
+                "trains the decoder in the first domain"
             )
         return self
 
@@ -270,6 +303,17 @@ class Config(BalancedConfig):
         return bool(self.losses.cma.weight) or aligns_attributes
 
     @property
+    def extends_identity_texts(self) -> bool:
+        """Whether L_global also reads the attribute texts."""
+        image_text = self.losses.image_text
+        return bool(image_text.weight) and image_text.texts == "identity_attributes"
+
+    @property
+    def reads_attribute_texts(self) -> bool:
+        """Whether any term of the image stage uses the text features t_k."""
+        return bool(self.losses.cma.weight) or self.extends_identity_texts
+
+    @property
     def trains_identity_prompts(self) -> bool:
         """Whether stage 1 trains the identity prompts and a later term uses them."""
         return bool(self.losses.image_text.weight and self.losses.match_global.weight)
@@ -280,7 +324,7 @@ class Config(BalancedConfig):
         losses = self.losses
         trained_by = (losses.match_local, losses.orthogonality, losses.text_identity)
         return bool(
-            losses.cma.weight
+            self.reads_attribute_texts
             and self.num_attribute_tokens
             and any(term.weight for term in trained_by)
         )

@@ -22,6 +22,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from models.backbones.tower import TextTower
+from models.components.prototypes import identity_centres
 from models.components.reid_network import TermConfig
 from models.heads.bnneck import GrowingClassifier
 from models.heads.prompts import AttributePrompts, IdentityPrompts, prepend, splice
@@ -222,6 +223,22 @@ class TextualAttributes(TextualIdentities):
         entries = torch.arange(len(self.entry_tokens), device=self.entry_ids.device)
         chunks = [self._encode_entries(chunk, text) for chunk in entries.split(ENCODE_ROWS)]
         self.entry_features = torch.cat(chunks).float()
+
+    @torch.no_grad()
+    def add_attribute_texts(self) -> None:
+        """Replace every cached t_g(y) by N(t_g(y) + the identity's mean attribute text).
+
+        The mean attribute text is N(sum over all training images x of y of N(mean_k t_k(x))). Both
+        kinds of prompts must be frozen. Call it once per domain.
+        """
+        images = torch.arange(len(self.entry_ids), device=self.entry_ids.device)
+        pooled = torch.cat(
+            [self.attribute_features(chunk).mean(1) for chunk in images.split(ENCODE_ROWS)]
+        )
+        centres = identity_centres(
+            functional.normalize(pooled, dim=1), self.person_ids, len(self.identity_features)
+        )
+        self.identity_features = functional.normalize(self.identity_features + centres, dim=1)
 
     def attribute_features(self, indices: Tensor) -> Tensor:
         """Look up the cached t_k [B, K, D] of images [B]."""

@@ -15,9 +15,10 @@ from torch.nn import functional
 from models.components.reid_network import mean_terms, term_weights
 from models.heads.prompts import splice
 from models.learner import OptimizerConfig, StepResult
-from models.learners.vladr import AttributeNetwork, Config, Method
+from models.learners.vladr import Config, Method
 from models.losses.alignment import affinity, attribute_alignment
 from models.losses.contrastive import batch_candidates, image_text_cross_entropy
+from models.vladr.network import AttributeNetwork
 from models.vladr.prompts import TEMPLATE_START
 from tasks.schema import Batch, Domain
 

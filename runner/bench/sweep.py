@@ -9,7 +9,7 @@ from runner.bench.timed_runs import time_command
 from runner.bench.workbench import Workbench
 from runner.profiling.interleave import interleaved
 
-KEY = "learner.losses.affinity.weight"
+KEY = "learner.losses.prototype_relation.weight"
 """The searched parameter; it does not affect the amount of work."""
 
 

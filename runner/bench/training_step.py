@@ -111,6 +111,7 @@ def _config() -> Config:
     """Settings of the authors that affect the computation of the stage."""
     values: dict[str, Any] = {
         "num_attribute_tokens": 0,
+        "alignment": ["affinity"],
         "losses": {
             "identity": {"label_smoothing": 0.0},
             "image_text": {"temperature": 1.0},

@@ -33,6 +33,12 @@ def format_count(value: float) -> str:
     return f"{value:.3g}"
 
 
+def format_bytes(value: float) -> str:
+    """Number of bytes with three significant digits, such as `1.54 kB`."""
+    count = format_count(value)
+    return f"{count}B" if count[-1].isalpha() else f"{count} B"
+
+
 def format_duration(seconds: float) -> str:
     """Duration as `h:mm:ss`, rounded to seconds."""
     minutes, rest = divmod(round(seconds), 60)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.text import Text
 
-from runner.results.format import format_score
+from runner.results.format import MISSING, format_bytes, format_score
 from tasks.retrieval.metrics import METRICS, ResultMatrix
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ def results_table(results: Mapping[str, Any]) -> Table:
 
     Each domain has a row with mAP and R1 after the last step. Seen domains also have the mAP before
     training, the mAP right after learning the domain, and the forgetting (best mAP after steps
-    1..T-1 minus the last mAP). Averages follow, and a summary below the table.
+    1..T-1 minus the last mAP). If the learner published prototypes, a column has the version that
+    each domain published. Averages follow, and a summary below the table.
 
     Raises:
         ValueError: the rows of the scores do not match the domains.
@@ -53,7 +54,7 @@ def results_table(results: Mapping[str, Any]) -> Table:
     matrix, summary = _matrix(results), results["summary"]
     table = Table(
         title=f"{results['learner']} on {results['benchmark']}, seed {results['seed']} (%)",
-        caption=_caption(summary),
+        caption=_caption(results),
         box=box.SIMPLE_HEAD,
         title_justify="left",
         caption_justify="left",
@@ -66,9 +67,14 @@ def results_table(results: Mapping[str, Any]) -> Table:
     table.add_column("R1", justify="right")
     for heading in ("mAP untrained", "mAP learned", "mAP forgotten"):
         table.add_column(heading, justify="right", style="dim")
+    versions: Mapping[str, int] = results.get("memory_versions") or {}
+    if versions:
+        table.add_column("prototypes version", justify="right", style="dim")
     for index, domain in enumerate(matrix.seen):
         learned = matrix.score("mAP", index + 1, domain)
-        _add_domain(table, matrix, domain, str(index + 1), learned, _forgotten(matrix, index))
+        forgotten = _forgotten(matrix, index)
+        version = [str(versions.get(domain, MISSING))] if versions else []
+        _add_domain(table, matrix, domain, str(index + 1), learned, forgotten, *version)
     _add_average(table, "seen average", summary["seen_mAP"], summary["seen_R1"])
     for domain in matrix.unseen:
         _add_domain(table, matrix, domain, "", None, None)
@@ -113,12 +119,13 @@ def _add_domain(
     step: str,
     learned: float | None,
     forgotten: float | None,
+    *more_cells: str,
 ) -> None:
     last = matrix.num_steps
     values = (matrix.score("mAP", last, domain), matrix.score("R1", last, domain))
     before = matrix.score("mAP", 0, domain)
     cells = [format_score(value) for value in (*values, before, learned, forgotten)]
-    table.add_row(step, Text(domain), *cells)
+    table.add_row(step, Text(domain), *cells, *more_cells)
 
 
 def _add_average(table: Table, name: str, mean_ap: float | None, rank_1: float | None) -> None:
@@ -137,11 +144,17 @@ def _forgotten(matrix: ResultMatrix, domain_index: int) -> float | None:
     return max(known[:-1]) - known[-1] if len(known) == last else None
 
 
-def _caption(summary: Mapping[str, float | None]) -> str:
+def _caption(results: Mapping[str, Any]) -> str:
     keys = {
         "forgetting": "forgetting_mAP",
         "backward transfer": "backward_transfer_mAP",
         "forward transfer": "forward_transfer_mAP",
         "average incremental": "average_incremental_mAP",
     }
-    return "mAP: " + ", ".join(f"{name} {format_score(summary[key])}" for name, key in keys.items())
+    summary = results["summary"]
+    scores = ", ".join(f"{name} {format_score(summary[key])}" for name, key in keys.items())
+    lines, version = [f"mAP: {scores}"], results.get("memory_version")
+    if stored := results.get("stored_bytes_per_domain"):
+        lines.append(f"stored per domain: {format_bytes(stored)}")
+        lines[-1] += f", prototypes version {version}" if version else ""
+    return "\n".join(lines)

@@ -15,7 +15,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from runner.results.format import format_duration
+from runner.results.format import format_bytes, format_duration
 from runner.tracking.event_log import Event, as_number, read_events
 from runner.tracking.mlflow_payloads import mean_score
 
@@ -134,6 +134,9 @@ class ProgressView:
     def _show_domain_finished(self, event: Event) -> None:
         timings = {name: as_number(value) for name, value in (event.get("timings") or {}).items()}
         parts = [f"{name} {value:.1f} s" for name, value in timings.items() if value is not None]
+        if version := event.get("memory_version"):
+            stored = format_bytes(as_number(event.get("stored_bytes_per_domain")) or 0)
+            parts.append(f"prototypes version {version}, stored per domain {stored}")
         number = f"{int(event['domain_index']) + 1}/{len(self._run.get('seen') or []) or '?'}"
         self._print(Text(f"learned {number} {event['domain']}: {', '.join(parts)}", style="dim"))
         self._activity = "preparing the next step"

@@ -1,8 +1,9 @@
 """Converts the events of a run to MLflow payloads: plain data, independent of the MLflow package.
 
 A lifelong run is one parent run and one nested run per domain. The parent holds the result matrix
-(`test.mAP.<domain>` at steps 0..T), the averages over learned and unseen domains, the summary and
-the timings. A domain's run holds its iterations (`loss`, `terms.*`, `lr`, `images_per_s`).
+(`test.mAP.<domain>` at steps 0..T), the averages over learned and unseen domains, the version and
+size of the prototypes after each domain, the summary and the timings. A domain's run holds its
+iterations (`loss`, `terms.*`, `lr`, `images_per_s`), and version and size of the prototypes.
 """
 
 from __future__ import annotations
@@ -128,6 +129,10 @@ class RunHistory:
     def _take_domain_finished(self, event: Event) -> None:
         domain = self._domain_payload(event)
         self._add_points(domain, _flat("seconds", event.get("timings") or {}), event, 0)
+        memory = {name: event.get(name) for name in ("memory_version", "stored_bytes_per_domain")}
+        self._add_points(domain, memory, event, 0)
+        step = int(event["domain_index"]) + 1
+        self._add_points(self._payload(PARENT, event), memory, event, step)
         self._set_status(domain, "FINISHED", event)
 
     def _take_finished(self, event: Event) -> None:

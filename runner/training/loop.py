@@ -148,7 +148,7 @@ class LifelongLoop:
         self._seed("end", opened.domain.name)
         with self.state.timed("probing"):
             self.learner.end_domain(self.embedder.probe(opened))
-        self._publish_prototypes()
+        self._publish_prototypes(opened.domain.name)
         self._replay = None
         self.context.stream.release(index)
         last = index + 1 == len(self.benchmark.steps)
@@ -164,6 +164,8 @@ class LifelongLoop:
                 name: seconds - before.get(name, 0.0)
                 for name, seconds in self.state.seconds.items()
             },
+            memory_version=self.state.memory_versions.get(opened.domain.name),
+            stored_bytes_per_domain=self.learner.stored_bytes_per_domain(),
         )
 
     def _open_replay(self) -> None:
@@ -202,7 +204,7 @@ class LifelongLoop:
                 f"{name}: {opened.num_unreadable} unreadable training images, see quarantine.jsonl"
             )
 
-    def _publish_prototypes(self) -> None:
+    def _publish_prototypes(self, domain: str) -> None:
         """Publishes the prototypes of rank 0 and loads the published version on every worker."""
         state = self.learner.memory_state()
         if not state:
@@ -211,6 +213,7 @@ class LifelongLoop:
         if group.rank == 0:
             self.state.memory_version = store.publish(state, self.state.memory_version)
         self.state.memory_version = group.broadcast(self.state.memory_version)
+        self.state.memory_versions[domain] = self.state.memory_version
         _, tensors = store.latest()
         self.learner.load_memory_state(
             {name: tensor.to(self.device, copy=True) for name, tensor in tensors.items()}

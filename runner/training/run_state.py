@@ -21,7 +21,8 @@ class RunState:
         test: scores on the test splits.
         validation: scores on the validation identities.
         iteration: optimiser updates done.
-        memory_version: version of the published prototypes.
+        memory_version: version of the published prototypes; 0 if none are published.
+        memory_versions: version published at the end of each learned domain.
         candidates: candidates for model selection, if it is enabled.
         counts: number of trained images and of evaluated images.
         unreadable_images: unreadable training images by domain.
@@ -33,6 +34,7 @@ class RunState:
     validation: ResultMatrix
     iteration: int = 0
     memory_version: int = 0
+    memory_versions: dict[str, int] = field(default_factory=dict)
     candidates: list[Candidate] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     unreadable_images: dict[str, int] = field(default_factory=dict)

@@ -49,6 +49,11 @@ def settings(name):
     if name == "bdam":
         settings_by_name["mamba"] = {"fusion": {"mixer": "mamba"}, "text_tower": "trained"}
     if name == "vladr":
+        settings_by_name["attributes"] = {
+            "embedding": "necks_attributes",
+            "losses": {"image_text": {"texts": "identity_attributes"}},
+            "alignment": ("prototype_relation", "embedding_prototype"),
+        }
         settings_by_name["authors-code"] = load_config("vladr-authors-code").learner.model_dump(
             exclude={"name"}
         )

@@ -96,7 +96,10 @@ def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def numbers_of() -> Callable[[Mapping[str, Any]], dict[str, Any]]:
     """Selects the entries of results.json that must be bit-equal between equivalent runs."""
-    names = ("domains", "scores", "validation", "summary", "validation_summary", "num_iterations")
+    names = (
+        *("domains", "scores", "validation", "summary", "validation_summary", "num_iterations"),
+        *("memory_version", "memory_versions"),
+    )
     return lambda results: {name: results[name] for name in names}
 
 

@@ -173,7 +173,6 @@ def test_two_identities_are_swapped(course, control):
     ("control", "loss"), [("permuted_identities", "image_text"), ("permuted_captions", "cma")]
 )
 def test_unused_control_is_rejected(control, loss):
-    with pytest.raises(
-        ValueError, match=rf"control={control}: expected losses\.{loss}\.weight > 0"
-    ):
+    message = rf"control={control}: expected losses\.{loss}\.weight > 0"
+    with pytest.raises(ValueError, match=message):
         Config.model_validate({"control": control, "losses": {loss: {"weight": 0}}})

@@ -14,6 +14,7 @@ from tasks.schema import Record
 
 IDENTITY, ATTRIBUTE, IMAGE = "mtad-identity", "mtad-attribute", "icar"
 FORMS = get_args(Alignment)
+TEXTS = {"texts": "identity_attributes"}
 
 
 def off(*terms):
@@ -63,7 +64,7 @@ def test_forms_add_up(course):
     assert set(trainer.terms(IMAGE)) == {"identity", "triplet", "image_text", "cma", *FORMS}
 
 
-@pytest.mark.parametrize("values", [{"alignment": ()}, {"losses": off("affinity")}])
+@pytest.mark.parametrize("values", [{"alignment": ()}, {"losses": off("prototype_relation")}])
 def test_without_alignment_no_past_is_held(course, values):
     trainer = course("vladr", **values)
     trainer.learn("first")
@@ -99,6 +100,9 @@ def test_the_old_model_sees_the_students_view(course):
         ({"num_attribute_tokens": 0}, [IDENTITY, IMAGE]),
         ({"losses": off("match_local", "orthogonality", "text_identity")}, [IDENTITY, IMAGE]),
         ({"losses": off("image_text", "cma")}, [IMAGE]),
+        ({"losses": {"image_text": TEXTS, **off("cma")}}, [IDENTITY, ATTRIBUTE, IMAGE]),
+        ({"losses": {"image_text": TEXTS, **off("cma", "match_global")}}, [ATTRIBUTE, IMAGE]),
+        ({"losses": {"image_text": TEXTS | {"weight": 0}, **off("cma")}}, [IMAGE]),
     ],
 )
 def test_a_stage_that_nothing_reads_or_trains_is_left_out(course, values, stages):
@@ -113,7 +117,7 @@ def test_a_stage_that_nothing_reads_or_trains_is_left_out(course, values, stages
         for term in ("identity", "triplet", "image_text", "cma")
         if getattr(losses, term).weight
     }
-    assert set(trainer.terms(IMAGE)) == read | {"affinity"}
+    assert set(trainer.terms(IMAGE)) == read | {"prototype_relation"}
 
 
 @pytest.mark.parametrize("term", ["match_local", "orthogonality", "text_identity"])
@@ -443,7 +447,7 @@ def test_affinity_of_both_is_the_mean_over_attributes_and_the_global_feature(cou
     found = {}
     for granularity in ("attribute", "global", "both"):
         # The first domain learns the same: nothing is aligned to anything there.
-        trainer = course("vladr", granularity=granularity)
+        trainer = course("vladr", granularity=granularity, alignment=("affinity",))
         trainer.learn("first")
         until_images(trainer, "second")
         network = trainer.learner.network
@@ -457,7 +461,7 @@ def test_affinity_of_both_is_the_mean_over_attributes_and_the_global_feature(cou
 
 
 def test_global_without_cma_needs_no_decoder(course):
-    trainer = course("vladr", granularity="global", losses=off("cma"))
+    trainer = course("vladr", granularity="global", losses=off("cma"), alignment=("affinity",))
     trainer.learn("first")
     until_images(trainer, "second")
     assert "network.decoder.*" not in trainer.learner.stages()[-1].trainable

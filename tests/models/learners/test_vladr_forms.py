@@ -67,7 +67,7 @@ def test_kept_features_need_no_old_model(course):
     learner = trainer.learner
     assert learner.old is None
     assert not any(isinstance(module, Frozen) for module in learner.modules())
-    found = trainer.probe(lambda images: {"v": learner._encode_parts(images)})["v"]
+    found = trainer.probe(lambda images: {"v": learner.network.encode_parts(images)})["v"]
     assert torch.allclose(learner.begun, found, atol=1e-6)
     for stage in learner.stages()[:-1]:
         trainer.train(stage)
@@ -173,3 +173,120 @@ def test_embedding_relation_against_a_naive_loop(course):
         found = learner(batch, stage.name).terms["embedding_prototype"]
     assert torch.allclose(found, wanted, rtol=1e-3, atol=1e-6)
     assert found > 1e-4
+
+
+def test_embedding_centroids_store_no_identities(course):
+    trainer = course(
+        "vladr",
+        alignment=("embedding_prototype",),
+        num_centroids=3,
+        losses={"embedding_prototype": {"anchors": "centroids"}},
+    )
+    trainer.learn("first")
+    learner = trainer.learner
+    size = learner.embeddings.dim
+    assert learner.embeddings.centroids().shape == (3, 1, size)
+    assert not len(learner.embeddings.identity_prototypes())
+    assert learner.stored_bytes_per_domain() == (4 * 96 + 3 * size) * 4
+    rows = trainer.probe(lambda images: {"e": learner.embed_images(images)})["e"]
+    centroids = learner.embeddings.centroids()[:, 0]
+    nearest = torch.cdist(rows, functional.normalize(centroids, dim=1)).argmin(1)
+    assert nearest.unique().numel() == 3
+    trainer.learn("second")
+    assert learner.embeddings.centroids().shape == (6, 1, size)
+
+
+def test_one_embedding_prototype_per_domain_relates_from_two_domains_on(course):
+    trainer = course(
+        "vladr",
+        alignment=("embedding_prototype",),
+        losses={"embedding_prototype": {"anchors": "domains"}},
+    )
+    trainer.learn("first")
+    learner = trainer.learner
+    rows = trainer.probe(lambda images: {"e": learner.embed_images(images)})["e"]
+    wanted = functional.normalize(rows.mean(0), dim=0)
+    assert torch.allclose(learner.embeddings.attribute_prototypes()[0, 0], wanted, atol=1e-5)
+    until_images(trainer, "second")
+    values = [each.terms["embedding_prototype"] for each in trainer.train(learner.stages()[-1])]
+    assert [float(value) for value in values] == [0, 0], "a softmax over one anchor is constant"
+    learner.end_stage(IMAGE, trainer.probe)
+    learner.end_domain(trainer.probe)
+    until_images(trainer, "third")
+    values = [each.terms["embedding_prototype"] for each in trainer.train(learner.stages()[-1])]
+    assert float(values[1].detach()) > 1e-6
+    assert learner.stored_bytes_per_domain() == (4 * 96 + learner.embeddings.dim) * 4
+
+
+@pytest.mark.parametrize("anchors", ["centroids", "domains"])
+def test_relations_to_embedding_anchors_against_a_naive_loop(course, anchors):
+    trainer = course(
+        "vladr",
+        alignment=("embedding_prototype",),
+        num_centroids=3,
+        losses={"embedding_prototype": {"anchors": anchors}},
+    )
+    trainer.learn("first", "second")
+    until_images(trainer, "third")
+    learner, stage = trainer.learner, trainer.learner.stages()[-1]
+    trainer.train(stage)
+    learner.train()
+    batch = trainer.batch(stage, 5)
+    stored = learner.embeddings.vectors
+    assert len(stored) == {"centroids": 6, "domains": 2}[anchors]
+    with torch.no_grad():
+        found = learner(batch, stage.name).terms["embedding_prototype"]
+        old, new = (
+            network.embedding_without_update(network.image.features(batch.views["weak"]))
+            for network in (learner.old.module, learner.network)
+        )
+        total = 0.0
+        for before, after in zip(old, new, strict=True):
+            target, answer = (
+                torch.stack([row @ anchor / anchor.norm() / 0.1 for anchor in stored]).softmax(0)
+                for row in (before, after)
+            )
+            total += float((target * (target / answer).log()).sum()) / len(old)
+    assert float(found) == pytest.approx(total, rel=1e-3, abs=1e-6)
+    assert total > 1e-5
+
+
+def test_embedding_forms_compare_the_necks_without_attributes(course):
+    trainer = course("vladr", alignment=("embedding_prototype",), embedding="necks_attributes")
+    trainer.learn("first")
+    learner = trainer.learner
+    rows = trainer.probe(
+        lambda images: {"e": learner.network.neck_embedding(learner.network.image.features(images))}
+    )["e"]
+    wanted = functional.normalize(rows[12:16].mean(0), dim=-1)
+    assert torch.allclose(learner.embeddings.identity_prototypes()[3, 0], wanted, atol=1e-5)
+    until_images(trainer, "second")
+    assert trainer.terms(IMAGE)["embedding_prototype"] == pytest.approx(0, abs=1e-5)
+
+
+def test_prototype_relation_to_kept_features_against_a_naive_loop(course):
+    trainer = course("vladr", teacher="features")
+    trainer.learn("first")
+    until_images(trainer, "second")
+    learner, stage = trainer.learner, trainer.learner.stages()[-1]
+    assert learner.old is None
+    with torch.no_grad():
+        weight = learner.network.decoder.linear.weight
+        draw = torch.Generator().manual_seed(0)
+        weight += 0.1 * torch.randn(weight.shape, generator=draw)
+    learner.train()
+    batch, anchors = trainer.batch(stage, 7), learner.memory.vectors
+    assert anchors.shape == (4, 96)
+    with torch.no_grad():
+        found = learner(batch, stage.name).terms["prototype_relation"]
+        new = learner.network.encode_parts(batch.views["test"])
+        total = 0.0
+        for image, index in enumerate(batch.indices.tolist()):
+            for k in range(4):
+                target, answer = (
+                    (anchors @ row / 0.05).softmax(0)
+                    for row in (learner.begun[index, k], new[image, k])
+                )
+                total += float((target * (target / answer).log()).sum()) / (len(batch.indices) * 4)
+    assert float(found) == pytest.approx(total, rel=1e-3, abs=1e-6)
+    assert total > 1e-5

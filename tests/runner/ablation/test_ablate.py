@@ -31,7 +31,7 @@ from runner.ablation.summary import TableSummary, summarise
 from runner.ablation.table_file import load_table, table_names
 from runner.ablation.timing import TimeEstimator, makespan, seconds_of
 from runner.ablation.view import show, to_csv, to_json, to_markdown
-from runner.config.run_config import ConfigError, load_config
+from runner.config.run_config import ConfigError, flatten, load_config
 from runner.config.sections import TrackingConfig
 from runner.experiment import run_experiment
 from runner.results.finished_runs import estimate
@@ -136,11 +136,51 @@ def test_rows_of_the_vladr_ablation() -> None:
     _, table = load_table("vladr-ablation")
     rows = {cell.row: cell.config for cell in plan_cells(table, [0])}
     assert rows["baseline"].learner == load_config("demo-finetune").learner
-    assert rows["ida"].learner == load_config("demo-vladr").learner
+    assert rows["ida-prototype-relation"].learner == load_config("demo-vladr").learner
     off = load_config("demo-vladr", ["learner.alignment=[]", "learner.losses.cma.weight=0"])
-    assert rows["mtad"].learner == off.learner
+    assert rows["identity-prompts"].learner == off.learner
     assert table.published is not None
-    assert set(table.published.rows) == set(table.rows) - {"baseline"}
+    printed = {"clip-reid", "mtad", "cma", "ida-prototype", "global-ida", "random"}
+    assert set(table.published.rows) == printed
+
+
+def test_a_step_of_the_vladr_ladder_changes_one_thing() -> None:
+    _, table = load_table("vladr-ablation")
+    rows = {cell.row: flatten(cell.config) for cell in plan_cells(table, [0])}
+    off = {"learner.losses.cma.weight": 0, "learner.alignment": []}
+    texts = "learner.losses.image_text.texts"
+    printed = {"learner.alignment": ["prototype"], "learner.prototypes": "online"}
+    steps = {
+        "mtad": {texts: "identity_attributes"},
+        # L_CMA takes the place of L_global as the term that reads the attribute texts.
+        "cma": {texts: "identity", "learner.losses.cma.weight": 1},
+        "ida-prototype": printed,
+        "ida-prototype-relation": {"learner.alignment": ["prototype_relation"]},
+        "ida-affinity": {"learner.alignment": ["affinity"]},
+        "global-ida": {"learner.granularity": "global"},
+        "global-ida-affinity": {"learner.granularity": "global"},
+        "random": {"learner.descriptions": "random"},
+    }
+    assert off.items() <= rows["mtad"].items()
+    for name, changes in steps.items():
+        before, after = rows[str(table.reference_of(name))], rows[name]
+        assert {key: after[key] for key in after if after[key] != before[key]} == changes, name
+
+
+def test_the_alignment_table_shares_its_runs_with_the_ablation() -> None:
+    alignment, ablation = (
+        {cell.row: cell.config.run_name for cell in plan_cells(load_table(name)[1], [0])}
+        for name in ("vladr-alignment", "vladr-ablation")
+    )
+    shared = {
+        "none": "cma",
+        "prototype": "ida-prototype",
+        "prototype-relation": "ida-prototype-relation",
+        "affinity": "ida-affinity",
+    }
+    assert {row: alignment[row] for row in shared} == {
+        row: ablation[other] for row, other in shared.items()
+    }
 
 
 def test_the_example_in_the_documentation_is_valid(write: Callable[..., str]) -> None:

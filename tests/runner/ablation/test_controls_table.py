@@ -48,7 +48,7 @@ def test_the_reference_is_a_run_of_the_ablation_table() -> None:
         {cell.row: cell.config.run_name for cell in plan_cells(load_table(name)[1], [0])}
         for name in ("vladr-controls", "vladr-ablation")
     )
-    assert whole["right"] == ablation["ida"]
+    assert whole["right"] == ablation["ida-prototype-relation"]
     assert len(set(whole.values())) == 4
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -59,6 +60,28 @@ def test_results_match_protocol(run: TrainedRun, tmp_path: Path) -> None:
             same = hit.entry.person_id == record.person_id
             assert hit.kind == ("match" if same else "other")
             assert not (same and hit.entry.camera_id == record.camera_id)
+
+
+def test_an_embedding_with_attributes_is_indexed_and_searched(
+    tmp_path: Path, tiny_config: MakeConfig
+) -> None:
+    settings = ("learner.embedding=necks_attributes", "learner.num_decoder_heads=4")
+    finished = run_experiment(tiny_config(tmp_path / "runs", "vladr", *settings))
+    run = load_run(str(finished.folder), str(tmp_path / "runs"))
+    benchmark = benchmark_to_test(run, settings_for(run, None, []))
+    domain = benchmark.domains[0]
+    index = build_index(run, gallery_of(benchmark, [domain.name]), tmp_path / "index")
+    network: Any = run.learner.network
+    width, dim = network.image.width, network.image.embed_dim
+    assert index.width == width + dim + 4 * dim
+    opened = open_index(run, tmp_path / "index")
+    image = Query(domain.test.gallery[0])
+    (found,) = search(run, opened, [image], 1, tmp_path / "index")
+    assert found.hits[0].entry.image_path == image.image.image_path
+    assert found.hits[0].similarity == pytest.approx(1, abs=1e-4)
+    plain = run_experiment(tiny_config(tmp_path / "runs", "vladr", settings[1]))
+    with pytest.raises(ValueError, match="expected an index of"):
+        open_index(load_run(str(plain.folder), str(tmp_path / "runs")), tmp_path / "index")
 
 
 def test_full_gallery_excludes_only_same_camera(run: TrainedRun, tmp_path: Path) -> None:

@@ -292,7 +292,7 @@ def test_run_name():
 def test_flatten():
     flat = flatten(load_config("demo"))
     assert flat["learner.losses.cma.temperature"] == 0.07
-    assert flat["learner.alignment"] == ["affinity"]
+    assert flat["learner.alignment"] == ["prototype_relation"]
     assert json.loads(json.dumps(flat)) == flat
     missing = set(schema_keys("vladr")) - flat.keys()
     assert all(key.endswith("lr_factors") for key in missing), "a mapping's keys are leaves"

@@ -65,6 +65,19 @@ def test_missing_scores_leave_gaps(tmp_path):
     assert any(line.startswith("1   seen-0") for line in lines_of(results))
 
 
+def test_versions_and_size_of_the_prototypes_are_shown():
+    results = results_of(2, 1)
+    assert not any("prototypes" in line for line in lines_of(results))
+    memory = {"memory_version": 2, "memory_versions": {"seen-0": 1, "seen-1": 2}}
+    lines = lines_of(results | memory | {"stored_bytes_per_domain": 1536.0})
+    rows = [line.split() for line in lines]
+    assert [row[-1] for row in rows if row[1:2] in (["seen-0"], ["seen-1"])] == ["1", "2"]
+    assert "stored per domain: 1.54 kB, prototypes version 2" in lines
+    # Exemplars are stored, but not published.
+    lines = lines_of(results | {"memory_version": 0, "stored_bytes_per_domain": 384.0})
+    assert "stored per domain: 384 B" in lines
+
+
 def test_mismatched_rows_are_rejected(tmp_path):
     results = results_of(2, 1)
     results["scores"]["mAP"].pop()

@@ -192,7 +192,7 @@ def test_the_console_prints_every_event_once(make: Make, terminal: bool):
     assert output.count("trial 2 failed: loss is not finite in iteration 7") == 1
     assert output.count("trial 1 stopped after 1/4 domains") == 1
     if not terminal:
-        assert output.count("trial 0 starts: affinity.weight=") == 1
+        assert output.count("trial 0 starts: prototype_relation.weight=") == 1
         assert output.count("trial 0 learned 3/4 office: seen_mAP") == 1
     assert "not used by the search" in output
     assert "run --preset" in output

@@ -73,7 +73,7 @@ def test_defaults(plan: Callable[..., SweepPlan], tmp_path: Path) -> None:
         (["storage.root=/x"], "set --sweeps and --name"),
         (["run.name=x"], "set the sweep's name with --name"),
         (["seed=3"], "--seeds"),
-        (["learner.losses.affinity.weight=3"], "searched and overridden"),
+        (["learner.losses.prototype_relation.weight=3"], "searched and overridden"),
         (["learner.num_attribute=3"], "learner.num_attributes"),
     ],
 )

@@ -124,6 +124,18 @@ def test_new_stage_prints_first_iteration_immediately():
             "learned 1/2 plaza: train 3.2 s, wait 0.0 s",
         ),
         (
+            {
+                "event": "domain_finished",
+                "time": 1.0,
+                "domain": "station",
+                "domain_index": 1,
+                "timings": {},
+                "memory_version": 2,
+                "stored_bytes_per_domain": 1536.0,
+            },
+            "learned 2/2 station: prototypes version 2, stored per domain 1.54 kB",
+        ),
+        (
             {"event": "log", "time": 1.0, "level": "warning", "message": "[x] is odd"},
             "warning: [x] is odd",
         ),

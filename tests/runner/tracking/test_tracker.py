@@ -105,6 +105,8 @@ def emit_end_of_domain(folder: Path, domain_index: int) -> None:
         domain=SEEN[domain_index],
         domain_index=domain_index,
         timings={"train": 3.0, "stages": {"icar": 2.0}},
+        memory_version=domain_index + 1,
+        stored_bytes_per_domain=1536.0,
     )
     emit_evaluation(folder, domain_index + 1)
 
@@ -169,6 +171,8 @@ def check_whole_run(client, experiment: str, folder: Path) -> None:
     assert history(client, run_id, "summary.seen_mAP") == [(0, 20.5)]
     assert history(client, run_id, "seconds.total") == [(0, 12.0)]
     assert "summary.forgetting_mAP" not in parent.data.metrics
+    assert history(client, run_id, "memory_version") == [(1, 1.0), (2, 2.0)]
+    assert history(client, run_id, "stored_bytes_per_domain") == [(1, 1536.0), (2, 1536.0)]
     nested = children(client, experiment, run_id)
     assert sorted(nested) == ["01-market", "02-cuhk"]
     for name, iterations in (("01-market", range(4)), ("02-cuhk", range(4, 8))):
@@ -181,6 +185,7 @@ def check_whole_run(client, experiment: str, folder: Path) -> None:
         assert len(history(client, nested[name], "terms.triplet")) == 4
         assert history(client, nested[name], "weights.id") == [(iterations[0], 1.0)]
         assert history(client, nested[name], "seconds.stages.icar") == [(0, 2.0)]
+        assert history(client, nested[name], "memory_version") == [(0, float(name[:2]))]
 
 
 # ---- payloads
@@ -204,6 +209,20 @@ def test_slices_equal_whole_log(run_folder):
         for delivery in in_parts.take([event]):
             sliced.setdefault(delivery.run, []).extend(delivery.metrics)
     assert repr(sliced) == repr(whole)  # nan != nan
+
+
+def test_prototypes_are_points_of_the_run_and_of_each_domain(run_folder):
+    emit_whole_run(run_folder)
+    deliveries = RunHistory().take(read_events(run_folder / "events.jsonl").events)
+    found = {
+        delivery.run: [
+            (point.step, point.value)
+            for point in delivery.metrics
+            if point.name == "memory_version"
+        ]
+        for delivery in deliveries
+    }
+    assert found == {PARENT: [(1, 1.0), (2, 2.0)], "01-market": [(0, 1.0)], "02-cuhk": [(0, 2.0)]}
 
 
 def test_no_average_over_a_missing_score(run_folder):

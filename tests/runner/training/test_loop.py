@@ -295,6 +295,40 @@ def starts(config: RunConfig, limit: int) -> Iterator[RunResult | None]:
     pytest.fail(f"{limit} starts did not finish the run")
 
 
+def test_every_checkpoint_has_the_version_of_the_prototypes(
+    finish: Callable[[str], Finished],
+    tiny_config: MakeConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A run that is killed after each checkpoint counts one version per learned domain."""
+    config, run = finish("vladr")
+    assert run.results["memory_versions"] == {"plaza": 1, "station": 2}
+    events = events_of(run.folder, "domain_finished")
+    assert [event["memory_version"] for event in events] == [1, 2]
+    save, versions = CheckpointStore.save, dict[int, set[int]]()
+
+    def save_and_die(self: CheckpointStore, checkpoint: Checkpoint) -> None:
+        written = json.loads((save(self, checkpoint) / "state.json").read_text())
+        version = written["progress"]["memory_version"]
+        assert list(written["progress"]["memory_versions"].values()) == [*range(1, version + 1)]
+        versions.setdefault(written["position"]["domain"], set()).add(version)
+        raise ProcessKilledError
+
+    monkeypatch.setattr(CheckpointStore, "save", save_and_die)
+    *_, last = starts(config.model_copy(update={"storage": tiny_config(tmp_path).storage}), 20)
+    assert versions == {0: {0}, 1: {1}, 2: {2}}
+    assert last is not None
+    assert last.results["memory_version"] == 2
+    assert last.results["memory_versions"] == run.results["memory_versions"]
+
+
+def test_a_learner_without_prototypes_has_version_0(finish: Callable[[str], Finished]) -> None:
+    _, run = finish("finetune")
+    assert run.results["memory_version"] == 0
+    assert run.results["memory_versions"] == {}
+
+
 @pytest.mark.parametrize(
     ("finished", "cut"),
     [
