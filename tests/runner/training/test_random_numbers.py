@@ -95,7 +95,7 @@ def test_workers_draw_different_dropout_masks(
 ) -> None:
     monkeypatch.setattr(RunEvaluator, "evaluate", lambda *_: None)
     monkeypatch.setattr(loop.LifelongLoop, "_distributed", lambda self: self.learner)
-    config = tiny_config(tmp_path, "bdam", *DROPOUT)
+    config = tiny_config(tmp_path, "bdam", *DROPOUT, "learner.epochs=1")
     first, second, again = (
         masks_of(config, tmp_path / name, OneOfTwo(rank))
         for name, rank in (("first", 0), ("second", 1), ("again", 1))
