@@ -225,7 +225,7 @@ class Config(BalancedConfig):
 
     @property
     def embeds_clothing(self) -> bool:
-        """Whether images are embedded by the projected clothing feature, for want of another."""
+        """Whether images are embedded by the projected clothing feature: no other is trained."""
         return not (self.losses.info.weight or self.losses.fused.weight)
 
     @property
