@@ -63,6 +63,13 @@ class BackboneConfig(FrozenConfig):
         description="CLIP, BERT: maximum text length in tokens, including start and end; none: "
         "that of the architecture",
     )
+    dropout: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="vit-bert: dropout of embeddings, attention and MLPs in a tower that the stage "
+        "trains; a frozen tower has none",
+    )
     pooling_exponent: float = Field(
         default=1.0,
         gt=0,
@@ -103,6 +110,7 @@ class BackboneConfig(FrozenConfig):
     @model_validator(mode="after")
     def _check_weights(self) -> BackboneConfig:
         self._check_towers()
+        self._check_dropout()
         if self.is_resnet:
             self._check_resnet()
             return self
@@ -127,6 +135,13 @@ class BackboneConfig(FrozenConfig):
                     f"backbone.{field}: expected backbone.name={VIT_BERT}, got {self.name}; remove "
                     f"{field}, or set backbone.name={VIT_BERT}"
                 )
+
+    def _check_dropout(self) -> None:
+        if self.dropout and not self.is_vit_bert:
+            raise ValueError(
+                f"backbone.dropout: expected 0 for {self.name}, got {self.dropout}; remove it, or "
+                f"set backbone.name={VIT_BERT}"
+            )
 
     def _check_vit_bert(self) -> None:
         known = ("pretrained" if self.name == VIT_BERT else "warm", "random")

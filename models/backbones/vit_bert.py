@@ -1,9 +1,9 @@
 """ViT and BERT of transformers with a joint space, with the same interface as CLIP.
 
 The towers are `transformers.ViTModel` and `BertModel`. Each gets a linear projection into the joint
-space; images may be rectangular, and the input of the text tower is token embeddings. Like CLIP,
-the towers have no dropout, so the features of a frozen tower are constant, and several workers
-compute the same as one.
+space; images may be rectangular, and the input of the text tower is token embeddings. Dropout is
+off by default, so that several workers compute the same as one, and always off in a frozen tower,
+so that its features are constant.
 """
 
 from __future__ import annotations
@@ -69,6 +69,10 @@ class VitEncoder(PatchTower):
     def last_layer(self) -> Sequence[nn.Parameter]:
         """Return the final layer norm, because g is taken before the projection."""
         return list(self.visual.layernorm.parameters())
+
+    def train(self, mode: bool = True) -> VitEncoder:
+        """Set the mode; a frozen tower stays in eval mode."""
+        return super().train(mode and _is_trained(self))
 
     def resize(self, image_size: tuple[int, int]) -> None:
         """Resize the positional embedding for images of `image_size` (H, W).
@@ -165,6 +169,10 @@ class BertEncoder(TextTower):
         projected = self._hidden(self.embed_tokens(tokens), ends) @ self.projection
         return TextFeatures(projected[:, 0], projected, _mask_until(ends, tokens.shape[1]))
 
+    def train(self, mode: bool = True) -> BertEncoder:
+        """Set the mode; a frozen tower stays in eval mode."""
+        return super().train(mode and _is_trained(self))
+
     def _hidden(self, embeddings: Tensor, end_positions: Tensor) -> Tensor:
         length = embeddings.shape[1]
         self.check_length(length, self.bert.config.max_position_embeddings)
@@ -212,6 +220,10 @@ def assemble(towers: Pretrained, context_length: int | None = None) -> VitBertBa
 
 def _random_projection(width: int, embed_dim: int) -> nn.Parameter:
     return nn.Parameter(width**-0.5 * torch.randn(width, embed_dim))
+
+
+def _is_trained(tower: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in tower.parameters())
 
 
 def _mask_until(end_positions: Tensor, length: int) -> Tensor:

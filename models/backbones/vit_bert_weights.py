@@ -54,7 +54,7 @@ class Pretrained:
 
 
 def read_towers(config: BackboneConfig) -> Pretrained:
-    """Load both towers of `config` at their native image size and without dropout.
+    """Load both towers of `config` at their native image size and with its dropout.
 
     Weights that are not pretrained are initialised from torch's generator. Only a hub name may
     access the network.
@@ -68,7 +68,8 @@ def read_towers(config: BackboneConfig) -> Pretrained:
         if config.weights == "warm":
             check_warm_file(WARM_FILE, WARM_COMMAND)
         tokenizer = read_tokenizer(TOKENIZER_FILE)
-        return random_towers(tiny_vit_config(), tiny_bert_config(tokenizer), tokenizer)
+        vit_config, bert_config = tiny_vit_config(), tiny_bert_config(tokenizer)
+        return random_towers(vit_config, bert_config, tokenizer, config.dropout)
     vit = _Source("backbone.image_tower", config.image_tower or DEFAULT_VIT, "vit")
     bert = _Source("backbone.text_tower", config.text_tower or DEFAULT_BERT, "bert")
     is_pretrained = config.weights == "pretrained"
@@ -78,23 +79,25 @@ def read_towers(config: BackboneConfig) -> Pretrained:
     bert_config = cast("BertConfig", bert.read_config())
     tokenizer = bert.read_tokenizer()
     if not is_pretrained:
-        return random_towers(vit_config, bert_config, tokenizer)
+        return random_towers(vit_config, bert_config, tokenizer, config.dropout)
     from transformers import BertModel, ViTModel
 
     return Pretrained(
-        cast(ViTModel, vit.read_model(ViTModel, vit_config)),
-        cast(BertModel, bert.read_model(BertModel, bert_config)),
+        cast(ViTModel, vit.read_model(ViTModel, _with_dropout(vit_config, config.dropout))),
+        cast(BertModel, bert.read_model(BertModel, _with_dropout(bert_config, config.dropout))),
         tokenizer,
     )
 
 
-def random_towers(vit: ViTConfig, bert: BertConfig, tokenizer: Tokenizer) -> Pretrained:
-    """Create towers without dropout, initialised from torch's generator."""
+def random_towers(
+    vit: ViTConfig, bert: BertConfig, tokenizer: Tokenizer, dropout: float = 0.0
+) -> Pretrained:
+    """Create towers initialised from torch's generator."""
     from transformers import BertModel, ViTModel
 
     return Pretrained(
-        ViTModel(_without_dropout(vit), add_pooling_layer=False),
-        BertModel(_without_dropout(bert), add_pooling_layer=False),
+        ViTModel(_with_dropout(vit, dropout), add_pooling_layer=False),
+        BertModel(_with_dropout(bert, dropout), add_pooling_layer=False),
         tokenizer,
     )
 
@@ -250,7 +253,7 @@ class _Source:
         """
         loaded, report = self._fetch(
             model.from_pretrained,
-            config=_without_dropout(config),
+            config=config,
             add_pooling_layer=False,
             attn_implementation="sdpa",
             output_loading_info=True,
@@ -284,7 +287,7 @@ class _Source:
             ) from error
 
 
-def _without_dropout(config: Any) -> Any:
+def _with_dropout(config: Any, dropout: float) -> Any:
     changed = copy.deepcopy(config)
-    changed.hidden_dropout_prob = changed.attention_probs_dropout_prob = 0.0
+    changed.hidden_dropout_prob = changed.attention_probs_dropout_prob = dropout
     return changed

@@ -78,6 +78,12 @@ class GatedTripletTermConfig(TripletTermConfig):
 class AdversarialTermConfig(TermConfig):
     """Mean of -log(1 - P), P the softmax probability of an image's clothing description."""
 
+    projection: Literal["shared", "own"] = Field(
+        default="shared",
+        description="projection of the clothing feature to the text. shared: the one that the "
+        "clothing term trains, which this term leaves unchanged, as it does the text, so that it "
+        "trains the clothing branch alone; own: a separate one that this term trains",
+    )
     temperature: float = Field(default=0.07, gt=0, description="tau")
     positives: Positives = Field(
         default="diagonal",
@@ -94,7 +100,12 @@ class DecoupleTermConfig(TermConfig):
         default="hsic",
         description="hsic (the paper), or cka, which is hsic normalised to [0, 1]",
     )
-    kernel: Kernel = Field(default="linear", description="kernel on the normalised features")
+    kernel: Kernel = Field(default="linear", description="kernel on the features")
+    normalise: bool = Field(
+        default=True,
+        description="L2-normalise the features first; false: raw features, whose norms then "
+        "contribute and whose scale changes linear hsic",
+    )
     bandwidth: float | None = Field(
         default=None, gt=0, description="rbf: bandwidth s; null: median distance of the batch"
     )
@@ -110,12 +121,37 @@ class LossesConfig(CrossDomainLossesConfig):
     clothing: ClothingTermConfig = Field(default_factory=ClothingTermConfig)
     decouple: DecoupleTermConfig = Field(default_factory=DecoupleTermConfig)
     gate: TermConfig = Field(default_factory=TermConfig)
+    caption_contrast: Literal["required", "optional"] = Field(
+        default="required",
+        description="optional: accept weight 0 of both info and fused (the ablation without "
+        "InfoNCE); images are then embedded by the projected clothing feature, the only one that "
+        "is still compared with texts",
+    )
 
     @model_validator(mode="after")
-    def _check_losses(self) -> LossesConfig:
-        if not (self.info.weight or self.fused.weight):
+    def _check_captions(self) -> LossesConfig:
+        if self.info.weight or self.fused.weight:
+            return self
+        if self.caption_contrast == "required":
             raise ValueError(
-                "no term relates images to captions: set info.weight or fused.weight > 0"
+                "no term relates images to captions: set info.weight or fused.weight > 0; for an "
+                "ablation without both, set caption_contrast=optional"
+            )
+        if not self.clothing.weight:
+            raise ValueError(
+                "no term relates images to texts: without info and fused, expected "
+                "clothing.weight > 0, got 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_adversary(self) -> LossesConfig:
+        shares = self.adversarial.weight and self.adversarial.projection == "shared"
+        if shares and not self.clothing.weight:
+            raise ValueError(
+                "adversarial.projection=shared: expected clothing.weight > 0, because the clothing "
+                "term trains this projection, got 0; set adversarial.projection=own or "
+                "adversarial.weight=0"
             )
         return self
 
@@ -189,6 +225,18 @@ class Config(BalancedConfig):
     def fuses(self) -> bool:
         """Whether images are fused with descriptions by a trained fusion."""
         return bool(self.losses.fused.weight) and self.fusion.mixer != "none"
+
+    @property
+    def embeds_clothing(self) -> bool:
+        """Whether images are embedded by the projected clothing feature: no other is trained."""
+        return not (self.losses.info.weight or self.losses.fused.weight)
+
+    @property
+    def reads_identity(self) -> bool:
+        """Whether any term of a single domain depends on the identity feature."""
+        losses = self.losses
+        terms = (losses.info, losses.fused, losses.triplet, losses.decouple)
+        return self.has_gate or any(term.weight for term in terms)
 
     @property
     def reads_clothing(self) -> bool:

@@ -31,8 +31,8 @@ class DecouplingNetwork(EmbeddingNetwork):
     """Image tower, decoupling module, projections into the joint space, and fusion.
 
     Only modules with a loss in the configuration are built: `to_text` (v = to_text(f_id_gate)) for
-    `info`, `to_adversary` (of f_clo) for `adversarial`, `to_clothing` (of f_clo_gate) for
-    `clothing`, `fusion` for `fused`.
+    `info`, `to_clothing` (of f_clo_gate) for `clothing`, `to_adversary` (of f_clo) for
+    `adversarial` with a projection of its own, `fusion` for `fused`.
 
     Args:
         image: the image tower.
@@ -53,22 +53,24 @@ class DecouplingNetwork(EmbeddingNetwork):
         super().__init__()
         losses, dim = config.losses, config.decoupling.dim
 
-        def projection(weight: float) -> nn.Linear | None:
+        def projection(is_used: bool) -> nn.Linear | None:
             with seeded_init(generator):
-                return nn.Linear(dim, embed_dim) if weight else None
+                return nn.Linear(dim, embed_dim) if is_used else None
 
         self.image = image
         self.text = text
         self.head = Bdam(config.decoupling, image.embed_dim, generator)
-        self.to_text = projection(losses.info.weight)
-        self.to_adversary = projection(losses.adversarial.weight)
-        self.to_clothing = projection(losses.clothing.weight)
+        adversarial = losses.adversarial
+        self.has_adversary = adversarial.weight > 0
+        self.to_text = projection(losses.info.weight > 0)
+        self.to_adversary = projection(self.has_adversary and adversarial.projection == "own")
+        self.to_clothing = projection(losses.clothing.weight > 0)
         self.fusion = None
         if losses.fused.weight:
             self.fusion = Fusion(config.fusion, dim, embed_dim, embed_dim, generator)
         self.fuses = config.fuses
-        in_joint_space = self.to_text is not None or (self.fusion is not None and not self.fuses)
-        self.embedding_dim = embed_dim if in_joint_space else dim
+        self.embeds_clothing = config.embeds_clothing
+        self.embedding_dim = dim if self.fuses and self.to_text is None else embed_dim
 
     def decouple(self, images: Tensor) -> Decoupled:
         """Compute identity and clothing features of normalised images [B, 3, H, W]."""
@@ -81,13 +83,16 @@ class DecouplingNetwork(EmbeddingNetwork):
     def embed_features(self, features: Decoupled) -> Tensor:
         """Compute L2-normalised embeddings [B, E] of images without descriptions.
 
-        The output of an image-only fusion if there is one; else v; else, if v is not trained, the
-        gated identity feature.
+        The output of an image-only fusion if there is one; else v; else, without any term that
+        reads captions, the projected clothing feature; else the gated identity feature.
         """
         if self.fusion is not None and not self.fuses:
             rows = self.fuse(features, None)
         elif self.to_text is not None:
             rows = self.to_text(features.gated_identity)
+        elif self.embeds_clothing:
+            assert self.to_clothing is not None
+            rows = self.to_clothing(features.gated_clothing)
         else:
             rows = features.gated_identity
         return functional.normalize(rows, dim=1)
@@ -97,6 +102,19 @@ class DecouplingNetwork(EmbeddingNetwork):
         assert self.fusion is not None
         image = Modality(features.gated_identity, features.identity_tokens)
         return self.fusion(image, description if self.fuses else None).embedding
+
+    def adversary(self, features: Decoupled) -> Tensor | None:
+        """Project f_clo into the text space for the adversarial term, [B, D]; None without it.
+
+        The projection of the clothing term, if shared, receives no gradient.
+        """
+        if not self.has_adversary:
+            return None
+        if self.to_adversary is not None:
+            return self.to_adversary(features.clothing)
+        assert self.to_clothing is not None
+        weight, bias = self.to_clothing.weight.detach(), self.to_clothing.bias.detach()
+        return functional.linear(features.clothing, weight, bias)
 
     def parts(self, features: Decoupled) -> Tensor:
         """Stack the L2-normalised gated identity and clothing features as [B, 2, dim]."""
@@ -144,6 +162,7 @@ def gather_loss_inputs(
     if network.fusion is not None:
         description = Modality(texts.sentences[:, 1], texts.tokens, texts.mask)
         fused = gather(network.fuse(features, description))
+    adversary = network.adversary(features)
 
     def projected(projection: nn.Module | None, rows: Tensor) -> Tensor | None:
         return None if projection is None else gather(projection(rows))
@@ -156,7 +175,7 @@ def gather_loss_inputs(
         gather(features.gated_clothing),
         None if features.gate is None else gather(features.gate),
         projected(network.to_text, features.gated_identity),
-        projected(network.to_adversary, features.clothing),
+        None if adversary is None else gather(adversary),
         projected(network.to_clothing, features.gated_clothing),
         fused,
     )
@@ -187,10 +206,10 @@ def decoupling_terms(inputs: LossInputs, losses: LossesConfig) -> dict[str, Tens
         )
     if losses.adversarial.weight:
         assert inputs.adversary is not None
-        settings = losses.adversarial
+        settings, sentences = losses.adversarial, inputs.sentences[:, 2]
         terms["adversarial"] = adversarial_matching(
             inputs.adversary,
-            inputs.sentences[:, 2],
+            sentences.detach() if settings.projection == "shared" else sentences,
             positive_mask(settings.positives, inputs.person_ids, inputs.entries[:, 2]),
             settings.temperature,
             settings.floor,
@@ -201,7 +220,11 @@ def decoupling_terms(inputs: LossInputs, losses: LossesConfig) -> dict[str, Tens
         settings = losses.decouple
         dependence = hsic if settings.measure == "hsic" else cka
         terms["decouple"] = dependence(
-            inputs.identity, inputs.clothing, settings.kernel, settings.bandwidth
+            inputs.identity,
+            inputs.clothing,
+            settings.kernel,
+            settings.bandwidth,
+            settings.normalise,
         )
     if losses.gate.weight:
         assert inputs.gate is not None

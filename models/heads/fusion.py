@@ -55,7 +55,9 @@ class FusionConfig(FrozenConfig):
     mlp_ratio: float = Field(
         default=4.0, gt=0, description="transformer, simple: hidden size as a multiple of dim"
     )
-    dropout: float = Field(default=0.1, ge=0, lt=1, description="dropout of the mixer")
+    dropout: float = Field(
+        default=0.1, ge=0, lt=1, description="dropout of the alignment MLPs and of the mixer"
+    )
 
     @model_validator(mode="after")
     def _check_heads(self) -> FusionConfig:
@@ -225,7 +227,12 @@ def _mixer(config: FusionConfig) -> nn.Module:
 def _alignment(config: FusionConfig, width: int) -> nn.Module:
     if not config.with_alignment:
         return nn.Linear(width, config.dim)
-    return nn.Sequential(nn.Linear(width, config.dim), nn.GELU(), nn.Linear(config.dim, config.dim))
+    return nn.Sequential(
+        nn.Linear(width, config.dim),
+        nn.GELU(),
+        nn.Linear(config.dim, config.dim),
+        nn.Dropout(config.dropout),
+    )
 
 
 def _has_layers(config: FusionConfig) -> bool:

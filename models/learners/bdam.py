@@ -230,12 +230,14 @@ class Method(Learner):
     def _trainable(self) -> tuple[str, ...]:
         """Return the paths of exactly the parameters that some loss term depends on."""
         config, network = self.config, self.network
-        trains_clothing = config.reads_clothing or (self._num_begun > 1 and config.compares[0])
+        compares = self._num_begun > 1 and config.compares[0]
+        reads = {"identity": config.reads_identity, "clothing": config.reads_clothing}
         unused: tuple[str, ...] = ()
-        if not trains_clothing:
-            # The identity branch may attend to the clothing branch even if no term reads it.
-            unused = ("head.clothing.cross.", "head.clothing.norm.")
-            unused = unused if config.crosses else ("head.clothing.",)
+        for branch, is_read in reads.items():
+            if not (is_read or compares):
+                # The other branch may attend to this one even if no term reads it.
+                parts = ("cross.", "norm.") if config.crosses else ("",)
+                unused += tuple(f"head.{branch}.{part}" for part in parts)
         if network.text is not None:
             unused += tuple(f"text.{name}" for name in network.text.unread)
         paths = (path for path, _ in network.named_parameters())

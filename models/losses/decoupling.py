@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from models.losses.similarity import at_least_float32, cosine_matrix, masked_mean
+from models.losses.similarity import at_least_float32, cosine_matrix, dot_matrix, masked_mean
 
 Kernel = Literal["linear", "rbf"]
 
@@ -52,12 +52,19 @@ def adversarial_matching(
     return masked_mean(-share, valid)
 
 
-def hsic(first: Tensor, second: Tensor, kernel: Kernel, bandwidth: float | None = None) -> Tensor:
+def hsic(
+    first: Tensor,
+    second: Tensor,
+    kernel: Kernel,
+    bandwidth: float | None = None,
+    normalise: bool = True,
+) -> Tensor:
     """Compute the Hilbert-Schmidt independence criterion, tr(K H L H) / (B - 1)^2.
 
-    K and L are kernel matrices of the L2-normalised rows: inner products ("linear") or
-    exp(-|x - y|^2 / (2 s^2)) ("rbf"); H = I - 11^T / B. HSIC measures dependence: "linear" is the
-    squared Frobenius norm of the cross-covariance, "rbf" detects any kind of dependence.
+    K and L are kernel matrices of the rows: inner products ("linear") or exp(-|x - y|^2 / (2 s^2))
+    ("rbf"); H = I - 11^T / B. HSIC measures dependence: "linear" is the squared Frobenius norm of
+    the cross-covariance, "rbf" detects any kind of dependence. For raw rows, "linear" is
+    proportional to the square of each feature's scale.
 
     Args:
         first: [B, D].
@@ -65,6 +72,7 @@ def hsic(first: Tensor, second: Tensor, kernel: Kernel, bandwidth: float | None 
         kernel: kernel of the rows.
         bandwidth: "rbf": s > 0; None uses the median of the squared distances between the rows of
             different images as s^2, separately for each feature and without gradient.
+        normalise: L2-normalise the rows first; False: raw rows.
 
     Returns:
         Scalar, >= 0 up to rounding; 0 if either feature is constant over the images, 0 with a zero
@@ -75,21 +83,29 @@ def hsic(first: Tensor, second: Tensor, kernel: Kernel, bandwidth: float | None 
     """
     # H is idempotent, so tr(K H L H) = <HKH, HLH>, which is numerically more accurate.
     centred_first, centred_second = (
-        centred_kernel(rows, kernel, bandwidth) for rows in (first, second)
+        centred_kernel(rows, kernel, bandwidth, normalise) for rows in (first, second)
     )
     return (centred_first * centred_second).sum() / max(len(first) - 1, 1) ** 2
 
 
-def cka(first: Tensor, second: Tensor, kernel: Kernel, bandwidth: float | None = None) -> Tensor:
+def cka(
+    first: Tensor,
+    second: Tensor,
+    kernel: Kernel,
+    bandwidth: float | None = None,
+    normalise: bool = True,
+) -> Tensor:
     """Compute centred kernel alignment, HSIC(a, b) / sqrt(HSIC(a, a) HSIC(b, b)).
 
-    Unlike HSIC, it does not decrease when the rows of one feature merely move closer together.
+    Unlike HSIC, it does not decrease when the rows of one feature merely move closer together, and
+    the scale of raw rows does not change it.
 
     Args:
         first: [B, D].
         second: [B, E] of the same images.
         kernel: kernel of the rows.
         bandwidth: as for `hsic`.
+        normalise: as for `hsic`.
 
     Returns:
         Scalar in [0, 1] up to rounding; 0 with a finite gradient if either feature is constant over
@@ -98,15 +114,17 @@ def cka(first: Tensor, second: Tensor, kernel: Kernel, bandwidth: float | None =
     Source: Kornblith et al. 2019 (centred kernel alignment); its use as a loss is ours.
     """
     centred_first, centred_second = (
-        centred_kernel(rows, kernel, bandwidth) for rows in (first, second)
+        centred_kernel(rows, kernel, bandwidth, normalise) for rows in (first, second)
     )
     squares = centred_first.square().sum() * centred_second.square().sum()
     return (centred_first * centred_second).sum() / squares.clamp(min=_MIN_NORM**4).sqrt()
 
 
-def centred_kernel(rows: Tensor, kernel: Kernel, bandwidth: float | None = None) -> Tensor:
-    """Compute H K H [B, B] of the L2-normalised rows [B, D]; arguments as for `hsic`."""
-    matrix = _kernel_matrix(rows, kernel, bandwidth)
+def centred_kernel(
+    rows: Tensor, kernel: Kernel, bandwidth: float | None = None, normalise: bool = True
+) -> Tensor:
+    """Compute H K H [B, B] of the rows [B, D]; arguments as for `hsic`."""
+    matrix = _kernel_matrix(rows, kernel, bandwidth, normalise)
     means = matrix.mean(0)
     return matrix - means[:, None] - means[None, :] + means.mean()
 
@@ -125,12 +143,21 @@ def gate_balance(gate: Tensor) -> Tensor:
     return (at_least_float32(gate) - 0.5).square().mean()
 
 
-def _kernel_matrix(rows: Tensor, kernel: Kernel, bandwidth: float | None) -> Tensor:
-    """Compute the kernel matrix [B, B] of rows [B, D]."""
-    cosines = cosine_matrix(rows, rows)
+def _kernel_matrix(
+    rows: Tensor, kernel: Kernel, bandwidth: float | None, normalise: bool
+) -> Tensor:
+    """Compute the kernel matrix [B, B] of rows [B, D], for raw rows up to a translation of them."""
+    if normalise:
+        products = cosine_matrix(rows, rows)
+    else:
+        # A common translation does not change HKH; without it, large means would cost precision.
+        rows = at_least_float32(rows)
+        rows = rows - rows.mean(0)
+        products = dot_matrix(rows, rows)
     if kernel == "linear":
-        return cosines
-    squares = (2 - 2 * cosines).clamp(min=0)
+        return products
+    norms = 2 if normalise else products.diagonal()[:, None] + products.diagonal()
+    squares = (norms - 2 * products).clamp(min=0)
     if bandwidth is None:
         variance = _median_off_diagonal(squares.detach()).clamp(min=_MIN_BANDWIDTH**2)
     else:

@@ -2,8 +2,8 @@
 
 The loop is independent of Ray: images come from a `DomainStream` and other workers are reached
 through a `WorkerGroup`, so a run in one process uses the same code. All random numbers are derived
-from (seed, domain, stage, epoch). A run resumed at an epoch boundary is therefore identical to an
-uninterrupted one.
+from (seed, domain, stage, epoch), those that a training step draws (dropout) also from the rank. A
+run resumed at an epoch boundary is therefore identical to an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -245,7 +245,7 @@ class LifelongLoop:
             first_iteration=self.state.iteration,
         )
         for epoch in range(first_epoch, stage.epochs):
-            self._seed(opened.domain.name, stage.name, epoch)
+            self._seed_steps(opened.domain.name, stage.name, epoch)
             with self.state.timed("training"):
                 self._train_epoch(opened, index, stage, epoch, optimizer, module)
             last = epoch + 1 == stage.epochs
@@ -356,5 +356,17 @@ class LifelongLoop:
         return num_iterations(person_ids, data.persons_per_batch, data.images_per_person)
 
     def _seed(self, *keys: int | str) -> None:
-        """Seeds torch from `keys`, so that a resumed run draws the same random numbers."""
+        """Seeds torch from `keys`, so that a resumed run draws the same random numbers.
+
+        All workers draw the same numbers: learners initialise new parameters from them.
+        """
         torch.manual_seed(derive_seed(self.config.seed, *keys))
+
+    def _seed_steps(self, *keys: int | str) -> None:
+        """Seeds torch for the training steps of an epoch, differently on each worker.
+
+        Each worker computes other rows of the global batch, so equal numbers would give equal
+        dropout masks to different images. Rank 0 draws the numbers of a run with one worker.
+        """
+        rank = self.context.group.rank
+        self._seed(*keys, *(("rank", rank) if rank else ()))

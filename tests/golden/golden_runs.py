@@ -58,6 +58,7 @@ LEARNERS = {
     "krkc": ("learner.epochs=2",),
     "bdam": (
         "learner.epochs=2",
+        "learner.losses.adversarial.projection=own",
         "learner.decoupling.dim=16",
         "learner.fusion.dim=16",
     ),

@@ -26,6 +26,13 @@ CLASSIFYING = [name for name in LEARNING if name != "bdam"]
 
 HEADS = ("head_class", "head_projected")
 
+BDAM_TERMS = ("info", "fused", "triplet", "adversarial", "clothing", "decouple", "gate")
+
+
+def only(*names):
+    """Return loss settings of bdam with weight 1 of these terms and 0 of all others."""
+    return {name: {"weight": float(name in names)} for name in BDAM_TERMS}
+
 
 def settings(name):
     """Return settings by name that cover the optional parts of a learner."""
@@ -48,6 +55,14 @@ def settings(name):
         }
     if name == "bdam":
         settings_by_name["mamba"] = {"fusion": {"mixer": "mamba"}, "text_tower": "trained"}
+        settings_by_name["own-projection"] = {"losses": {"adversarial": {"projection": "own"}}}
+        settings_by_name["no-captions"] = {
+            "losses": {
+                "info": {"weight": 0},
+                "fused": {"weight": 0},
+                "caption_contrast": "optional",
+            }
+        }
     if name == "vladr":
         settings_by_name["attributes"] = {
             "embedding": "necks_attributes",

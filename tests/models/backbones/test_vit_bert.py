@@ -114,6 +114,34 @@ def test_training_mode_uses_no_random_numbers(tiny):
     assert torch.equal(before, torch.random.get_rng_state())
 
 
+def test_dropout_is_active_only_while_a_tower_is_trained():
+    config = BackboneConfig(name="tiny-vit-bert", weights="random", dropout=0.3)
+    backbone, plain = build(config, 0), build(config.model_copy(update={"dropout": 0.0}), 0)
+    images, tokens = some_images(), plain.text.tokenize(TEXTS)
+
+    def outputs(towers):
+        return towers.image(images).patches, towers.text.features(tokens).sentence
+
+    with torch.no_grad():
+        expected = outputs(plain)
+        for is_trained in (False, True):
+            backbone.requires_grad_(is_trained)
+            backbone.train()
+            for first, again, target in zip(
+                outputs(backbone), outputs(backbone), expected, strict=True
+            ):
+                assert torch.equal(first, again) == (not is_trained)
+                assert torch.equal(first, target) == (not is_trained)
+        backbone.eval()
+        for value, target in zip(outputs(backbone), expected, strict=True):
+            assert torch.equal(value, target)
+
+
+def test_dropout_of_another_backbone_is_rejected():
+    with pytest.raises(ValidationError, match=r"backbone\.dropout: expected 0 for tiny-clip"):
+        BackboneConfig(dropout=0.1)
+
+
 def test_tokens_are_trimmed_and_cut_texts_keep_their_end(tiny):
     tokens = tiny.text.tokenize(["a man", "a man in a red coat"])
     assert tokens.shape == (2, 8)

@@ -1,8 +1,7 @@
-"""BDAM: its terms against naive loops, what each of them reaches, and who reads what."""
+"""BDAM: texts, queries and gallery, refused settings, and several domains."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import pytest
@@ -10,187 +9,14 @@ import torch
 from pydantic import ValidationError
 from torch.nn import functional
 
-from models.bdam.network import positive_mask
 from models.bdam.texts import DomainTexts
 from models.components.prototypes import PrototypeMemory
 from models.learners.bdam import Config, Method
 from tasks.schema import Split
+from tests.models.learner_cases import BDAM_TERMS as TERMS
+from tests.models.learner_cases import only
 
-TERMS = ("info", "fused", "triplet", "adversarial", "clothing", "decouple", "gate")
 PLAIN = {"fusion": {"mixer": "none"}}
-
-
-def only(*names):
-    """Weights with which these terms alone are on."""
-    return {name: {"weight": float(name in names)} for name in TERMS}
-
-
-def started(course, **settings):
-    trainer = course("bdam", **settings)
-    trainer.begin("plaza")
-    trainer.learner.train()
-    (stage,) = trainer.learner.stages()
-    return trainer, stage, trainer.batch(stage, 0)
-
-
-# Terms against loops ------------------------------------------------------------------------------
-
-
-def cosine(a, b):
-    return float(a @ b / (a.norm() * b.norm()))
-
-
-def info_nce(rows, texts, people, tau):
-    logits = [[cosine(row, text) / tau for text in texts] for row in rows]
-    size, total = len(rows), 0.0
-    for table in (logits, [list(column) for column in zip(*logits, strict=True)]):
-        for i in range(size):
-            log_sum = math.log(sum(math.exp(value) for value in table[i]))
-            own = [table[i][j] - log_sum for j in range(size) if people[j] == people[i]]
-            total -= sum(own) / len(own) / size / 2
-    return total
-
-
-def squared_triplet(rows, people, margin):
-    total, size = 0.0, len(rows)
-    for i in range(size):
-        far = max(float((rows[i] - rows[j]).square().sum()) for j in range(size)
-                  if j != i and people[j] == people[i])  # fmt: skip
-        near = min(float((rows[i] - rows[j]).square().sum()) for j in range(size)
-                   if people[j] != people[i])  # fmt: skip
-        total += max(0.0, far - near + margin) / size
-    return total
-
-
-def adversary(rows, texts, tau):
-    total, size = 0.0, len(rows)
-    for i in range(size):
-        weights = [math.exp(cosine(rows[i], text) / tau) for text in texts]
-        total -= math.log(1 - weights[i] / sum(weights)) / size
-    return total
-
-
-def linear_hsic(first, second):
-    size = len(first)
-    matrices = []
-    for rows in (first, second):
-        kernel = torch.tensor([[cosine(a, b) for b in rows] for a in rows])
-        matrices.append(kernel - kernel.mean(0) - kernel.mean(1)[:, None] + kernel.mean())
-    return float(torch.trace(matrices[0] @ matrices[1])) / (size - 1) ** 2
-
-
-def test_total_loss_equals_naive_loops(course):
-    weights = {name: {"weight": 0.5 + number} for number, name in enumerate(TERMS)}
-    weights["triplet"]["margin"] = 5.0
-    trainer, stage, batch = started(course, losses=weights)
-    learner = trainer.learner
-    learner.texts.step += 1
-    with torch.no_grad():
-        result = learner(batch, stage.name)
-        records = [trainer.domain.train[index] for index in batch.indices.tolist()]
-        kinds = [
-            [r.captions[(1 + i) % 2] for r, i in zip(records, batch.indices.tolist(), strict=True)],
-            [r.identity for r in records],
-            [r.clothing for r in records],
-        ]
-        captions, identities, clothes = (learner._tower.encode_texts(texts) for texts in kinds)
-        network = learner.network
-        seen = network.decouple(batch.views["weak"])
-        image = network.fusion.align_image(seen.gated_identity)
-        encoded = network.fusion.align_text(identities)
-        gate = network.fusion.gate(torch.cat([image, encoded], 1)).softmax(1)
-        mixed = network.fusion.mixer.mlp(gate[:, :1] * image + gate[:, 1:] * encoded)
-        fused = network.fusion.projection(mixed)
-        v = network.to_text(seen.gated_identity)
-        rows = network.to_clothing(seen.gated_clothing)
-        hidden = network.to_adversary(seen.clothing)
-    people = batch.person_ids.tolist()
-    wanted = {
-        "info": (info_nce(v, captions, people, 0.07) + info_nce(v, identities, people, 0.07)) / 2,
-        "fused": info_nce(fused, captions, people, 0.07),
-        "triplet": squared_triplet(seen.gated_identity, people, 5.0),
-        "adversarial": adversary(hidden, clothes, 0.07),
-        "clothing": info_nce(rows, clothes, people, 0.07),
-        "decouple": linear_hsic(seen.gated_identity, seen.gated_clothing),
-        "gate": float((seen.gate - 0.5).square().mean()),
-    }
-    assert result.terms.keys() == wanted.keys()
-    for name, value in wanted.items():
-        assert float(result.terms[name]) == pytest.approx(value, rel=1e-4, abs=1e-7), name
-    total = sum((0.5 + number) * wanted[name] for number, name in enumerate(TERMS))
-    assert float(result.loss) == pytest.approx(total, rel=1e-4)
-
-
-@pytest.mark.parametrize("off", TERMS)
-def test_a_term_without_weight_is_not_there_and_nothing_of_it_is_built(course, off):
-    losses = {off: {"weight": 0}}
-    trainer, stage, batch = started(course, losses=losses)
-    result = trainer.learner(batch, stage.name)
-    assert set(result.terms) == set(TERMS) - {off}
-    owners = {
-        "info": "to_text",
-        "fused": "fusion",
-        "adversarial": "to_adversary",
-        "clothing": "to_clothing",
-    }
-    for term, part in owners.items():
-        assert (getattr(trainer.learner.network, part) is None) == (term == off)
-
-
-@pytest.mark.parametrize("mixer", ["none", "transformer"])
-@pytest.mark.parametrize("names", [("info",), ("fused",), ("info", "clothing")])
-@pytest.mark.parametrize("cross", [False, True])
-@pytest.mark.parametrize("gate", [False, True])
-def test_what_trains_is_what_some_term_reads(course, mixer, names, cross, gate):
-    decoupling = {"cross_attention": cross, "gate": gate}
-    settings = {"decoupling": decoupling, "losses": only(*names), "fusion": {"mixer": mixer}}
-    trainer, stage, batch = started(course, **settings)
-    trainer.learner(batch, stage.name).loss.backward()
-    touched = {p for p, v in trainer.learner.named_parameters() if v.grad is not None}
-    text = {path for path in touched if path.startswith("text.")}
-    assert touched - text == set(stage.trainable)
-    assert not text
-
-
-def reached(trainer, term):
-    parameters = dict(trainer.learner.network.named_parameters())
-    found = torch.autograd.grad(
-        term, list(parameters.values()), retain_graph=True, allow_unused=True
-    )
-    pairs = zip(parameters, found, strict=True)
-    return {path for path, gradient in pairs if gradient is not None and bool(gradient.any())}
-
-
-def test_each_term_reaches_its_own_parts(course):
-    trainer, stage, batch = started(course, decoupling={"cross_attention": False})
-    for parameter in trainer.learner.network.parameters():
-        parameter.requires_grad_(True)
-    terms = trainer.learner(batch, stage.name).terms
-    parts = {name: reached(trainer, term) for name, term in terms.items()}
-
-    def reads(name, prefix):
-        return any(path.startswith(prefix) for path in parts[name])
-
-    assert {name for name in TERMS if reads(name, "image.")} == set(TERMS)
-    # The adversary works on the clothing feature before the gate; all others read the gate.
-    assert {name for name in TERMS if not reads(name, "head.gate.")} == {"adversarial"}
-    assert not reads("adversarial", "head.identity.")
-    for part, name in (
-        ("to_text.", "info"),
-        ("fusion.", "fused"),
-        ("to_adversary.", "adversarial"),
-        ("to_clothing.", "clothing"),
-    ):
-        assert {term for term in TERMS if reads(term, part)} == {name}
-
-
-def test_positive_mask():
-    people, texts = torch.tensor([0, 0, 1]), torch.tensor([5, 6, 5])
-    identity = [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
-    both = [[1, 1, 1], [1, 1, 0], [1, 0, 1]]
-    assert positive_mask("identity", people, texts).int().tolist() == identity
-    assert positive_mask("identity_or_text", people, texts).int().tolist() == both
-    assert positive_mask("diagonal", people, texts).int().tolist() == torch.eye(3).int().tolist()
 
 
 # Texts --------------------------------------------------------------------------------------------
@@ -295,6 +121,18 @@ def test_an_image_alone_needs_no_description(course, settings):
     assert torch.equal(first, learner.embed_images(trainer.images))
 
 
+@torch.no_grad()
+def test_without_caption_contrast_images_are_embedded_by_the_clothing_feature(course):
+    losses = only("triplet", "clothing") | {"caption_contrast": "optional"}
+    trainer = course("bdam", losses=losses, gallery_descriptions=False)
+    learner = trainer.learner.eval()
+    seen = learner.network.decouple(trainer.images)
+    rows = functional.normalize(learner.network.to_clothing(seen.gated_clothing), dim=1)
+    gallery = learner.embed_gallery(trainer.images, [""] * 4)
+    assert torch.allclose(gallery, rows)
+    assert gallery.shape[1] == learner.embed_texts(["a man"]).shape[1]
+
+
 def test_untrained_embedding_is_rejected(course):
     trainer = course("bdam", losses=only("fused"))
     with pytest.raises(ValueError, match="no trained embedding"):
@@ -304,7 +142,15 @@ def test_untrained_embedding_is_rejected(course):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"losses": only("triplet")}, "set info.weight or fused.weight > 0"),
+        ({"losses": only("triplet", "clothing")}, "set info.weight or fused.weight > 0"),
+        (
+            {"losses": only("triplet") | {"caption_contrast": "optional"}},
+            r"relates images to texts: .* expected clothing\.weight > 0",
+        ),
+        (
+            {"losses": only("info", "adversarial")},
+            r"projection=shared: expected clothing\.weight > 0.*set adversarial\.projection=own",
+        ),
         ({"decoupling": {"gate": False}}, r"losses\.gate\.weight: expected 0"),
         ({"decoupling": {"enabled": False}}, r"losses\.gate\.weight: expected 0"),
         ({"gallery_descriptions": False, "losses": only("fused")}, r"which only losses\.info"),

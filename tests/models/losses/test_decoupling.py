@@ -89,9 +89,9 @@ def test_nothing_to_match_costs_nothing():
         assert torch.equal(clothing.grad, torch.zeros_like(clothing))
 
 
-def naive_hsic(first, second, kernel, bandwidth=None):
+def naive_hsic(first, second, kernel, bandwidth=None, normalise=True):
     def kernel_matrix(rows):
-        rows = [unit(row) for row in rows.tolist()]
+        rows = [unit(row) if normalise else row for row in rows.tolist()]
         if kernel == "linear":
             return [[dot(a, b) for b in rows] for a in rows]
         apart = [[sum((x - y) ** 2 for x, y in zip(a, b, strict=True)) for b in rows] for a in rows]
@@ -110,11 +110,50 @@ def naive_hsic(first, second, kernel, bandwidth=None):
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("num_images", [2, 3, 7])
 @pytest.mark.parametrize("bandwidth", [None, 0.4])
-def test_hsic_equals_the_formula(kernel, num_images, bandwidth):
-    first, second = draw(num_images, 4), draw(num_images, 3, seed=1)
-    loss = decoupling.hsic(first, second, kernel, bandwidth)
-    wanted = naive_hsic(first, second, kernel, bandwidth)
+@pytest.mark.parametrize("normalise", [True, False])
+def test_hsic_equals_the_formula(kernel, num_images, bandwidth, normalise):
+    first, second = draw(num_images, 4) + 2, draw(num_images, 3, seed=1)
+    loss = decoupling.hsic(first, second, kernel, bandwidth, normalise)
+    wanted = naive_hsic(first, second, kernel, bandwidth, normalise)
     assert loss.item() == pytest.approx(wanted, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_lengths_of_rows_count_only_in_raw_features(kernel):
+    first, second = draw(9, 4), draw(9, 3, seed=1)
+    lengths = draw(9, 1, seed=2).exp()
+    for measure in (decoupling.hsic, decoupling.cka):
+        before, after = (measure(rows, second, kernel) for rows in (first, first * lengths))
+        assert after.item() == pytest.approx(before.item(), rel=1e-9)
+        before, after = (
+            measure(rows, second, kernel, normalise=False) for rows in (first, first * lengths)
+        )
+        assert after.item() != pytest.approx(before.item(), rel=1e-2)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(2, 9), st.integers(0, 10_000), st.sampled_from(KERNELS))
+def test_laws_of_raw_features(num_images, seed, kernel):
+    """Translations and rotations change nothing; a scale c changes only linear HSIC, by c^2."""
+    first, second = draw(num_images, 4, seed=seed), draw(num_images, 3, seed=seed + 1)
+    turn = torch.linalg.qr(draw(4, 4, seed=seed + 2)).Q
+    moved = 3 * (first @ turn) + 100 * draw(1, 4, seed=seed + 3)
+    factor = 9 if kernel == "linear" else 1
+    for measure, expected in ((decoupling.hsic, factor), (decoupling.cka, 1)):
+        before, after = (measure(rows, second, kernel, None, False) for rows in (first, moved))
+        assert after.item() == pytest.approx(expected * before.item(), rel=1e-6, abs=1e-9)
+    spreads = [naive_hsic(rows, rows, kernel, None, False) for rows in (first, second)]
+    wanted = naive_hsic(first, second, kernel, None, False) / math.sqrt(spreads[0] * spreads[1])
+    alignment = decoupling.cka(first, second, kernel, None, False)
+    assert alignment.item() == pytest.approx(wanted, rel=1e-6, abs=1e-9)
+
+
+def test_raw_features_far_from_the_origin_keep_their_precision():
+    first, second = draw(8, 4).float(), draw(8, 4, seed=1).float()
+    for kernel in KERNELS:
+        near = decoupling.hsic(first, second, kernel, normalise=False)
+        far = decoupling.hsic(first + 1000, second - 1000, kernel, normalise=False)
+        assert far.item() == pytest.approx(near.item(), rel=1e-3)
 
 
 def test_linear_hsic_is_the_squared_cross_covariance():
@@ -182,9 +221,10 @@ def test_moving_rows_together_lowers_hsic_and_not_cka():
 
 @pytest.mark.parametrize("measure", [decoupling.hsic, decoupling.cka])
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_one_image_costs_nothing(kernel, measure):
+@pytest.mark.parametrize("normalise", [True, False])
+def test_one_image_costs_nothing(kernel, measure, normalise):
     first = draw(1, 4).requires_grad_()
-    loss = measure(first, draw(1, 3), kernel)
+    loss = measure(first, draw(1, 3), kernel, None, normalise)
     loss.backward()
     assert loss.item() == pytest.approx(0, abs=1e-12)
     assert first.grad.abs().max() < 1e-12
@@ -222,5 +262,7 @@ def test_gradients():
         lambda a, b: decoupling.adversarial_matching(a, b, pairs, 0.3),
         lambda a, b: decoupling.hsic(a, b, "linear"),
         lambda a, b: decoupling.hsic(a, b, "rbf", 0.5),
+        lambda a, b: decoupling.hsic(a, b, "linear", None, False),
+        lambda a, b: decoupling.cka(a, b, "rbf", 0.5, False),
     ):
         assert torch.autograd.gradcheck(loss, (first, second))
