@@ -142,8 +142,8 @@ def _show_differences(console: Console, comparison: Comparison) -> None:
 
 def _checkpoints(comparison: Comparison) -> list[Checkpoint]:
     """Checkpoints to explain: none if every score is of the end of training."""
-    shown = dict.fromkeys(group.checkpoint for group in comparison.groups)
-    return [] if list(shown) == ["last"] else list(shown)
+    shown = list(dict.fromkeys(group.checkpoint for group in comparison.groups))
+    return [] if shown == ["last"] else shown
 
 
 def _notes(comparison: Comparison, *, is_bold_seen: bool) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
@@ -54,17 +55,15 @@ class PublishedRow(FrozenConfig):
         """Whether queries are texts; only papers on text queries print R5."""
         return any("R5" in scores for scores in self.domains.values())
 
-    def scores_in(self, column: Column) -> Scores:
+    def scores_in(self, column: Column) -> Mapping[str, float]:
         """Scores in a column of a comparison, by metric; empty without any."""
-        match column.kind:
-            case "seen average":
-                return self.seen_average
-            case "unseen average":
-                return self.unseen_average
-            case "forgetting":
-                return {}
-            case _:
-                return self.domains.get(column.domain, {})
+        averages: dict[str, Scores] = {
+            "seen average": self.seen_average,
+            "unseen average": self.unseen_average,
+            "forgetting": {},
+        }
+        scores = averages.get(column.kind, self.domains.get(column.domain, {}))
+        return {str(metric): score for metric, score in scores.items()}
 
     @model_validator(mode="after")
     def _domains_of_the_benchmark(self) -> PublishedRow:

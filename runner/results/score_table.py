@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from rich import box
 from rich.table import Table
@@ -177,7 +176,7 @@ class ScoreTables:
     def _published_cell(self, rows: Sequence[PublishedRow], column: Column) -> Text:
         lines = self._lines_of(column)
         for row in rows:
-            scores: Mapping[Any, float] = row.scores_in(column)
+            scores = row.scores_in(column)
             if not any(metric in scores for line in lines for metric in line):
                 continue
             compares = self.comparison.published_compares(row, column)
