@@ -23,6 +23,8 @@ from runner.plotting.style import (
     style_axes,
 )
 
+_LINE_HEIGHT = 0.66
+"""Share of the height that the histograms and lines use, below the legend."""
 _BINS = np.linspace(0, 1, 41)
 
 
@@ -96,8 +98,10 @@ def _draw_histograms(axes: Axes, shares: Sequence[_Share]) -> None:
             share.trained, _BINS.tolist(), weights=weights, color=share.colour, alpha=0.6,
             label=f"{share.name}: {mean:.2f} ± {deviation:.2f} (paper: {share.printed:.2f})",
         )  # fmt: skip
-        axes.axvline(mean, color=share.colour, linewidth=1.6, linestyle=DASHED)
-        axes.axvline(share.printed, color=share.colour, linewidth=1.6, linestyle=":")
+        axes.axvline(mean, ymax=_LINE_HEIGHT, color=share.colour, linewidth=1.6, linestyle=DASHED)
+        axes.axvline(
+            share.printed, ymax=_LINE_HEIGHT, color=share.colour, linewidth=1.6, linestyle=":"
+        )
     first = shares[0]
     initial = np.full(first.untrained.size, 100 / first.untrained.size)
     axes.hist(
@@ -107,7 +111,7 @@ def _draw_histograms(axes: Axes, shares: Sequence[_Share]) -> None:
     axes.plot([], [], color=MUTED, linestyle=DASHED, label="mean; dotted: the paper's")
     axes.set_xlim(0, 1)
     axes.yaxis.set_major_formatter(PercentFormatter(decimals=0))
-    axes.set_ylim(0, 1.5 * axes.get_ylim()[1])  # space for the legend
+    axes.set_ylim(0, axes.get_ylim()[1] / _LINE_HEIGHT)  # space for the legend
     axes.legend(frameon=False, labelcolor=TEXT, fontsize=8.5, loc="upper left")
     style_axes(axes, "y", ("left", "bottom"), x_label="share")
 
