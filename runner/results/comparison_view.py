@@ -47,9 +47,13 @@ def show_comparison(console: Console, comparison: Comparison, metrics: Sequence[
     if comparison.groups:
         _show_runs(console, comparison)
     _show_differences(console, comparison)
-    for table in score_tables(comparison, metrics, console.width):
+    tables = score_tables(comparison, metrics, console.width)
+    for table in tables:
         console.print()
         _print(console, table)
+    if not tables:
+        _print(console, Text(f"No published scores of {', '.join(metrics)}."))
+        return
     notes = [*_notes(comparison, is_bold_seen=console.is_terminal), *_sources(comparison)]
     if notes:
         console.print()

@@ -23,7 +23,7 @@ _STACKED = 2
 
 
 def score_tables(comparison: Comparison, metrics: Sequence[str], width: int) -> list[Table]:
-    """Tables of scores, in one table if that fits the width.
+    """Tables of scores, in one table if that fits the width; none without a score.
 
     If four metrics do not fit side by side, a cell has two lines of two metrics; if that does not
     fit either, the columns continue in further tables.
@@ -63,6 +63,8 @@ class ScoreTables:
         """Splits the columns into as many tables as the width requires."""
         columns = self.comparison.columns
         rows = [*self._group_rows(columns), *self._published_rows(columns)]
+        if not rows:
+            return []
         widths = {
             column: max(
                 cell.cell_len

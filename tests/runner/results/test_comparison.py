@@ -420,6 +420,8 @@ def test_published_rows_of_an_order_without_a_run(
     text = capsys.readouterr().out
     assert row(text, "PAD")[1:] == [*"-----", "70.7", "78.6"]
     assert "second-hand" in text
+    assert lifelong.main(["compare", "--published", "lreid-2", "--metric", "R1"]) == 0
+    assert capsys.readouterr().out == "No published scores of R1.\n"
 
 
 def test_data_sets_stand_side_by_side(make: Make) -> None:
