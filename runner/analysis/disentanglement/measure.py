@@ -157,7 +157,7 @@ def measure(
     }
     raw = {
         name: measure_sample(sample, features[name][0], settings)
-        | (measure_panel(panels[name], *features[name], settings) if name in panels else {})
+        | _measure_truth(panels.get(name), features[name], settings)
         for name, sample in samples.items()
     }
     first = next(iter(samples))
@@ -229,14 +229,21 @@ def measure_sample(sample: Sample, features: ImageFeatures, settings: Settings) 
     return raw
 
 
+def _measure_truth(
+    panel: Panel | None, features: Sequence[ImageFeatures], settings: Settings
+) -> dict[str, Any]:
+    """Measures what needs ground truth; nothing without a panel."""
+    return {} if panel is None else measure_panel(panel, features[0], features[1], settings)
+
+
 def measure_panel(
     panel: Panel, old: ImageFeatures, new: ImageFeatures, settings: Settings
 ) -> dict[str, Any]:
     """Measures probes and retrieval on the people of one domain.
 
     Returns:
-        Nested numbers and lists of numbers (one per fold), and the attributes and
-        rare attribute values that the probes omit.
+        Nested numbers and lists of numbers (one per fold), and the attributes and rare attribute
+        values that the probes omit.
     """
     tasks, left_out = probe_tasks(
         panel.old.people, settings.folds, settings.min_people, settings.seed
@@ -306,11 +313,9 @@ def summary(raw: Mapping[str, Any]) -> dict[str, Any]:
         },
         **{name: raw[name] for name in kept if raw.get(name)},
     }
-    return (
-        {"probes": _summarise_probes(raw["probes"]), **summarised}
-        if "probes" in raw
-        else summarised
-    )
+    if "probes" not in raw:
+        return summarised
+    return {"probes": _summarise_probes(raw["probes"]), **summarised}
 
 
 def _summarise_probes(probes: Mapping[str, Any]) -> dict[str, Any]:

@@ -100,9 +100,9 @@ def _read(domain: Domain, records: Sequence[Record], stream: DomainStream) -> Sa
     for readable, decoded in stream.test_images(records):
         kept += [int(index) for index in readable]
         pixels.append(decoded)
-    people, positions = np.unique(
-        np.array([records[index].person_id for index in kept], dtype=np.int64), return_inverse=True
-    )
+    person_ids = np.array([records[index].person_id for index in kept], dtype=np.int64)
+    people, inverse = np.unique(person_ids, return_inverse=True)
+    positions = inverse.astype(np.int64)
     if len(people) < 2:
         raise ValueError(
             f"disentangle: expected readable images of at least 2 test people of {domain.name}, "

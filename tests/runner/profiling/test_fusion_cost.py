@@ -8,6 +8,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -189,12 +190,15 @@ def test_efficiency_is_drawn_on_normalised_axes(
     # Without a finished run there is no accuracy; the costs are still drawn.
     assert efficiency_axes(summary)[0].normalised == (None,) * 4
     (axes,) = draw_efficiency(summary).axes
-    lines = [line for line in axes.lines if len(line.get_xdata()) == 4]
-    assert len(lines) == 4
+    assert len([line for line in axes.lines if np.size(line.get_xdata()) == 4]) == 4
     accuracy = dict(zip(COSTS, (40.0, 42.0, 44.0, 41.0), strict=True))
     monkeypatch.setattr(Row, "estimate", lambda row, _: Estimate(accuracy[row.name], 0.5))
     (axes,) = draw_efficiency(summary).axes
-    heights = [list(line.get_ydata()) for line in axes.lines if len(line.get_xdata()) == 5]
+    heights = [
+        np.asarray(line.get_ydata()).tolist()
+        for line in axes.lines
+        if np.size(line.get_xdata()) == 5
+    ]
     assert [line[0] for line in heights] == [0, 0.5, 1, 0.25]
     assert [line[3] for line in heights] == [1, pytest.approx(0.875), 0.75, 0]
     assert [line[4] for line in heights] == [1, 1, 1, 1]  # equal memory
