@@ -20,7 +20,7 @@ from runner.results.run_folder import RunStorage
 from runner.tracking.mlflow_client import MetricPoint
 from runner.tracking.mlflow_tagged_runs import TaggedRuns, digest_of, tagged_runs
 
-_FILES = ("table.json", "table.csv", "table.md", "table.png", "costs.png")
+_FILES = ("table.json", "table.csv", "table.md", "table.png", "costs.png", "efficiency.png")
 
 
 def send_table(folder: Path, summary: TableSummary, tracking: TrackingConfig) -> int:

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from runner.ablation.costs import accuracy_of
+from runner.ablation.efficiency_plot import draw_efficiency
 from runner.ablation.quantities import OF_DOMAINS, Quantity
 from runner.ablation.summary import Row, TableSummary
 from runner.plotting.style import (
@@ -32,10 +33,11 @@ _ROW_INCH, _WIDTH_INCH, _CHARACTER_INCH = 0.42, 4.2, 0.075
 
 
 def write_figures(summary: TableSummary, folder: Path) -> None:
-    """Writes table.png, and costs.png if costs are known, into `folder`."""
+    """Writes table.png, and if costs are known costs.png and efficiency.png, into `folder`."""
     save_figure(draw_table(summary), folder / "table.png")
     if summary.costs:
         save_figure(draw_costs(summary), folder / "costs.png")
+        save_figure(draw_efficiency(summary), folder / "efficiency.png")
 
 
 def draw_table(summary: TableSummary) -> Figure:

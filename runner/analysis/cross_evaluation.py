@@ -78,6 +78,21 @@ def benchmark_to_test(run: TrainedRun, settings: RunConfig) -> Benchmark:
     )
 
 
+def refuse_trained_people(run: TrainedRun, benchmark: Benchmark) -> None:
+    """Checks that the run was not trained on test people of the benchmark.
+
+    Raises:
+        ValueError: it was; names the first domain.
+    """
+    if leaked := leaked_test_identities(run.lock, benchmark):
+        domain, people = next(iter(leaked.items()))
+        raise ValueError(
+            f"{domain}: expected test people not used in training, got {len(people)} that "
+            f"{run.storage.folder.name} was trained on (the first is {people[0]}); choose the "
+            "variant or split of the training"
+        )
+
+
 def score(run: TrainedRun, settings: RunConfig) -> Scored:
     """Scores every domain of the benchmark as an unseen domain, under a separate lock.
 
@@ -86,13 +101,7 @@ def score(run: TrainedRun, settings: RunConfig) -> Scored:
             of the benchmark; the learner cannot embed the benchmark's queries.
     """
     benchmark = benchmark_to_test(run, settings)
-    if leaked := leaked_test_identities(run.lock, benchmark):
-        domain, people = next(iter(leaked.items()))
-        raise ValueError(
-            f"{domain}: expected test people not used in training, got {len(people)} that "
-            f"{run.storage.folder.name} was trained on (the first is {people[0]}); choose the "
-            "variant or split of the training"
-        )
+    refuse_trained_people(run, benchmark)
     splits = {domain.name: domain.test for domain in benchmark.domains}
     check_queries(type(run.learner), run.config.learner.name, splits)
     check_protocol(settings.evaluation.protocol, splits)

@@ -1,6 +1,8 @@
 """Compare finished runs with one another and with published results.
 
-Differences between their protocols are printed before the scores.
+Differences between their protocols are printed before the scores. Runs of one
+method on several data sets, each learned alone, share a row: one column per
+data set.
 """
 
 from __future__ import annotations
@@ -17,15 +19,26 @@ EXAMPLE = "RUN_A RUN_B --metric mAP"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `compare`."""
     parser.add_argument(
-        "names", nargs="+", metavar="RUN", help="names of runs in the folder of runs, or folders"
+        "names", nargs="*", metavar="RUN", help="names of runs in the folder of runs, or folders"
     )
     add_runs_folder(parser)
     parser.add_argument(
         "--metric", choices=("mAP", "R1", "both"), default="both",
         help="scores to show (default: both; for text queries these are R1, R5, R10 and mAP)",
     )  # fmt: skip
+    parser.add_argument(
+        "--checkpoint", choices=("validation", "last"), default="validation",
+        help="validation: test scores of the epoch selected on validation identities, for runs "
+        "that selected one; last: of the end of training (default: validation)",
+    )  # fmt: skip
     parser.add_argument("--unseen", action="store_true", help="show every unseen domain")
-    parser.add_argument("--no-published", action="store_true", help="omit published results")
+    published = parser.add_mutually_exclusive_group()
+    published.add_argument(
+        "--published", action="extend", nargs="+", default=[], metavar="BENCHMARK",
+        help="show the published results of these benchmarks too; needs no run. Without it, "
+        "those of the runs' benchmarks are shown",
+    )  # fmt: skip
+    published.add_argument("--no-published", action="store_true", help="omit published results")
     parser.set_defaults(overrides=[])
     add_output_arguments(parser)
 
@@ -39,15 +52,21 @@ def main(options: argparse.Namespace, output: Output) -> int:
 
     names, overrides = split_overrides([*options.names, *options.overrides])
     _refuse_overrides(overrides)
-    if not names:
+    if not names and not options.published:
         raise ValueError(
             "expected at least one run: its name in the folder of runs, or its folder. A single "
-            "run is compared with published results."
+            "run is compared with published results; --published BENCHMARK shows these alone."
         )
     runs = [read_finished(name, options.runs_folder) for name in names]
     nothing = PublishedResults(sources={}, remarks={}, rows=())
     published = nothing if options.no_published else load_published()
-    comparison = compare_runs(runs, published, every_unseen=options.unseen)
+    comparison = compare_runs(
+        runs,
+        published,
+        every_unseen=options.unseen,
+        checkpoint=options.checkpoint,
+        benchmarks=options.published,
+    )
     output.write_json(comparison.to_json())
     metrics = shown_metrics(comparison, options.metric)
     show_comparison(output.results, comparison, metrics)

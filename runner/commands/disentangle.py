@@ -1,7 +1,8 @@
 """Measure how well finished BDAM runs separate identity from clothing.
 
-Computes linear probes, statistical dependence, retrieval under a change of
-clothes, and figures, on synthetic people with known attributes.
+Computes statistical dependence, the values of both gates, and figures, on test
+people of the run's benchmark; on synthetic people, whose attributes are known,
+also linear probes and retrieval under a change of clothes.
 """
 
 from __future__ import annotations
@@ -23,16 +24,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `disentangle`."""
     parser.add_argument(
         "names", nargs="+", metavar="RUN",
-        help="finished bdam runs on synthetic data: names in the folder of runs, or folders; "
+        help="finished bdam runs: names in the folder of runs, or folders; "
         "several runs are compared. Benchmark and evaluation settings (key=value) may follow",
     )  # fmt: skip
     add_model_arguments(parser)
     parser.add_argument(
-        "--people", type=int, default=200, metavar="N", help="people per domain (default: 200)"
-    )
+        "--people", type=int, default=200, metavar="N",
+        help="people per domain, real data: at most (default: 200)",
+    )  # fmt: skip
     parser.add_argument(
         "--seed", type=int, default=0,
-        help="seed of outfits, cross-validation folds and permutations (default: 0)",
+        help="seed of people, outfits, cross-validation folds and permutations (default: 0)",
     )  # fmt: skip
     parser.set_defaults(overrides=[])
     add_output_arguments(parser)
@@ -40,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace, output: Output) -> int:
     """Measures every run and prints the tables."""
-    from runner.analysis.disentanglement.comparison import group_measured, to_json
+    from runner.analysis.disentanglement.comparison import group_measured, other_people, to_json
     from runner.analysis.disentanglement.measure import (
         FILE,
         Settings,
@@ -80,7 +82,7 @@ def main(options: argparse.Namespace, output: Output) -> int:
         show(output.results, results[0])
     else:
         output.results.print(comparison_table(compared))
-        for sentence in names_of(compared):
+        for sentence in [*names_of(compared), *other_people(compared)]:
             output.results.print(sentence, soft_wrap=True)
     for file in files:
         output.note(f"Results   {file}")

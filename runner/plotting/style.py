@@ -97,6 +97,13 @@ def style_spines(axes: Axes, spines: Sequence[str] = ()) -> None:
     axes.tick_params(which="both", length=0, labelcolor=TEXT)
 
 
+def hide_ticks(axes: Axes) -> None:
+    """Removes ticks and their labels, and lightens the frame."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_color(GRID)
+
+
 def axes_title(axes: Axes, text: str) -> None:
     """Sets a muted title at the left of the axes."""
     axes.set_title(text, color=MUTED, fontsize=10, loc="left")

@@ -6,13 +6,16 @@ import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from runner.config.run_config import ConfigError, RunConfig, flatten, in_hash, load_config
 from runner.results.run_folder import RunStorage, find_run
-from tasks.retrieval.metrics import ResultMatrix
+from tasks.retrieval.metrics import METRICS, ResultMatrix
+
+Checkpoint = Literal["last", "validation"]
+"""Scores at the end of training, or of the epoch selected on validation identities."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,8 @@ class FinishedRun:
         matrix: test scores.
         benchmark: name of the benchmark.
         by_text: whether all domains have text queries.
+        epoch: epoch of the scores if it was selected on validation identities; None for the end of
+            training.
     """
 
     folder: Path
@@ -36,12 +41,61 @@ class FinishedRun:
     matrix: ResultMatrix
     benchmark: str
     by_text: bool
+    epoch: int | None = None
 
     @property
     def settings(self) -> str:
         """All settings that affect the results, except the seed, as JSON."""
+        return json.dumps(self._settings, sort_keys=True)
+
+    @property
+    def settings_of_method(self) -> str:
+        """The same without the section `benchmark`: equal for one method on several data sets."""
+        values = self._settings.items()
+        kept = {key: value for key, value in values if not key.startswith("benchmark.")}
+        return json.dumps(kept, sort_keys=True)
+
+    @property
+    def _settings(self) -> dict[str, Any]:
         values = {key: value for key, value in flatten(self.config).items() if in_hash(key)}
-        return json.dumps({**values, "seed": None}, sort_keys=True)
+        return {**values, "seed": None}
+
+    @property
+    def learns_one_data_set(self) -> bool:
+        """Whether the run learned and was tested on a single domain."""
+        return len(self.matrix.seen) == 1 and not self.matrix.unseen
+
+    @property
+    def selection(self) -> Mapping[str, Any] | None:
+        """Entry of results.json for the epoch selected on validation identities, if any."""
+        return (self.results.get("selection") or {}).get("validation")
+
+    def at_selected_epoch(self) -> FinishedRun:
+        """The run with the test scores of its selected epoch; unchanged if it has none.
+
+        Unseen domains are not scored at that epoch, so their scores are missing.
+
+        Raises:
+            ValueError: the entry in results.json is damaged.
+        """
+        if self.selection is None:
+            return self
+        try:
+            matrix = ResultMatrix.from_json(
+                self.results["scores"], self.matrix.seen, self.matrix.unseen
+            )
+            for domain in (*matrix.seen, *matrix.unseen):
+                matrix.record(matrix.num_steps, domain, dict.fromkeys(METRICS, math.nan))
+            test = self.selection["test"].items()
+            scores = {name: math.nan if value is None else value for name, value in test}
+            matrix.record(matrix.num_steps, self.results["selection"]["domain"], scores)
+            return replace(self, matrix=matrix, epoch=int(self.selection["epoch"]))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{self.folder}: expected the epoch and test scores of selection.validation in "
+                f"results.json, got a damaged entry ({type(error).__name__}: {error}); use "
+                "--checkpoint last"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -79,6 +133,25 @@ class RunGroup:
     def first(self) -> FinishedRun:
         """Representative member, for everything that the members share."""
         return self.members[0]
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """Checkpoint of the scores."""
+        return "last" if self.first.epoch is None else "validation"
+
+    @property
+    def ranking(self) -> str:
+        """What differs from the standard ranking: "re-ranking", a protocol, or ""."""
+        if self.first.lock.get("reranking") is not None:
+            return "re-ranking"
+        protocol = str(self.first.lock.get("evaluation_protocol", "standard"))
+        return "" if protocol == "standard" else protocol.replace("_", " ")
+
+    def at_selected_epoch(self) -> RunGroup:
+        """The group at the selected epoch of each member; unchanged if a member has none."""
+        if any(member.selection is None for member in self.members):
+            return self
+        return replace(self, members=tuple(each.at_selected_epoch() for each in self.members))
 
     def estimate(self, column: Column, metric: str) -> Estimate | None:
         """Estimate in percent; None if a member lacks the score."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,8 +10,10 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import Field, model_validator
 
+from runner.results.finished_runs import Column
 from tasks.benchmarks import ORDERS
 from tasks.schema import FrozenConfig
+from tasks.suggestion import suggestion
 
 PUBLISHED = Path(__file__).with_name("published.yaml")
 
@@ -42,6 +45,26 @@ class PublishedRow(FrozenConfig):
         """Domains used only for testing."""
         return ORDERS.get(self.benchmark, ((), ()))[1]
 
+    @property
+    def learns_one_data_set(self) -> bool:
+        """Whether the benchmark is a single data set."""
+        return len(self.order) == 1 and not self.unseen
+
+    @property
+    def by_text(self) -> bool:
+        """Whether queries are texts; only papers on text queries print R5."""
+        return any("R5" in scores for scores in self.domains.values())
+
+    def scores_in(self, column: Column) -> Mapping[str, float]:
+        """Scores in a column of a comparison, by metric; empty without any."""
+        averages: dict[str, Scores] = {
+            "seen average": self.seen_average,
+            "unseen average": self.unseen_average,
+            "forgetting": {},
+        }
+        scores = averages.get(column.kind, self.domains.get(column.domain, {}))
+        return {str(metric): score for metric, score in scores.items()}
+
     @model_validator(mode="after")
     def _domains_of_the_benchmark(self) -> PublishedRow:
         if foreign := set(self.domains) - set(self.order):
@@ -68,6 +91,25 @@ class PublishedResults(FrozenConfig):
             if unknown := set(row.remarks) - set(self.remarks):
                 raise ValueError(f"{row.method} on {row.benchmark}: no remark {unknown.pop()!r}")
         return self
+
+    @property
+    def benchmarks(self) -> list[str]:
+        """Benchmarks that have rows."""
+        return list(dict.fromkeys(row.benchmark for row in self.rows))
+
+    def of_benchmark(self, benchmark: str) -> list[PublishedRow]:
+        """Rows of a benchmark in its own order.
+
+        Raises:
+            ValueError: the benchmark has no rows.
+        """
+        if benchmark not in self.benchmarks:
+            raise ValueError(
+                "--published: expected benchmarks with published results "
+                f"({', '.join(self.benchmarks)}), got {benchmark!r}"
+                f"{suggestion(benchmark, self.benchmarks)}"
+            )
+        return [row for row in self.rows if row.benchmark == benchmark]
 
     def of(self, benchmark: str, order: tuple[str, ...]) -> list[PublishedRow]:
         """Rows of a benchmark that is learned in this order."""

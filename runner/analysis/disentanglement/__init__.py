@@ -1,1 +1,1 @@
-"""Measures the disentanglement of identity and clothing in BDAM runs on synthetic people."""
+"""Measures the disentanglement of identity and clothing in runs of BDAM."""

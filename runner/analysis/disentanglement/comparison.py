@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner.analysis.disentanglement.features import CLOTHING, IDENTITY, PROBED, RANKED
+from runner.analysis.disentanglement.gates import MEANS
 from runner.analysis.disentanglement.retrieval import SHOWN, TRUTH
 from runner.results.finished_runs import Estimate, FinishedRun, RunGroup, estimate, group_runs
 
@@ -61,8 +62,24 @@ def group_measured(
 
 def lines(groups: Sequence[MeasuredGroup]) -> list[Line]:
     """Lines for which some group has an estimate, in display order."""
-    every = [*_probe_lines(), *_dependence_lines(), *_retrieval_lines()]
+    every = [*_probe_lines(), *_dependence_lines(), *_gate_lines(), *_retrieval_lines()]
     return [line for line in every if any(group.estimate(line) for group in groups)]
+
+
+def other_people(groups: Sequence[MeasuredGroup]) -> list[str]:
+    """Sentences for groups that were measured on other people than the first one."""
+    first = groups[0]
+    return [
+        f"{group.group.label}: measured on {_people(group)}; {first.group.label} on "
+        f"{_people(first)}: compare with care."
+        for group in groups[1:]
+        if _people(group) != _people(first)
+    ]
+
+
+def _people(group: MeasuredGroup) -> str:
+    results = group.measured[0]
+    return f"{results['num_people']} people of {', '.join(results['domains'])}"
 
 
 def to_json(groups: Sequence[MeasuredGroup]) -> list[dict[str, Any]]:
@@ -106,6 +123,14 @@ def _dependence_lines() -> list[Line]:
             Line(section, f"CKA, {kernel}", (*at, "alignment"), 1.0, 3),
         ]
     return dependence_lines
+
+
+def _gate_lines() -> list[Line]:
+    section = "gates"
+    gate_lines = [Line(section, name, path, 1.0, 2) for path, name in MEANS.items()]
+    for gate, name in (("gate", "s.d. of g"), ("fusion_gate", "s.d. of the fusion gate")):
+        gate_lines.append(Line(section, name, (gate, "standard_deviation"), 1.0, 2))
+    return gate_lines
 
 
 def _retrieval_lines() -> list[Line]:

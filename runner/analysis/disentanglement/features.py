@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from models.bdam.network import DecouplingNetwork
+from models.heads.fusion import Fused, Fusion
 from models.learners.bdam import Method
 from runner.analysis.trained_run import TrainedRun
 from runner.config.run_config import RunConfig
@@ -32,16 +35,19 @@ class ImageFeatures:
     Attributes:
         rows: [N, D] by feature name; "v" only if a loss trains it.
         gate: gate values g [N, D] in (0, 1), or None without a gate.
+        fusion_gate: [M, 2] weights of image and description of the M <= N images that have one, or
+            None if the gallery is embedded without a learned fusion gate.
     """
 
     rows: dict[str, Tensor]
     gate: Tensor | None
+    fusion_gate: Tensor | None = None
 
 
-def network_of(run: TrainedRun) -> DecouplingNetwork:
-    """Network of a BDAM run; the caller checks the learner."""
+def learner_of(run: TrainedRun) -> Method:
+    """Learner of a BDAM run; the caller checks its name."""
     assert isinstance(run.learner, Method)
-    return run.learner.network
+    return run.learner
 
 
 def extract_features(
@@ -59,6 +65,59 @@ def extract_features(
             )
     rows = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     return ImageFeatures(rows, rows.pop("gate", None))
+
+
+def extract_fusion_gate(
+    learner: Method,
+    pixels: np.ndarray,
+    descriptions: Sequence[str],
+    config: RunConfig,
+    device: torch.device,
+) -> Tensor | None:
+    """Weights of image and description [M, 2] when gallery images are embedded.
+
+    Args:
+        learner: learner of the run, or an untrained one.
+        pixels: [N, H, W, 3] uint8 images.
+        descriptions: N identity descriptions; images with "" are left out.
+        config: configuration of the run.
+        device: device of the learner.
+
+    Returns:
+        None without a learned gate, or if no image is embedded with a description.
+    """
+    fusion = learner.network.fusion
+    described = np.flatnonzero([bool(text) for text in descriptions])
+    if fusion is None or fusion.gate is None or not learner.config.gallery_descriptions:
+        return None
+    if not len(described):
+        return None
+    size = config.data.evaluation_batch_size
+    with (
+        torch.no_grad(), evaluating(learner), autocast(config.precision, device),
+        _recorded_gates(fusion) as gates,
+    ):  # fmt: skip
+        for start in range(0, len(described), size):
+            chosen = described[start : start + size]
+            images = normalise(np.ascontiguousarray(pixels[chosen]), config.data.transform)
+            learner.embed_gallery(images.to(device), [descriptions[index] for index in chosen])
+    return torch.cat(gates)
+
+
+@contextmanager
+def _recorded_gates(fusion: Fusion) -> Iterator[list[Tensor]]:
+    """Records the gate of every call of a fusion module."""
+    gates: list[Tensor] = []
+
+    def record(_module: nn.Module, _inputs: object, output: Fused) -> None:
+        assert output.gate is not None
+        gates.append(output.gate.float().cpu())
+
+    handle = fusion.register_forward_hook(record)
+    try:
+        yield gates
+    finally:
+        handle.remove()
 
 
 def _extract(network: DecouplingNetwork, images: Tensor) -> dict[str, Tensor]:

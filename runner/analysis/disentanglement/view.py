@@ -12,6 +12,7 @@ from rich.text import Text
 
 from runner.analysis.disentanglement.comparison import CHANCE, Line, MeasuredGroup, lines
 from runner.analysis.disentanglement.features import PROBED, RANKED
+from runner.analysis.disentanglement.gates import MEANS
 from runner.analysis.disentanglement.retrieval import SHOWN, TRUTH
 from runner.analysis.synthetic_attributes import GROUPS
 from runner.results.finished_runs import Estimate
@@ -20,8 +21,15 @@ from runner.results.format import MISSING
 
 def show(console: Console, results: Mapping[str, Any]) -> None:
     """Prints the tables and remarks of one run."""
-    for table in (probes_table(results), dependence_table(results), retrieval_table(results)):
-        console.print(table)
+    tables = (
+        probes_table(results) if "probes" in results else None,
+        dependence_table(results),
+        gates_table(results),
+        retrieval_table(results) if "retrieval" in results else None,
+    )
+    for table in tables:
+        if table is not None:
+            console.print(table)
     for sentence in remarks(results):
         console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
@@ -64,6 +72,24 @@ def dependence_table(results: Mapping[str, Any]) -> Table:
     return table
 
 
+def gates_table(results: Mapping[str, Any]) -> Table | None:
+    """Means and deviations of both gates beside the printed ones; None without a gate."""
+    published = results["published"]
+    table = _table("Gates: shares from 0 to 1")
+    table.add_column("gate", no_wrap=True)
+    for heading in ("mean", "s.d.", "paper: mean", "s.d."):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for (section, key), name in MEANS.items():
+        if section in results:
+            cells = [
+                f"{each[section][value]:.2f}"
+                for each in (results, published)
+                for value in (key, "standard_deviation")
+            ]
+            table.add_row(name, *cells)
+    return table if table.row_count else None
+
+
 def retrieval_table(results: Mapping[str, Any]) -> Table:
     """Retrieval scores with the same clothes and with other clothes."""
     table = _table("Image search, queries in old clothes (%)")
@@ -87,15 +113,22 @@ def retrieval_table(results: Mapping[str, Any]) -> Table:
 
 def remarks(results: Mapping[str, Any]) -> list[str]:
     """Notes on how to read the numbers."""
-    settings, domains = results["settings"], results["domains"]
+    domains = results["domains"]
     over = f"{len(domains)} domains, mean" if len(domains) > 1 else domains[0]
     notes = [
-        f"{settings['people']} people not used for training, of {over}; checkpoint "
-        f"{results['checkpoint']}; {PROBED[-1]}: mean of the image tower's patches.",
+        f"{results['num_people']} people not used for training, {results['num_images']} images, of "
+        f"{over}; checkpoint {results['checkpoint']}.",
         "null: HSIC with the clothing features of other people, mean and 95% quantile; CKA: HSIC "
         "as a share of its largest, 0 to 1.",
-        "true identity, true clothing: retrieval by ground-truth attributes.",
     ]
+    if "probes" in results:
+        notes.append(f"{PROBED[-1]}: mean of the image tower's patches, not disentangled.")
+    if "retrieval" in results:
+        notes.append("true identity, true clothing: retrieval by ground-truth attributes.")
+    if "gate" in results or "fusion_gate" in results:
+        notes.append(
+            f"paper: {results['published']['source']}, on CUHK-PEDES; some values are approximate."
+        )
     if gate := results.get("gate"):
         notes.append(
             f"The gate assigns {100 * gate['mean']:.1f}% to identity; "

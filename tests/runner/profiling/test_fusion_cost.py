@@ -8,16 +8,20 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
 from models.heads.fusion import Fusion, FusionConfig, Modality
 from runner.ablation import costs
 from runner.ablation.cells import plan_cells
 from runner.ablation.costs import costs_of
+from runner.ablation.efficiency_plot import Axis, draw_efficiency, efficiency_axes
 from runner.ablation.plot import draw_costs
-from runner.ablation.summary import TableSummary, summarise
+from runner.ablation.summary import Row, TableSummary, summarise
 from runner.ablation.table_file import load_table
 from runner.ablation.view import show, to_csv, to_json, to_markdown
 from runner.config.run_config import load_config
@@ -28,6 +32,7 @@ from runner.profiling.fusion_cost import (
     fusion_flops,
     measure_costs,
 )
+from runner.results.finished_runs import Estimate
 from runner.results.published import load_published
 
 IMAGES, PATCHES, WORDS, WIDTH, DIM = 3, 5, 4, 12, 8
@@ -150,6 +155,55 @@ def test_the_ablation_table_contains_costs(summary: TableSummary) -> None:
     rows = {each["name"]: each for each in to_json(summary)["rows"]}
     assert rows["simple"]["costs"]["num_parameters"] == 2000
     assert len(draw_costs(summary).axes) == 1
+
+
+@given(
+    st.lists(st.none() | st.floats(0, 1e12), min_size=1, max_size=6),
+    st.booleans(),
+)
+def test_normalised_axes_run_from_the_worst_to_the_best_row(
+    values: list[float | None], is_cost: bool
+) -> None:
+    axis = Axis("x", tuple(values), ("",) * len(values), is_cost)
+    shares = axis.normalised
+    assert [share is None for share in shares] == [value is None for value in values]
+    known = [
+        (value, share) for value, share in zip(values, shares, strict=True) if share is not None
+    ]
+    assert all(0 <= share <= 1 for _, share in known)
+    for value, share in known:
+        for other, other_share in known:
+            if value is not None and other is not None and value < other:
+                assert share >= other_share if is_cost else share <= other_share
+    if known:
+        best = (min if is_cost else max)(value for value, _ in known if value is not None)
+        assert all(share == 1 for value, share in known if value == best)
+    if len({value for value, _ in known}) > 1:
+        assert min(share for _, share in known) == 0
+
+
+def test_efficiency_is_drawn_on_normalised_axes(
+    summary: TableSummary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    headings = [axis.heading.split("\n")[0] for axis in efficiency_axes(summary)]
+    assert headings == ["R1 (%)", "parameters", "FLOPs", "ms", "memory (B)"]
+    # Without a finished run there is no accuracy; the costs are still drawn.
+    assert efficiency_axes(summary)[0].normalised == (None,) * 4
+    (axes,) = draw_efficiency(summary).axes
+    assert len([line for line in axes.lines if np.size(line.get_xdata()) == 4]) == 4
+    accuracy = dict(zip(COSTS, (40.0, 42.0, 44.0, 41.0), strict=True))
+    monkeypatch.setattr(Row, "estimate", lambda row, _: Estimate(accuracy[row.name], 0.5))
+    (axes,) = draw_efficiency(summary).axes
+    heights = [
+        np.asarray(line.get_ydata()).tolist()
+        for line in axes.lines
+        if np.size(line.get_xdata()) == 5
+    ]
+    assert [line[0] for line in heights] == [0, 0.5, 1, 0.25]
+    assert [line[3] for line in heights] == [1, pytest.approx(0.875), 0.75, 0]
+    assert [line[4] for line in heights] == [1, 1, 1, 1]  # equal memory
+    texts = [text.get_text() for text in axes.texts]
+    assert {"transformer", "44.0 ± 0.5", "30 k", "3 M", "4.5", "4.1 k"} <= set(texts)
 
 
 def test_costs_are_measured_again_only_for_changed_rows(

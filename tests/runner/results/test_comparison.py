@@ -78,6 +78,7 @@ def make(tmp_path: Path, synthetic_lock: Lock) -> Make:
         *overrides: str,
         score: Callable[[int, int], float] = PLAIN,
         change: Callable[[Lock], Any] = lambda lock: None,
+        selected: tuple[int, float] | None = None,
     ) -> Path:
         config = load_config("demo", [f"run.name={name}", *(overrides or DRAWN)])
         seen, unseen = seen_and_unseen(config.benchmark)
@@ -95,12 +96,18 @@ def make(tmp_path: Path, synthetic_lock: Lock) -> Make:
         storage.folder.mkdir()
         storage.config_file.write_text(to_yaml(config))
         storage.write_lock(lock)
+        entry = selected and {
+            "epoch": selected[0],
+            "validation": {},
+            "test": {metric: selected[1] + 4 * rank for rank, metric in enumerate(METRICS)},
+        }
         storage.write_results(
             {
                 "git_revision": "0123456789" * 4 + "+",
                 "config_hash": config.hash,
                 "domains": {"seen": lock["order"], "unseen": lock["unseen"]},
                 "scores": matrix.to_json(),
+                "selection": {"domain": lock["order"][0], "validation": entry},
             }
         )
         return storage.folder
@@ -191,7 +198,7 @@ def test_score_missing_in_one_member_is_missing(make: Make) -> None:
     (group,) = compare(*folders).groups
     assert group.estimate(Column("seen", "plaza"), "mAP") is None
     assert group.estimate(Column("seen", "plaza"), "R1") is not None
-    assert row(shown(compare(*folders)), "A vladr")[0] == "·/63.0"
+    assert row(shown(compare(*folders)), "A vladr")[0] == "-/63.0"
 
 
 def test_different_test_lists_are_marked_and_not_ranked(make: Make) -> None:
@@ -262,7 +269,7 @@ def test_missing_domains_leave_blanks(make: Make) -> None:
     ]
     assert labels(comparison, SEEN) == ["B"], "an average over other domains"
     text = shown(comparison)
-    assert row(text, "B vladr‡") == ["60.0/64.0", "·", "60.0/64.0†", "62.0/66.0", "·"]
+    assert row(text, "B vladr‡") == ["60.0/64.0", "-", "60.0/64.0†", "62.0/66.0", "-"]
     assert "learned domains: plaza, station in A; plaza in B" in text
 
 
@@ -319,7 +326,7 @@ def test_one_metric(make: Make) -> None:
     comparison = compare(make("one", *LREID_1), published=True)
     text = shown(comparison, "R1", width=120)
     own = ["60.0", "63.0", "66.0", "69.0", "72.0", "66.0", "80.0", "2.5"]
-    theirs = ["91.9", "92.5", "76.2", "70.5", "68.4", "79.9", "72.0", "·"]
+    theirs = ["91.9", "92.5", "76.2", "70.5", "68.4", "79.9", "72.0", "-"]
     assert row(text, "A vladr") == own
     assert row(text, "VLADR [1]") == theirs
     assert row(shown(comparison, "mAP"), "VLADR [1]")[:2] == ["80.1", "92.0"]
@@ -360,8 +367,227 @@ def test_metrics_of_text_queries(make: Make) -> None:
     assert comparison.columns == (Column("seen", "rstpreid"),)
     text = shown(comparison)
     assert row(text, "A vladr") == ["64.00/68.00/72.00/60.00"]
-    assert row(text, "RDE [2]") == ["65.35/83.95/89.90/50.88"]
+    assert row(text, "RDE [3]") == ["65.35/83.95/89.90/50.88"]
     assert "here a query is its caption alone" in text
+
+
+# Several data sets, each learned alone ------------------------------------------------------------
+
+DATA_SETS = ("cuhk_pedes", "icfg_pedes", "rstpreid")
+TABLE_5 = {
+    "IRRA": ("73.38/89.93/93.71/66.13", "63.46/80.25/85.82/38.06", "60.20/81.30/88.20/47.17"),
+    "IRLT": ("73.67/89.71/93.57/65.94", "63.57/80.57/86.32/38.34", "60.51/82.85/89.71/47.64"),
+    "CFAM": ("74.46/90.19/94.01/-", "64.72/81.35/86.31/-", "61.49/82.26/89.23/-"),
+    "HAM": ("77.99/91.34/95.03/69.72", "69.95/83.88/88.39/42.72", "72.50/87.70/91.95/55.47"),
+    "IVT": ("65.59/83.11/89.21/-", "56.04/73.60/80.22/-", "46.70/70.00/78.80/-"),
+    "identity/clothing": (
+        *("79.93/92.95/96.47/72.61", "68.68/84.29/89.74/41.78", "74.33/88.85/92.95/57.68"),
+    ),
+}
+
+
+def by_text(lock: Lock) -> None:
+    for domain in lock["domains"].values():
+        domain["query_by"] = "text"
+
+
+def test_published_rows_of_several_data_sets_without_a_run(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "110")
+    assert lifelong.main(["compare", "--published", *DATA_SETS]) == 0
+    text = capsys.readouterr().out
+    for method, cells in TABLE_5.items():
+        assert re.findall(r"[\d.]+(?:/[\d.-]+){3}", " ".join(row(text, method))) == list(cells)
+    # IRRA has a row for each source, and the remark says what differs.
+    assert len(re.findall(r"^IRRA \[\d\]", text, re.MULTILINE)) == 2
+    assert "IRRA's own paper prints mAP 66.13 on cuhk_pedes" in " ".join(text.split())
+    assert "63.36/80.82/85.82/38.06" in text
+    assert "carry no lock" not in text
+    assert "†" not in text
+    assert lifelong.main(["compare", "--published", *DATA_SETS, "--json"]) == 0
+    actual = json.loads(capsys.readouterr().out)
+    assert actual["runs"] == []
+    assert len(actual["published"]) == 3 * 13
+    assert {each["benchmark"] for each in actual["published"]} == set(DATA_SETS)
+
+
+def test_published_rows_of_an_order_without_a_run(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    assert lifelong.main(["compare", "--published", "lreid-1", "--metric", "mAP"]) == 0
+    text = capsys.readouterr().out
+    assert row(text, "PAD")[1:] == [*"-----", "70.7", "78.6"]
+    assert "second-hand" in text
+    assert lifelong.main(["compare", "--published", "lreid-2", "--metric", "R1"]) == 0
+    assert capsys.readouterr().out == "No published scores of R1.\n"
+
+
+def test_data_sets_stand_side_by_side(make: Make) -> None:
+    folders = [
+        make(f"{name}{seed}", f"benchmark.name={name}", f"seed={seed}", score=by_index(shift),
+             change=by_text)
+        for shift, name in enumerate(DATA_SETS) for seed in (0, 1)
+    ]  # fmt: skip
+    other = make("other", "benchmark.name=rstpreid", "data.persons_per_batch=8", change=by_text)
+    comparison = compare(*folders, other, published=True)
+    assert [column.domain for column in comparison.columns] == list(DATA_SETS)
+    assert comparison.differences == []
+    assert comparison.trained_otherwise == {}
+    text = shown(comparison, width=120)
+    own = row(text, "A,B,C vladr")
+    assert own == [f"{64 + n}.00/{68 + n}.00/{72 + n}.00/{60 + n}.00" for n in range(3)]
+    assert row(text, "D vladr") == ["-", "-", "64.00/68.00/72.00/60.00"]
+    assert row(text, "IRLT [3]") == list(TABLE_5["IRLT"])
+    assert "2 seeds" in text
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_one_table_of_data_sets_fits_the_console(make: Make, width: int) -> None:
+    folders = [
+        make(name, f"benchmark.name={name}", change=by_text, selected=(3, 50.5))
+        for name in DATA_SETS
+    ]
+    text = shown(compare(*folders, published=True), width=width)
+    assert max(map(len, text.splitlines())) <= width
+    assert text.count("────") > 0
+    assert len(re.findall("^─+$", text, re.MULTILINE)) == 1, "one table"
+    lines = ("54.50/58.50", "62.50/50.50") if width == 80 else ("54.50/58.50/62.50/50.50",)
+    assert all(text.count(line) == 3 for line in lines)
+
+
+def test_training_is_compared_within_a_data_set(make: Make) -> None:
+    def fewer_people(lock: Lock) -> None:
+        by_text(lock)
+        other_people("icfg_pedes")(lock)
+
+    folders = [
+        make("a", "benchmark.name=cuhk_pedes", change=by_text),
+        make("b", "benchmark.name=icfg_pedes", change=by_text),
+        make("c", "benchmark.name=icfg_pedes", "data.persons_per_batch=8", change=fewer_people),
+    ]
+    comparison = compare(*folders)
+    assert list(comparison.trained_otherwise) == ["C"]
+    assert "‡ C against B: trained on different people (icfg_pedes)." in shown(comparison)
+
+
+def test_unknown_published_benchmark(capsys: pytest.CaptureFixture[str]) -> None:
+    assert lifelong.main(["compare", "--published", "cuhk_pede"]) == 2
+    error = capsys.readouterr().err
+    assert "icfg_pedes" in error
+    assert "did you mean cuhk_pedes?" in error
+    assert lifelong.main(["compare"]) == 2
+    assert "--published BENCHMARK" in capsys.readouterr().err
+
+
+# Checkpoints --------------------------------------------------------------------------------------
+
+ONE_DATA_SET = ("benchmark.name=rstpreid",)
+
+
+def test_selected_epoch_is_shown_where_there_is_one(
+    make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    make("chosen", *ONE_DATA_SET, change=by_text, selected=(7, 80.0))
+    make("plain", *ONE_DATA_SET, "data.persons_per_batch=8", change=by_text)
+    given = ["compare", "chosen", "plain", "--runs", str(tmp_path), "--no-published"]
+    assert lifelong.main(given) == 0
+    text = capsys.readouterr().out
+    assert re.search(r"84\.00/88\.00/92\.00/80\.00\n +validation epoch", text)
+    assert re.search(r"64\.00/68\.00/72\.00/60\.00\n +end of training", text)
+    assert re.search(r"epoch +code", text)
+    assert re.search(r" 7 +01234567\+ +chosen", text)
+    assert re.search(r" last +01234567\+ +plain", text)
+    assert lifelong.main([*given, "--json"]) == 0
+    one, other = json.loads(capsys.readouterr().out)["runs"]
+    assert (one["checkpoint"], one["members"][0]["epoch"]) == ("validation", 7)
+    assert (other["checkpoint"], other["members"][0]["epoch"]) == ("last", None)
+    assert one["domains"]["rstpreid"]["mAP"]["mean"] == 80
+    assert lifelong.main([*given, "--checkpoint", "last"]) == 0
+    text = capsys.readouterr().out
+    assert text.count("64.00/68.00/72.00/60.00") == 2
+    assert "epoch" not in text
+
+
+def test_all_seeds_of_a_group_have_one_checkpoint(make: Make) -> None:
+    folders = [
+        make("s0", *ONE_DATA_SET, selected=(1, 70.0)),
+        make("s1", *ONE_DATA_SET, "seed=1", selected=(2, 74.0)),
+    ]
+    (group,) = compare(*folders).groups
+    assert [member.epoch for member in group.members] == [1, 2]
+    estimate = group.estimate(Column("seen", "rstpreid"), "mAP")
+    assert estimate is not None
+    assert estimate.mean == 72
+    # One seed could not select an epoch: all seeds are shown at the end of training.
+    folders.append(make("s2", *ONE_DATA_SET, "seed=2"))
+    (group,) = compare(*folders).groups
+    assert group.checkpoint == "last"
+    estimate = group.estimate(Column("seen", "rstpreid"), "mAP")
+    assert estimate is not None
+    assert estimate.mean == 60
+
+
+def test_unseen_domains_have_no_score_at_the_selected_epoch(make: Make) -> None:
+    folder = make("one", *ONE_DATA_SET, "benchmark.unseen=[cuhk_pedes]", selected=(4, 66.0))
+    (group,) = compare(folder).groups
+    assert group.estimate(UNSEEN, "mAP") is None
+    assert group.estimate(SEEN, "mAP") is not None
+
+
+def test_damaged_selection_is_reported(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make("one", *ONE_DATA_SET, selected=(4, 66.0))
+    corrupt(folder, "results.json", lambda each: each["selection"]["validation"].pop("test"))
+    assert lifelong.main(["compare", str(folder)]) == 2
+    assert "selection.validation" in capsys.readouterr().err
+    assert lifelong.main(["compare", str(folder), "--checkpoint", "last"]) == 0
+
+
+# Rankings -----------------------------------------------------------------------------------------
+
+
+def reranked(lock: Lock) -> None:
+    lock["reranking"] = {"enabled": True, "k1": 20}
+
+
+def single_shot(lock: Lock) -> None:
+    lock["evaluation_protocol"] = "single_gallery_shot"
+
+
+@pytest.mark.parametrize(
+    ("ranking", "words"), [(reranked, "re-ranking"), (single_shot, "single gallery shot")]
+)
+def test_published_rows_need_the_standard_ranking(
+    make: Make, ranking: Callable[[Lock], Any], words: str
+) -> None:
+    other = make("other", *LREID_1, change=ranking)
+    comparison = compare(other, published=True)
+    assert comparison.published == ()
+    text = shown(comparison, width=200)
+    assert f"No published rows beside A ({words}): published results use the standard" in text
+    assert "70.4/79.9" not in text
+    # Beside a standard run they are shown, and do not compare with the other one.
+    standard = make("standard", *LREID_1, "seed=3")
+    text = shown(compare(standard, other, published=True), width=200)
+    assert row(text, "A vladr")[0] == "56.0/60.0"
+    assert row(text, "B vladr")[0] == "56.0/60.0†"
+    assert re.search(r"80\.1/91\.9(?!†)", text)
+    text = shown(compare(other, standard, published=True), width=200)
+    assert "80.1/91.9†" in text
+
+
+# Long names ---------------------------------------------------------------------------------------
+
+
+def test_long_run_names_are_not_broken(make: Make) -> None:
+    name = "demo-vladr-with-a-name-that-says-everything-seed0-0123456789abcdef"
+    text = shown(compare(make(name), make("short", *DRAWN, "seed=1")), width=80)
+    assert f"A seed 0  {name}" in text
+    assert "learner  backbone" in text
+    assert re.search(r"A +vladr +tiny-clip +synthetic +0 +01234567\+", text)
+    assert "A seed 0" not in shown(compare(make("s")), width=80)
 
 
 def test_json(make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -486,7 +712,7 @@ def test_published_rows_have_sources() -> None:
     assert {row.source for row in literature.rows} == set(literature.sources)
     assert {key for row in literature.rows for key in row.remarks} == set(literature.remarks)
     identities = [(row.benchmark, row.method, row.source) for row in literature.rows]
-    assert len(set(identities)) == len(identities) == 29
+    assert len(set(identities)) == len(identities) == 57
 
 
 @pytest.mark.parametrize(

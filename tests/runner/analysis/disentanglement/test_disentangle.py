@@ -17,8 +17,14 @@ from models.losses.decoupling import hsic
 from runner import experiment
 from runner.analysis.disentanglement import measure as measuring  # RENAMED
 from runner.analysis.disentanglement import plot as figures  # RENAMED
-from runner.analysis.disentanglement.comparison import group_measured, lines
-from runner.analysis.disentanglement.features import IDENTITY, PROBED
+from runner.analysis.disentanglement.comparison import group_measured, lines, other_people
+from runner.analysis.disentanglement.features import (
+    IDENTITY,
+    PROBED,
+    extract_fusion_gate,
+    learner_of,
+)
+from runner.analysis.disentanglement.gates import fusion_gate_statistics, gate_statistics
 from runner.analysis.disentanglement.hsic import dependence, permuted_images
 from runner.analysis.disentanglement.measure import Settings, mean_of, measure, panel_cache
 from runner.analysis.disentanglement.probes import probe
@@ -37,6 +43,7 @@ from runner.lifelong import main
 from runner.results.finished_runs import read_finished
 from tasks.synthetic.domains import training_domains
 from tasks.synthetic.studio import person_of
+from tests.tasks.datasets.miniatures.captioned import build, entry
 
 MakeConfig = Callable[..., RunConfig]
 
@@ -268,9 +275,13 @@ def test_the_command(finished, folder: Path, capsys, no_plots) -> None:
     assert set(one["probes"]["groups"]["identity"]["features"]) == set(PROBED)
     assert one["domains"] == ["plaza"]
     assert 0 < one["gate"]["mean"] < 1
+    assert one["gate"]["clothing_mean"] == pytest.approx(1 - one["gate"]["mean"])
+    assert one["fusion_gate"]["image_mean"] + one["fusion_gate"]["text_mean"] == pytest.approx(1)
+    assert (one["num_people"], one["num_images"]) == (24, 24 * 4)
     assert one["notes"] == []
     assert other["notes"] == ["no gate: f_id_gate is f_id, and f_clo_gate is f_clo"]
     assert "gate" not in other
+    assert "fusion_gate" in other
     for kind in ("same_clothes", "other_clothes"):
         assert other["retrieval"][kind][IDENTITY] == other["retrieval"][kind]["f_id"]
         for name in ("true identity", "true clothing", "chance"):
@@ -285,7 +296,10 @@ def test_the_command(finished, folder: Path, capsys, no_plots) -> None:
     console = Console(width=80, record=True, file=io.StringIO())
     show(console, one)
     shown = console.export_text()
-    for words in ("Linear probes", "chance", "sex", "HSIC", "other clothes", "Not probed in plaza"):
+    for words in (
+        *("Linear probes", "chance", "sex", "HSIC", "other clothes", "Not probed in plaza"),
+        *("fusion, image", "paper: mean", "0.62", "0.18"),
+    ):
         assert words in shown
     assert "…" not in shown
     beside = group_measured(
@@ -326,7 +340,7 @@ def test_run_is_measured_and_plotted(finished) -> None:
     assert not torch.equal(actual.before[0].rows[IDENTITY], actual.after[0].rows[IDENTITY])
     plain = measure(str(without.folder), "runs", settings, [], panel_of)
     written = figures.write_figures(actual) + figures.write_figures(plain)
-    assert len(written) == 7
+    assert len(written) == 8
     assert all(path.stat().st_size > 10_000 for path in written)
     assert not list(full.folder.glob(".*partial"))
 
@@ -338,11 +352,121 @@ def test_unsuitable_runs_are_rejected(folder: Path, tiny_config: MakeConfig, cap
     (other / "config.yaml").write_text(to_yaml(config))
     assert main(["disentangle", str(other)]) == 2
     assert "got finetune in" in capsys.readouterr().err
-    known = tiny_config(folder, "bdam", "benchmark.name=cuhk_pedes")
-    (other / "config.yaml").write_text(to_yaml(known))
-    assert main(["disentangle", str(other)]) == 2
-    assert "benchmark.name=cuhk_pedes" in capsys.readouterr().err
     assert main(["disentangle", "nobody", "--runs", str(folder)]) == 2
     assert "found no run at" in capsys.readouterr().err
     assert main(["disentangle", "seed=1"]) == 2
     assert "at least one run" in capsys.readouterr().err
+
+
+# Real data ----------------------------------------------------------------------------------------
+
+NUM_TEST_PEOPLE = 12
+
+
+@pytest.fixture(scope="module")
+def real_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """RSTPReid with few people and machine texts; the last person has fewer images."""
+    root = tmp_path_factory.mktemp("data")
+    splits = {"train": range(8), "val": (8, 9), "test": range(10, 10 + NUM_TEST_PEOPLE)}
+    entries = [
+        entry(split, person, f"{person:04d}_c{camera}_0031.jpg", "A man.", f"Number {person}.",
+              key="img_path")
+        for split, people in splits.items() for person in people
+        for camera in range(1, 4 if person == 10 + NUM_TEST_PEOPLE - 1 else 6)
+    ]  # fmt: skip
+    build(root / "RSTPReid", "data_captions.json", entries, "img_path")
+    texts = [
+        {
+            "file_path": f"imgs/{each['img_path']}",
+            "identity": f"Number {each['id']}, tall.",
+            "clothing": "A red shirt.",
+        }
+        for each in entries
+    ]
+    (root / "rstpreid_dual.json").write_text(json.dumps(texts))
+    return root
+
+
+@pytest.fixture(scope="module")
+def real_run(folder: Path, real_data: Path, tiny_config: MakeConfig) -> RunResult:
+    settings = ("benchmark.name=rstpreid", "benchmark.order=[]", f"benchmark.root={real_data}")
+    config = tiny_config(folder, "bdam", *SMALL, *settings, "learner.alignment=[]")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment, "write_figures", lambda *_: None)
+        return run_experiment(config)
+
+
+def test_run_of_real_data_is_measured(
+    real_run: RunResult, folder: Path, capsys: pytest.CaptureFixture[str], no_plots: None
+) -> None:
+    name = real_run.folder.name
+    assert main(["disentangle", name, "--runs", str(folder), "--json"]) == 0
+    (results,) = json.loads(capsys.readouterr().out)["runs"]
+    assert json.loads((real_run.folder / measuring.FILE).read_text()) == results
+    assert results["domains"] == ["rstpreid"]
+    # At most four images of a person, of which the last one has three.
+    assert (results["num_people"], results["num_images"]) == (NUM_TEST_PEOPLE, 4 * 12 - 1)
+    assert not {"probes", "retrieval"} & set(results)
+    (note,) = results["notes"]
+    assert "left out, because they need people with known attributes" in note
+    assert 0 < results["gate"]["mean"] < 1
+    assert 0 < results["gate"]["standard_deviation"] < 0.5
+    gate = results["fusion_gate"]
+    assert gate["image_mean"] + gate["text_mean"] == pytest.approx(1)
+    assert results["published"]["gate"]["mean"] == 0.62
+    for kernels in results["dependence"].values():
+        assert 0 <= kernels["linear"]["alignment"] <= 1
+        assert 0 < kernels["rbf"]["p_value"] <= 1
+    console = Console(width=80, record=True, file=io.StringIO())
+    show(console, results)
+    shown = console.export_text()
+    assert "Linear probes" not in shown
+    assert "clothing, 1 - g" in shown
+
+
+def test_figures_of_real_data(real_run: RunResult, folder: Path) -> None:
+    settings = Settings(people=10, images_per_person=2, permutations=5)
+    actual = measure(real_run.folder.name, str(folder), settings, [], panel_cache(settings))
+    assert actual.panel is None
+    assert (actual.results["num_people"], actual.results["num_images"]) == (10, 20)
+    written = figures.write_figures(actual)
+    assert [path.name for path in written] == ["disentangle-tsne.png", "disentangle-gate.png"]
+    assert all(path.stat().st_size > 10_000 for path in written)
+    # The fusion gate is that of `embed_gallery`: other descriptions give other weights.
+    sample, learner = actual.sample, learner_of(actual.run)
+    config, device = actual.run.config, actual.run.device
+    gate = actual.after[0].fusion_gate
+    assert gate is not None
+    assert gate.shape == (20, 2)
+    other = tuple("A short woman." for _ in sample.descriptions)
+    changed = extract_fusion_gate(learner, sample.pixels, other, config, device)
+    assert changed is not None
+    assert not torch.equal(gate, changed)
+    described = ("", *sample.descriptions[1:])
+    kept = extract_fusion_gate(learner, sample.pixels, described, config, device)
+    assert kept is not None
+    torch.testing.assert_close(kept, gate[1:], rtol=1e-4, atol=1e-5)
+    nothing = ("",) * len(sample.descriptions)
+    assert extract_fusion_gate(learner, sample.pixels, nothing, config, device) is None
+
+
+def test_gate_statistics_of_known_values() -> None:
+    gate = torch.tensor([[0.05, 0.95], [0.5, 0.5]])
+    actual = gate_statistics(gate)
+    assert (actual["mean"], actual["clothing_mean"]) == (pytest.approx(0.5), pytest.approx(0.5))
+    assert actual["standard_deviation"] == pytest.approx(float(np.std(gate.numpy(), ddof=1)))
+    assert (actual["below_0.1"], actual["above_0.9"]) == (0.25, 0.25)
+    fusion = fusion_gate_statistics(torch.tensor([[0.2, 0.8], [0.6, 0.4]]))
+    assert fusion["image_mean"] == pytest.approx(0.4)
+    assert fusion["text_mean"] == pytest.approx(0.6)
+    assert fusion["standard_deviation"] == pytest.approx(0.2 * 2**0.5)
+    assert fusion_gate_statistics(torch.tensor([[0.3, 0.7]]))["standard_deviation"] == 0
+
+
+def test_groups_on_other_people_are_reported(finished, folder: Path) -> None:
+    runs = [read_finished(each.folder.name, str(folder)) for each in finished]
+    measured = [{"num_people": 24, "domains": [name]} for name in ("plaza", "rstpreid")]
+    assert other_people(group_measured(runs, measured)) == [
+        "B: measured on 24 people of rstpreid; A on 24 people of plaza: compare with care."
+    ]
+    assert other_people(group_measured(runs, [measured[0]] * 2)) == []
