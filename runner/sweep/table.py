@@ -227,7 +227,7 @@ def _trials_table(outcome: Outcome) -> Table:
             (
                 record.number,
                 record.state,
-                record.last.reached(outcome.num_domains) if record.last else None,
+                record.last.reached(outcome.num_domains) if record.last else 0,
                 *(
                     format_objective(_scores(record, split).get(name)) if record.last else None
                     for name, split in scores
