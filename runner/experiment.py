@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from models.backbones.caption_encoder import load_caption_encoder
 from runner.config.run_config import RunConfig, base_folder, flatten, learner_module
 from runner.results.report import write_figures
 from runner.results.run_folder import RunStorage, git_revision
@@ -101,6 +102,7 @@ def read_benchmark(config: RunConfig) -> Benchmark:
         image_height=config.backbone.image_height,
         image_width=config.backbone.image_width,
         pinned=pinned_settings(config.evaluation),
+        load_encoder=load_caption_encoder,
     )
     method = learner_module(config.learner.name).Method
     splits = {each.name: each.test for each in benchmark.domains}

@@ -27,16 +27,20 @@ from tasks.protocol.identities import (
     split_validation,
 )
 from tasks.protocol.lock import protocol_lock
-from tasks.reading import check_allowed, dataset_names, find_dataset, read_located
+from tasks.reading import (
+    check_allowed,
+    dataset_names,
+    file_beside,
+    find_dataset,
+    read_located,
+)
 from tasks.schema import Benchmark, Domain, RawDomain
 from tasks.suggestion import suggestion
-from tasks.synthetic.styled_texts import (
-    StyleConfig,
-    StyleMethod,
-    with_machine_texts,
-    with_styled_texts,
-)
+from tasks.synthetic.styled_texts import with_machine_texts, with_styled_texts
+from tasks.text.caption_styles import TFIDF, CaptionEncoder, LoadEncoder, TfidfEncoder
 from tasks.text.descriptions import attach, read_descriptions, with_dual_texts
+from tasks.text.style_config import SYNTHETIC_ENCODER, StyleConfig, StyleMethod
+from tasks.text.styled_files import describe_command, read_style_facts, styled_file_name
 
 _UNSEEN = ("cuhk01", "cuhk02", "viper", "prid2011", "ilids", "grid", "sensereid")
 
@@ -93,9 +97,10 @@ class BenchmarkConfig(ReadOptions):
     )
     style: StyleMethod | None = Field(
         default=None,
-        description="synthetic-t2i: clustering method that finds caption styles in the training "
-        "captions of the first seen domain; identity and clothing texts are generated in these "
-        "styles; null: in the style of the synthetic annotators",
+        description="clustering method that finds caption styles in training captions; "
+        "synthetic-t2i: in those of the first seen domain, and identity and clothing texts are "
+        "generated in these styles; data sets: in those of each data set, and the file that "
+        "`describe --style` with the same settings wrote is used; null: texts without styles",
     )
     style_options: StyleConfig = Field(
         default_factory=lambda: StyleConfig(), description="settings of the style clustering"
@@ -118,11 +123,10 @@ class BenchmarkConfig(ReadOptions):
 
     @model_validator(mode="after")
     def _check_style(self) -> BenchmarkConfig:
-        if self.style is not None and self.name != _SYNTHETIC_TEXT:
+        if self.style is not None and self.name == _SYNTHETIC:
             raise ValueError(
-                f"style={self.style} requires name={_SYNTHETIC_TEXT}, got name={self.name}; set "
-                f"name={_SYNTHETIC_TEXT} or remove style; to write styled texts for a data set, "
-                "run `describe --prompt dual --style`"
+                f"style={self.style} requires captions, got name={self.name}; set "
+                f"name={_SYNTHETIC_TEXT} or a data set with captions, or remove style"
             )
         return self
 
@@ -175,11 +179,17 @@ def check_benchmark(config: BenchmarkConfig) -> None:
     """Check that all files are on disk; read no image.
 
     Raises:
-        FileNotFoundError: a data set or an identity list is missing.
+        FileNotFoundError: a data set, a file of styled texts or an identity list is missing.
         ValueError: a data set is withdrawn and not accepted, or an identity list is invalid.
     """
     if not config.is_synthetic:
         _find(config)
+        if missing := missing_styled_texts(config):
+            raise FileNotFoundError(
+                f"benchmark.style={config.style}: {' and '.join(missing)} "
+                f"{'has' if len(missing) == 1 else 'have'} no file of texts in these styles. "
+                "Write it first:\n" + "\n".join(f"  {each}" for each in missing.values())
+            )
     if isinstance(config.identities, Path):
         for name in seen_and_unseen(config)[0]:
             listed_identities(config.identities, name)
@@ -208,6 +218,34 @@ def _find(config: BenchmarkConfig) -> dict[str, LocatedDataset]:
     return datasets
 
 
+def missing_styled_texts(config: BenchmarkConfig) -> dict[str, str]:
+    """Find the data sets without a file of texts in the styles of `benchmark.style`.
+
+    Returns:
+        By data set, the command that writes its file; empty for synthetic data and without styles.
+
+    Raises:
+        FileNotFoundError, ValueError: a data set is missing, or withdrawn and not accepted.
+    """
+    if config.style is None or config.is_synthetic:
+        return {}
+    overrides = {"benchmark.root": config.root, "benchmark.derived": config.derived}
+    overrides |= {f"benchmark.roots.{name}": folder for name, folder in config.roots.items()}
+    return {
+        name: describe_command(name, config.style, config.style_options, overrides)
+        for name, dataset in _find(config).items()
+        if _styled_file(dataset, config, config.style) is None
+    }
+
+
+def _styled_file(
+    dataset: LocatedDataset, config: BenchmarkConfig, method: StyleMethod
+) -> Path | None:
+    name = styled_file_name(dataset.name, method, config.style_options)
+    written_by_describe = Path(config.derived) / "descriptions" / dataset.name
+    return file_beside(dataset, Path(config.root), name, written_by_describe)
+
+
 def load_benchmark(
     config: BenchmarkConfig,
     *,
@@ -215,6 +253,7 @@ def load_benchmark(
     image_width: int,
     pinned: Mapping[str, Any] = MappingProxyType({}),
     learn: bool = True,
+    load_encoder: LoadEncoder | None = None,
 ) -> Benchmark:
     """Read the domains, hold out validation identities and create the protocol lock.
 
@@ -229,13 +268,14 @@ def load_benchmark(
         pinned: further lock values that comparable results must share (image decoding, ranking).
         learn: False makes every domain an unseen one without validation identities, to test a
             model trained elsewhere.
+        load_encoder: loads a text tower by name, for `style_options.encoder`; None: only tfidf.
 
     Raises:
         FileNotFoundError: a data set or an identity list is missing.
         ValueError: a file or setting is invalid.
     """
     check_benchmark(config)
-    seen_raw, unseen_raw = _read(config)
+    seen_raw, unseen_raw = _read(config, load_encoder)
     if not learn:
         seen_raw, unseen_raw = [], seen_raw + unseen_raw
         config = config.model_copy(update={"num_validation_identities": 0})
@@ -253,7 +293,9 @@ def load_benchmark(
     return Benchmark(config.name, seen, unseen, lock)
 
 
-def _read(config: BenchmarkConfig) -> tuple[list[RawDomain], list[RawDomain]]:
+def _read(
+    config: BenchmarkConfig, load_encoder: LoadEncoder | None
+) -> tuple[list[RawDomain], list[RawDomain]]:
     seen, unseen = seen_and_unseen(config)
     if config.is_synthetic:
         domains = synthetic.read(Path(config.root), config.synthetic)
@@ -263,16 +305,45 @@ def _read(config: BenchmarkConfig) -> tuple[list[RawDomain], list[RawDomain]]:
             if config.style is None:
                 by_name = with_machine_texts(by_name, config.synthetic.seed)
         if config.style is not None:
+            encoder = _encoder(config.style_options.encoder or SYNTHETIC_ENCODER, load_encoder)
             by_name = with_styled_texts(
-                by_name, config.synthetic.seed, seen[0], config.style, config.style_options
+                by_name, config.synthetic.seed, seen[0], config.style, config.style_options, encoder
             )
     else:
         by_name = {
-            name: read_located(dataset, Path(config.root), config)
+            name: _with_styled_file(
+                read_located(dataset, Path(config.root), config), dataset, config
+            )
             for name, dataset in _find(config).items()
         }
     by_name = {name: with_dual_texts(raw) for name, raw in by_name.items()}
     return [by_name[name] for name in seen], [by_name[name] for name in unseen]
+
+
+def _with_styled_file(
+    raw: RawDomain, dataset: LocatedDataset, config: BenchmarkConfig
+) -> RawDomain:
+    """Replace the file of dual texts by that of `benchmark.style`, if set."""
+    if config.style is None:
+        return raw
+    file = _styled_file(dataset, config, config.style)
+    assert file is not None, "checked by check_benchmark"
+    facts = read_style_facts(file, config.style)
+    return replace(raw, dual_file=file, facts={**raw.facts, **facts})
+
+
+def _encoder(name: str, load_encoder: LoadEncoder | None) -> CaptionEncoder:
+    if name == TFIDF:
+        return TfidfEncoder()
+    if load_encoder is None:
+        raise ValueError(
+            f"benchmark.style_options.encoder: expected tfidf where no text tower is available, "
+            f"got {name}"
+        )
+    try:
+        return load_encoder(name)
+    except ValueError as error:
+        raise ValueError(f"benchmark.style_options.encoder: {error}") from error
 
 
 def _seen_domain(raw: RawDomain, config: BenchmarkConfig) -> Domain:

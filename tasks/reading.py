@@ -58,8 +58,8 @@ def read_located(dataset: LocatedDataset, root: Path, options: ReadOptions) -> R
         NotExtractedError: images must be extracted first, but `dataset.may_extract` is False.
     """
     raw: RawDomain = _module(dataset.name).read(dataset, options)
-    parts = raw.description_file or _beside(dataset, root, "description.txt")
-    dual = raw.dual_file or _beside(dataset, root, "dual.json")
+    parts = raw.description_file or file_beside(dataset, root, f"{dataset.name}_description.txt")
+    dual = raw.dual_file or file_beside(dataset, root, f"{dataset.name}_dual.json")
     return replace(raw, description_file=parts, dual_file=dual)
 
 
@@ -181,9 +181,9 @@ def _module(name: str) -> ModuleType:
     return importlib.import_module(f"tasks.datasets.{name}")
 
 
-def _beside(dataset: LocatedDataset, root: Path, kind: str) -> Path | None:
-    file_name = f"{dataset.name}_{kind}"
-    for folder in (dataset.folder, dataset.folder.parent, root):
+def file_beside(dataset: LocatedDataset, root: Path, file_name: str, *others: Path) -> Path | None:
+    """Find a file in the data set's folder, the folder above it, `root`, or `others`."""
+    for folder in (dataset.folder, dataset.folder.parent, root, *others):
         if (folder / file_name).is_file():
             return folder / file_name
     return None

@@ -52,6 +52,29 @@ def test_all_parameters_can_apply_to_the_preset(space):
     assert list(space.within(load_config(space.preset)).parameters) == list(space.parameters)
 
 
+def test_weights_that_gradnorm_learns_are_sampled_only_without_it(space):
+    if "learner.gradnorm.enabled" not in space.parameters:
+        pytest.skip("GradNorm is not searched")
+    balanced = load_config(space.preset, ["learner.gradnorm.enabled=true"]).learner.balanced
+    settings = flatten(load_config(space.preset))
+    weights = {
+        key for key in space.parameters if re.fullmatch(r"learner\.losses\.\w+\.weight", key)
+    }
+    assert weights
+    for key in weights:
+        on, off = ({**settings, "learner.gradnorm.enabled": each} for each in (True, False))
+        is_balanced = key.split(".")[2] in balanced
+        # Conditions on other parameters may exclude the key in both cases.
+        assert not (is_balanced and space.parameters[key].applies(on)), key
+        if not is_balanced:
+            assert space.parameters[key].applies(on) == space.parameters[key].applies(off), key
+        else:
+            assert space.parameters[key].applies(off), key
+    alpha = space.parameters["learner.gradnorm.alpha"]
+    assert alpha.applies({**settings, "learner.gradnorm.enabled": True})
+    assert not alpha.applies({**settings, "learner.gradnorm.enabled": False})
+
+
 def test_both_ends_are_valid_overrides_of_the_command_line(space):
     """`check_space` uses a faster merge of overrides; this test uses the one of `load_config`."""
     for what in (0, -1):

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from runner.ablation.table_file import TableConfig
 from runner.config.run_config import ConfigError, RunConfig, in_hash, load_config
-from runner.experiment import read_benchmark
+from runner.experiment import read_benchmark, resolve_folders
 from runner.results.finished_runs import FinishedRun, read_finished
 from runner.results.run_folder import RunStorage
+from tasks.benchmarks import missing_styled_texts
 from tasks.protocol.lock_differences import lock_differences
 from tasks.suggestion import suggestion
 
@@ -129,6 +131,37 @@ def read_cells(cells: Sequence[Cell]) -> dict[Key, FinishedRun]:
     return finished
 
 
+def missing_texts(cells: Sequence[Cell]) -> dict[str, list[str]]:
+    """Finds the files of styled texts that rows need and that have not been written.
+
+    Rows whose data sets cannot be found are left to `check_data`.
+
+    Returns:
+        Rows by the command that writes a file they need.
+    """
+    rows: dict[str, list[str]] = {}
+    for row, cell in {cell.row: cell for cell in cells}.items():
+        with suppress(ValueError, OSError):
+            for command in missing_styled_texts(resolve_folders(cell.config.benchmark)).values():
+                rows.setdefault(command, []).append(row)
+    return rows
+
+
+def missing_texts_message(missing: Mapping[str, Sequence[str]], wanted: Collection[str]) -> str:
+    """Message with the commands to run before the rows, and the rows that need none.
+
+    Args:
+        missing: result of `missing_texts`.
+        wanted: names of all rows to run.
+    """
+    lines = ["These rows need texts that have not been written; run first:"]
+    lines += [f"  {', '.join(rows)}:  {command}" for command, rows in missing.items()]
+    waiting = {row for rows in missing.values() for row in rows}
+    if ready := [row for row in wanted if row not in waiting]:
+        lines.append(f"The texts of the other rows exist: --rows {' '.join(ready)}")
+    return "\n".join(lines)
+
+
 def check_data(cells: Sequence[Cell], finished: Mapping[Key, FinishedRun]) -> None:
     """Reads the data of all rows before the first run starts, to fail early.
 
@@ -137,9 +170,11 @@ def check_data(cells: Sequence[Cell], finished: Mapping[Key, FinishedRun]) -> No
         finished: finished cells of the table.
 
     Raises:
-        ValueError: data are missing or invalid, or finished cells of a row were tested on other
-            data.
+        ValueError: texts of `benchmark.style` have not been written, data are missing or invalid,
+            or finished cells of a row were tested on other data.
     """
+    if missing := missing_texts(cells):
+        raise ValueError(missing_texts_message(missing, dict.fromkeys(cell.row for cell in cells)))
     for row, cell in {cell.row: cell for cell in reversed(cells)}.items():
         try:
             lock = read_benchmark(cell.config).lock

@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from models.backbones.caption_encoder import load_caption_encoder
 from runner.analysis.trained_run import TrainedRun, embedding
 from runner.config.run_config import ConfigError, RunConfig, override_values
 from runner.experiment import resolve_folders
@@ -28,7 +29,10 @@ from tasks.schema import Benchmark
 SECTIONS = ("benchmark", "evaluation")
 """Sections that may change for a trained model; the others determine its weights."""
 
-_BENCHMARK_SPECIFIC = ("order", "unseen", "identities", "num_validation_identities", "synthetic")
+_BENCHMARK_SPECIFIC = (
+    *("order", "unseen", "identities", "num_validation_identities", "synthetic"),
+    *("style", "style_options"),
+)
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,7 @@ def benchmark_to_test(run: TrainedRun, settings: RunConfig) -> Benchmark:
         image_width=backbone.image_width,
         pinned=pinned_settings(settings.evaluation),
         learn=False,
+        load_encoder=load_caption_encoder,
     )
 
 

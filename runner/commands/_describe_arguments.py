@@ -64,12 +64,14 @@ def _add_style_arguments(parser: argparse.ArgumentParser) -> None:
         help="captions to cluster: training captions of a data set, or a file (default: --dataset)",
     )  # fmt: skip
     group.add_argument(
-        "--style-encoder", default="tfidf", metavar="NAME|FOLDER",
-        help="encoder of masked captions: tfidf (default), or the text tower of an open_clip model",
+        "--style-encoder", metavar="NAME",
+        help="encoder of masked captions: tiny-clip, an open_clip model with weights such as "
+        "ViT-L-14:openai, a folder in open_clip format, or tfidf (default: tiny-clip for synthetic "
+        "captions, otherwise ViT-B-32:openai)",
     )  # fmt: skip
     group.add_argument(
-        "--style-weights", default="openai", metavar="TAG|FILE",
-        help="weights of an open_clip encoder (default: openai)",
+        "--style-weights", metavar="TAG|FILE",
+        help="weights of an open_clip encoder whose name does not state them (default: openai)",
     )  # fmt: skip
     group.add_argument(
         "--num-styles", type=positive, default=8, metavar="N",
@@ -77,7 +79,7 @@ def _add_style_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument(
         "--style-eps", type=float, metavar="X",
-        help="dbscan: cosine distance (default: 0.25 for tfidf, otherwise 0.15)",
+        help="dbscan: cosine distance (default: 0.25 for tfidf, otherwise a quarter of the median)",
     )  # fmt: skip
     group.add_argument(
         "--style-min-samples", type=positive, default=5, metavar="N",

@@ -156,8 +156,12 @@ def _show_plan(
 ) -> None:
     import os
 
+    from runner.ablation.cells import missing_texts, missing_texts_message
     from runner.ablation.console import show_plan, time_estimator
 
+    if texts := missing_texts(missing):
+        message = missing_texts_message(texts, dict.fromkeys(cell.row for cell in missing))
+        console.print(message, markup=False, highlight=False, soft_wrap=True)
     places = max(1, min(jobs or len(os.sched_getaffinity(0)), len(missing)))
     times = time_estimator(table, cells, finished)
     show_plan(console, table, cells, len(finished), missing, times, places)

@@ -48,6 +48,7 @@ def main(options: argparse.Namespace, output: Output) -> int:
     from runner.descriptions.job import run_job
 
     folder = _output_folder(options, images)
+    export_to = options.export or _styled_export(options, folder)
     with _progress(images, output.status) as (on_start, on_row):
         result = run_job(
             images,
@@ -55,7 +56,7 @@ def main(options: argparse.Namespace, output: Output) -> int:
             source,
             ask,
             folder,
-            export_to=options.export,
+            export_to=export_to,
             retry_failed=options.retry_failed,
             on_start=on_start,
             on_row=lambda _: on_row(),
@@ -264,6 +265,18 @@ def _output_folder(options: argparse.Namespace, images: ImageSet) -> Path:
     if options.output is not None:
         return options.output.expanduser()
     return Path(options.derived) / "descriptions" / images.name
+
+
+def _styled_export(options: argparse.Namespace, folder: Path) -> Path | None:
+    """File that runs with `benchmark.style` find: of a data set, in styles of its own captions."""
+    from tasks.reading import dataset_names
+
+    styles = _style_settings(options)
+    if styles is None or options.dataset not in dataset_names():
+        return None
+    if styles.captions not in (None, options.dataset):
+        return None
+    return folder / styles.export_name(options.dataset)
 
 
 @contextmanager

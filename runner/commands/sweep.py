@@ -34,8 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--grace", type=int, metavar="N",
-        help="domains that each trial learns before it may be stopped (default: 2, because "
-        "forgetting is undefined after one domain)",
+        help="domains that each trial learns before it may be stopped, or, with "
+        "evaluation.every_epochs, candidate epochs (default: 2, because forgetting is undefined "
+        "after one domain)",
     )  # fmt: skip
     parser.add_argument(
         "--objective", metavar="NAMES",

@@ -14,7 +14,7 @@ from tasks.text.descriptions import format_descriptions
 
 
 def export_name(images: ImageSet, prompt: Prompt) -> str:
-    """Name of the exported file; data set readers look for the name of the parts file."""
+    """Default name of the exported file, which data set readers look for."""
     return f"{images.name}_{'description.txt' if prompt.name == 'parts' else 'dual.json'}"
 
 
@@ -24,8 +24,13 @@ def export(
     hashed: Sequence[HashedImage],
     prompt: Prompt,
     rows: Mapping[str, Row],
+    source: str,
 ) -> int:
-    """Writes all finished descriptions atomically and returns the number of described images."""
+    """Writes all finished descriptions atomically and returns the number of described images.
+
+    Entries in styles also state method, encoder and the writer, which is the part of `source` after
+    the prompt version.
+    """
     texts = {
         image.path: row.texts
         for image in hashed
@@ -37,8 +42,10 @@ def export(
         }
         content = format_descriptions(parts)
     else:
+        writer = source.partition("/")[2]
+        facts = prompt.styling.facts(writer) if prompt.styling else {}
         entries = [
-            {"file_path": _relative(file, images.folder)} | dict(fields)
+            {"file_path": _relative(file, images.folder)} | dict(fields) | facts
             for file, fields in texts.items()
         ]
         content = json.dumps(entries, indent=1, ensure_ascii=False) + "\n"

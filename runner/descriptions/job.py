@@ -90,7 +90,7 @@ def run_job(
         stopped = backend(missing, store, on_row) if missing else ""
         after = store.rows(source)
     rows = {image.sha256: after[image.sha256] for image in hashed if image.sha256 in after}
-    num_described = export(path, images, hashed, prompt, rows)
+    num_described = export(path, images, hashed, prompt, rows, source)
     failed = {sha256 for sha256, row in rows.items() if not row.is_done}
     return JobResult(
         num_images=len(hashed),

@@ -13,22 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
-
+from models.backbones.caption_encoder import load_caption_encoder
 from runner.results.run_folder import write_atomically
 from tasks.benchmarks import BenchmarkConfig
 from tasks.datasets import synthetic
 from tasks.reading import dataset_names, read_dataset
 from tasks.schema import RawDomain
 from tasks.suggestion import suggestion
-from tasks.text.caption_styles import Embed, Styles, find_styles, tfidf
-from tasks.text.masking import SLOT
+from tasks.text.caption_styles import TFIDF, CaptionEncoder, Styles, TfidfEncoder, find_styles
 from tasks.text.paraphrase import DEFAULT_TEMPLATE
-from tasks.text.style_clustering import Floats, StyleOptions, style_methods
+from tasks.text.style_clustering import StyleOptions, style_methods
+from tasks.text.style_config import CAPTION_ENCODER, SYNTHETIC_ENCODER, StyleConfig
+from tasks.text.styled_files import style_facts, styled_file_name
 from tasks.text.text_files import utf8_lines
-
-TFIDF = "tfidf"
-_EPS, _TOWER_EPS = 0.25, 0.15
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +35,16 @@ class StyleSettings:
     Attributes:
         method: one of `tasks.text.style_clustering.style_methods()`.
         captions: data set, synthetic domain or file; None = the data set that is described.
-        encoder: "tfidf", an open_clip architecture, or a folder in open_clip format.
-        weights: open_clip tag or file with the weights of an architecture.
-        num_styles, eps, min_samples, min_size, seed: see
-            `tasks.text.style_clustering.StyleOptions`; eps None = default of the encoder.
+        encoder, num_styles, eps, min_samples, min_size, seed: see
+            `tasks.text.style_config.StyleConfig`.
+        weights: open_clip tag or file, for an encoder without weights in its name; None = openai
+            for an architecture.
     """
 
     method: str
     captions: str | None = None
-    encoder: str = TFIDF
-    weights: str = "openai"
+    encoder: str | None = None
+    weights: str | None = None
     num_styles: int = 8
     eps: float | None = None
     min_samples: int = 5
@@ -57,9 +54,28 @@ class StyleSettings:
     @property
     def options(self) -> StyleOptions:
         """Options of the clustering."""
-        default = _EPS if self.encoder == TFIDF else _TOWER_EPS
-        eps = default if self.eps is None else self.eps
-        return StyleOptions(self.num_styles, eps, self.min_samples, self.min_size, self.seed)
+        return StyleOptions(self.num_styles, self.eps, self.min_samples, self.min_size, self.seed)
+
+    @property
+    def full_encoder(self) -> str | None:
+        """Name of the encoder with its weights; None = default of the captions."""
+        name = self.encoder
+        if name is None or self.weights is not None:
+            return name and f"{name}:{self.weights}"
+        is_complete = name in (TFIDF, SYNTHETIC_ENCODER) or ":" in name
+        return name if is_complete or Path(name).expanduser().is_dir() else f"{name}:openai"
+
+    def export_name(self, dataset: str) -> str:
+        """Name of the file that runs with these settings of `benchmark.style` look for."""
+        config = StyleConfig(
+            encoder=self.full_encoder,
+            num_styles=self.num_styles,
+            eps=self.eps,
+            min_samples=self.min_samples,
+            min_size=self.min_size,
+            seed=self.seed,
+        )
+        return styled_file_name(dataset, self.method, config)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,17 +109,35 @@ class Styling:
     @property
     def summary(self) -> str:
         """Number and sizes of the styles, in one line."""
-        sizes = [f"{each.size:,}" for each in self.styles.styles]
+        styles = self.styles
+        sizes = [f"{each.size:,}" for each in styles.styles]
         shown = ", ".join([*sizes[:12], *(["..."] if sizes[12:] else [])])
+        quality = "" if styles.silhouette is None else f", silhouette {styles.silhouette:.2f}"
         return (
-            f"{len(sizes)} style{'s' if sizes[1:] else ''} found by {self.styles.method} in "
-            f"{len(self.styles.captions):,} captions ({shown})"
+            f"{len(sizes)} style{'s' if sizes[1:] else ''} found by {styles.method} in "
+            f"{len(styles.captions):,} captions ({shown}), embedded by {styles.encoder}{quality}"
         )
+
+    def facts(self, writer: str) -> dict[str, str]:
+        """Facts that every exported entry states.
+
+        Args:
+            writer: backend and model that wrote the texts.
+        """
+        styles = self.styles
+        return style_facts(styles.method, styles.encoder, styles.weights_sha256, writer)
 
     def save(self, folder: Path) -> None:
         """Writes the styles to a readable file in the folder of the descriptions."""
         entries = [
-            {"style": str(number), "captions": each.size, "exemplars": each.exemplars}
+            {
+                "style": str(number),
+                "captions": each.size,
+                "exemplars": each.exemplars,
+                "encoder": self.styles.encoder,
+                "weights": self.styles.weights_sha256,
+                "silhouette": self.styles.silhouette,
+            }
             for number, each in enumerate(self.styles.styles)
         ]
         folder.mkdir(parents=True, exist_ok=True)
@@ -152,10 +186,11 @@ def find_styling(settings: StyleSettings, dataset: str, benchmark: BenchmarkConf
     Raises:
         ValueError, FileNotFoundError: No or too few captions, or an unknown text tower.
     """
-    captions = read_captions(settings.captions or dataset, benchmark)
-    embed: Embed = tfidf if settings.encoder == TFIDF else _tower(settings)
+    source = settings.captions or dataset
+    captions = read_captions(source, benchmark)
+    encoder = _encoder(settings, source in _synthetic_domains(benchmark))
     try:
-        return Styling(find_styles(captions, settings.method, settings.options, embed))
+        return Styling(find_styles(captions, settings.method, settings.options, encoder))
     except ValueError as error:
         raise ValueError(f"--style {settings.method}: {error}") from error
 
@@ -169,11 +204,10 @@ def read_captions(source: str, benchmark: BenchmarkConfig) -> list[str]:
     Raises:
         ValueError, FileNotFoundError: Unknown source, or a source without captions.
     """
-    seen, unseen = benchmark.synthetic.domain_names
     if source in dataset_names():
         raw = read_dataset(source, Path(benchmark.root), benchmark)
         captions = _training_captions(raw)
-    elif source in seen + unseen:
+    elif source in _synthetic_domains(benchmark):
         domains = synthetic.read(Path(benchmark.root), benchmark.synthetic)
         raw = next(raw for raws in domains for raw in raws if raw.name == source)
         captions = _training_captions(synthetic.as_text_to_image(raw))
@@ -191,6 +225,28 @@ def read_captions(source: str, benchmark: BenchmarkConfig) -> list[str]:
             "a synthetic domain, or a file"
         )
     return captions
+
+
+def _synthetic_domains(benchmark: BenchmarkConfig) -> tuple[str, ...]:
+    seen, unseen = benchmark.synthetic.domain_names
+    return seen + unseen
+
+
+def _encoder(settings: StyleSettings, is_synthetic: bool) -> CaptionEncoder:
+    """Loads the encoder.
+
+    Raises:
+        ValueError, RuntimeError: it cannot be loaded.
+    """
+    name = settings.full_encoder or (SYNTHETIC_ENCODER if is_synthetic else CAPTION_ENCODER)
+    if name == TFIDF:
+        return TfidfEncoder()
+    try:
+        return load_caption_encoder(name)
+    except ValueError as error:
+        raise ValueError(f"--style-encoder {error}") from error
+    except RuntimeError as error:
+        raise RuntimeError(f"--style-encoder {error}") from error
 
 
 def _training_captions(raw: RawDomain) -> list[str]:
@@ -223,41 +279,3 @@ def _captions_in(file: Path) -> list[str]:
         if fields.get("split", "train") == "train":
             captions += texts
     return captions
-
-
-def _tower(settings: StyleSettings) -> Embed:
-    """Embedding by the text tower of a CLIP model, which gets masked captions without brackets.
-
-    Raises:
-        ValueError, FileNotFoundError, RuntimeError: The model cannot be loaded.
-    """
-    from models.backbones.clip import TextEncoder
-    from models.backbones.clip_weights import create_clip
-
-    try:
-        if Path(settings.encoder).expanduser().is_dir():
-            clip = _clip_in(Path(settings.encoder).expanduser())
-        else:
-            clip = create_clip(settings.encoder, settings.weights, seed=0)
-    except (ValueError, FileNotFoundError) as error:
-        message = str(error).replace("backbone.name", "architecture")
-        raise ValueError(f"--style-encoder {settings.encoder}: {message}") from error
-    tower = TextEncoder(clip).eval()
-
-    def embed(masked: Sequence[str]) -> Floats:
-        plain = [SLOT.sub(r"\1", each) for each in masked]
-        return tower.encode_texts(plain).cpu().numpy().astype(np.float64)
-
-    return embed
-
-
-def _clip_in(folder: Path) -> Any:
-    import open_clip
-
-    try:
-        clip = open_clip.create_model(f"local-dir:{folder}", require_pretrained=True)
-    except (RuntimeError, OSError, ValueError) as error:
-        raise ValueError(f"open_clip cannot read it ({str(error)[:160]})") from error
-    if not isinstance(clip, open_clip.CLIP):
-        raise ValueError(f"expected a CLIP with its own text tower, got {type(clip).__name__}")
-    return clip

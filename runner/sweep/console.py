@@ -33,9 +33,9 @@ class SweepView:
     """Shows trials when their records change; a context manager.
 
     On a terminal, a live table has the running trials, the newest ended trials, the best trial and
-    the time left. Otherwise (job logs), a line is printed when a trial starts, learns a domain or
-    ends. Records shown before the context is entered, and trials that ended before the sweep was
-    resumed, are counted but not printed.
+    the time left. Otherwise (job logs), a line is printed when a trial starts, reports or ends.
+    Records shown before the context is entered, and trials that ended before the sweep was resumed,
+    are counted but not printed.
     """
 
     def __init__(
@@ -99,14 +99,16 @@ class SweepView:
         if starts and is_plain:
             verb = " restarts" if now.reports else " starts"
             lines.append(Text(f"trial {now.number}{verb}: {self._values(now)}"))
-        known = {each.learned_domains for each in before.reports} if before else set[int]()
+        known = {each.progress for each in before.reports} if before else set[int]()
         for report in now.reports if is_plain else ():
-            if report.learned_domains not in known and not (starts and now.state == "running"):
+            if report.progress not in known and not (starts and now.state == "running"):
                 scores = ", ".join(
                     f"{each.name} {format_objective(each.of(report))}"
                     for each in self._settings.objectives
                 )
-                where = f"{report.learned_domains}/{self._num_domains} {report.domain}"
+                where = f"{report.reached(self._num_domains)} {report.domain}"
+                if report.epochs is not None:
+                    where = f"{report.reached(self._num_domains)} epochs of {report.domain}"
                 duration = format_duration(report.seconds)
                 lines.append(Text(f"trial {now.number} learned {where}: {scores}, {duration}"))
         if now.state != "running" and (before is None or before.state != now.state):
@@ -118,7 +120,8 @@ class SweepView:
         if record.state == "failed":
             line.append(f": {error_line(record.reason)}")
         elif record.last is not None:
-            learned = f" after {record.learned_domains}/{self._num_domains} domains"
+            unit = "domains" if record.last.epochs is None else "epochs"
+            learned = f" after {record.last.reached(self._num_domains)} {unit}"
             line.append(learned if record.state == "stopped" else "")
             scores = [(each, each.of(record.last)) for each in self._settings.objectives]
             line.append(
@@ -159,7 +162,7 @@ class SweepView:
 
     def _cells(self, record: TrialRecord, is_best: bool) -> list[str]:
         last, seconds = record.last, self._seconds(record)
-        where = f"{last.learned_domains}/{self._num_domains} {last.domain}" if last else MISSING
+        where = f"{last.reached(self._num_domains)} {last.domain}" if last else MISSING
         scores = [
             format_objective(each.of(last) if last else None) for each in self._settings.objectives
         ]

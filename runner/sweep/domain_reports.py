@@ -1,4 +1,5 @@
-"""Reports of a trial from the events of its run, one for each learned domain.
+"""Reports of a trial from the events of its run: one for each learned domain, or, if a run over one
+domain selects its epoch on validation identities, one for each candidate epoch.
 
 Reports depend only on the events. A resumed or already finished run therefore gives the same
 reports as an uninterrupted one.
@@ -11,6 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from runner.sweep.trial_records import Report
 from runner.tracking.event_log import Event, as_number
+from runner.training.model_selection import Candidate, best_candidate
 from tasks.retrieval.metrics import ResultMatrix
 
 Scores = Mapping[str, Mapping[str, object]]
@@ -18,14 +20,25 @@ Scores = Mapping[str, Mapping[str, object]]
 
 
 class DomainReports:
-    """Converts the events of a run, in order, to a report for each learned domain.
+    """Converts the events of a run, in order, to its reports.
+
+    A report has the scores of the run as if it had ended there: after candidate epochs those of the
+    epoch that would be selected. The last one therefore has the scores of the selected epoch.
 
     Args:
         untested: unseen domains without validation identities, excluded from validation averages.
+        by_epoch: whether the run has candidate epochs (`evaluation.every_epochs`).
+        num_seeds: number of runs of the trial, for `Report.planned_epochs`.
     """
 
-    def __init__(self, untested: Collection[str] = ()) -> None:
+    def __init__(
+        self, untested: Collection[str] = (), *, by_epoch: bool = False, num_seeds: int = 1
+    ) -> None:
         self._untested = untested
+        self._by_epoch = by_epoch
+        self._num_seeds = num_seeds
+        self._num_epochs = 0
+        self._candidates: list[Candidate] = []
         self._seen: tuple[str, ...] = ()
         self._unseen: tuple[str, ...] = ()
         self._scores: dict[str, dict[int, Scores]] = {"validation": {}, "test": {}}
@@ -43,7 +56,11 @@ class DomainReports:
         if event["event"] == "run":
             self._start(event)
         self._latest = float(event["time"])
-        if event["event"] != "evaluation":
+        if event["event"] == "stage":
+            self._num_epochs = int(event["epochs"])
+        if event["event"] == "candidate" and self._by_epoch:
+            return self._take_candidate(event)
+        if event["event"] != "evaluation" or self._by_epoch:
             return None
         step = int(event["step"])
         self._scores[event["split"]][step] = event["scores"]
@@ -57,6 +74,33 @@ class DomainReports:
             validation=self._summary("validation", step),
             test=self._summary("test", step),
             seconds=self._seconds + self._latest - self._began,
+        )
+
+    def _take_candidate(self, event: Event) -> Report | None:
+        epoch = int(event["epoch"])
+        if epoch in self._reported:  # repeated by a resumed run
+            return None
+        self._reported.add(epoch)
+        candidate: Candidate = {
+            "epoch": epoch,
+            "validation": _numbers(event["validation"]),
+            "test": _numbers(event["test"]),
+        }
+        self._candidates.append(candidate)
+        selected = best_candidate(self._candidates, "validation") or candidate
+        domain = str(event["domain"])
+        validation, test = (
+            learned_part([domain], (), {1: {domain: selected[split]}}, 1).summary()
+            for split in ("validation", "test")
+        )
+        return Report(
+            learned_domains=int(epoch == self._num_epochs),
+            domain=domain,
+            validation=validation,
+            test=test,
+            seconds=self._seconds + self._latest - self._began,
+            epochs=epoch,
+            planned_epochs=self._num_epochs * self._num_seeds,
         )
 
     def _start(self, event: Event) -> None:
@@ -81,26 +125,31 @@ def learned_part(
     matrix = ResultMatrix(tuple(seen[:step]), tuple(unseen))
     for row in range(step + 1):
         for domain in matrix.seen + matrix.unseen:
-            values = scores.get(row, {}).get(domain, {})
-            numbers = {metric: as_number(value) for metric, value in values.items()}
-            known = {metric: value for metric, value in numbers.items() if value is not None}
-            matrix.record(row, domain, known)
+            matrix.record(row, domain, _numbers(scores.get(row, {}).get(domain, {})))
     return matrix
+
+
+def _numbers(values: Mapping[str, object]) -> dict[str, float]:
+    numbers = {metric: as_number(value) for metric, value in values.items()}
+    return {metric: value for metric, value in numbers.items() if value is not None}
 
 
 def mean_report(reports: Sequence[Report]) -> Report:
     """Combines the reports of runs with different seeds.
 
-    Numbers of domains and seconds are summed and scores averaged; a score that is missing in one
-    report is None.
+    Numbers of domains, epochs and seconds are summed and scores averaged; a score that is missing
+    in one report is None.
     """
     last = reports[-1]
+    epochs = [each.epochs for each in reports if each.epochs is not None]
     return Report(
         learned_domains=sum(report.learned_domains for report in reports),
         domain=last.domain,
         validation=_means([report.validation for report in reports]),
         test=_means([report.test for report in reports]),
         seconds=sum(report.seconds for report in reports),
+        epochs=sum(epochs) if epochs else None,
+        planned_epochs=last.planned_epochs,
     )
 
 

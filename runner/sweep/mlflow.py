@@ -159,8 +159,9 @@ def _send_trial(runs: TaggedRuns, parent: str, record: TrialRecord) -> bool:
     )
     if not is_outdated:
         return False
-    learned = record.last.learned_domains if record.last else 0
-    tags = {"state": record.state, "learned_domains": str(learned)}
+    tags = {"state": record.state, "learned_domains": str(record.learned_domains)}
+    if record.last and record.last.epochs is not None:
+        tags["epochs"] = str(record.last.epochs)
     if record.reason:
         tags["reason"] = record.reason[:MAX_TEXT_LENGTH]
     params = {key: as_text(value) for key, value in record.values.items()}
@@ -171,11 +172,9 @@ def _send_trial(runs: TaggedRuns, parent: str, record: TrialRecord) -> bool:
 
 
 def _trial_points(record: TrialRecord, began: float) -> list[MetricPoint]:
-    """Every score after each domain; the step is the number of learned domains."""
+    """Every score of each report; the step is the number of learned domains, or of epochs."""
     return [
-        MetricPoint(
-            f"{split}.{name}", value, int(1000 * (began + report.seconds)), report.learned_domains
-        )
+        MetricPoint(f"{split}.{name}", value, int(1000 * (began + report.seconds)), report.progress)
         for report in record.reports
         for split, scores in (("validation", report.validation), ("test", report.test))
         for name, value in scores.items()

@@ -23,6 +23,7 @@ from sqlalchemy.pool import NullPool
 
 from runner.sweep.objectives import Objective
 from runner.sweep.settings import Sampler, SweepSettings, parse_url
+from runner.sweep.trial_records import PROGRESS
 from tasks.loading.sampling import derive_seed
 
 LOCK_WAIT_S = 2.0
@@ -98,8 +99,8 @@ class StudySearcher(OptunaSearch):
         trial = self._running.get(trial_id)
         if trial is None or len(self._names) > 1 or value is None:
             return
-        step = int(result["learned_domains"])
-        # A restarted trial reports earlier domains again.
+        step = int(result[PROGRESS])
+        # A restarted trial reports earlier domains or epochs again.
         if step not in self._frozen(trial).intermediate_values:
             trial.report(value, step)
 

@@ -38,6 +38,7 @@ class Outcome:
         front: Pareto front; empty with one objective.
         importances: parameter importances by objective.
         num_domains: domains that a complete trial learns, over all its seeds.
+        by_epoch: whether trials report after candidate epochs of a single domain.
         preset: best.yaml; None without a best trial.
     """
 
@@ -52,6 +53,7 @@ class Outcome:
     front: tuple[TrialRecord, ...]
     importances: Mapping[str, Importances]
     num_domains: int
+    by_epoch: bool
     preset: Path | None
 
     @property
@@ -70,6 +72,24 @@ class Outcome:
         counted = Counter(record.state for record in self.records)
         states = ("finished", "stopped", "failed", "running")
         return {state: counted[state] for state in states if counted[state]}
+
+    @property
+    def unit(self) -> str:
+        """Unit of the progress of trials: "domain" or "epoch"."""
+        return "epoch" if self.by_epoch else "domain"
+
+    @property
+    def progress_run(self) -> int:
+        """Number of domains, or of epochs, of all trials together."""
+        return sum(record.progress for record in self.records)
+
+    @property
+    def progress_saved(self) -> int:
+        """Number of domains, or of epochs, that stopped trials did not learn."""
+        stopped = [each.last for each in self.records if each.state == "stopped" and each.last]
+        return sum(
+            (last.planned_epochs if self.by_epoch else self.num_domains) or 0 for last in stopped
+        ) - sum(last.progress for last in stopped)
 
     @property
     def domains_run(self) -> int:
@@ -118,6 +138,7 @@ def gather(
             each.name: importances(records, space, each) for each in objectives if not quick
         },
         num_domains=domains_of(config, settings),
+        by_epoch=bool(config.evaluation.every_epochs),
         preset=folder / BEST_FILE if has_preset else None,
     )
 

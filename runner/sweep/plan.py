@@ -101,8 +101,12 @@ def make_plan(options: argparse.Namespace) -> SweepPlan:
     )  # fmt: skip
 
 
-def check_objectives(objectives: tuple[Objective, ...], benchmark: Benchmark) -> None:
+def check_objectives(
+    objectives: tuple[Objective, ...], benchmark: Benchmark, every_epochs: int = 0
+) -> None:
     """Checks that the validation identities of the benchmark provide the objectives.
+
+    With `evaluation.every_epochs` > 0, only the learned domain is evaluated at candidate epochs.
 
     Raises:
         ValueError: an objective has no value; the message has the reason.
@@ -110,6 +114,11 @@ def check_objectives(objectives: tuple[Objective, ...], benchmark: Benchmark) ->
     missing = [each.name for each in benchmark.seen if not each.validation.query]
     unseen = [each.name for each in benchmark.unseen if each.validation.query]
     for name in (objective.name for objective in objectives):
+        if every_epochs and name.startswith("unseen_"):
+            raise ValueError(
+                f"--objective {name}: candidate epochs are not evaluated on unseen domains; choose "
+                "seen_mAP or seen_R1, or set evaluation.every_epochs=0"
+            )
         if name.startswith("unseen_") and not unseen:
             names = ", ".join(each.name for each in benchmark.unseen) or "there are none"
             raise ValueError(

@@ -35,8 +35,8 @@ from runner.sweep.trial_records import TrialRecord
 def draw_history(outcome: Outcome) -> Figure:
     """First objective of every trial in order, and the best value so far.
 
-    A stopped trial is a ring with the number of domains it had learned; its value is the average
-    over these domains only. A failed trial is a cross at the bottom.
+    A stopped trial is a ring with the number of domains or epochs it had learned; its value is
+    that after these only. A failed trial is a cross at the bottom.
     """
     objective, records = outcome.objective, outcome.records
     width = min(16.0, 7.6 + 0.07 * len(records))
@@ -96,7 +96,7 @@ def draw_pareto(outcome: Outcome) -> Figure:
 
 
 def draw_trials(axes: Axes, outcome: Outcome, positions: dict[int, float]) -> None:
-    """Draws the objective of trials: a dot if finished, else a ring with the learned domains.
+    """Draws the objective of trials: a dot if finished, else a ring with its progress.
 
     Args:
         axes: axes to draw on.
@@ -118,7 +118,7 @@ def draw_trials(axes: Axes, outcome: Outcome, positions: dict[int, float]) -> No
             markeredgewidth=1.2, zorder=3,
         )  # fmt: skip
         axes.annotate(
-            str(record.last.learned_domains), (x, value), ha="center", va="center_baseline",
+            str(record.last.progress), (x, value), ha="center", va="center_baseline",
             fontsize=6.5, color=MUTED, zorder=3, annotation_clip=True,
         )  # fmt: skip
     value = final(outcome.best, objective) if outcome.best else None
@@ -152,7 +152,9 @@ def trial_legend(
     if any(each.state == "finished" for each in others):
         marks.append(legend_marker("finished", BLUE))
     if any(each.state != "finished" and each.reports for each in outcome.records):
-        label = "not finished, with number of learned domains"
+        label = (
+            f"not finished, with number of {'' if outcome.by_epoch else 'learned '}{outcome.unit}s"
+        )
         marks.append(legend_marker(label, SHADES[2], markerfacecolor="white", markersize=9))
     if failed and outcome.counts.get("failed"):
         marks.append(legend_marker("failed", VERMILION, "x", markeredgewidth=1.8))

@@ -74,7 +74,7 @@ def run_sweep(plan: SweepPlan, console: Console) -> Outcome:
     check_sampler(plan.settings.sampler)
     config = plan.trial_config
     benchmark = read_benchmark(config)
-    check_objectives(plan.settings.objectives, benchmark)
+    check_objectives(plan.settings.objectives, benchmark, config.evaluation.every_epochs)
     plan = _with_concurrent(plan, _local_allocation(plan, config))
     with _sole_driver(plan.folder):
         study = open_study(plan.settings, open_storage(plan.settings.study_url(plan.folder)))
@@ -162,7 +162,8 @@ def _run_tuner(
         open_storage(settings.study_url(folder)),
         settings.name,
     )
-    num_domains = len(benchmark.seen) * len(settings.seeds)
+    every_epochs = config.evaluation.every_epochs
+    num_domains = None if every_epochs else len(benchmark.seen) * len(settings.seeds)
     # Workers of a trial reserve their resources themselves.
     bundles = trial_bundles(config, 0.0)[:2]
     starts = folder / "tune"
@@ -178,7 +179,7 @@ def _run_tuner(
                 settings.objectives[0],
                 num_domains,
                 records,
-                grace=settings.grace,
+                grace=settings.grace * max(1, every_epochs),
                 protected=enqueued_numbers(study),
             ),
             num_samples=settings.num_trials - num_ended(study),

@@ -15,16 +15,17 @@ from ray.tune.schedulers import (
 
 from runner.sweep.objectives import Objective
 from runner.sweep.settings import Scheduler
-from runner.sweep.trial_records import TrialRecord
+from runner.sweep.trial_records import PROGRESS, TrialRecord
 
-TIME_KEY = "learned_domains"
+_UNLIMITED = 10**6
+"""More than any number of epochs; ASHA needs a maximum."""
 
 
 class ProtectingScheduler(TrialScheduler):
     """Scheduler that never stops protected trials.
 
     The trial with the values of the preset is protected, because other trials are compared with
-    its scores after all domains.
+    its final scores.
     """
 
     protected: frozenset[int] = frozenset()
@@ -42,14 +43,15 @@ class Asha(ProtectingScheduler, ASHAScheduler):
 class _RestartedMedian(MedianStoppingRule):
     """Median stopping of Ray Tune for trials that may be restarted and are never paused.
 
-    A restarted trial reports earlier domains again; these must not count twice in its running mean.
+    A restarted trial reports earlier domains or epochs again; these must not count twice in its
+    running mean.
     A paused trial would lose its process and have to load everything again.
     """
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Decides whether the trial continues."""
         if any(
-            earlier[TIME_KEY] == result.get(TIME_KEY) for earlier in self._results.get(trial, ())
+            earlier[PROGRESS] == result.get(PROGRESS) for earlier in self._results.get(trial, ())
         ):
             return TrialScheduler.CONTINUE
         return super().on_trial_result(tune_controller, trial, result)
@@ -74,36 +76,38 @@ class _PastTrial:
 def make_scheduler(
     kind: Scheduler,
     objective: Objective,
-    num_domains: int,
+    num_domains: int | None,
     past: Iterable[TrialRecord] = (),
     *,
     grace: int = 1,
     protected: Iterable[int] = (),
 ) -> TrialScheduler:
-    """Creates a scheduler that compares trials after equal numbers of learned domains.
+    """Creates a scheduler that compares trials at equal progress: learned domains, or epochs.
 
     Args:
         kind: `asha` continues the better half of the trials after `grace`, 2 `grace`, 4 `grace`,
-            ... domains; `median` stops trials below the median of the other trials' means; `none`
-            stops no trial.
+            ... domains or epochs; `median` stops trials below the median of the other trials'
+            means; `none` stops no trial.
         objective: objective that is compared.
-        num_domains: number of domains of a complete trial, over all its seeds.
+        num_domains: number of domains of a complete trial, over all its seeds; None if trials
+            report after epochs, whose number the space may vary.
         past: trials of earlier drivers; new trials are compared with the finished and stopped ones.
-        grace: number of domains that every trial learns.
+        grace: number of domains or epochs that every trial learns.
         protected: numbers of trials that are never stopped.
     """
-    grace = min(grace, num_domains)
+    num_steps = _UNLIMITED if num_domains is None else num_domains
+    grace = min(grace, num_steps)
     match kind:
         case "none":
             return FIFOScheduler()
         case "asha":
             scheduler = Asha(
-                time_attr=TIME_KEY, metric=objective.name, mode=objective.mode,
-                max_t=num_domains, grace_period=grace, reduction_factor=2,
+                time_attr=PROGRESS, metric=objective.name, mode=objective.mode,
+                max_t=num_steps, grace_period=grace, reduction_factor=2,
             )  # fmt: skip
         case "median":
             scheduler = MedianRule(
-                time_attr=TIME_KEY, metric=objective.name, mode=objective.mode,
+                time_attr=PROGRESS, metric=objective.name, mode=objective.mode,
                 grace_period=grace, min_samples_required=3,
             )  # fmt: skip
     scheduler.protected = frozenset(protected)
@@ -120,5 +124,5 @@ def _replay(scheduler: TrialScheduler, record: TrialRecord, objective: Objective
     for report in record.reports:
         value = objective.of(report)
         if value is not None:
-            result = {TIME_KEY: report.learned_domains, objective.name: value}
+            result = {PROGRESS: report.progress, objective.name: value}
             scheduler.on_trial_result(controller, trial, result)

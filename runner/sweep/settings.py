@@ -38,7 +38,8 @@ class SweepSettings:
         sampler_seed: random seed of the sampler.
         storage: URL of the Optuna study; None is SQLite in the sweep's folder.
         default_first: whether the first trial has the values of the preset.
-        grace: number of domains that every trial learns before the scheduler may stop it.
+        grace: number of reports (domains, or candidate epochs of a single domain) that every trial
+            makes before the scheduler may stop it.
     """
 
     name: str

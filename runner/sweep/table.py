@@ -55,13 +55,13 @@ def score_of(record: TrialRecord | None, split: str, name: str) -> float | None:
 
 
 def ranked(outcome: Outcome) -> list[TrialRecord]:
-    """Trials by state, then by the number of learned domains, then by the first objective."""
+    """Trials by state, then by their progress, then by the first objective."""
     objective = outcome.objective
 
     def order(record: TrialRecord) -> tuple[int, int, float]:
         value = objective.of(record.last) if record.last else None
         signed = float("inf") if value is None else (-value if objective.mode == "max" else value)
-        return _RANKS.index(record.state), -record.learned_domains, signed
+        return _RANKS.index(record.state), -record.progress, signed
 
     return sorted(outcome.records, key=order)
 
@@ -74,7 +74,8 @@ def to_csv(outcome: Outcome) -> str:
         for name in _union(_scores(record, split) for record in outcome.records)
     ]
     objectives = outcome.settings.objectives
-    names = ["number", "state", "learned_domains", *(each.name for each in objectives)]
+    names = ["number", "state", "learned_domains", *(["epochs"] if outcome.by_epoch else [])]
+    names += [each.name for each in objectives]
     names += [f"{split}.{name}" for split, name in scores]
     names += ["seconds", "reason", *outcome.keys]
     rows = [
@@ -82,6 +83,7 @@ def to_csv(outcome: Outcome) -> str:
             record.number,
             record.state,
             record.learned_domains,
+            *([record.progress] if outcome.by_epoch else []),
             *(each.of(record.last) if record.last else None for each in objectives),
             *(_scores(record, split).get(name) for split, name in scores),
             seconds_of(record),
@@ -99,7 +101,7 @@ def to_csv(outcome: Outcome) -> str:
 def to_json(outcome: Outcome) -> str:
     """Content of summary.json: best trial, default, counts, importances, domains saved."""
     settings = outcome.settings
-    run, saved = outcome.domains_run, outcome.domains_saved
+    run, saved = outcome.progress_run, outcome.progress_saved
     values = {
         "name": settings.name,
         "preset": settings.preset,
@@ -129,8 +131,9 @@ def to_json(outcome: Outcome) -> str:
         "scheduler": {
             "name": settings.scheduler,
             "domains_per_trial": outcome.num_domains,
-            "domains_run": run,
-            "domains_saved": saved,
+            "domains_run": outcome.domains_run,
+            "domains_saved": outcome.domains_saved,
+            **({"epochs_run": run, "epochs_saved": saved} if outcome.by_epoch else {}),
             "share_saved": saved / (run + saved) if run + saved else 0.0,
         },
         "seconds": sum(seconds_of(record) or 0.0 for record in outcome.records),
@@ -201,18 +204,20 @@ def default_missing(outcome: Outcome) -> str | None:
 
 
 def saved_words(outcome: Outcome) -> str:
-    """Sentence on the number of domains learned, and saved by stopping trials early."""
-    run, saved = outcome.domains_run, outcome.domains_saved
+    """Sentence on the number of domains or epochs learned, and saved by stopping trials early."""
+    run, saved = outcome.progress_run, outcome.progress_saved
+    learned = f"{run} {outcome.unit}s were {'trained' if outcome.by_epoch else 'learned'}"
     if outcome.settings.scheduler == "none" or not run + saved:
-        return f"{run} domains were learned."
+        return f"{learned}."
     share = 100 * saved / (run + saved)
-    return f"{run} domains were learned; stopping trials early saved {saved} ({share:.0f} %)."
+    return f"{learned}; stopping trials early saved {saved} ({share:.0f} %)."
 
 
 def _trials_table(outcome: Outcome) -> Table:
     names = short_names(outcome.keys)
     scores = [(each.name, split) for each in outcome.settings.objectives for split in _SPLITS]
-    columns = [Column("trial"), Column("state", align="left"), Column("domains")]
+    columns = [Column("trial"), Column("state", align="left")]
+    columns.append(Column(f"{outcome.unit}s"))
     columns += [Column(f"{name} ({split})") for name, split in scores]
     columns += [Column("seconds"), *(Column(names[key]) for key in outcome.keys)]
     rows: list[tuple[Any, ...]] = []
@@ -222,7 +227,7 @@ def _trials_table(outcome: Outcome) -> Table:
             (
                 record.number,
                 record.state,
-                f"{record.learned_domains}/{outcome.num_domains}",
+                record.last.reached(outcome.num_domains) if record.last else 0,
                 *(
                     format_objective(_scores(record, split).get(name)) if record.last else None
                     for name, split in scores
@@ -244,6 +249,9 @@ def _trial_json(record: TrialRecord | None) -> dict[str, Any] | None:
         "number": record.number,
         "state": record.state,
         "learned_domains": record.learned_domains,
+        **(
+            {"epochs": record.last.epochs} if record.last and record.last.epochs is not None else {}
+        ),
         "values": dict(record.values),
         "validation": dict(_scores(record, "validation")),
         "test": dict(_scores(record, "test")),

@@ -23,7 +23,7 @@ from runner.streaming.decoded_cache import SharedFiles
 from runner.sweep.domain_reports import DomainReports, mean_report
 from runner.sweep.objectives import Objective
 from runner.sweep.space import as_overrides
-from runner.sweep.trial_records import Report, trial_folder
+from runner.sweep.trial_records import PROGRESS, Report, trial_folder
 from runner.tracking.event_log import Event, read_events
 
 OWNER_WAIT_S = 120.0
@@ -127,12 +127,13 @@ def _run_seeds(
 ) -> None:
     """Executes the runs of all seeds one after another.
 
-    Reports each domain of the first run, then the mean of the runs after each run.
+    Reports each domain (or candidate epoch) of the first run, then the mean of the runs after each
+    run.
     """
     ended: list[Report] = []
     for seed in task.seeds:
         config = trial_config(task, number, values, seed)
-        ended.append(_run(task, config, shared, report_domains=not ended))
+        ended.append(_run(task, config, shared, report_parts=not ended))
         report, is_last = mean_report(ended), len(ended) == len(task.seeds)
         if missing := [each.name for each in task.objectives if each.of(report) is None]:
             raise ValueError(f"the runs have no {', '.join(missing)} on validation identities")
@@ -140,14 +141,18 @@ def _run_seeds(
 
 
 def _run(
-    task: TrialTask, config: RunConfig, shared: SharedFiles | None, *, report_domains: bool
+    task: TrialTask, config: RunConfig, shared: SharedFiles | None, *, report_parts: bool
 ) -> Report:
     """Executes one run and returns its last report.
 
     The last report is not passed to Tune here: Tune may end this process on it, but results.json
     is only written after the last event.
     """
-    reports = DomainReports(task.untested)
+    reports = DomainReports(
+        task.untested,
+        by_epoch=bool(config.evaluation.every_epochs),
+        num_seeds=len(task.seeds),
+    )
     last: list[Report] = []
 
     def take(event: Event) -> None:
@@ -156,7 +161,7 @@ def _run(
             return
         if report.learned_domains == reports.num_domains:
             last.append(report)
-        elif report_domains:
+        elif report_parts:
             tune.report(_payload(task, report, finished=False))
 
     storage = RunStorage.of(config)
@@ -173,7 +178,7 @@ def _payload(task: TrialTask, report: Report, *, finished: bool) -> dict[str, An
     """Result for Tune: values for scheduler and searcher, and the whole report for the record."""
     values = {each.name: each.of(report) for each in task.objectives}
     return {
-        "learned_domains": report.learned_domains,
+        PROGRESS: report.progress,
         "report": json.dumps(asdict(report)),
         "finished": finished,
         **{name: value for name, value in values.items() if value is not None},

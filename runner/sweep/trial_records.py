@@ -18,17 +18,24 @@ State = Literal["running", "finished", "stopped", "failed"]
 """`stopped`: by the scheduler, before the last domain. `failed`: by an error, see `reason`."""
 
 
+PROGRESS = "progress"
+"""Key of `Report.progress` in the results that Ray Tune passes to scheduler and searcher."""
+
+
 @dataclass(frozen=True)
 class Report:
-    """Scores of a trial after a domain.
+    """Scores of a trial after a domain, or after a candidate epoch of a single domain.
 
     Attributes:
         learned_domains: number of domains learned so far, over the runs of all seeds.
-        domain: name of the last learned domain.
+        domain: name of the last learned domain, or of the domain that is being learned.
         validation: scores on validation identities in percent, by their names in
             `ResultMatrix.summary`; includes the objectives.
         test: the same scores on test identities; recorded, but not used by the search.
         seconds: duration of the trial so far, over all its starts.
+        epochs: epochs done of the last stage, over the runs of all seeds; None if the trial reports
+            after domains.
+        planned_epochs: the same for a complete trial.
     """
 
     learned_domains: int
@@ -36,6 +43,21 @@ class Report:
     validation: Mapping[str, float | None]
     test: Mapping[str, float | None]
     seconds: float
+    epochs: int | None = None
+    planned_epochs: int | None = None
+
+    @property
+    def progress(self) -> int:
+        """Number of epochs if the trial reports after epochs, otherwise of learned domains.
+
+        Trials are compared at equal progress.
+        """
+        return self.learned_domains if self.epochs is None else self.epochs
+
+    def reached(self, num_domains: int) -> str:
+        """Progress and its value for a complete trial, such as "2/4" (of `num_domains`)."""
+        total = num_domains if self.epochs is None else self.planned_epochs
+        return f"{self.progress}/{total}"
 
 
 @dataclass(frozen=True)
@@ -47,7 +69,7 @@ class TrialRecord:
         values: sampled values by configuration path; without conditional parameters that do not
             apply.
         state: `running`, or how the trial ended.
-        reports: ordered by the number of learned domains.
+        reports: ordered by their progress.
         began: Unix time of the first start.
         ended: Unix time of the end.
         reason: error of a failed trial.
@@ -71,10 +93,15 @@ class TrialRecord:
         """Number of domains learned so far, over the runs of all seeds."""
         return self.reports[-1].learned_domains if self.reports else 0
 
+    @property
+    def progress(self) -> int:
+        """Progress of the newest report; 0 without one."""
+        return self.reports[-1].progress if self.reports else 0
+
     def with_report(self, report: Report) -> TrialRecord:
-        """Returns the record with `report` added; replaces one of as many learned domains."""
-        others = [each for each in self.reports if each.learned_domains != report.learned_domains]
-        ordered = sorted([*others, report], key=lambda each: each.learned_domains)
+        """Returns the record with `report` added; replaces one of equal progress."""
+        others = [each for each in self.reports if each.progress != report.progress]
+        ordered = sorted([*others, report], key=lambda each: each.progress)
         return replace(self, reports=tuple(ordered))
 
 

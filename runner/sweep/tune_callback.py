@@ -47,7 +47,7 @@ class Recorder(Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """Records the report of a learned domain."""
+        """Records a report."""
         if "report" in result:
             record = self._records[_of(trial)[0]]
             self._keep(record.with_report(Report(**json.loads(result["report"]))))

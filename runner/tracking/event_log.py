@@ -14,6 +14,8 @@ A line is `{"time": unix seconds, "event": kind, ...fields}`. The kinds and thei
   images_per_s.
 - `evaluation`: step (0..T), split ("test" or "validation"), scores ({domain: {metric: percent}}),
   seconds.
+- `candidate`: domain, epoch (epochs of the last stage that are done), validation and test (scores
+  by metric), with `evaluation.every_epochs`; written again if the epoch is repeated after a kill.
 - `domain_finished`: domain, domain_index, timings ({name: seconds}).
 - `log`: level ("info" or "warning"), message.
 - `finished`: summary, timings. `failed`: error.

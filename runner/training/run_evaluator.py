@@ -61,7 +61,7 @@ class RunEvaluator:
     ) -> None:
         """Adds the learner after `epoch` epochs to the candidates, if one is due.
 
-        Rank 0 saves the learner if it is the best candidate so far.
+        Emits an event, and rank 0 saves the learner if it is the best candidate so far.
 
         Args:
             state: the run state.
@@ -77,6 +77,10 @@ class RunEvaluator:
         scores = (last_row or self._evaluate_domains(state, seen_only)).scores
         validation, test = (scores[split][domain.name] for split in ("validation", "test"))
         state.candidates.append({"epoch": epoch, "validation": validation, "test": test})
+        if self.events is not None:
+            self.events.emit(
+                "candidate", domain=domain.name, epoch=epoch, validation=validation, test=test
+            )
         if self.embedder.group.rank == 0 and selected_epoch(state.candidates) == epoch:
             learner_state = self.embedder.learner.save_state()
             self.checkpoints.save_selected(epoch, learner_state.tensors, learner_state.facts)

@@ -32,7 +32,8 @@ OTHER = "other"
 _HASHED_FACTS = frozenset(
     {
         *("split_index", "split_sha256", "split_source", "num_splits"),
-        *("num_training_captions", "train_rule", "val_in_train", "style_method"),
+        *("num_training_captions", "train_rule", "val_in_train"),
+        *("style_method", "style_encoder", "style_weights", "text_writer"),
     }
 )
 """Facts that affect only images or texts, whose hashes are compared separately."""
@@ -158,7 +159,7 @@ def _train(view: View) -> tuple[Affects, str]:
 
 
 def _dual(view: View) -> tuple[Affects, str]:
-    """Phrase for the file of dual texts; styled texts of synthetic data do not affect the test."""
+    """Phrase for the file of dual texts; texts in styles belong to the compared methods."""
     methods = view.values("facts", "style_method").values()
     affects = "test" if MISSING in methods else "training"
     words = "file of identity and clothing descriptions "

@@ -17,69 +17,29 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-from pydantic import Field
 
-from tasks.schema import FrozenConfig, RawDomain
+from tasks.schema import RawDomain
 from tasks.synthetic.captions import perceive, write_machine_texts
 from tasks.synthetic.domains import SyntheticDomain, training_domains, unseen_domains
 from tasks.synthetic.facts import facts_of
 from tasks.synthetic.people import Person
 from tasks.synthetic.studio import person_of
-from tasks.text.caption_styles import find_styles
+from tasks.text.caption_styles import STYLES_VERSION, CaptionEncoder, find_styles
 from tasks.text.paraphrase import DEFAULT_TEMPLATE, fill_template
-from tasks.text.style_clustering import StyleOptions
-
-StyleMethod = Literal["none", "random", "kmeans", "gmm", "agglomerative", "hdbscan", "dbscan"]
+from tasks.text.style_config import StyleConfig, StyleMethod
+from tasks.text.styled_files import style_facts
 
 TEXTS_VERSION = 1
-"""Part of the file names. Increment it if style clustering or the writing of texts changes."""
+"""Part of the file names. Increment it if the writing of texts changes; for style clustering, see
+`tasks.text.caption_styles.STYLES_VERSION`."""
 
 _READING = 101
 """Random stream of the machine's mistakes, distinct from those of `tasks.synthetic.studio`."""
 
 _FILE_NAME = re.compile(r"(\d+)_c(\d+)s\d+_\d+_(\d+)\.jpg$")
 _FACTS = tuple(field.name for field in fields(Person))
-
-
-class StyleConfig(FrozenConfig):
-    """Options of style clustering; each method uses a subset."""
-
-    num_styles: int = Field(
-        default=8,
-        ge=1,
-        description="random, kmeans, gmm, agglomerative: number of clusters before merging",
-    )
-    eps: float = Field(
-        default=0.25,
-        gt=0,
-        le=2,
-        description="dbscan: maximum cosine distance of two neighbouring captions",
-    )
-    min_samples: int = Field(
-        default=5,
-        ge=1,
-        description="dbscan, hdbscan: minimum number of neighbours of a core caption; raised to "
-        "1/200 of all captions",
-    )
-    min_size: int = Field(
-        default=5,
-        ge=1,
-        description="minimum number of captions of a style, raised to 1/50 of all captions; "
-        "smaller styles are merged into the nearest",
-    )
-    seed: int = Field(
-        default=0, ge=0, description="seed of the clustering and of each image's style"
-    )
-
-    @property
-    def options(self) -> StyleOptions:
-        """The options as `tasks.text.style_clustering.StyleOptions`."""
-        return StyleOptions(
-            self.num_styles, self.eps, self.min_samples, self.min_size, seed=self.seed
-        )
 
 
 def with_machine_texts(raws: Mapping[str, RawDomain], people_seed: int) -> dict[str, RawDomain]:
@@ -110,6 +70,7 @@ def with_styled_texts(
     learned_first: str,
     method: StyleMethod,
     config: StyleConfig,
+    encoder: CaptionEncoder,
 ) -> dict[str, RawDomain]:
     """Adds machine texts in clustered styles to synthetic domains.
 
@@ -122,18 +83,22 @@ def with_styled_texts(
         learned_first: name of the domain whose training captions are clustered.
         method: clustering method.
         config: options of the method.
+        encoder: embedding of the captions.
 
     Raises:
         ValueError: fewer captions than clusters.
         OSError: the folder of the synthetic data cannot be written.
     """
     captions = [each for record in raws[learned_first].train for each in record.captions]
-    content = [TEXTS_VERSION, method, config.model_dump(), people_seed, captions]
+    content = [
+        *(TEXTS_VERSION, STYLES_VERSION, method, config.model_dump(), people_seed, captions),
+        *(encoder.name, encoder.weights_sha256),
+    ]
     key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
     files = {name: raw.folder / f"{name}_dual-{method}-{key}.json" for name, raw in raws.items()}
 
     def make_writer() -> TextWriter:
-        styles = find_styles(captions, method, config.options)
+        styles = find_styles(captions, method, config.options, encoder)
 
         def write(person: Person, rng: np.random.Generator, image: str) -> dict[str, str]:
             perceived = perceive(person, rng)
@@ -146,8 +111,9 @@ def with_styled_texts(
 
         return write
 
+    facts = style_facts(method, encoder.name, encoder.weights_sha256)
     return {
-        name: replace(raw, facts={**raw.facts, "style_method": method})
+        name: replace(raw, facts={**raw.facts, **facts})
         for name, raw in _with_texts(raws, people_seed, files, make_writer).items()
     }
 

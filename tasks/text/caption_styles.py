@@ -11,16 +11,40 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 
-from tasks.text.masking import mask
+from tasks.text.masking import SLOT, mask
 from tasks.text.paraphrase import best_template
 from tasks.text.style_clustering import Floats, Labels, StyleOptions, cluster
 
-Embed = Callable[[Sequence[str]], Floats]
-"""Function from masked captions to their embeddings [N, D]."""
+TFIDF = "tfidf"
 
+STYLES_VERSION = 2
+"""Part of the names of files with styled texts. Increment it if style clustering changes."""
+
+
+class CaptionEncoder(Protocol):
+    """Embedding of masked captions, whose categories are plain words ("A person with hair.").
+
+    Attributes:
+        name: name of the encoder.
+        weights_sha256: hash of its weights; "" without weights.
+    """
+
+    name: str
+    weights_sha256: str
+
+    def embed(self, captions: Sequence[str]) -> Floats:
+        """Embeds captions as rows [N, D]."""
+        ...
+
+
+LoadEncoder = Callable[[str], CaptionEncoder]
+"""Function from a name, such as `ViT-B-32:openai`, to its encoder."""
+
+_TFIDF_EPS = 0.25
 NUM_EXEMPLARS = 4
 MAX_CAPTIONS = 5000
 """Maximum number of clustered captions: the methods compare all pairs of captions."""
@@ -54,6 +78,10 @@ class Styles:
         labels: [N] index of the style of each clustered caption.
         captions: the N clustered captions.
         seed: seed of `sample`.
+        encoder: name of the encoder.
+        weights_sha256: hash of the encoder's weights, or "".
+        silhouette: mean silhouette coefficient of the clusters by cosine distance, in [-1, 1], of
+            at most 1,000 captions; None if there is one style.
     """
 
     method: str
@@ -61,12 +89,18 @@ class Styles:
     labels: Labels
     captions: tuple[str, ...]
     seed: int
+    encoder: str = TFIDF
+    weights_sha256: str = ""
+    silhouette: float | None = None
 
     @property
     def digest(self) -> str:
         """Eight hex digits over everything that a text in one of these styles depends on."""
         styles = [[each.size, each.exemplars, each.template] for each in self.styles]
-        content = json.dumps([self.method, styles, self.seed]).encode()
+        values = [self.method, styles, self.seed]
+        if self.encoder != TFIDF:  # texts from before the field was added keep their digest
+            values += [self.encoder, self.weights_sha256]
+        content = json.dumps(values).encode()
         return hashlib.sha256(content).hexdigest()[:8]
 
     def sample(self, key: str) -> int:
@@ -81,19 +115,22 @@ class Styles:
 
 
 def find_styles(
-    captions: Sequence[str], method: str, options: StyleOptions, embed: Embed | None = None
+    captions: Sequence[str],
+    method: str,
+    options: StyleOptions,
+    encoder: CaptionEncoder | None = None,
 ) -> Styles:
     """Clusters captions by writing style.
 
     Captions without words are excluded. More than `MAX_CAPTIONS` captions are randomly subsampled.
     `options.min_cluster_size` is raised to at least 1/50 of the captions, `options.min_samples` to
-    at least 1/200.
+    at least 1/200. If `options.eps` is None, it is 0.25 for tf-idf.
 
     Args:
         captions: captions of training images.
         method: one of `tasks.text.style_clustering.style_methods()`.
         options: options of the method.
-        embed: embedding of masked captions; None for `tfidf`.
+        encoder: embedding of masked captions; None for `TfidfEncoder`.
 
     Raises:
         ValueError: an unknown method, no caption with a word, or fewer captions than clusters.
@@ -105,25 +142,57 @@ def find_styles(
     if not sample:
         raise ValueError("captions: expected at least one caption, got none with a word in it")
     texts = [masked[caption] for caption in sample]
-    rows = (embed or tfidf)(texts)
+    encoder = encoder or TfidfEncoder()
+    rows = encoder.embed([SLOT.sub(r"\1", text) for text in texts])
     scaled = replace(
         options,
+        eps=_TFIDF_EPS if options.eps is None and encoder.name == TFIDF else options.eps,
         min_samples=max(options.min_samples, len(texts) // _MIN_CORE_DIVISOR),
         min_cluster_size=max(options.min_cluster_size, len(texts) // _MIN_STYLE_DIVISOR),
     )
     labels = cluster(rows, method, scaled)
     styles = [_style(texts, rows, labels == index) for index in range(int(labels.max()) + 1)]
-    return Styles(method, tuple(styles), labels, tuple(sample), options.seed)
-
-
-def tfidf(masked: Sequence[str]) -> Floats:
-    """[N, D] TF-IDF weights of 1- to 3-grams of words, punctuation and slots."""
-    from sklearn.feature_extraction.text import TfidfVectorizer  # takes a second to import
-
-    vectorizer = TfidfVectorizer(
-        token_pattern=r"\w+|[.,;:!?]", ngram_range=(1, 3), sublinear_tf=True, max_features=4000
+    return Styles(
+        method=method,
+        styles=tuple(styles),
+        labels=labels,
+        captions=tuple(sample),
+        seed=options.seed,
+        encoder=encoder.name,
+        weights_sha256=encoder.weights_sha256,
+        silhouette=silhouette(rows, labels),
     )
-    return vectorizer.fit_transform(masked).toarray()
+
+
+class TfidfEncoder:
+    """TF-IDF weights of 1- to 3-grams of words, punctuation and categories; needs no weights."""
+
+    name = TFIDF
+    weights_sha256 = ""
+
+    def embed(self, captions: Sequence[str]) -> Floats:
+        """Embeds captions as rows [N, D]."""
+        from sklearn.feature_extraction.text import TfidfVectorizer  # takes a second to import
+
+        vectorizer = TfidfVectorizer(
+            token_pattern=r"\w+|[.,;:!?]", ngram_range=(1, 3), sublinear_tf=True, max_features=4000
+        )
+        return vectorizer.fit_transform(captions).toarray()
+
+
+def silhouette(rows: Floats, labels: Labels) -> float | None:
+    """Mean silhouette coefficient by cosine distance, over at most 1,000 rows in equal steps.
+
+    Returns:
+        A value in [-1, 1]; None if these rows are in one cluster, or each in its own.
+    """
+    from sklearn.metrics import silhouette_score  # takes a second to import
+
+    chosen = np.linspace(0, len(rows) - 1, min(len(rows), 1000)).astype(int)
+    num_clusters = len(np.unique(labels[chosen]))
+    if not 1 < num_clusters < len(chosen):
+        return None
+    return float(silhouette_score(rows[chosen], labels[chosen], metric="cosine"))
 
 
 def _subsample(captions: list[str], options: StyleOptions) -> list[str]:

@@ -13,6 +13,8 @@ from tasks.suggestion import suggestion
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
 
+_EPS_SHARE, _MIN_EPS = 0.25, 1e-6
+
 NOISE = -1
 """Label of the density-based methods for a caption that belongs to no cluster."""
 
@@ -23,7 +25,9 @@ class StyleOptions:
 
     Attributes:
         num_styles: number of clusters of random, kmeans, gmm and agglomerative; at least 1.
-        eps: maximum cosine distance of two neighbours in DBSCAN, in (0, 2].
+        eps: maximum cosine distance of two neighbours in DBSCAN, in (0, 2]; None: a quarter of the
+            median distance of two captions, because the spread of embeddings depends on their
+            encoder.
         min_samples: number of neighbours, including itself, of a core caption (DBSCAN, HDBSCAN).
         min_cluster_size: smaller clusters are merged into the nearest one, for every method; also
             a parameter of HDBSCAN. At least 1.
@@ -31,7 +35,7 @@ class StyleOptions:
     """
 
     num_styles: int = 8
-    eps: float = 0.15
+    eps: float | None = None
     min_samples: int = 5
     min_cluster_size: int = 5
     seed: int = 0
@@ -40,7 +44,7 @@ class StyleOptions:
         for name in ("num_styles", "min_samples", "min_cluster_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
-        if not 0 < self.eps <= 2:
+        if self.eps is not None and not 0 < self.eps <= 2:
             raise ValueError(f"eps: expected a cosine distance in (0, 2], got {self.eps}")
 
 
@@ -225,8 +229,16 @@ def _hdbscan(rows: Floats, options: StyleOptions) -> Labels:
 def _dbscan(rows: Floats, options: StyleOptions) -> Labels:
     from sklearn.cluster import DBSCAN
 
-    model = DBSCAN(eps=options.eps, min_samples=options.min_samples, metric="cosine")
+    eps = options.eps or max(_EPS_SHARE * _median_distance(rows), _MIN_EPS)
+    model = DBSCAN(eps=eps, min_samples=options.min_samples, metric="cosine")
     return model.fit_predict(rows)
+
+
+def _median_distance(rows: Floats) -> float:
+    """Median cosine distance of two different rows, estimated from at most 1,000 of them."""
+    chosen = rows[np.linspace(0, len(rows) - 1, min(len(rows), 1000)).astype(int)]
+    distances = 1 - chosen @ chosen.T
+    return float(np.median(distances[np.triu_indices(len(chosen), 1)]))
 
 
 def _check_enough(rows: Floats, options: StyleOptions) -> None:

@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from tests.runner.descriptions.endpoint import DUAL_ANSWERS, Endpoint, Handler
 
 Describe = Callable[..., int]
 
+TFIDF = ("--style-encoder", "tfidf")
 SIZES = [
     f"benchmark.synthetic.{each}"
     for each in (
@@ -72,14 +74,17 @@ def entries(output: Path) -> dict[str, dict[str, str]]:
 def test_texts_are_correct_and_in_the_style_of_their_image(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert describe_drawn(root, tmp_path, "--style", "kmeans", "--num-styles", "3") == 0
+    asked = ("--style", "kmeans", "--num-styles", "3", "--style-encoder", "tfidf")
+    assert describe_drawn(root, tmp_path, *asked) == 0
     assert "3 styles found by kmeans in 96 captions (" in capsys.readouterr().err
     (folder,) = root.glob("synthetic-*/plaza")
     people = json.loads((folder / "plaza_attributes.json").read_text())
     settings = BenchmarkConfig.model_validate(
         {"root": str(root), "synthetic": dict(each.split(".")[-1].split("=") for each in SIZES)}
     )
-    styling = find_styling(StyleSettings("kmeans", num_styles=3), "plaza", settings)
+    styling = find_styling(
+        StyleSettings("kmeans", encoder="tfidf", num_styles=3), "plaza", settings
+    )
     found = entries(tmp_path)
     hashed = {each.path.name: each.sha256 for each in hash_images(list(folder.rglob("*.jpg")))}
     assert len(found) == len(hashed) == 64
@@ -118,6 +123,7 @@ def test_other_styles_change_the_source(root: Path, tmp_path: Path, capsys) -> N
     assert asked() == 64
     assert asked("--style", "dbscan", "--style-seed", "1") == 64
     assert asked("--style", "dbscan", "--captions", "station") == 64
+    assert asked("--style", "dbscan", "--style-encoder", "tfidf") == 64
     assert asked("--style", "dbscan") == 0
 
 
@@ -134,6 +140,7 @@ def test_request_has_exemplars_of_the_style(
 ) -> None:
     endpoint.answers = DUAL_ANSWERS
     asked = ("--prompt", "dual", "--style", "kmeans", "--num-styles", "3", "--captions", str(file))
+    asked += ("--style-encoder", "tfidf")
     assert describe(*asked) == 0
     masked = {mask(each) for each in captions}
     shown = [
@@ -158,7 +165,7 @@ def test_resumed_job_sends_the_same_requests(
     describe: Describe, endpoint: Endpoint, file: Path
 ) -> None:
     endpoint.answers = DUAL_ANSWERS
-    asked = ("--prompt", "dual", "--style", "dbscan", "--captions", str(file))
+    asked = ("--prompt", "dual", "--style", "dbscan", "--captions", str(file), *TFIDF)
     assert describe(*asked, "--max-requests", "5") == 1
     assert describe(*asked) == 0
     assert set(endpoint.answered.values()) == {1}
@@ -176,7 +183,7 @@ def test_retry_keeps_the_style(describe: Describe, endpoint: Endpoint, file: Pat
         return attempt == 1
 
     endpoint.fault = fault
-    asked = ("--prompt", "dual", "--style", "kmeans", "--captions", str(file))
+    asked = ("--prompt", "dual", "--style", "kmeans", "--captions", str(file), *TFIDF)
     assert describe(*asked, "--concurrency", "1") == 0
     first, second = endpoint.prompts[::2], endpoint.prompts[1::2]
     assert [each.partition("\nAn earlier answer")[0] for each in second] == first
@@ -188,15 +195,18 @@ def test_retry_keeps_the_style(describe: Describe, endpoint: Endpoint, file: Pat
 def test_masked_captions_are_embedded_by_a_text_tower(
     captions: list[str], file: Path, tmp_path: Path
 ) -> None:
-    tower = StyleSettings(
-        "agglomerative", str(file), encoder="tiny-clip", weights="warm", num_styles=3
-    )
+    tower = StyleSettings("agglomerative", str(file), encoder="tiny-clip", num_styles=3)
     found = find_styling(tower, "people", BenchmarkConfig()).styles
     assert sum(each.size for each in found.styles) == len(captions)
     plain = find_styling(
-        StyleSettings("agglomerative", str(file), num_styles=3), "people", BenchmarkConfig()
+        StyleSettings("agglomerative", str(file), encoder="tfidf", num_styles=3),
+        "people",
+        BenchmarkConfig(),
     ).styles
     assert found.digest != plain.digest
+    assert (found.encoder, plain.encoder) == ("tiny-clip:warm", "tfidf")
+    again = replace(plain, encoder=found.encoder, weights_sha256=found.weights_sha256)
+    assert again.digest != plain.digest, "texts of another encoder would be reused"
 
 
 def test_a_text_tower_of_a_local_folder(file: Path, tmp_path: Path) -> None:
@@ -211,12 +221,15 @@ def test_a_text_tower_of_a_local_folder(file: Path, tmp_path: Path) -> None:
     folder = tmp_path / "tower"
     folder.mkdir()
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
-    settings = StyleSettings("none", str(file), encoder=str(folder))
+    settings = StyleSettings("kmeans", str(file), encoder=str(folder))
     with pytest.raises(ValueError, match=r"--style-encoder .*tower: "):
         find_styling(settings, "people", BenchmarkConfig())
     clip = open_clip.CLIP(**config)
     torch.save(clip.state_dict(), folder / "open_clip_pytorch_model.bin")
-    assert len(find_styling(settings, "people", BenchmarkConfig()).styles.styles) == 1
+    styles = find_styling(settings, "people", BenchmarkConfig()).styles
+    assert styles.encoder == "tower"
+    assert len(styles.weights_sha256) == 64
+    assert styles.silhouette is not None
 
 
 @pytest.mark.parametrize(
@@ -238,7 +251,8 @@ def test_sources_without_captions(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     (tmp_path / name).write_text(content)
-    status = describe("--prompt", "dual", "--style", "kmeans", "--captions", str(tmp_path / name))
+    asked = ("--prompt", "dual", "--style", "kmeans", "--captions", str(tmp_path / name), *TFIDF)
+    status = describe(*asked)
     output = " ".join(capsys.readouterr().err.split())
     assert status == 2
     assert re.search(message, output), output
@@ -257,7 +271,9 @@ def test_sources_without_captions(
         (["--style", "dbscan"], "a folder of images, which has no captions"),
         (["--style", "dbscan", "--captions", "nowhere.json"], "got 'nowhere.json'"),
         (["--style", "none", "--captions", "plaza", "--style-encoder", "ViT-B-31"],
-         "--style-encoder ViT-B-31: architecture: .*did you mean"),
+         "--style-encoder ViT-B-31:openai: architecture: .*did you mean"),
+        (["--style", "none", "--captions", "plaza", "--style-encoder", "tiny-clip:nowhere.pt"],
+         "--style-encoder tiny-clip:nowhere.pt: weights: expected an existing file"),
     ],
 )  # fmt: skip
 def test_invalid_style_options(

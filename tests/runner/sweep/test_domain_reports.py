@@ -1,16 +1,21 @@
-"""Reports after t domains equal the scores of a run over t domains."""
+"""Reports after t domains or epochs equal the scores of a run that ended there."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from runner.config.run_config import RunConfig
+from runner.experiment import run_experiment
 from runner.sweep.domain_reports import DomainReports, mean_report
-from runner.sweep.trial_records import Report
-from runner.tracking.event_log import Event
+from runner.sweep.objectives import parse_objectives
+from runner.sweep.trial_records import Report, TrialRecord
+from runner.tracking.event_log import Event, read_events
 from tasks.retrieval.metrics import METRICS
 
 SEEN, UNSEEN = ("a", "b", "c"), ("u", "v")
@@ -82,3 +87,84 @@ def test_reports_of_seeds_are_averaged() -> None:
     assert mean.validation == {"seen_mAP": 50.0, "unseen_mAP": None}
     assert (mean.learned_domains, mean.test["seen_mAP"], mean.seconds) == (6, 20.0, 12.0)
     assert mean_report([left]) == left
+
+
+# ---- candidate epochs of a single domain
+
+
+def stage_event(epochs: int, time: float) -> Event:
+    return {"event": "stage", "time": time, "epochs": epochs}
+
+
+def candidate(epoch: int, mean_ap: float | str, time: float) -> Event:
+    validation = dict.fromkeys(METRICS, mean_ap)
+    test = dict.fromkeys(METRICS, 100.0 - epoch)
+    return {
+        "event": "candidate", "time": time, "domain": "a", "epoch": epoch,
+        "validation": validation, "test": test,
+    }  # fmt: skip
+
+
+def single_domain_events(scores: list[float | str]) -> list[Event]:
+    clock = count(100.0, 10.0)
+    events = [{**run_event(next(clock)), "seen": ["a"], "unseen": []}]
+    events.append(stage_event(len(scores), next(clock)))
+    events += [candidate(epoch, each, next(clock)) for epoch, each in enumerate(scores, start=1)]
+    return events
+
+
+def epoch_reports_of(events: list[Event]) -> list[Report]:
+    reports = DomainReports(by_epoch=True, num_seeds=2)
+    return [report for event in events if (report := reports.take(event))]
+
+
+def test_reports_after_epochs_have_the_scores_of_the_selected_epoch() -> None:
+    reports = epoch_reports_of(single_domain_events([40.0, 55.0, 50.0, 55.0]))
+    assert [each.validation["seen_mAP"] for each in reports] == [40.0, 55.0, 55.0, 55.0]
+    # The earliest epoch on a tie; the test score is that of the same epoch.
+    assert [each.test["seen_R1"] for each in reports] == [99.0, 98.0, 98.0, 98.0]
+    assert [each.progress for each in reports] == [1, 2, 3, 4]
+    assert [each.learned_domains for each in reports] == [0, 0, 0, 1]
+    assert [each.reached(1) for each in reports] == ["1/8", "2/8", "3/8", "4/8"]
+    assert [each.seconds for each in reports] == [20, 30, 40, 50]
+
+
+def test_an_epoch_without_a_score_is_not_selected() -> None:
+    first, second = epoch_reports_of(single_domain_events(["nan", 30.0]))
+    assert parse_objectives("seen_mAP")[0].of(first) is None
+    assert second.validation["seen_mAP"] == 30.0
+
+
+def test_a_resumed_run_reports_no_epoch_twice() -> None:
+    events = single_domain_events([40.0, 55.0, 50.0, 57.0])
+    later = [{**event, "time": event["time"] + 1000} for event in events[3:]]
+    # Killed after epoch 2 and before its checkpoint: the epoch is trained again.
+    resumed = epoch_reports_of([*events[:4], {**events[0], "time": 1100.0}, events[1], *later])
+    whole = epoch_reports_of(events)
+    assert [each.epochs for each in resumed] == [1, 2, 3, 4]
+    assert [each.validation for each in resumed] == [each.validation for each in whole]
+    record = TrialRecord(0, {})
+    for report in [*whole[:2], *resumed]:
+        record = record.with_report(report)
+    assert [each.epochs for each in record.reports] == [1, 2, 3, 4]
+
+
+def test_epochs_of_seeds_are_summed() -> None:
+    last = epoch_reports_of(single_domain_events([40.0, 55.0]))[-1]
+    mean = mean_report([last, last])
+    assert (mean.progress, mean.reached(2), mean.learned_domains) == (4, "4/4", 2)
+
+
+def test_the_last_report_of_a_run_has_the_scores_of_its_selection(
+    tiny_config: Callable[..., RunConfig], tmp_path: Path, no_figures: None
+) -> None:
+    single = ("benchmark.order=[plaza]", "benchmark.unseen=[]", "learner.epochs=3")
+    config = tiny_config(tmp_path, "finetune", *single, "evaluation.every_epochs=1")
+    result = run_experiment(config)
+    events = read_events(result.folder / "events.jsonl").events
+    reports = DomainReports(by_epoch=True)
+    last = [report for event in events if (report := reports.take(event))][-1]
+    chosen = result.results["selection"]["validation"]
+    assert (last.epochs, last.planned_epochs, last.learned_domains) == (3, 3, 1)
+    assert last.validation["seen_mAP"] == chosen["validation"]["mAP"]
+    assert last.test["seen_mAP"] == chosen["test"]["mAP"]

@@ -36,7 +36,7 @@ def searcher_of(storage: InMemoryStorage, objective: str = "seen_mAP") -> StudyS
 
 
 def result_of(step: int, value: float, finished: bool = False) -> dict[str, Any]:
-    return {"learned_domains": step, "seen_mAP": value, "finished": finished}
+    return {"progress": step, "seen_mAP": value, "finished": finished}
 
 
 def report_of(step: int, value: float) -> Report:
@@ -96,7 +96,7 @@ def test_several_objectives_are_told_in_order() -> None:
 def test_a_finished_trial_without_a_value_fails() -> None:
     searcher = searcher_of(InMemoryStorage())
     searcher.suggest("a")
-    searcher.on_trial_complete("a", {"learned_domains": 2, "finished": True})
+    searcher.on_trial_complete("a", {"progress": 2, "finished": True})
     assert searcher.study.trials[0].state == TrialState.FAIL
 
 
@@ -285,5 +285,5 @@ def test_a_report_without_forgetting_continues() -> None:
         controller: Any = None
         trial: Any = Running("a")
         scheduler.on_trial_add(controller, trial)
-        decision = scheduler.on_trial_result(controller, trial, {"learned_domains": 1})
+        decision = scheduler.on_trial_result(controller, trial, {"progress": 1})
         assert decision == "CONTINUE"

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import tasks.synthetic.styled_texts
+from models.backbones.caption_encoder import load_caption_encoder
 from tasks.benchmarks import BenchmarkConfig, load_benchmark
 from tasks.protocol.lock_differences import is_test_comparable, lock_differences
 from tasks.schema import Benchmark
@@ -32,8 +33,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def load(root: Path, **settings: Any) -> Benchmark:
     settings = {"name": "synthetic-t2i", "num_validation_identities": 2} | settings
+    if settings.get("style"):
+        settings["style_options"] = {"encoder": "tfidf"} | settings.get("style_options", {})
     config = BenchmarkConfig.model_validate({"root": str(root), "synthetic": SIZES} | settings)
-    return load_benchmark(config, image_height=64, image_width=32)
+    return load_benchmark(
+        config, image_height=64, image_width=32, load_encoder=load_caption_encoder
+    )
 
 
 def texts(benchmark: Benchmark) -> dict[str, tuple[str, str]]:
@@ -118,9 +123,9 @@ def test_locks_differ_in_style_and_tests_are_comparable(root: Path) -> None:
 def test_styles_use_only_training_captions_of_the_first_domain(root: Path) -> None:
     calls: list[list[str]] = []
 
-    def find(captions, method, options):
+    def find(captions, *others):
         calls.append(list(captions))
-        return real(captions, method, options)
+        return real(captions, *others)
 
     real = tasks.synthetic.styled_texts.find_styles
     with pytest.MonkeyPatch.context() as patch:
@@ -146,6 +151,32 @@ def test_files_are_written_once_per_setting(root: Path) -> None:
     assert len(files()) == 6
 
 
+def test_encoders_are_not_mixed(root: Path) -> None:
+    def load_with(encoder: str | None) -> tuple[set[Path], dict[str, Any]]:
+        before = set(root.glob("synthetic-*/*/*_dual-gmm-*.json"))
+        benchmark = load(root, style="gmm", style_options={"encoder": encoder, "seed": 3})
+        written = set(root.glob("synthetic-*/*/*_dual-gmm-*.json")) - before
+        return written, dict(benchmark.lock["domains"]["plaza"]["facts"])
+
+    tfidf_files, tfidf_facts = load_with("tfidf")
+    clip_files, clip_facts = load_with("tiny-clip")
+    assert len(tfidf_files) == len(clip_files) == 3
+    assert tfidf_facts["style_encoder"] == "tfidf"
+    assert "style_weights" not in tfidf_facts
+    assert clip_facts["style_encoder"] == "tiny-clip:warm"
+    assert clip_facts["style_weights"] == load_caption_encoder("tiny-clip").weights_sha256
+    # The default is tiny-clip; the setting, not only the encoder, is part of the file's name.
+    assert load_with(None)[1] == clip_facts
+
+
+def test_a_text_tower_needs_a_loader(root: Path) -> None:
+    config = BenchmarkConfig.model_validate(
+        {"root": str(root), "synthetic": SIZES, "name": "synthetic-t2i", "style": "gmm"}
+    )
+    with pytest.raises(ValueError, match=r"style_options\.encoder: expected tfidf .*tiny-clip"):
+        load_benchmark(config, image_height=64, image_width=32)
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_error_for_a_read_only_folder(root: Path) -> None:
     (folder,) = root.glob("synthetic-*/plaza")
@@ -161,10 +192,13 @@ def test_error_for_a_read_only_folder(root: Path) -> None:
     ("settings", "message"),
     [
         ({"name": "synthetic", "style": "dbscan"}, "set name=synthetic-t2i"),
-        ({"name": "cuhk_pedes", "style": "none"}, "describe --prompt dual --style"),
         ({"style": "dbscam"}, "dbscan"),
         ({"style": "dbscan", "style_options": {"eps": 0}}, "greater than 0"),
         ({"style": "kmeans", "style_options": {"num_styles": 97}}, "96; got 97"),
+        (
+            {"style": "kmeans", "style_options": {"encoder": "ViT-B-31:openai"}},
+            "style_options.encoder: ViT-B-31:openai: architecture: .*did you mean",
+        ),
     ],
 )
 def test_invalid_settings_are_refused(root: Path, settings: dict[str, Any], message: str) -> None:

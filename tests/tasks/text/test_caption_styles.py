@@ -12,7 +12,7 @@ import tasks.text.caption_styles
 from tasks.synthetic.captions import write_captions
 from tasks.synthetic.domains import training_domains
 from tasks.synthetic.studio import person_of
-from tasks.text.caption_styles import Styles, find_styles, tfidf
+from tasks.text.caption_styles import Styles, TfidfEncoder, find_styles
 from tasks.text.masking import SLOT, mask
 from tasks.text.paraphrase import CLOTHING, DEFAULT_TEMPLATE, IDENTITY, best_template, fill_template
 from tasks.text.style_clustering import StyleOptions, style_methods
@@ -119,7 +119,7 @@ def test_styles_and_their_exemplars(captions: list[str], method: str) -> None:
 def test_exemplars_are_nearest_to_the_centre(captions: list[str]) -> None:
     result = find_styles(captions, "dbscan", OPTIONS)
     texts = [mask(each) for each in captions]
-    rows = tfidf(texts)
+    rows = TfidfEncoder().embed(texts)
     for number, style in enumerate(result.styles):
         members = [index for index, label in enumerate(result.labels) if label == number]
         centre = rows[members].mean(axis=0)
