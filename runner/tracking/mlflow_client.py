@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
+from runner.config.redaction import masked, masked_uri
 from runner.config.sections import DATABASES, TrackingConfig
 
 if TYPE_CHECKING:
@@ -189,8 +190,8 @@ def error_message(config: TrackingConfig, error: BaseException) -> str:
 
 
 def public_uri(uri: str) -> str:
-    """`uri` without user name and password."""
-    return re.sub(r"://[^/]*@", "://", uri)
+    """`uri` without user name, password and secret parameters."""
+    return re.sub(r"://[^/]*@", "://", masked_uri(uri))
 
 
 def valid_name(name: str) -> str:
@@ -217,10 +218,10 @@ def _reason(error: BaseException) -> str:
     link: BaseException | None = error
     while link is not None:
         if isinstance(link, (ConnectionError, TimeoutError, socket.gaierror)):
-            return f"no answer ({link.strerror or link})"
+            return masked(f"no answer ({link.strerror or link})")
         link = link.__cause__ or link.__context__
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:300]
+    return masked(lines[0])[:300]
 
 
 @contextlib.contextmanager
