@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from runner.config.redaction import masked, masked_uri
 from runner.config.sections import DATABASES, TrackingConfig
+from runner.tracking.sqlite_files import MLFLOW, sqlite_problem
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -246,7 +247,7 @@ def _connect(config: TrackingConfig) -> MlflowClient:
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     database = database_file(config.uri)
     if database is not None:
-        _check_writable(database)
+        _check_database(database)
 
     from mlflow import MlflowClient  # slow to import
 
@@ -256,8 +257,12 @@ def _connect(config: TrackingConfig) -> MlflowClient:
     return MlflowClient(config.uri)
 
 
-def _check_writable(database: Path) -> None:
-    # Without this check MLflow retries opening the file for minutes.
+def _check_database(database: Path) -> None:
+    # Without these checks MLflow retries opening the file for minutes, or changes foreign tables.
+    if problem := sqlite_problem(database, MLFLOW):
+        raise TrackingError(
+            f"tracking.uri: {database} {problem}; it is unchanged; set tracking.uri to another file"
+        )
     try:
         database.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
