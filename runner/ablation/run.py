@@ -113,7 +113,8 @@ def _submit(cell: Cell, home: str) -> Any:
         # A task of a lost machine is retried on another one, from the run's checkpoint.
         max_retries=cluster.max_failures,
     )
-    return task.remote(cell.config, home)
+    tracking = cell.config.tracking.without_password()
+    return task.remote(cell.config.model_copy(update={"tracking": tracking}), home)
 
 
 def _error_of(reference: Any) -> str | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from runner.config.redaction import has_reference, reference_error
+from runner.config.redaction import has_reference
 
 _KEPT = (
     *("tracking.", "storage.", "checkpoints.", "cluster."),
@@ -52,6 +53,26 @@ def references_in(node: Any) -> dict[str, Any]:
         for key, value in leaves(OmegaConf.to_container(node))
         if has_reference(value) and key.startswith(_KEPT) and key != "tracking.uri"
     }
+
+
+def resolved(text: str, field: str) -> str:
+    """Replaces the environment references of a text.
+
+    Raises:
+        ValueError: a variable is not set; the message names it and the field.
+    """
+    try:
+        return str(OmegaConf.to_container(OmegaConf.create({"text": text}), resolve=True)["text"])
+    except OmegaConfBaseException as error:
+        raise ValueError(reference_error(error, field)) from error
+
+
+def reference_error(error: OmegaConfBaseException, field: str = "") -> str:
+    """One line about a value that cannot be resolved, with the field and the reason."""
+    key, reason = field or error.full_key or "configuration", str(error).partition("\n")[0]
+    if variable := re.search(r"Environment variable '\w+' not found", reason):
+        return f"{key}: {variable[0]}; set the variable, or override {key}"
+    return f"{key}: {reason}"
 
 
 def with_values(values: Mapping[str, Any], replacements: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import re
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
 MASK = "***"
 _REFERENCE = "${oc.env:"
 _NAMED_REFERENCE = re.compile(r"\$\{oc\.env:(\w+)\}")
@@ -51,26 +48,6 @@ def is_masked(uri: str) -> bool:
 def has_reference(value: object) -> bool:
     """Whether a value contains a reference to an environment variable."""
     return _REFERENCE in str(value)
-
-
-def resolved(text: str, field: str) -> str:
-    """Replaces the environment references of a text.
-
-    Raises:
-        ValueError: a variable is not set; the message names it and the field.
-    """
-    try:
-        return str(OmegaConf.to_container(OmegaConf.create({"text": text}), resolve=True)["text"])
-    except OmegaConfBaseException as error:
-        raise ValueError(reference_error(error, field)) from error
-
-
-def reference_error(error: OmegaConfBaseException, field: str = "") -> str:
-    """One line about a value that cannot be resolved, with the field and the reason."""
-    key, reason = field or error.full_key or "configuration", str(error).partition("\n")[0]
-    if variable := re.search(r"Environment variable '\w+' not found", reason):
-        return f"{key}: {variable[0]}; set the variable, or override {key}"
-    return f"{key}: {reason}"
 
 
 def _masked(text: str, password: re.Pattern[str]) -> str:

@@ -6,7 +6,8 @@ from typing import Literal, Self
 
 from pydantic import ConfigDict, Field, field_serializer, field_validator, model_validator
 
-from runner.config.redaction import has_reference, is_masked, masked_uri, resolved
+from runner.config.plain_values import resolved
+from runner.config.redaction import has_reference, is_masked, masked_uri
 from tasks.loading.transforms import TransformConfig
 from tasks.retrieval.matching import RankingProtocol
 from tasks.retrieval.reranking import RerankingConfig
@@ -149,6 +150,10 @@ class TrackingConfig(FrozenConfig):
     def _masked_uri(self, uri: str | None) -> str | None:
         """Masks a password in everything that is written or sent to a worker."""
         return uri and masked_uri(uri)
+
+    def without_password(self) -> TrackingConfig:
+        """A copy for a process that writes the configuration but does not track."""
+        return self.model_copy(update={"uri": self.uri and masked_uri(self.uri)})
 
     def usable_uri(self) -> str | None:
         """`uri` with its environment references resolved.

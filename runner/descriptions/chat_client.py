@@ -190,7 +190,7 @@ class ChatClient:
             allow_redirects=False,
             stream=True,
             # A proxy would receive the key that is sent unencrypted on this machine.
-            proxies={"http": None, "https": None, "all": None} if self._is_local else None,
+            proxies={"http": "", "https": "", "all": ""} if self._is_local else None,
         )
 
     def _wait_for_turn(self) -> None:
