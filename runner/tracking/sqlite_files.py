@@ -62,7 +62,7 @@ def sqlite_problem(file: Path, program: _Program) -> str | None:
     try:
         with file.open("rb") as opened:
             start = opened.read(len(_HEADER))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         return f"cannot be read ({error.strerror})"
