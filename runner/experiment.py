@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from models.backbones.caption_encoder import load_caption_encoder
-from runner.config.run_config import RunConfig, base_folder, flatten, learner_module
+from runner.config.plain_values import leaves
+from runner.config.run_config import RunConfig, base_folder, learner_module, public_values
+from runner.config.sections import TrackingConfig
 from runner.results.report import write_figures
 from runner.results.run_folder import RunStorage, git_revision
 from runner.streaming.decoded_cache import SharedFiles
@@ -67,6 +69,7 @@ def run_experiment(
         RuntimeError: another process uses the run, or workers failed too often.
     """
     start_s = time.time()
+    tracking = _tracking(config)
     storage = RunStorage.of(config)
     benchmark = read_benchmark(config)
     attempt = storage.open(config, fresh=fresh)
@@ -78,7 +81,7 @@ def run_experiment(
         events = EventLog(storage.events_file)
         with _show_events(storage, view):
             _emit_run(events, config, benchmark, attempt)
-            tracker = _tracker(storage, config)
+            tracker = Tracker(storage.folder, tracking).start() if tracking else None
             try:
                 outcome = _compute(config, benchmark, storage, attempt, shared)
                 results = summarise(config, benchmark, outcome, attempt, time.time() - start_s)
@@ -215,24 +218,28 @@ def _emit_run(events: EventLog, config: RunConfig, benchmark: Benchmark, attempt
         seed=config.seed,
         seen=[domain.name for domain in benchmark.seen],
         unseen=[domain.name for domain in benchmark.unseen],
-        params=flatten(config),
+        params=dict(leaves(public_values(config))),
         git_revision=git_revision(),
         attempt=attempt,
     )
 
 
 def tracking_uri(config: RunConfig) -> str | None:
-    """Returns `tracking.uri`; the path of a database is made absolute."""
-    uri = config.tracking.uri
+    """Returns `tracking.uri` with its password; the path of a database is made absolute.
+
+    Raises:
+        ValueError: an environment variable is not set, or the password was not stored.
+    """
+    uri = config.tracking.usable_uri()
     return resolve_uri(uri, base_folder()) if uri else None
 
 
-def _tracker(storage: RunStorage, config: RunConfig) -> Tracker | None:
+def _tracking(config: RunConfig) -> TrackingConfig | None:
+    """Settings of the tracker; None if the run is not tracked."""
     if config.cluster.num_workers == 0 or config.tracking.uri is None:
         return None
-    settings = config.tracking.model_copy(update={"uri": tracking_uri(config)})
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-    return Tracker(storage.folder, settings).start()
+    return config.tracking.model_copy(update={"uri": tracking_uri(config)})
 
 
 @contextmanager

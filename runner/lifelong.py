@@ -23,6 +23,7 @@ from contextlib import nullcontext, redirect_stdout
 import runner.commands
 from runner import __version__, program_name
 from runner.commands._output import Output, make_console
+from runner.config.redaction import masked
 from tasks.suggestion import suggestion
 
 DEFAULT_COMMAND = "run"
@@ -52,11 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except (ValueError, OSError, FloatingPointError) as error:
         errors.print(f"error {type(error).__name__}", style="bold red")
-        errors.print(str(error), soft_wrap=True)
+        errors.print(masked(str(error)), soft_wrap=True)
         return 2
     except RuntimeError as error:
         errors.print("failed", style="bold red")
-        errors.print(str(error), soft_wrap=True)
+        errors.print(masked(str(error)), soft_wrap=True)
         return 1
     except KeyboardInterrupt:
         resume = "; run the same command again to resume from the last checkpoint"
@@ -112,7 +113,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     options, rest = parser.parse_known_args(words)
     overrides = [word for word in rest if "=" in word and not word.startswith("-")]
     if unknown := [word for word in rest if word not in overrides]:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        parser.error(f"unrecognized arguments: {masked(' '.join(unknown))}")
     if overrides:
         options.overrides = [*options.overrides, *overrides]
     return options

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from models.backbones.config import TINY, TINY_VIT_BERT, VIT_BERT
+from models.backbones.torchscript import is_torchscript
 from models.backbones.weights import (
     check_warm_file,
     check_weights_file,
-    is_torchscript,
     is_weights_file,
     load_strict,
     read_state,

@@ -27,6 +27,7 @@ Norm = Callable[[int], nn.Module]
 """Function from the number of channels to a new batch normalisation layer."""
 
 _MIN_VALUE = 1e-6
+_CLASSIFIERS = ("fc.", "classifier.")  # of torchvision and torchreid
 
 
 class GeneralisedMeanPool(nn.Module):
@@ -156,7 +157,7 @@ def _load(resnet: ResNet, weights: str, name: str) -> None:
     current = resnet.state_dict()
     # Files from before torch 0.4.1 have no num_batches_tracked, which is not used.
     merged = {key: current[key] for key in current if key.endswith("num_batches_tracked")}
-    merged |= {key: tensor for key, tensor in state.items() if not key.startswith("fc.")}
+    merged |= {key: tensor for key, tensor in state.items() if not key.startswith(_CLASSIFIERS)}
     merged |= {key: current[key] for key in current if key.startswith("fc.")}
     load_strict(resnet, merged, description)
 
@@ -166,7 +167,7 @@ def _imagenet_state() -> Mapping[str, Tensor]:
     # The weights that the methods' authors use, not the later IMAGENET1K_V2.
     weights = ResNet50_Weights.IMAGENET1K_V1
     try:
-        return weights.get_state_dict(progress=False, check_hash=True)
+        return weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (OSError, RuntimeError) as error:
         cache = Path(torch.hub.get_dir()) / "checkpoints"
         raise RuntimeError(

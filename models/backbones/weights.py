@@ -4,20 +4,38 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
+import pickle
+import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-_FILE_SUFFIXES = {".safetensors", ".pt", ".pth", ".bin"}
+from models.backbones.torchscript import ForeignObjectError, is_torchscript, read_torchscript
+
+_FILE_NAME = re.compile(r"\.(safetensors|pt|pth|bin|ckpt|tar)(?![a-z])", re.IGNORECASE)
+"""Part of the name of a weights file, such as model.pth.tar-60."""
+_WRAPPERS = ("state_dict", "model", "model_state_dict")
+_PREFIXES = ("module.", "_orig_mod.", "model.")
+"""Prefixes by DistributedDataParallel, torch.compile and Lightning."""
+_IGNORED_OBJECTS = (
+    *("numpy.dtype", "numpy.ndarray", "argparse.Namespace"),
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core")
+      for name in ("scalar", "_reconstruct")),
+    *(f"pathlib.{name}" for name in ("Path", "PosixPath", "PurePosixPath", "WindowsPath")),
+    *("datetime.datetime", "datetime.date", "datetime.timedelta"),
+)  # fmt: skip
+"""Harmless objects beside the tensors of training checkpoints. They are read as `_Ignored`."""
+_FIRST_BYTES = 512
+_REMEDY = "save the tensors of a model with torch.save(model.state_dict(), file)"
 
 
 def is_weights_file(weights: str) -> bool:
     """Return whether `backbone.weights` is a file path rather than a tag."""
-    path = Path(weights)
-    return path.suffix in _FILE_SUFFIXES or len(path.parts) > 1
+    return bool(_FILE_NAME.search(weights)) or len(Path(weights).parts) > 1
 
 
 def check_weights_file(path: Path) -> None:
@@ -35,32 +53,114 @@ def check_weights_file(path: Path) -> None:
 def read_state(path: Path) -> dict[str, Tensor]:
     """Read tensors by name from a safetensors file, a state dict or a TorchScript archive.
 
+    No code of the file is executed. `state_dict` and `model` of a training checkpoint are
+    unwrapped, and prefixes that all names share (module., _orig_mod., model.) are removed.
+
     Raises:
-        ValueError: the file has none of these formats.
+        ValueError: the file has none of these formats, or holds something else than tensors.
     """
+    if problem := _other_content(path):
+        raise ValueError(
+            f"backbone.weights: cannot read {path} as a weights file: expected safetensors or "
+            f"PyTorch's format, got {problem}"
+        )
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix.lower() == ".safetensors":
             from safetensors.torch import load_file
 
-            return load_file(path)
-        if is_torchscript(path):
-            state = torch.jit.load(path, map_location="cpu").state_dict()
+            content = load_file(path)
+        elif is_torchscript(path):
+            content = read_torchscript(path)
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            ignored = torch.serialization.safe_globals(
+                [(_Ignored, each) for each in _IGNORED_OBJECTS]
+            )
+            with ignored, warnings.catch_warnings(action="ignore"):
+                content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(
-            f"backbone.weights: cannot read {path} as a weights file: {error}"
+            f"backbone.weights: cannot read {path} as a weights file: {_reason(error)}"
         ) from error
-    state = state.get("state_dict", state)
-    return {key.removeprefix("module."): tensor for key, tensor in state.items()}
+    return _without_prefixes(_tensors_in(content, path))
 
 
-def is_torchscript(path: Path) -> bool:
-    """Return whether the file is a TorchScript archive, like OpenAI's CLIP weights."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(Path(name).name == "constants.pkl" for name in archive.namelist())
+class _Ignored:
+    """Replacement of an object beside the tensors of a file; its arguments are dropped."""
+
+    def __new__(cls, *_: object) -> Self:
+        return super().__new__(cls)
+
+    def __init__(self, *_: object) -> None: ...
+
+    def __setstate__(self, state: object) -> None: ...
+
+
+def _other_content(path: Path) -> str | None:
+    """Describe a file that is no weights file by its first bytes; None if it may be one."""
+    with path.open("rb") as file:
+        start = file.read(_FIRST_BYTES)
+    if not start:
+        return "an empty file; download it again"
+    if start.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer instead of the file; fetch the file with: git lfs pull"
+    if re.match(rb"\s*<(!doctype|html|\?xml|head)", start, re.IGNORECASE):
+        return "a web page, such as a login or quota page; download the file with a browser"
+    # A safetensors file starts with the length of its header, 8 bytes of which the last are zero.
+    is_pickle = start.startswith(b"\x80") and any(start[2:8])
+    if path.suffix.lower() == ".safetensors" and (is_pickle or start.startswith(b"PK\x03\x04")):
+        return "PyTorch's format under the name .safetensors; rename the file to .pth"
+    return None
+
+
+def _reason(error: Exception) -> str:
+    """Explain an error in one sentence, without PyTorch's advice to disable its safety checks."""
+    text = str(error)
+    if named := re.search(r"(?:GLOBAL|global) ([\w.]+\.\w+)", text):
+        return (
+            f"it holds the Python object {named[1]}, which may execute code and is not created; "
+            f"expected tensors only: {_REMEDY}"
+        )
+    if isinstance(error, ForeignObjectError):
+        return text
+    if isinstance(error, pickle.UnpicklingError) and "load key" not in text:
+        return f"it does not hold tensors by name; {_REMEDY}"
+    first = (text.strip().splitlines() or [type(error).__name__])[0].partition(". ")[0][:150]
+    return f"it is damaged or incomplete ({first}); download it again"
+
+
+def _tensors_in(content: object, path: Path) -> dict[str, Tensor]:
+    """Return the tensors by name in the content of a file.
+
+    Raises:
+        ValueError: the content is not a mapping of names to tensors.
+    """
+    values: Any = content
+    while isinstance(values, Mapping):
+        inner = [values[name] for name in _WRAPPERS if isinstance(values.get(name), Mapping)]
+        if not inner:
+            break
+        values = inner[0]
+    problem = None
+    if not isinstance(values, Mapping):
+        problem = f"a {type(values).__name__}"
+    elif not values:
+        problem = "no tensors"
+    elif strange := [key for key in values if not isinstance(key, str)]:
+        problem = f"the key {strange[0]!r}"
+    elif strange := [key for key in values if not isinstance(values[key], Tensor)]:
+        problem = f"a {type(values[strange[0]]).__name__} under {strange[0]!r}"
+    if problem:
+        raise ValueError(
+            f"backbone.weights: expected tensors by name in {path}, got {problem}; {_REMEDY}"
+        )
+    return dict(values)
+
+
+def _without_prefixes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Remove the prefixes that all names share."""
+    while shared := [each for each in _PREFIXES if all(key.startswith(each) for key in state)]:
+        state = {key.removeprefix(shared[0]): tensor for key, tensor in state.items()}
+    return dict(state)
 
 
 def load_strict(module: nn.Module, state: Mapping[str, Tensor], description: str) -> None:

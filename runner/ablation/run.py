@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ import ray
 from ray.exceptions import RayError
 
 from runner.ablation.cells import Cell
-from runner.config.run_config import base_folder, validate
+from runner.config.run_config import RunConfig, base_folder
 from runner.experiment import run_experiment
 from runner.on_ray.cluster import connected
 from runner.on_ray.resources import wait_for_resources
@@ -113,7 +113,8 @@ def _submit(cell: Cell, home: str) -> Any:
         # A task of a lost machine is retried on another one, from the run's checkpoint.
         max_retries=cluster.max_failures,
     )
-    return task.remote(cell.config.model_dump(mode="json"), home)
+    tracking = cell.config.tracking.without_password()
+    return task.remote(cell.config.model_copy(update={"tracking": tracking}), home)
 
 
 def _error_of(reference: Any) -> str | None:
@@ -124,11 +125,11 @@ def _error_of(reference: Any) -> str | None:
         return f"{type(error).__name__}: {lines[0]}"
 
 
-def _run(values: Mapping[str, Any], home: str) -> str | None:
+def _run(config: RunConfig, home: str) -> str | None:
     """Ray task: executes the run in this process and returns an error message or None."""
     with base_folder_of_driver(home):
         try:
-            run_experiment(validate(values))
+            run_experiment(config)
         except _EXPECTED_ERRORS as error:
             return f"{type(error).__name__}: {error}"
         except Exception:  # a bug; other cells may not be affected

@@ -115,8 +115,9 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="base URL of the endpoint (default: https://api.openai.com/v1)",
     )  # fmt: skip
     group.add_argument(
-        "--key-variable", default="OPENAI_API_KEY", metavar="NAME",
-        help="environment variable of the API key; none: send no key (default: OPENAI_API_KEY)",
+        "--key-variable", metavar="NAME",
+        help="environment variable of the API key that is sent to --url; none: send no key "
+        "(default: OPENAI_API_KEY for api.openai.com, otherwise none)",
     )  # fmt: skip
     group.add_argument(
         "--concurrency", type=positive, default=8, metavar="N",

@@ -69,6 +69,7 @@ def main(options: argparse.Namespace, output: Output) -> int:
     name, table = load_table(options.table)
     check_rows(table, chosen)
     cells = plan_cells(table, seeds, overrides, real=options.real)
+    cells[0].config.tracking.usable_uri()  # an unusable URI is an error before the first run
     folder = table_folder(name, cells, overrides, options.real)
     # Storage and tracking settings do not change results and may hold a password.
     settings = [each for each in overrides if in_hash(each.partition("=")[0])]

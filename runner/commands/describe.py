@@ -7,8 +7,6 @@ of synthetic people. Interrupted jobs resume where they stopped.
 from __future__ import annotations
 
 import argparse
-import os
-import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -218,11 +216,12 @@ def _blip2(options: argparse.Namespace, prompt: Prompt, config: RunConfig) -> tu
 def _client(options: argparse.Namespace) -> ChatClient:
     """Creates a client and checks that its endpoint answers."""
     from runner.descriptions.chat_client import ChatClient, ChatSettings
+    from runner.descriptions.endpoint_key import check_url, key_for
 
     if not options.model:
         raise ValueError("--backend openai: expected --model, the model's name at the endpoint")
-    if not re.match(r"https?://.", options.url):
-        raise ValueError(f"--url: expected http://... or https://..., got {options.url!r}")
+    check_url(options.url)
+    key = key_for(options.url, options.key_variable)
     settings = ChatSettings(
         url=options.url,
         model=options.model,
@@ -231,7 +230,7 @@ def _client(options: argparse.Namespace) -> ChatClient:
         temperature=options.temperature,
         max_tokens=options.max_tokens,
     )
-    client = ChatClient(settings, _key(options.key_variable), options.max_requests)
+    client = ChatClient(settings, key, options.max_requests)
     client.check()
     return client
 
@@ -247,18 +246,6 @@ def _openai(options: argparse.Namespace, prompt: Prompt, client: ChatClient) -> 
         return ask_all(missing, prompt, client, settings, store, on_row)
 
     return settings.source, ask
-
-
-def _key(variable: str) -> str | None:
-    if variable == "none":
-        return None
-    key = os.environ.get(variable, "").strip()
-    if not key:
-        raise ValueError(
-            f"--key-variable: expected the API key in the environment variable {variable}, which "
-            "is not set; set it, or use --key-variable none for an endpoint without a key"
-        )
-    return key
 
 
 def _output_folder(options: argparse.Namespace, images: ImageSet) -> Path:

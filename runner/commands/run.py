@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace, output: Output) -> int:
     """Runs the experiment and prints its results."""
+    from runner.config.redaction import masked_uri
     from runner.config.run_config import load_config
     from runner.experiment import run_experiment, tracking_uri
     from runner.results.report import results_table
@@ -51,5 +52,6 @@ def main(options: argparse.Namespace, output: Output) -> int:
     if config.cluster.num_workers == 0 or pending:
         output.note(f"Tracking  {program_name()} sync {result.folder} sends this run to MLflow")
     else:
-        output.note(f"Tracking  mlflow ui --backend-store-uri {tracking_uri(config)}")
+        uri = masked_uri(tracking_uri(config) or "")
+        output.note(f"Tracking  mlflow ui --backend-store-uri {uri}")
     return 0

@@ -19,10 +19,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace, output: Output) -> int:
     """Prints the configuration as YAML, or as JSON, with the name of the run."""
-    from runner.config.run_config import load_config, to_yaml
+    from runner.config.run_config import load_config, public_values, to_yaml
 
     config = load_config(options.preset, options.overrides)
-    output.write_json({"run_name": config.run_name, "config": config.model_dump(mode="json")})
+    output.write_json({"run_name": config.run_name, "config": public_values(config)})
     if not output.as_json:
         print(f"# run name: {config.run_name}")
         print(to_yaml(config), end="")

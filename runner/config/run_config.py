@@ -18,12 +18,22 @@ from typing import Any, get_args
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, field_validator
+from pydantic import BaseModel, Field, PrivateAttr, SerializeAsAny, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
 import models.learners
 from models.backbones.config import BackboneConfig
 from models.learner import LearnerConfig
+from runner.config.plain_values import (
+    ConfigError,
+    as_mapping,
+    leaves,
+    nested,
+    plain_values,
+    references_in,
+    with_values,
+)
+from runner.config.redaction import masked
 from runner.config.sections import (
     CheckpointConfig,
     ClusterConfig,
@@ -61,10 +71,6 @@ Such a section does not change a result, so the hash excludes it.
 """
 
 
-class ConfigError(ValueError):
-    """Invalid configuration; the message names the field, the value and a remedy."""
-
-
 class RunConfig(FrozenConfig):
     """Configuration of one run."""
 
@@ -86,14 +92,26 @@ class RunConfig(FrozenConfig):
     evaluation: EvaluationConfig = Field(default_factory=lambda: EvaluationConfig())
     checkpoints: CheckpointConfig = Field(default_factory=lambda: CheckpointConfig())
     cluster: ClusterConfig = Field(default_factory=lambda: ClusterConfig())
+    _references: dict[str, Any] = PrivateAttr(default_factory=dict[str, Any])
 
     @field_validator("learner", mode="before")
     @classmethod
     def _config_of_learner(cls, value: Any) -> Any:
         if not isinstance(value, Mapping):
             return value
-        fields = _mapping(value)
+        fields = as_mapping(value)
         return learner_module(str(fields.get("name"))).Config.model_validate(fields)
+
+    @property
+    def references(self) -> dict[str, Any]:
+        """Environment references by dotted path, as given; see `public_values`."""
+        return self._references
+
+    def with_references(self, references: Mapping[str, Any]) -> RunConfig:
+        """A copy with these environment references."""
+        config = self.model_copy()
+        object.__setattr__(config, "_references", dict(references))
+        return config
 
     @property
     def global_batch(self) -> int:
@@ -159,7 +177,7 @@ def load_config(preset: str = "demo", overrides: Sequence[str] = ()) -> RunConfi
         ConfigError: The message has the path of the field, the value and the nearest valid name.
     """
     merged = OmegaConf.merge({"preset": Path(preset).stem}, _read_preset(preset))
-    return override_values(_container(merged), overrides)
+    return override_values(as_mapping(OmegaConf.to_container(merged)), overrides)
 
 
 def override_values(values: Mapping[str, Any], overrides: Sequence[str]) -> RunConfig:
@@ -172,13 +190,14 @@ def override_values(values: Mapping[str, Any], overrides: Sequence[str]) -> RunC
     for override in overrides:
         key, separator, _ = override.partition("=")
         if not separator or not key:
-            raise ConfigError(f"override {override!r}: expected key=value, like seed=1")
+            raise ConfigError(f"override {masked(override)!r}: expected key=value, like seed=1")
         try:
             merged = OmegaConf.merge(merged, _default_section(key, merged))
             merged = OmegaConf.merge(merged, OmegaConf.from_dotlist([override]))
         except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError) as error:
-            raise ConfigError(f"override {override!r}: {error}") from error
-    return validate(_container(merged))
+            shown = f"{key}=..." if key.startswith("tracking.") else masked(override)
+            raise ConfigError(masked(f"override {shown!r}: {error}")) from error
+    return validate(plain_values(merged)).with_references(references_in(merged))
 
 
 def validate(values: Mapping[str, Any]) -> RunConfig:
@@ -198,7 +217,7 @@ def validate(values: Mapping[str, Any]) -> RunConfig:
 
 def flatten(config: BaseModel) -> dict[str, Any]:
     """Maps the dotted path of every leaf to its plain value, for logs and comparisons."""
-    return dict(_flat(config.model_dump(mode="json"), ""))
+    return dict(leaves(config.model_dump(mode="json")))
 
 
 def in_hash(key: str) -> bool:
@@ -206,9 +225,14 @@ def in_hash(key: str) -> bool:
     return not any(key == each or key.startswith(f"{each}.") for each in NOT_IN_HASH)
 
 
+def public_values(config: RunConfig) -> dict[str, Any]:
+    """Nested plain values to write: environment references as given, passwords masked."""
+    return with_values(config.model_dump(mode="json"), config.references)
+
+
 def to_yaml(config: RunConfig) -> str:
-    """Formats the complete configuration as YAML, which `--preset FILE` reads."""
-    return OmegaConf.to_yaml(OmegaConf.create(config.model_dump(mode="json")))
+    """Formats `public_values` as YAML, which `--preset FILE` reads."""
+    return OmegaConf.to_yaml(OmegaConf.create(public_values(config)))
 
 
 def base_folder() -> Path:
@@ -238,17 +262,13 @@ def _default_section(key: str, values: Any) -> dict[str, Any]:
         if OmegaConf.select(values, path) is not None:
             continue
         try:
-            default: Any = validate(_container(values)).model_dump(mode="json")
+            default: Any = validate(plain_values(values)).model_dump(mode="json")
         except ConfigError:
             return {}  # the final validation reports the error
         for section in sections[:depth]:
-            default = _mapping(default).get(section) if isinstance(default, Mapping) else None
-        return _nested(sections[:depth], default) if isinstance(default, Mapping) else {}
+            default = as_mapping(default).get(section) if isinstance(default, Mapping) else None
+        return nested(sections[:depth], default) if isinstance(default, Mapping) else {}
     return {}
-
-
-def _nested(path: Sequence[str], value: Any) -> dict[str, Any]:
-    return {path[0]: _nested(path[1:], value) if path[1:] else value}
 
 
 def _check_batch(config: RunConfig) -> None:
@@ -304,27 +324,6 @@ def _read_preset(preset: str) -> DictConfig:
     return merged
 
 
-def _container(node: Any) -> dict[str, Any]:
-    try:
-        container = OmegaConf.to_container(node, resolve=True)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"configuration: {error}") from error
-    return _mapping(container)
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    """Converts the keys of an untyped YAML mapping to strings."""
-    return {str(key): inner for key, inner in value.items()}
-
-
-def _flat(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping) and value:
-        for key, inner in _mapping(value).items():
-            yield from _flat(inner, f"{path}.{key}" if path else key)
-    else:
-        yield path, value
-
-
 def _problem(item: ErrorDetails, values: Mapping[str, Any]) -> str:
     path = ".".join(str(part) for part in item["loc"]) or "configuration"
     if item["type"] == "extra_forbidden":
@@ -336,13 +335,13 @@ def _problem(item: ErrorDetails, values: Mapping[str, Any]) -> str:
         return str(cause)
     if isinstance(cause, ValueError):
         return f"{path}: {cause}"
-    return f"{path}: {item['msg']} (got {item['input']!r})"
+    return masked(f"{path}: {item['msg']} (got {item['input']!r})")
 
 
 def _hint(path: str, values: Mapping[str, Any]) -> str:
     """Suggests what an unknown key was meant to be."""
     learner = values.get("learner")
-    name = str(_mapping(learner).get("name")) if isinstance(learner, Mapping) else ""
+    name = str(as_mapping(learner).get("name")) if isinstance(learner, Mapping) else ""
     owners = [other for other in learner_names() if path in _keys_and_sections(other)]
     if owners:
         return f" of learner {name}; it belongs to learner {' and '.join(owners)}"

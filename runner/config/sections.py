@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_serializer, field_validator, model_validator
 
+from runner.config.plain_values import resolved
+from runner.config.redaction import has_reference, is_masked, masked_uri
 from tasks.loading.transforms import TransformConfig
 from tasks.retrieval.matching import RankingProtocol
 from tasks.retrieval.reranking import RerankingConfig
@@ -119,8 +121,11 @@ class DataConfig(FrozenConfig):
 class TrackingConfig(FrozenConfig):
     """Tracking with MLflow; the event log of a run is written even if tracking is off."""
 
+    model_config = ConfigDict(hide_input_in_errors=True)  # a URI may hold a password
+
     uri: str | None = Field(
         default="sqlite:///runs/mlflow.db",
+        repr=False,
         description="MLflow server (http://...) or database (sqlite:///file.db); null = off",
     )
     experiment: str = Field(default="lifelong-reid", min_length=1, description="MLflow experiment")
@@ -137,18 +142,54 @@ class TrackingConfig(FrozenConfig):
     @field_validator("uri")
     @classmethod
     def _known_scheme(cls, uri: str | None) -> str | None:
-        if uri is None or uri == "databricks":
-            return uri
-        scheme, _, rest = uri.partition("://")
-        if scheme.partition("+")[0] not in (*DATABASES, "http", "https", "databricks") or not rest:
-            raise ValueError(
-                f"expected http(s)://host:port, sqlite:///file.db, the URI of another database, or "
-                f"null (no tracking); got {uri!r}. MLflow 3 does not support a plain folder: use "
-                f"sqlite:///{uri.rstrip('/').rpartition('://')[2] or 'runs'}/mlflow.db"
-            )
-        if scheme == "sqlite" and uri.removeprefix("sqlite:///") in ("", "/", ":memory:"):
-            raise ValueError(f"expected sqlite:///file.db, a persistent file; got {uri!r}")
+        if uri is not None and not has_reference(uri):
+            _check_uri(uri)
         return uri
+
+    @field_serializer("uri")
+    def _masked_uri(self, uri: str | None) -> str | None:
+        """Masks a password in everything that is written or sent to a worker."""
+        return uri and masked_uri(uri)
+
+    def without_password(self) -> TrackingConfig:
+        """A copy for a process that writes the configuration but does not track."""
+        return self.model_copy(update={"uri": self.uri and masked_uri(self.uri)})
+
+    def usable_uri(self) -> str | None:
+        """`uri` with its environment references resolved.
+
+        Raises:
+            ValueError: a variable is not set, the result is no URI, or the password is masked.
+        """
+        if self.uri is None:
+            return None
+        uri = resolved(self.uri, "tracking.uri")
+        if is_masked(uri):
+            raise ValueError(
+                f"tracking.uri: the password of {uri} is not stored; give tracking.uri again, best "
+                "with the password in an environment variable: "
+                "tracking.uri='postgresql://user:${oc.env:NAME}@host/db', or tracking.uri=null"
+            )
+        try:
+            _check_uri(uri)
+        except ValueError as error:
+            raise ValueError(f"tracking.uri: {error}") from error
+        return uri
+
+
+def _check_uri(uri: str) -> None:
+    scheme, _, rest = uri.partition("://")
+    if uri == "databricks":
+        return
+    shown = masked_uri(uri)
+    if scheme.partition("+")[0] not in (*DATABASES, "http", "https", "databricks") or not rest:
+        raise ValueError(
+            f"expected http(s)://host:port, sqlite:///file.db, the URI of another database, or "
+            f"null (no tracking); got {shown!r}. MLflow 3 does not support a plain folder: use "
+            f"sqlite:///{shown.rstrip('/').rpartition('://')[2] or 'runs'}/mlflow.db"
+        )
+    if scheme == "sqlite" and uri.removeprefix("sqlite:///") in ("", "/", ":memory:"):
+        raise ValueError(f"expected sqlite:///file.db, a persistent file; got {uri!r}")
 
 
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")

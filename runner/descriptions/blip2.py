@@ -19,6 +19,7 @@ from runner.config.sections import ClusterConfig
 from runner.descriptions.images import HashedImage
 from runner.descriptions.prompts import BadAnswerError, Prompt, load_prompt
 from runner.descriptions.store import Row
+from tasks.image_files import open_image_file
 
 MAX_NEW_TOKENS = 80
 _BATCHES_PER_BLOCK = 4
@@ -162,7 +163,7 @@ def describe_images(
     opened: dict[int, Image.Image] = {}
     for at, image in enumerate(images):
         try:
-            with Image.open(image.path) as file:
+            with open_image_file(image.path) as file:
                 opened[at] = file.convert("RGB")
         except (OSError, ValueError, SyntaxError) as error:
             reason = f"unreadable image: {error}"

@@ -5,22 +5,33 @@ from __future__ import annotations
 import email.utils
 import json
 import random
+import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import requests
 import requests.auth
+
+from runner.descriptions.endpoint_key import is_loopback
 
 FIRST_WAIT_S = 1.0
 LONGEST_WAIT_S = 120.0
 _MAX_RESPONSE_BYTES = 4_000_000
 _MAX_MESSAGE_BYTES = 2000
 _TRANSIENT_STATUSES = (408, 409, 425, 429)  # and 5xx
+_UNSUPPORTED = re.compile(
+    r"unsupported|not support|unrecogni[sz]ed|unknown (?:param|field|arg)|extra (?:inputs|fields)",
+    re.IGNORECASE,
+)
+_ABOUT_THE_IMAGE = re.compile(
+    r"filter|polic(?:y|ies)|safety|moderat|context length|too (?:large|long|many)",
+    re.IGNORECASE,
+)
 
 
 class UnavailableError(Exception):
@@ -28,7 +39,15 @@ class UnavailableError(Exception):
 
 
 class RejectedError(Exception):
-    """The endpoint rejects this request; a retry would be rejected too."""
+    """The endpoint rejects this request; a retry would be rejected too.
+
+    Attributes:
+        is_about_image: whether the reason is the image; False if it may concern every image.
+    """
+
+    def __init__(self, message: str, *, is_about_image: bool) -> None:
+        super().__init__(message)
+        self.is_about_image = is_about_image
 
 
 class EndpointError(RuntimeError):
@@ -37,6 +56,13 @@ class EndpointError(RuntimeError):
 
 class StoppedError(Exception):
     """The request budget is used up, or `ChatClient.stop` was called."""
+
+
+class ChatAnswer(NamedTuple):
+    """Text of an answer, and whether it was cut at the maximum number of tokens."""
+
+    text: str
+    is_cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +109,12 @@ class ChatClient:
         self._stopped = threading.Event()
         self._resume_at = 0.0
         self._random = random.Random()
+        self._is_local = is_loopback(settings.url)
+        self._parameters: dict[str, float] = {
+            "temperature": settings.temperature,
+            "max_tokens": settings.max_tokens,
+        }
+        self._tried = [self._parameters]
 
     @property
     def is_budget_spent(self) -> bool:
@@ -103,15 +135,17 @@ class ChatClient:
             with closing(self._send("GET", "models")) as response:
                 # Not every endpoint lists its models; any other status shows that it exists.
                 if response.status_code in (401, 403) or 300 <= response.status_code < 400:
-                    raise EndpointError(self._message(response))
+                    raise EndpointError(self._message(response.status_code, _error_text(response)))
         except (OSError, ValueError) as error:
             raise EndpointError(
                 f"--url {self.settings.url}: no server answers ({_cause(error)}); start the "
                 "server, or correct the address"
             ) from error
 
-    def ask(self, messages: Sequence[Mapping[str, Any]]) -> str:
-        """Sends messages and returns the text of the answer, which may be empty.
+    def ask(self, messages: Sequence[Mapping[str, Any]]) -> ChatAnswer:
+        """Sends messages and returns the answer, whose text may be empty.
+
+        A parameter that the model does not support is replaced or left out, for all requests.
 
         Raises:
             UnavailableError: All attempts failed.
@@ -119,21 +153,18 @@ class ChatClient:
             EndpointError: The endpoint rejects every request.
             StoppedError: The budget is used up, or the client was stopped.
         """
-        body = {
-            "model": self.settings.model,
-            "messages": list(messages),
-            "temperature": self.settings.temperature,
-            "max_tokens": self.settings.max_tokens,
-        }
-        problem = ""
-        for attempt in range(self.settings.max_retries + 1):
+        problem, attempt = "", 0
+        while attempt <= self.settings.max_retries:
             self._wait_for_turn()
             retry_after: str | None = None
+            parameters = self._parameters
+            body = {"model": self.settings.model, "messages": list(messages), **parameters}
             try:
                 with closing(self._send("POST", "chat/completions", body)) as response:
                     if 200 <= response.status_code < 300:
-                        return _answer_text(_read(response, _MAX_RESPONSE_BYTES))
-                    self._raise_if_permanent(response)
+                        return _answer(_read(response, _MAX_RESPONSE_BYTES))
+                    if self._adapt(response, parameters):
+                        continue
                     problem = f"HTTP {response.status_code}"
                     retry_after = response.headers.get("Retry-After")
             except OSError as error:
@@ -142,6 +173,7 @@ class ChatClient:
                 problem = str(error)
             if attempt < self.settings.max_retries:
                 self._pause(attempt, retry_after, problem)
+            attempt += 1
         raise UnavailableError(f"{problem} ({self.settings.max_retries + 1} attempts)")
 
     def _send(
@@ -157,6 +189,8 @@ class ChatClient:
             timeout=self.settings.timeout_s,
             allow_redirects=False,
             stream=True,
+            # A proxy would receive the key that is sent unencrypted on this machine.
+            proxies={"http": "", "https": "", "all": ""} if self._is_local else None,
         )
 
     def _wait_for_turn(self) -> None:
@@ -185,19 +219,39 @@ class ChatClient:
         if self._stopped.wait(backoff_s(attempt, minimum_s, jitter)):
             raise StoppedError
 
-    def _raise_if_permanent(self, response: requests.Response) -> None:
+    def _adapt(self, response: requests.Response, sent: Mapping[str, float]) -> bool:
+        """Adapts the parameters to an error; returns whether to repeat the request at once.
+
+        Returns False for an error that may pass.
+
+        Raises:
+            RejectedError, EndpointError: a repeated request would be rejected too.
+        """
         status = response.status_code
         if status in _TRANSIENT_STATUSES or status >= 500:
-            return
+            return False
+        text = _error_text(response)
+        message = self._message(status, text)
         if status in (401, 403, 404, 405) or status < 400:
-            raise EndpointError(self._message(response))
-        raise RejectedError(self._message(response))
+            raise EndpointError(message)
+        is_about_image = "max_" not in text and bool(_ABOUT_THE_IMAGE.search(text))
+        if is_about_image or not _UNSUPPORTED.search(text):
+            is_about_image = is_about_image or bool(re.search(r"\bimage", text))
+            raise RejectedError(message, is_about_image=is_about_image)
+        adapted = adapted_parameters(sent, text)
+        with self._lock:
+            if self._parameters == sent:  # no other thread has adapted them
+                if adapted in self._tried:
+                    raise EndpointError(message)
+                self._parameters = adapted
+                self._tried.append(adapted)
+        return True
 
-    def _message(self, response: requests.Response) -> str:
-        status = response.status_code
-        text = next(response.iter_content(_MAX_MESSAGE_BYTES), b"").decode("utf-8", "replace")
+    def _message(self, status: int, text: str) -> str:
         remedies = {
-            401: "; check the key",
+            401: "; check the key"
+            if self._auth.has_key
+            else "; no key was sent: give the environment variable of the key with --key-variable",
             403: "; check that the key may use the model",
             404: "; check --url (it usually ends in /v1) and --model",
         }
@@ -214,10 +268,33 @@ class _BearerAuth(requests.auth.AuthBase):
     def __init__(self, key: str | None) -> None:
         self._key = key
 
+    @property
+    def has_key(self) -> bool:
+        """Whether requests have a key."""
+        return self._key is not None
+
     def __call__(self, r: requests.PreparedRequest) -> requests.PreparedRequest:
         if self._key is not None:
             r.headers["Authorization"] = f"Bearer {self._key}"
         return r
+
+
+def adapted_parameters(sent: Mapping[str, float], text: str) -> dict[str, float]:
+    """Parameters without the one that an error message calls unsupported.
+
+    max_tokens becomes max_completion_tokens or the reverse; temperature is left out.
+    """
+    adapted = dict(sent)
+    for old, new in (
+        ("max_tokens", "max_completion_tokens"),
+        ("max_completion_tokens", "max_tokens"),
+    ):
+        if old in sent and (re.search(rf"\b{old}\b", text) or re.search(rf"\b{new}\b", text)):
+            adapted[new] = adapted.pop(old)
+            return adapted
+    if "temperature" in text:
+        adapted.pop("temperature", None)
+    return adapted
 
 
 def backoff_s(attempt: int, minimum_s: float, jitter: float) -> float:
@@ -262,21 +339,33 @@ def _read(response: requests.Response, limit: int) -> bytes:
     return body
 
 
-def _answer_text(body: bytes) -> str:
-    """Returns the text of the first choice; null, which some servers send, is an empty text.
+def _error_text(response: requests.Response) -> str:
+    return next(response.iter_content(_MAX_MESSAGE_BYTES), b"").decode("utf-8", "replace")
+
+
+def _answer(body: bytes) -> ChatAnswer:
+    """Returns the first choice; null, which some servers send, is an empty text.
 
     Raises:
+        RejectedError: The model refuses to answer.
         ValueError: The response is not a chat completion.
     """
     try:
-        content = json.loads(body)["choices"][0]["message"]["content"]
-    except (ValueError, KeyError, IndexError, TypeError) as error:
+        response = json.loads(body)
+        if isinstance(response, dict) and response.get("error"):
+            raise ValueError(f"the server answers: {str(response['error'])[:200]}")
+        choice = response["choices"][0]
+        content, reason = choice["message"]["content"], choice.get("finish_reason")
+        refusal = choice["message"].get("refusal")
+    except (json.JSONDecodeError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise ValueError("expected a chat completion, got another response") from error
-    if content is None:
-        return ""
-    if not isinstance(content, str):
+    if refusal or reason == "content_filter":
+        raise RejectedError(str(refusal or "the answer was filtered")[:200], is_about_image=True)
+    if isinstance(content, list):
+        content = "".join(str(each.get("text", "")) for each in content if isinstance(each, dict))
+    if not isinstance(content, str | None):
         raise ValueError(f"expected text as content, got {type(content).__name__}")
-    return content
+    return ChatAnswer(content or "", reason == "length")
 
 
 def _cause(error: BaseException) -> str:

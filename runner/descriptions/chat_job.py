@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from runner.descriptions.chat_client import (
     ChatClient,
+    EndpointError,
     RejectedError,
     StoppedError,
     UnavailableError,
@@ -21,6 +22,9 @@ from runner.descriptions.chat_client import (
 from runner.descriptions.images import HashedImage, data_url
 from runner.descriptions.prompts import BadAnswerError, Prompt, parse_answers
 from runner.descriptions.store import DescriptionStore, Row
+
+MAX_EQUAL_REJECTIONS = 3
+"""Equal rejections of the first images after which the job stops."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +64,20 @@ def ask_all(
         EndpointError: The endpoint rejects every request, for example because of a wrong key.
     """
     outage = _OutageDetector(settings.max_unavailable)
+    rejections = _HeldRejections()
+
+    def add(rows: Sequence[Row]) -> None:
+        for row in rows:
+            store.add(row)  # in the thread, so that every answer is on disk at once
+            on_row(row)
 
     def describe(image: HashedImage) -> None:
-        row = _describe(image, prompt, client, settings)
-        store.add(row)  # in the thread, so that every answer is on disk at once
-        on_row(row)
+        try:
+            row = _describe(image, prompt, client, settings)
+        except RejectedError as error:
+            add(rejections.hold(_refused(image, settings, error), str(error)))
+            return
+        add([*rejections.release(), row])
         if outage.update(row):
             client.stop()
 
@@ -77,6 +90,7 @@ def ask_all(
                 done, running = wait(running, return_when=FIRST_COMPLETED)
                 _raise_first(done)
         _raise_first(wait(running).done)
+        add(rejections.release())
     except StoppedError:
         if outage.reason:
             return f"the endpoint stopped answering: {outage.reason}"
@@ -92,6 +106,41 @@ def _raise_first(futures: set[Future[None]]) -> None:
     errors = [error for future in futures if (error := future.exception())]
     for error in sorted(errors, key=lambda error: isinstance(error, StoppedError)):
         raise error
+
+
+class _HeldRejections:
+    """Rejections that may concern every image, held until the first answer.
+
+    An endpoint that rejects the first images with equal words has no problem with these images.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held: list[Row] = []
+        self._messages: set[str] = set()
+        self._is_answering = False
+
+    def hold(self, row: Row, message: str) -> list[Row]:
+        """Returns the rejections to store now.
+
+        Raises:
+            EndpointError: the first images were all rejected with these words.
+        """
+        with self._lock:
+            if self._is_answering:
+                return [row]
+            self._held.append(row)
+            self._messages.add(message)
+            if len(self._held) >= MAX_EQUAL_REJECTIONS and len(self._messages) == 1:
+                raise EndpointError(message)
+        return []
+
+    def release(self) -> list[Row]:
+        """Returns all held rejections, because the endpoint answers."""
+        with self._lock:
+            self._is_answering = True
+            held, self._held = self._held, []
+        return held
 
 
 class _OutageDetector:
@@ -118,6 +167,7 @@ def _describe(
 
     Raises:
         StoppedError, EndpointError: The image has no result.
+        RejectedError: The endpoint rejects the request, maybe not because of the image.
     """
 
     def failed(reason: str, num_tries: int, is_passing: bool = False) -> Row:
@@ -131,15 +181,28 @@ def _describe(
     for number in range(1, settings.max_tries + 1):
         try:
             answer = client.ask(_messages(prompt.instruction_for(image.sha256), url, problem))
-            texts = prompt.describe(parse_answers(answer), image.sha256)
+        except RejectedError as error:
+            if not error.is_about_image:
+                raise
+            return _refused(image, settings, error, number)
+        except UnavailableError as error:
+            return failed(f"no answer: {error}", number, is_passing=True)
+        try:
+            texts = prompt.describe(parse_answers(answer.text), image.sha256)
             return Row(image.sha256, settings.source, texts, num_tries=number)
         except BadAnswerError as error:
             problem = str(error)
-        except RejectedError as error:
-            return failed(f"refused: {error}", number)
-        except UnavailableError as error:
-            return failed(f"no answer: {error}", number, is_passing=True)
+        if answer.is_cut:
+            limit = client.settings.max_tokens
+            reason = f"the answer was cut at {limit} tokens; increase --max-tokens"
+            return failed(reason, number, is_passing=True)
     return failed(f"bad answer: {problem}", settings.max_tries)
+
+
+def _refused(
+    image: HashedImage, settings: ChatJobSettings, error: RejectedError, num_tries: int = 1
+) -> Row:
+    return Row(image.sha256, settings.source, {}, f"refused: {error}", num_tries=num_tries)
 
 
 def _messages(text: str, url: str, problem: str) -> list[dict[str, object]]:

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from PIL import Image
-
 from runner.analysis.gallery_search import images_below
 from tasks.benchmarks import BenchmarkConfig
 from tasks.datasets import synthetic
+from tasks.image_files import open_image_file
 from tasks.reading import dataset_names, read_dataset
 from tasks.schema import RawDomain, Record
 from tasks.suggestion import suggestion
@@ -137,7 +136,7 @@ def data_url(path: Path) -> str:
         OSError, ValueError: The image cannot be decoded.
     """
     content = path.read_bytes()
-    with Image.open(io.BytesIO(content)) as image:
+    with open_image_file(io.BytesIO(content)) as image:
         image.load()  # detects a truncated file before it is sent
         kind = _SUPPORTED_FORMATS.get(image.format or "")
         if kind is None:

@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from runner.descriptions.validation import (
     answer_problem,
@@ -152,23 +152,52 @@ def load_prompt(name: str) -> Prompt:
 
 
 def parse_answers(content: str) -> dict[str, str]:
-    """Extracts the JSON object from a chat answer; text or a code fence around it is ignored.
+    """Extracts the last JSON object of a chat answer.
+
+    Thoughts in <think>, text and code fences around the object are ignored. Typographic quotation
+    marks are accepted; a list of texts is joined, a number becomes a text, and null becomes "none".
 
     Raises:
         BadAnswerError: There is no valid JSON object, or a value is not a text.
     """
+    content = re.sub(r".*</think(?:ing)?>", "", content, flags=re.DOTALL)
     if not content.strip():
         raise BadAnswerError("the answer is empty")
-    match = re.search(r"\{.*\}", content, flags=re.DOTALL)
-    try:
-        answers = json.loads(match.group()) if match else None
-    except ValueError as error:
-        raise BadAnswerError(f"the answer is not valid JSON: {error}") from error
-    if not isinstance(answers, dict):
+    answers = _last_object(content) or _last_object(content.translate(_QUOTES))
+    if answers is None:
+        if re.search(r"\{.*\}", content, flags=re.DOTALL):
+            raise BadAnswerError(f"the answer is not valid JSON: {content[:60]!r}")
         raise BadAnswerError(f"expected a JSON object in the answer, got {content[:60]!r}")
+    answers = {name: _as_text(value) for name, value in answers.items()}
     if wrong := [name for name, value in answers.items() if not isinstance(value, str)]:
         raise BadAnswerError(f"{wrong[0]}: expected a text, got {answers[wrong[0]]!r:.60}")
     return answers
+
+
+_QUOTES = str.maketrans({"\u201c": '"', "\u201d": '"'})
+
+
+def _last_object(content: str) -> dict[str, Any] | None:
+    """Last valid JSON object of a text; None if there is none."""
+    decoder, last, start = json.JSONDecoder(), None, content.find("{")
+    while start >= 0:
+        try:
+            last, start = decoder.raw_decode(content, start)
+        except (ValueError, RecursionError):
+            start += 1
+        start = content.find("{", start)
+    return last
+
+
+def _as_text(value: object) -> object:
+    """Converts a value that stands for a text; other values are unchanged."""
+    if value is None:
+        return "none"
+    if isinstance(value, list) and value and all(isinstance(each, str) for each in value):
+        return (" " if str(value[0]).endswith(".") else ", ").join(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    return value
 
 
 # ---- parts

@@ -15,7 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from multiprocessing.process import BaseProcess
 
-from PIL import Image
+from tasks.image_files import open_image_file
 
 IMAGES_PER_CHUNK = 64
 """About 20 ms of work: long compared with a message between processes, short to interrupt."""
@@ -31,7 +31,7 @@ def open_image(path: str) -> str | None:
         The reason why the file cannot be decoded, or None.
     """
     try:
-        with Image.open(path) as image:
+        with open_image_file(path) as image:
             image.load()
             if image.mode != "RGB":
                 image.convert("RGB")

@@ -15,6 +15,8 @@ from typing import IO
 import numpy as np
 from PIL import Image
 
+from tasks.image_files import open_image_file
+
 IMAGE_DECODER = "Pillow, RGB, bicubic resize"
 """Recorded in the protocol lock, because scores depend on the decoder."""
 
@@ -58,7 +60,7 @@ def decode_image(path: str | IO[bytes], height: int, width: int) -> np.ndarray:
         SyntaxError, ValueError, struct.error, Image.DecompressionBombError: the content is
             malformed; Pillow raises any of these.
     """
-    with Image.open(path) as image:
+    with open_image_file(path) as image:
         rgb = image.convert("RGB")
     if rgb.size != (width, height):
         rgb = rgb.resize((width, height), Image.Resampling.BICUBIC)

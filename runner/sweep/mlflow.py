@@ -13,7 +13,7 @@ from pathlib import Path
 from runner.config.sections import TrackingConfig
 from runner.sweep.importances import final
 from runner.sweep.parameters import as_text
-from runner.sweep.settings import SPACE_FILE, SweepSettings
+from runner.sweep.settings import SPACE_FILE, SweepSettings, shown_overrides
 from runner.sweep.trial_records import TrialRecord, read_records
 from runner.tracking.mlflow_client import (
     MAX_TEXT_LENGTH,
@@ -185,7 +185,7 @@ def _trial_points(record: TrialRecord, began: float) -> list[MetricPoint]:
 def _params(settings: SweepSettings) -> dict[str, str]:
     return {
         "preset": settings.preset,
-        "overrides": " ".join(settings.overrides)[:MAX_TEXT_LENGTH],
+        "overrides": " ".join(shown_overrides(settings.overrides))[:MAX_TEXT_LENGTH],
         "sampler": settings.sampler,
         "sampler_seed": str(settings.sampler_seed),
         "scheduler": settings.scheduler,

@@ -24,10 +24,9 @@ from sqlalchemy.pool import NullPool
 from runner.sweep.objectives import Objective
 from runner.sweep.settings import Sampler, SweepSettings, parse_url
 from runner.sweep.trial_records import PROGRESS
+from runner.tracking.sqlite_files import LOCK_WAIT_S, LOCKED, OPTUNA, sqlite_problem
 from tasks.loading.sampling import derive_seed
 
-LOCK_WAIT_S = 2.0
-"""Longest wait for a lock on the study before a sweep starts."""
 BUSY_WAIT_S = 60.0
 """Longest wait for a lock during a sweep, for instance while a dashboard reads the study."""
 _PACKAGES = {
@@ -245,7 +244,14 @@ def open_storage(url: str) -> RDBStorage:
             f"--study: {shown} needs {error.name}, which is not installed: pip install {hint}"
         ) from error
     is_sqlite = parsed.get_backend_name() == "sqlite"
-    if is_sqlite and parsed.database:
+    if is_sqlite and parsed.database and parsed.database != ":memory:":
+        problem = sqlite_problem(Path(parsed.database), OPTUNA)
+        if problem == LOCKED:
+            raise _not_writable(Path(parsed.database), problem)
+        if problem:
+            raise ValueError(
+                f"--study: {parsed.database} {problem}; it is unchanged; give another file"
+            )
         _check_lock(Path(parsed.database))
     arguments = {"connect_args": {"timeout": BUSY_WAIT_S}, "poolclass": NullPool}
     try:
@@ -261,7 +267,11 @@ def _check_lock(file: Path) -> None:
             database.execute("BEGIN IMMEDIATE")
             database.execute("ROLLBACK")
     except sqlite3.OperationalError as error:
-        raise ConnectionError(
-            f"study {file} is not writable ({error}); end other programs that write it, or set "
-            "--study URL to another database"
-        ) from error
+        raise _not_writable(file, str(error)) from error
+
+
+def _not_writable(file: Path, reason: str) -> ConnectionError:
+    return ConnectionError(
+        f"study {file} is not writable ({reason}); end other programs that write it, or set "
+        "--study URL to another database"
+    )

@@ -17,6 +17,7 @@ from runner.sweep.settings import (
     Scheduler,
     SweepSettings,
     read_settings,
+    shown_overrides,
     shown_url,
 )
 from runner.sweep.space import SearchSpace, check_space, load_space
@@ -190,7 +191,9 @@ def _resumed_settings(
             "give the complete URL again"
         )
     fixed = {key: value for key, value in given.items() if key not in free}
-    if overrides:
+    if overrides and shown_overrides(overrides) == shown_overrides(stored.overrides):
+        free["overrides"] = tuple(overrides)  # the stored ones have no passwords
+    elif overrides:
         fixed["overrides"] = tuple(overrides)
     for key, value in fixed.items():
         if value != getattr(stored, key):
@@ -207,8 +210,14 @@ def _repeated_settings(folder: Path, stored: SweepSettings, given: SweepSettings
     A job that is submitted again therefore needs no --resume.
     """
     settings = replace(given, concurrent=given.concurrent or stored.concurrent)
-    compared = replace(settings, concurrent=stored.concurrent, storage=shown_url(settings.storage))
-    for key, before in asdict(stored).items():
+    compared = replace(
+        settings,
+        concurrent=stored.concurrent,
+        storage=shown_url(settings.storage),
+        overrides=shown_overrides(settings.overrides),
+    )
+    shown = asdict(stored) | {"overrides": shown_overrides(stored.overrides)}
+    for key, before in shown.items():
         if (after := getattr(compared, key)) != before:
             raise ValueError(
                 f"{folder}: contains a sweep that was started with {_as_option(key, before)}, got "
@@ -222,7 +231,7 @@ def _as_option(key: str, value: Any) -> str:
     if key == "default_first":
         return "the default trial" if value else "--no-default"
     if key == "overrides":
-        return " ".join(value) or "no overrides"
+        return " ".join(shown_overrides(value)) or "no overrides"
     flags = {"num_trials": "--trials", "storage": "--study"}
     flag = flags.get(key, f"--{key.replace('_', '-')}")
     text = ",".join(map(str, value)) if isinstance(value, tuple) else value

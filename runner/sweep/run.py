@@ -73,6 +73,7 @@ def run_sweep(plan: SweepPlan, console: Console) -> Outcome:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     check_sampler(plan.settings.sampler)
     config = plan.trial_config
+    tracking_uri(plan.config)  # an unusable URI is an error before the first trial
     benchmark = read_benchmark(config)
     check_objectives(plan.settings.objectives, benchmark, config.evaluation.every_epochs)
     plan = _with_concurrent(plan, _local_allocation(plan, config))
@@ -143,7 +144,8 @@ def _run_tuner(
 ) -> None:  # fmt: skip
     """Runs the missing trials with Ray Tune."""
     folder, settings = plan.folder, plan.settings
-    overrides = plan.trial_overrides
+    # The sweep sends its trials to MLflow itself; Ray stores the settings of trials.
+    overrides = tuple(each for each in plan.trial_overrides if not each.startswith("tracking.uri="))
     if allocation.cpus_per_worker:
         overrides = (*overrides, f"cluster.cpus_per_worker={allocation.cpus_per_worker:g}")
     task = TrialTask(

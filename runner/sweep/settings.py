@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,6 +11,7 @@ from typing import Literal
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
+from runner.config.redaction import masked_override, masked_uri
 from runner.results.run_folder import write_atomically
 from runner.sweep.objectives import Objective, parse_objectives
 
@@ -68,7 +70,12 @@ class SweepSettings:
 
 def shown_url(url: str | None) -> str | None:
     """URL of a study with the password masked."""
-    return url and parse_url(url).render_as_string(hide_password=True)
+    return url and masked_uri(parse_url(url).render_as_string(hide_password=True))
+
+
+def shown_overrides(overrides: Sequence[str]) -> tuple[str, ...]:
+    """Overrides with passwords masked."""
+    return tuple(map(masked_override, overrides))
 
 
 def parse_url(url: str) -> URL:
@@ -89,8 +96,11 @@ def parse_url(url: str) -> URL:
 
 
 def write_settings(folder: Path, settings: SweepSettings) -> None:
-    """Writes sweep.json with the password of the storage masked."""
-    values = asdict(settings) | {"storage": shown_url(settings.storage)}
+    """Writes sweep.json with the passwords of study and overrides masked."""
+    values = asdict(settings) | {
+        "storage": shown_url(settings.storage),
+        "overrides": shown_overrides(settings.overrides),
+    }
     write_atomically(folder / SETTINGS_FILE, json.dumps(values, indent=1))
 
 

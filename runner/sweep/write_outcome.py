@@ -92,4 +92,5 @@ def _preset(outcome: Outcome, trial: TrialRecord, config: RunConfig, file: Path)
         f"{seeds}. Run it:\n"
         f"#   {program_name()} run --preset {shown_path(file)}\n"
     )
-    return header + to_yaml(trial_config.model_copy(update=restored))
+    preset = trial_config.model_copy(update=restored)
+    return header + to_yaml(preset.with_references(config.references))

@@ -88,6 +88,7 @@ python runner/lifelong.py --preset demo seed=1 learner.losses.cma.weight=0.5
 - Relative paths are resolved against `$LIFELONG_REID_HOME` if it is set, otherwise against the
   current folder (in a job of `ray job submit`, whose folder is temporary: `~/lifelong-reid`).
 - Set secrets (tokens and passwords of a tracking server) in the environment, never in a preset.
+  `${oc.env:NAME}` refers to an environment variable; files of a run keep the reference.
 
 The name of a run is `<preset>-<learner>-seed<seed>-<hash>` unless `run.name` is set. The hash
 covers all fields except these, which affect at most the order of floating-point operations:

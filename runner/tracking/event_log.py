@@ -32,6 +32,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
+from runner.config.redaction import masked
+
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
 
 Event: TypeAlias = dict[str, Any]
@@ -142,8 +144,10 @@ def _parse(line: bytes) -> Event | None:
 
 
 def _plain(value: JSON, path: str) -> Any:
-    """Converts `value` for json.dumps; non-finite numbers become strings."""
-    if value is None or isinstance(value, (bool, int, str)):
+    """Converts `value` for json.dumps: non-finite numbers become strings, passwords are masked."""
+    if isinstance(value, str):
+        return masked(value)
+    if value is None or isinstance(value, (bool, int)):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else str(float(value))

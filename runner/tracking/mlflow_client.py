@@ -16,7 +16,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
+from runner.config.redaction import masked, masked_uri
 from runner.config.sections import DATABASES, TrackingConfig
+from runner.tracking.sqlite_files import MLFLOW, sqlite_problem
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -189,8 +191,8 @@ def error_message(config: TrackingConfig, error: BaseException) -> str:
 
 
 def public_uri(uri: str) -> str:
-    """`uri` without user name and password."""
-    return re.sub(r"://[^/]*@", "://", uri)
+    """`uri` without user name, password and secret parameters."""
+    return re.sub(r"://[^/]*@", "://", masked_uri(uri))
 
 
 def valid_name(name: str) -> str:
@@ -217,10 +219,10 @@ def _reason(error: BaseException) -> str:
     link: BaseException | None = error
     while link is not None:
         if isinstance(link, (ConnectionError, TimeoutError, socket.gaierror)):
-            return f"no answer ({link.strerror or link})"
+            return masked(f"no answer ({link.strerror or link})")
         link = link.__cause__ or link.__context__
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:300]
+    return masked(lines[0])[:300]
 
 
 @contextlib.contextmanager
@@ -245,7 +247,7 @@ def _connect(config: TrackingConfig) -> MlflowClient:
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     database = database_file(config.uri)
     if database is not None:
-        _check_writable(database)
+        _check_database(database)
 
     from mlflow import MlflowClient  # slow to import
 
@@ -255,8 +257,12 @@ def _connect(config: TrackingConfig) -> MlflowClient:
     return MlflowClient(config.uri)
 
 
-def _check_writable(database: Path) -> None:
-    # Without this check MLflow retries opening the file for minutes.
+def _check_database(database: Path) -> None:
+    # Without these checks MLflow retries opening the file for minutes, or changes foreign tables.
+    if problem := sqlite_problem(database, MLFLOW):
+        raise TrackingError(
+            f"tracking.uri: {database} {problem}; it is unchanged; set tracking.uri to another file"
+        )
     try:
         database.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

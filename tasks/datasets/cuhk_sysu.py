@@ -32,7 +32,6 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from tasks.dataset_files import (
     Counts,
@@ -46,6 +45,7 @@ from tasks.dataset_files import (
     named_images,
     read_json,
 )
+from tasks.image_files import open_image_file
 from tasks.schema import RawDomain, Record, Split
 
 _CAMERAS: Mapping[str, int] = MappingProxyType({"train": 0, "gallery": 1, "query": 2})
@@ -217,7 +217,7 @@ def _crop_scene(scenes: Path, folder: Path, crops: Sequence[_Crop]) -> None:
     """Write the crops of one scene."""
     path = scenes / crops[0].scene
     try:
-        with Image.open(path) as opened:
+        with open_image_file(path) as opened:
             scene = opened.convert("RGB")
     except OSError as error:
         raise ValueError(f"{path}: expected an image ({error}); download it again") from error

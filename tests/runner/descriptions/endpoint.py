@@ -35,6 +35,7 @@ class Endpoint:
         delay_s: before every answer.
         times: times of the requests, by image hash.
         headers: of the last request.
+        body: of the last request.
     """
 
     def __init__(self) -> None:
@@ -44,6 +45,7 @@ class Endpoint:
         self.prompts: list[str] = []
         self.times: dict[str, list[float]] = {}
         self.headers: dict[str, str] = {}
+        self.body: dict[str, Any] = {}
         self.delay_s = 0.0
         self.lock = threading.Lock()
         self.fault: Callable[[Handler, str, int], bool] = lambda handler, image, attempt: False
@@ -72,6 +74,7 @@ class Handler(BaseHTTPRequestHandler):
             endpoint.prompts.append(text["text"])
             endpoint.times.setdefault(image, []).append(time.monotonic())
             endpoint.headers = dict(self.headers)
+            endpoint.body = body
         time.sleep(endpoint.delay_s)
         if not endpoint.fault(self, image, attempt):
             self.answer(json.dumps(endpoint.answers))

@@ -144,6 +144,21 @@ def test_the_storage_of_a_study_is_stored_without_password(plan: Callable[..., S
                 assert again.settings.storage == url
 
 
+def test_passwords_in_overrides_are_not_stored(plan: Callable[..., SweepPlan]) -> None:
+    uri = "tracking.uri=http://me:secret@127.0.0.1:9"
+    first = plan(uri)
+    first.folder.mkdir()
+    write_settings(first.folder, first.settings)
+    assert "secret" not in (first.folder / "sweep.json").read_text()
+    for resume in (["--resume"], []):
+        assert plan(*resume, uri).settings.overrides == (uri,)
+    with pytest.raises(ValueError, match=r"the password of http://me:\*\*\*@127.* is not stored"):
+        plan("--resume").config.tracking.usable_uri()
+    with pytest.raises(ValueError, match="the sweep was started with") as error:
+        plan("--resume", uri, "learner.num_attributes=2")
+    assert "secret" not in str(error.value)
+
+
 def test_missing_libraries_of_gp_raise(monkeypatch: pytest.MonkeyPatch) -> None:
     check_sampler("gp")
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
