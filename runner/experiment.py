@@ -70,13 +70,15 @@ def run_experiment(
     benchmark = read_benchmark(config)
     attempt = storage.open(config, fresh=fresh)
     try:
-        storage.write_lock(benchmark.lock)
-        finished = storage.results()
+        storage.write_lock(benchmark.lock, benchmark.contents)
+        finished = storage.repaired_results()
         if finished is not None:
             return RunResult(storage.folder, finished, was_finished=True)
         events = EventLog(storage.events_file)
         with _show_events(storage, view):
             _emit_run(events, config, benchmark, attempt)
+            for note in storage.notes:
+                events.emit("log", level="warning", message=note)
             tracker = _tracker(storage, config)
             try:
                 outcome = _compute(config, benchmark, storage, attempt, shared)

@@ -46,7 +46,7 @@ class TrainedRun:
     @property
     def lock(self) -> dict[str, Any]:
         """Protocol lock under which the run was trained."""
-        return json.loads(self.storage.lock_file.read_text())
+        return self.storage.lock()
 
     def facts(self) -> dict[str, Any]:
         """Values that identify the trained model, as JSON."""

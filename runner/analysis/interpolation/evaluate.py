@@ -243,7 +243,7 @@ def _results(
     seen, unseen = (
         [domain.name for domain in domains] for domains in (benchmark.seen, benchmark.unseen)
     )
-    is_same_protocol = run.lock == json.loads(_lock_text(benchmark.lock))
+    is_same_protocol = not lock_differences({"run": run.lock, "now": benchmark.lock})
     recorded = run.storage.results() if is_same_protocol else None
     return {
         "run": run.storage.folder.name,
