@@ -22,6 +22,7 @@ from runner.tracking.tracker import DrainReport, Tracker
 from runner.training.checkpoints import CheckpointStore
 from runner.training.evaluation import check_protocol, check_queries, pinned_settings
 from runner.training.model_selection import check_selection, selection_summary
+from runner.training.termination import TerminatedError, on_sigterm, raise_terminated
 from tasks.benchmarks import BenchmarkConfig, load_benchmark
 from tasks.retrieval.metrics import ResultMatrix
 from tasks.retrieval.random_baseline import chance_average
@@ -64,7 +65,15 @@ def run_experiment(
     Raises:
         ValueError, OSError: the configuration or the data is invalid.
         RuntimeError: another process uses the run, or workers failed too often.
+        TerminatedError: the process received SIGTERM; a checkpoint was written if possible.
     """
+    with on_sigterm(raise_terminated):
+        return _run(config, fresh, view, shared)
+
+
+def _run(
+    config: RunConfig, fresh: bool, view: EventView | None, shared: SharedFiles | None
+) -> RunResult:
     start_s = time.time()
     storage = RunStorage.of(config)
     benchmark = read_benchmark(config)
@@ -86,6 +95,9 @@ def run_experiment(
                 storage.write_results(results)
                 write_figures(results, storage.folder)
                 events.emit("finished", summary=results["summary"], timings=results["timings"])
+            except TerminatedError:
+                events.emit("log", level="warning", message="stopped by SIGTERM")
+                raise
             except BaseException as error:
                 events.emit("failed", error=f"{type(error).__name__}: {error}")
                 raise
@@ -197,8 +209,7 @@ def _compute(
         return run_in_process(config, benchmark, storage, attempt, shared)
     from runner.on_ray.cluster import run_on_ray
 
-    checkpoint = CheckpointStore(storage.checkpoints, config.hash).latest()
-    first_domain = checkpoint.position.domain if checkpoint else 0
+    first_domain = CheckpointStore(storage.checkpoints, config.hash).newest_position().domain
     last = max(0, len(benchmark.steps) - 1)
     return run_on_ray(config, benchmark, storage, attempt, min(first_domain, last), shared)
 

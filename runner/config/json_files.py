@@ -8,6 +8,8 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+from runner.config.disk_space import explain_full_disk
+
 
 class DamagedFileError(ValueError):
     """A file of a run folder is truncated, overwritten or of another format."""
@@ -80,9 +82,10 @@ def write_atomically(path: Path, text: str) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(text)
-        flush_to_disk(temporary)
-        temporary.replace(path)
+        with explain_full_disk(path, len(text.encode())):
+            temporary.write_text(text)
+            flush_to_disk(temporary)
+            temporary.replace(path)
     except OSError:
         temporary.unlink(missing_ok=True)
         raise

@@ -20,6 +20,7 @@ import torch
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from runner.config.run_config import RunConfig, validate
+from runner.on_ray.failures import DIED, cluster_message, died_while_starting, failure_message
 from runner.on_ray.image_stream import RayStream, serve_stream
 from runner.on_ray.prototype_actor import RayPrototypeStore, serve_prototypes
 from runner.on_ray.resources import (
@@ -31,6 +32,7 @@ from runner.on_ray.resources import (
 from runner.results.run_folder import RunStorage
 from runner.streaming.decoded_cache import SharedFiles
 from runner.training.collectives import DistributedGroup, LocalGroup
+from runner.training.termination import FileRequest, on_sigterm, raise_terminated, stop_workers
 from runner.training.worker import run_worker
 from tasks.schema import Benchmark
 
@@ -124,7 +126,11 @@ def connected(config: RunConfig) -> Iterator[None]:
             "start one with `ray start --head`, or unset RAY_ADDRESS to run on this machine"
         ) from error
     try:
-        yield
+        # `ray.init` replaces the handler of SIGTERM.
+        with on_sigterm(raise_terminated):
+            yield
+    except DIED as error:
+        raise RuntimeError(cluster_message(error, address)) from error
     finally:
         ray.shutdown()
 
@@ -186,15 +192,36 @@ def _fit(
 ) -> dict[str, Any]:
     cluster = config.cluster
     os.environ.update(start_timeout(cluster.wait_s))
-    trainer = TorchTrainer(
+    parameters = {
+        "config": config.model_dump(mode="json"),
+        "benchmark": [ray.put(benchmark)],
+        "folder": str(storage.folder),
+        "attempt": attempt,
+        "shared": shared,
+    }
+    with stop_workers(storage.stop_file):
+        for number in range(cluster.max_failures + 1):
+            # A new name for each start: the training loop resumes from its own checkpoints.
+            name = f"start-{attempt}" + (f"-{number}" if number else "")
+            trainer = _trainer(config, storage, parameters, cpus, name)
+            try:
+                result = trainer.fit()
+            except ray.train.TrainingFailedError as error:
+                if number < cluster.max_failures and died_while_starting(error):
+                    continue
+                raise RuntimeError(failure_message(error, cluster.max_failures)) from error
+            assert result.return_value is not None
+            return result.return_value
+    raise AssertionError("the last failure is raised")
+
+
+def _trainer(
+    config: RunConfig, storage: RunStorage, parameters: dict[str, Any], cpus: float, name: str
+) -> TorchTrainer:
+    cluster = config.cluster
+    return TorchTrainer(
         _work,
-        train_loop_config={
-            "config": config.model_dump(mode="json"),
-            "benchmark": [ray.put(benchmark)],
-            "folder": str(storage.folder),
-            "attempt": attempt,
-            "shared": shared,
-        },
+        train_loop_config=parameters,
         torch_config=TorchConfig(backend="nccl" if cluster.use_gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
             num_workers=cluster.num_workers,
@@ -202,23 +229,14 @@ def _fit(
             resources_per_worker={"CPU": cpus} | ({"GPU": 1} if cluster.use_gpu else {}),
         ),
         run_config=ray.train.RunConfig(
-            # A new name for each start: the training loop resumes from its own checkpoints.
-            name=f"start-{attempt}",
+            name=name,
             storage_path=str(storage.folder / "train"),
             failure_config=ray.train.FailureConfig(
-                max_failures=cluster.max_failures, controller_failure_limit=1
+                max_failures=cluster.max_failures,
+                controller_failure_limit=max(1, cluster.max_failures),
             ),
         ),
     )
-    try:
-        result = trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        raise RuntimeError(
-            f"cluster.max_failures: expected at most {cluster.max_failures} worker failures, got "
-            f"more; last failure: {error}. Run the same command to resume from the last checkpoint"
-        ) from error
-    assert result.return_value is not None
-    return result.return_value
 
 
 def _work(parameters: dict[str, Any]) -> dict[str, Any]:
@@ -247,6 +265,7 @@ def _work(parameters: dict[str, Any]) -> dict[str, Any]:
             RayPrototypeStore(config.run_name),
             group,
             device,
+            FileRequest(storage.stop_file) if group.rank == 0 else None,
         )
     except (ValueError, FloatingPointError) as error:
         return {"error": str(error), "kind": type(error).__name__}

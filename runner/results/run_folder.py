@@ -47,6 +47,7 @@ class RunStorage:
         self.results_file = folder / "results.json"
         self.attempt_file = folder / "attempt.json"
         self.data_files = folder / "data-files.jsonl"
+        self.stop_file = folder / ".stop"
         self.checkpoints = folder / "checkpoints"
         self.notes: list[str] = []
         """Repairs of damaged files and other messages about this start, for the event log."""

@@ -8,7 +8,8 @@ uninterrupted one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -41,8 +42,9 @@ from runner.training.optim import (
 from runner.training.precision import autocast
 from runner.training.prototype_store import PrototypeStore
 from runner.training.run_evaluator import RunEvaluator
-from runner.training.run_state import RunState
+from runner.training.run_state import RunState, generator_states, restore_generators
 from runner.training.step_logger import StepLogger
+from runner.training.termination import StopRequest
 from tasks.loading.sampling import derive_seed, num_iterations, num_underfilled_persons
 from tasks.schema import Benchmark
 
@@ -58,6 +60,7 @@ class WorkerContext:
         checkpoints: checkpoints of the run.
         events: the event log; None on every worker but rank 0.
         device: where the learner is trained.
+        stop: request to end the run after a checkpoint.
     """
 
     stream: DomainStream
@@ -66,6 +69,7 @@ class WorkerContext:
     checkpoints: CheckpointStore
     events: EventLog | None
     device: torch.device
+    stop: StopRequest = field(default_factory=StopRequest)
 
 
 class LifelongLoop:
@@ -88,11 +92,12 @@ class LifelongLoop:
             self.embedder, benchmark, config.evaluation, checkpoints, context.events, config.seed
         )
         self._replay: Replay | None = None
+        self._generators: dict[str, torch.Tensor] = {}
 
     def run(self) -> RunState:
         """Trains on all remaining domains; returns the same run state on every worker."""
         self._check_stages()
-        checkpoint = self.context.checkpoints.latest()
+        checkpoint = self._latest_checkpoint()
         if checkpoint is None:
             position = Position()
             self._emit_plan()
@@ -106,12 +111,34 @@ class LifelongLoop:
             position = self._restore(checkpoint)
             self._emit_plan()
         self.context.group.barrier()
+        self.context.stop.check()
         optimizer_state = checkpoint.optimizer if checkpoint else None
         for index in range(position.domain, len(self.benchmark.steps)):
             start = position if index == position.domain else Position(domain=index)
             self._learn_domain(start, optimizer_state)
             optimizer_state = None
         return self.state
+
+    def _latest_checkpoint(self) -> Checkpoint | None:
+        """Loads the newest undamaged checkpoint and warns of damaged ones.
+
+        Raises:
+            RuntimeError: this worker cannot read the checkpoint that rank 0 reads.
+        """
+        checkpoints, group = self.context.checkpoints, self.context.group
+        checkpoint = checkpoints.latest()
+        position = checkpoint.position if checkpoint else None
+        if (expected := group.broadcast(position)) != position:
+            raise RuntimeError(
+                f"worker {group.rank} read checkpoint {position}, but rank 0 read {expected}; "
+                f"check that every node sees the same files in {checkpoints.folder}"
+            )
+        for damaged in checkpoints.damaged:
+            self._log(
+                f"checkpoint {damaged}; continuing from {position and position.name}: what was "
+                "computed after it is computed again, with the same result"
+            )
+        return checkpoint
 
     def _check_stages(self) -> None:
         """Checks all stages before training starts.
@@ -134,7 +161,7 @@ class LifelongLoop:
         with self.state.timed("waiting"):
             opened = self.context.stream.open(index)
         self._log_domain(opened)
-        if (start.stage, start.epoch) == (0, 0):
+        if start == Position(domain=index):
             self._seed("begin", opened.domain.name)
             with self.state.timed("probing"):
                 self.learner.begin_domain(opened.domain, self.embedder.probe(opened))
@@ -142,8 +169,8 @@ class LifelongLoop:
             self._open_replay()
         stages = self.learner.stages()
         for number in range(start.stage, len(stages)):
-            first_epoch = start.epoch if number == start.stage else 0
-            self._train_stage(opened, index, number, stages[number], first_epoch, optimizer_state)
+            first = start if number == start.stage else Position(index, number)
+            self._train_stage(opened, stages[number], first, optimizer_state)
             optimizer_state = None
         self._seed("end", opened.domain.name)
         with self.state.timed("probing"):
@@ -165,6 +192,8 @@ class LifelongLoop:
                 for name, seconds in self.state.seconds.items()
             },
         )
+        if not last:
+            self.context.stop.check()
 
     def _open_replay(self) -> None:
         """Decodes the learner's exemplars of earlier domains, if it has any."""
@@ -221,12 +250,11 @@ class LifelongLoop:
     def _train_stage(
         self,
         opened: OpenedDomain,
-        index: int,
-        number: int,
         stage: Stage,
-        first_epoch: int,
+        start: Position,
         optimizer_state: dict[str, Any] | None,
     ) -> None:
+        """Trains a stage from the epoch and iteration of `start`."""
         set_trainable(self.learner, stage.trainable)
         optimizer = build_optimizer(self.learner, stage.optimizer)
         if optimizer_state is not None:
@@ -235,21 +263,25 @@ class LifelongLoop:
         self._emit(
             "stage",
             domain=opened.domain.name,
-            domain_index=index,
+            domain_index=start.domain,
             stage=stage.name,
             epochs=stage.epochs,
             iterations_per_epoch=self._iterations(opened.domain.person_ids),
             first_iteration=self.state.iteration,
         )
-        for epoch in range(first_epoch, stage.epochs):
+        for epoch in range(start.epoch, stage.epochs):
             self._seed(opened.domain.name, stage.name, epoch)
+            first = start if epoch == start.epoch else replace(start, epoch=epoch, iteration=0)
             with self.state.timed("training"):
-                self._train_epoch(opened, index, stage, epoch, optimizer, module)
+                self._train_epoch(opened, stage, first, optimizer, module)
             last = epoch + 1 == stage.epochs
-            if not last and number + 1 == len(self.learner.stages()):
+            if not last and start.stage + 1 == len(self.learner.stages()):
                 self.evaluator.add_candidate(self.state, epoch + 1)
-            if last or (epoch + 1) % self.config.checkpoints.every_epochs == 0:
-                self._save(Position(index, number, epoch + 1), optimizer)
+            stop = self.context.stop.is_set()
+            if stop or last or (epoch + 1) % self.config.checkpoints.every_epochs == 0:
+                self._save(replace(start, epoch=epoch + 1, iteration=0), optimizer)
+            if stop:
+                self.context.stop.finish()
         self._seed(opened.domain.name, stage.name, "end")
         with self.state.timed("probing"):
             self.learner.end_stage(stage.name, self.embedder.probe(opened))
@@ -257,16 +289,17 @@ class LifelongLoop:
     def _train_epoch(
         self,
         opened: OpenedDomain,
-        index: int,
         stage: Stage,
-        epoch: int,
+        start: Position,
         optimizer: torch.optim.Optimizer,
         module: nn.Module,
     ) -> None:
+        """Trains an epoch from the iteration of `start`."""
+        epoch, first = start.epoch, start.iteration
         iterations = self._iterations(opened.domain.person_ids)
         position = {
             "domain": opened.domain.name,
-            "domain_index": index,
+            "domain_index": start.domain,
             "stage": stage.name,
             "epoch": epoch,
         }
@@ -274,8 +307,10 @@ class LifelongLoop:
         batches = training_batches(
             self.config, self.context.group, opened, stage, epoch, self._replay
         )
+        if first:
+            restore_generators(self._generators, self.device)
         self.learner.train()
-        for number, batch in enumerate(prefetch(batches, depth=2)):
+        for number, batch in enumerate(prefetch(islice(batches, first, None), depth=2), first):
             factor = learning_rate_factor(
                 stage.optimizer.schedule,
                 epoch * iterations + number,
@@ -291,6 +326,10 @@ class LifelongLoop:
             logger.add(self.state.iteration, result, stage.optimizer.lr * factor)
             self.state.iteration += 1
             self.state.count("trained_images", self.config.global_batch)
+            if number + 1 < iterations and self.context.stop.is_set():
+                logger.flush()
+                self._save(replace(start, iteration=number + 1), optimizer)
+                self.context.stop.finish()
         logger.flush()
 
     def _distributed(self) -> nn.Module:
@@ -313,6 +352,8 @@ class LifelongLoop:
                     facts=state.facts,
                     optimizer=optimizer.state_dict() if optimizer else None,
                     run_state=self.state.to_json(),
+                    generators=generator_states(self.device) if position.iteration else {},
+                    selected_epoch=selected_epoch(self.state.candidates),
                 )
             )
             self.context.checkpoints.drop_selected(keep_epoch=selected_epoch(self.state.candidates))
@@ -321,7 +362,7 @@ class LifelongLoop:
         self.learner.load_state(LearnerState(checkpoint.tensors, checkpoint.facts))
         self.learner.to(self.device)
         self.state = RunState.from_json(self.benchmark, checkpoint.run_state)
-        position = checkpoint.position
+        position, self._generators = checkpoint.position, checkpoint.generators
         if self.context.group.rank == 0:
             store = self.context.prototypes
             store.reset(self.state.memory_version, self.learner.memory_state())
@@ -329,7 +370,8 @@ class LifelongLoop:
             self.context.checkpoints.drop_selected(keep_epoch=selected_epoch(self.state.candidates))
         self._log(
             f"resumed at domain {position.domain + 1}, stage {position.stage + 1}, "
-            f"epoch {position.epoch + 1}",
+            f"epoch {position.epoch + 1}"
+            + (f", iteration {position.iteration + 1}" if position.iteration else ""),
             level="info",
         )
         return position

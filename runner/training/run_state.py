@@ -8,6 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from runner.training.model_selection import Candidate
 from tasks.retrieval.metrics import ResultMatrix
 from tasks.schema import Benchmark
@@ -72,3 +75,17 @@ class RunState:
         seen = tuple(domain.name for domain in benchmark.seen)
         unseen = tuple(domain.name for domain in benchmark.unseen)
         return RunState(ResultMatrix(seen, unseen), ResultMatrix(seen, unseen))
+
+
+def generator_states(device: torch.device) -> dict[str, Tensor]:
+    """Returns the states of torch's random generators, for a checkpoint within an epoch."""
+    states = {"cpu": torch.get_rng_state()}
+    return states | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
+
+
+def restore_generators(states: dict[str, Tensor], device: torch.device) -> None:
+    """Restores the states of `generator_states`; a state for another device is ignored."""
+    if "cpu" in states:
+        torch.set_rng_state(states["cpu"])
+    if "cuda" in states and device.type == "cuda":
+        torch.cuda.set_rng_state(states["cuda"], device)

@@ -157,7 +157,7 @@ def test_truncated_configuration_of_another_run_is_not_overwritten(
     cut(folder / "config.yaml", 0.3)
     content = (folder / "config.yaml").read_text()
     other = tiny_config(folder.parent, "finetune", "seed=9", f"run.name={folder.name}")
-    with pytest.raises(ValueError, match="damaged|cannot read"):
+    with pytest.raises(ValueError, match=r"damaged|cannot read"):
         run_experiment(other)
     assert (folder / "config.yaml").read_text() == content
     assert config.run_name == folder.name

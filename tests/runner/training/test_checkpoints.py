@@ -8,7 +8,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from runner.training.checkpoints import Checkpoint, CheckpointStore, FencedError, Position
+from runner.training.checkpoints import (
+    Checkpoint,
+    CheckpointStore,
+    DamagedCheckpointError,
+    FencedError,
+    Position,
+)
 
 BEGIN = Position()
 
@@ -99,7 +105,8 @@ def test_only_tensors_are_unpickled(tmp_path):
     store = CheckpointStore(tmp_path, "abc")
     folder = store.save(checkpoint(optimizer={"state": {}}))
     torch.save({"state": Position}, folder / "optimizer.pt")
-    with pytest.raises(Exception, match="Weights only load failed"):
+    (folder / "checksums.json").unlink()
+    with pytest.raises(DamagedCheckpointError, match="Weights only load failed"):
         store.latest()
 
 
@@ -142,7 +149,7 @@ def test_incomplete_checkpoints_are_ignored_and_deleted(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("runner.training.checkpoints._sync", killed)
+        patched.setattr("runner.training.checkpoint_files._flush", killed)
         with pytest.raises(KeyboardInterrupt):
             store.save(checkpoint(Position(0, 0, 2), 2))
     assert len(list(tmp_path.iterdir())) == 2
