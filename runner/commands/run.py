@@ -6,6 +6,7 @@ A run that was interrupted resumes from its last checkpoint.
 from __future__ import annotations
 
 import argparse
+import shlex
 
 from runner import program_name
 from runner.commands._arguments import add_config_arguments, add_output_arguments
@@ -49,7 +50,10 @@ def main(options: argparse.Namespace, output: Output) -> int:
     if config.tracking.uri is None:
         return 0
     if config.cluster.num_workers == 0 or pending:
-        output.note(f"Tracking  {program_name()} sync {result.folder} sends this run to MLflow")
+        folder = shlex.quote(str(result.folder))
+        output.note(f"Tracking  {program_name()} sync {folder} sends this run to MLflow")
     else:
-        output.note(f"Tracking  mlflow ui --backend-store-uri {tracking_uri(config)}")
+        output.note(
+            f"Tracking  mlflow ui --backend-store-uri {shlex.quote(str(tracking_uri(config)))}"
+        )
     return 0
