@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runner.config.disk_space import explain_full_disk
 from runner.config.run_config import RunConfig, base_folder, flatten, learner_module
 from runner.results.report import write_figures
 from runner.results.run_folder import RunStorage, git_revision
@@ -82,6 +83,8 @@ def _run(
         storage.write_lock(benchmark.lock, benchmark.contents)
         finished = storage.repaired_results()
         if finished is not None:
+            if not (storage.folder / "matrix.png").exists():  # the storage was full
+                _write_figures(finished, storage.folder)
             return RunResult(storage.folder, finished, was_finished=True)
         events = EventLog(storage.events_file)
         with _show_events(storage, view):
@@ -93,7 +96,7 @@ def _run(
                 outcome = _compute(config, benchmark, storage, attempt, shared)
                 results = summarise(config, benchmark, outcome, attempt, time.time() - start_s)
                 storage.write_results(results)
-                write_figures(results, storage.folder)
+                _write_figures(results, storage.folder)
                 events.emit("finished", summary=results["summary"], timings=results["timings"])
             except TerminatedError:
                 events.emit("log", level="warning", message="stopped by SIGTERM")
@@ -106,6 +109,11 @@ def _run(
         return RunResult(storage.folder, results, tracking=report)
     finally:
         storage.close()
+
+
+def _write_figures(results: dict[str, Any], folder: Path) -> None:
+    with explain_full_disk(folder / "matrix.png"):
+        write_figures(results, folder)
 
 
 def read_benchmark(config: RunConfig) -> Benchmark:

@@ -18,7 +18,7 @@ _TEXTS = {
     "os error 28": errno.ENOSPC,
     "disk is full": errno.ENOSPC,  # SQLite
     "disk quota exceeded": errno.EDQUOT,
-    "file too large": errno.EFBIG,
+    "os error 27": errno.EFBIG,
 }
 
 

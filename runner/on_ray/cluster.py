@@ -19,8 +19,15 @@ import ray.train
 import torch
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
+from runner.config.disk_space import DiskFullError
 from runner.config.run_config import RunConfig, validate
-from runner.on_ray.failures import DIED, cluster_message, died_while_starting, failure_message
+from runner.on_ray.failures import (
+    DIED,
+    cluster_message,
+    died_while_starting,
+    failure_message,
+    reason,
+)
 from runner.on_ray.image_stream import RayStream, serve_stream
 from runner.on_ray.prototype_actor import RayPrototypeStore, serve_prototypes
 from runner.on_ray.resources import (
@@ -61,6 +68,7 @@ def run_on_ray(
     Raises:
         ValueError: the workers do not fit the cluster, or a worker raised it.
         FloatingPointError: the loss is NaN or infinite.
+        DiskFullError: the storage is full.
         RuntimeError: workers failed more often than cluster.max_failures.
     """
     height, width = config.backbone.image_height, config.backbone.image_width
@@ -81,6 +89,8 @@ def run_on_ray(
             ),
         ):
             outcome = _fit(config, benchmark, storage, attempt, cpus, shared)
+    if "errno" in outcome:
+        raise DiskFullError(outcome["errno"], outcome["error"])
     if "error" in outcome:
         kind = FloatingPointError if outcome["kind"] == "FloatingPointError" else ValueError
         raise kind(outcome["error"])
@@ -120,7 +130,12 @@ def connected(config: RunConfig) -> Iterator[None]:
             runtime_env={"env_vars": _worker_environment()},
             **settings,
         )
-    except (OSError, RuntimeError) as error:
+    except Exception as error:
+        if address == "local":  # ray.init raises a plain Exception if a process does not start
+            raise RuntimeError(
+                f"Ray could not start on this machine: {reason(error)}. Often it has too little "
+                "memory or is overloaded; cluster.num_workers=0 runs without Ray"
+            ) from error
         raise ConnectionError(
             f"cluster.address: expected a Ray cluster at {address!r}, got no answer ({error}); "
             "start one with `ray start --head`, or unset RAY_ADDRESS to run on this machine"
@@ -242,7 +257,8 @@ def _trainer(
 def _work(parameters: dict[str, Any]) -> dict[str, Any]:
     """Runs one Train worker.
 
-    ValueError and FloatingPointError are returned as values, because Train would retry the worker.
+    Errors that a second try cannot remove are returned as values, because Train would retry the
+    worker.
     """
     config = validate(parameters["config"])
     benchmark: Benchmark = ray.get(parameters["benchmark"][0])
@@ -269,5 +285,7 @@ def _work(parameters: dict[str, Any]) -> dict[str, Any]:
         )
     except (ValueError, FloatingPointError) as error:
         return {"error": str(error), "kind": type(error).__name__}
+    except DiskFullError as error:
+        return {"error": error.strerror, "errno": error.errno}
     finally:
         stream.close()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from runner.config.disk_space import explain_full_disk
 from runner.config.json_files import read_lines, write_atomically
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class UnreadableImages:
             if not new:
                 return
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            with self._file.open("a", encoding="utf-8") as lines:
+            with explain_full_disk(self._file), self._file.open("a", encoding="utf-8") as lines:
                 lines.writelines(json.dumps(asdict(image)) + "\n" for image in new.values())
             self._known.update(new)
 
