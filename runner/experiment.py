@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,7 @@ def _run(
             _emit_run(events, config, benchmark, attempt)
             for note in storage.notes:
                 events.emit("log", level="warning", message=note)
-            tracker = _tracker(storage, config)
+            tracker, tracking_timeout_s = _tracker(storage, config), 30.0
             try:
                 outcome = _compute(config, benchmark, storage, attempt, shared)
                 results = summarise(config, benchmark, outcome, attempt, time.time() - start_s)
@@ -99,13 +99,16 @@ def _run(
                 _write_figures(results, storage.folder)
                 events.emit("finished", summary=results["summary"], timings=results["timings"])
             except TerminatedError:
-                events.emit("log", level="warning", message="stopped by SIGTERM")
+                tracking_timeout_s = 2.0  # the machine is about to be taken away
+                with suppress(OSError):
+                    events.emit("log", level="warning", message="stopped by SIGTERM")
                 raise
             except BaseException as error:
-                events.emit("failed", error=f"{type(error).__name__}: {error}")
+                with suppress(OSError):  # a full disk must not hide the error
+                    events.emit("failed", error=f"{type(error).__name__}: {error}")
                 raise
             finally:
-                report = tracker.close(timeout_s=30.0) if tracker else None
+                report = tracker.close(tracking_timeout_s) if tracker else None
         return RunResult(storage.folder, results, tracking=report)
     finally:
         storage.close()

@@ -16,6 +16,7 @@ from runner.config.run_config import RunConfig, to_yaml
 from runner.experiment import run_experiment
 from runner.results.finished_runs import read_finished
 from runner.tracking.event_log import read_events
+from runner.training.checkpoints import Checkpoint, CheckpointStore
 
 MakeConfig = Callable[..., RunConfig]
 Numbers = Callable[[Mapping[str, Any]], dict[str, Any]]
@@ -161,3 +162,40 @@ def test_truncated_configuration_of_another_run_is_not_overwritten(
         run_experiment(other)
     assert (folder / "config.yaml").read_text() == content
     assert config.run_name == folder.name
+
+
+class KilledError(Exception):
+    """Simulates the end of the process."""
+
+
+@pytest.mark.parametrize("num_saved", [2, 4])
+def test_a_damaged_checkpoint_costs_time_but_no_digit(
+    copied: tuple[RunConfig, Path],
+    tmp_path: Path,
+    tiny_config: MakeConfig,
+    numbers_of: Numbers,
+    num_saved: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected = json.loads((copied[1] / "results.json").read_text())
+    config = tiny_config(tmp_path / "killed")
+    folder = tmp_path / "killed" / config.run_name
+    save, num_calls = CheckpointStore.save, 0
+
+    def save_or_die(self: CheckpointStore, checkpoint: Checkpoint) -> None:
+        nonlocal num_calls
+        save(self, checkpoint)
+        num_calls += 1
+        if num_calls == num_saved:
+            raise KilledError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(CheckpointStore, "save", save_or_die)
+        with pytest.raises(KilledError):
+            run_experiment(config)
+    before, newest = sorted((folder / "checkpoints").glob("position-*"))
+    cut(newest / "tensors.safetensors")
+    results = run_experiment(config).results
+    assert numbers_of(results) == numbers_of(expected)
+    assert f"{newest} is damaged (the content of tensors.safetensors" in logged(folder)
+    assert f"continuing from {before.name}" in logged(folder)
