@@ -70,5 +70,6 @@ def reason(error: BaseException) -> str:
     has_traceback = any(line.startswith("Traceback") for line in lines)
     line = (lines[-1] if has_traceback else lines[0]) if lines else ""
     name = type(error).__name__
+    line = line.rstrip(".")
     text = line if line.startswith(name) or has_traceback else f"{name}: {line}"
     return text if len(text) <= _MAX_CHARACTERS else f"{text[: _MAX_CHARACTERS - 3]}..."
