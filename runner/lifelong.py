@@ -25,7 +25,7 @@ import runner.commands
 from runner import __version__, program_name
 from runner.commands._output import Output, make_console
 from runner.config.disk_space import full_disk_message
-from runner.training.termination import TerminatedError
+from runner.training.termination import RunFailedError, TerminatedError
 from tasks.suggestion import suggestion
 
 DEFAULT_COMMAND = "run"
@@ -71,7 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 2
         if isinstance(error, RuntimeError):
             errors.print("failed", style="bold red")
-            errors.print(f"{error}{_how_to_resume(options, words)}", soft_wrap=True)
+            advice = _how_to_resume(options, words) if isinstance(error, RunFailedError) else ""
+            errors.print(f"{error}{advice}", soft_wrap=True)
             return 1
         raise
     return status

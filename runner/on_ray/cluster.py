@@ -39,7 +39,13 @@ from runner.on_ray.resources import (
 from runner.results.run_folder import RunStorage
 from runner.streaming.decoded_cache import SharedFiles
 from runner.training.collectives import DistributedGroup, LocalGroup
-from runner.training.termination import FileRequest, on_sigterm, raise_terminated, stop_workers
+from runner.training.termination import (
+    FileRequest,
+    RunFailedError,
+    on_sigterm,
+    raise_terminated,
+    stop_workers,
+)
 from runner.training.worker import run_worker
 from tasks.schema import Benchmark
 
@@ -69,7 +75,7 @@ def run_on_ray(
         ValueError: the workers do not fit the cluster, or a worker raised it.
         FloatingPointError: the loss is NaN or infinite.
         DiskFullError: the storage is full.
-        RuntimeError: workers failed more often than cluster.max_failures.
+        RunFailedError: workers failed more often than cluster.max_failures.
     """
     height, width = config.backbone.image_height, config.backbone.image_width
     with connected(config):
@@ -132,7 +138,7 @@ def connected(config: RunConfig) -> Iterator[None]:
         )
     except Exception as error:
         if address == "local":  # ray.init raises a plain Exception if a process does not start
-            raise RuntimeError(
+            raise RunFailedError(
                 f"Ray could not start on this machine: {reason(error)}. Often it has too little "
                 "memory or is overloaded; cluster.num_workers=0 runs without Ray"
             ) from error
@@ -145,7 +151,7 @@ def connected(config: RunConfig) -> Iterator[None]:
         with on_sigterm(raise_terminated):
             yield
     except DIED as error:
-        raise RuntimeError(cluster_message(error, address)) from error
+        raise RunFailedError(cluster_message(error, address)) from error
     finally:
         ray.shutdown()
 
@@ -224,7 +230,7 @@ def _fit(
             except ray.train.TrainingFailedError as error:
                 if number < cluster.max_failures and died_while_starting(error):
                     continue
-                raise RuntimeError(failure_message(error, cluster.max_failures)) from error
+                raise RunFailedError(failure_message(error, cluster.max_failures)) from error
             assert result.return_value is not None
             return result.return_value
     raise AssertionError("the last failure is raised")

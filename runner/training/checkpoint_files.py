@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from models.learner import LearnerState
 from runner.config.disk_space import explain_full_disk
 from runner.config.json_files import DamagedFileError, flush_to_disk, read_object
 
@@ -109,6 +111,22 @@ def write_learner(file: Path, tensors: Mapping[str, Tensor], facts: Mapping[str,
     except Exception:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def read_learner(file: Path) -> LearnerState:
+    """Reads a file of `write_learner`.
+
+    Raises:
+        DamagedFileError: the file is truncated or overwritten.
+    """
+    try:
+        with safe_open(file, framework="pt") as opened:
+            facts = json.loads((opened.metadata() or {})["facts"])
+        return LearnerState(load_file(file), facts)
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise DamagedFileError(
+            file, _reason(error), "restore it from a copy, or run again with --fresh"
+        ) from error
 
 
 def read_checkpoint(folder: Path, config_hash: str) -> Checkpoint:

@@ -28,6 +28,10 @@ class TerminatedError(BaseException):
     """
 
 
+class RunFailedError(RuntimeError):
+    """Processes or machines of a run failed; the same command resumes the run."""
+
+
 class StopRequest:
     """A request to end the run after a checkpoint, for the training loop; here it is never set."""
 
@@ -115,26 +119,25 @@ def stop_at_next_checkpoint(grace_s: float = GRACE_S) -> Iterator[SignalRequest]
     checkpoint.
     """
     request = SignalRequest()
+    previous = signal.getsignal(signal.SIGALRM)
+
+    def expired(_signal: int, _frame: FrameType | None) -> NoReturn:
+        raise TerminatedError
 
     def handle() -> None:
         if request.requested:
             raise TerminatedError
         request.requested = True
+        signal.signal(signal.SIGALRM, expired)
         signal.setitimer(signal.ITIMER_REAL, grace_s)
 
-    def expired(_signal: int, _frame: FrameType | None) -> NoReturn:
-        raise TerminatedError
-
     with on_sigterm(handle):
-        if threading.current_thread() is not threading.main_thread():
-            yield request
-            return
-        previous = signal.signal(signal.SIGALRM, expired)
         try:
             yield request
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, previous)
+            if request.requested:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                signal.signal(signal.SIGALRM, previous)
 
 
 @contextmanager

@@ -15,7 +15,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from runner.config.disk_space import DiskFullError
+from runner.config.json_files import DamagedFileError
 from runner.training import checkpoint_files
+from runner.training.checkpoint_files import read_learner
 from runner.training.checkpoints import (
     Checkpoint,
     CheckpointStore,
@@ -200,6 +202,16 @@ def test_learners_of_all_domains_are_kept(tmp_path):
         with safe_open(path, framework="pt") as file:
             assert json.loads(file.metadata()["facts"]) == {"offset": index}
     assert len(list((tmp_path / "c").iterdir())) == 3
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 500, b"cut"])
+def test_a_damaged_learner_is_named(tmp_path, content):
+    file = CheckpointStore(tmp_path, "abc").save_domain(0, "plaza", tensors(), {"offset": 3})
+    assert_bit_equal(read_learner(file).tensors, tensors())
+    assert read_learner(file).facts == {"offset": 3}
+    file.write_bytes(content if content != b"cut" else file.read_bytes()[:-9])
+    with pytest.raises(DamagedFileError, match=r"after-01-plaza\.safetensors is damaged .*--fresh"):
+        read_learner(file)
 
 
 def damaged(folder, kind):
