@@ -146,7 +146,7 @@ class Benchmark:
     lock: Mapping[str, Any]
     trained: tuple[Domain, ...] | None = None
     contents: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(
-        default_factory=dict, repr=False, compare=False
+        default_factory=dict[str, Mapping[str, Mapping[str, Any]]], repr=False, compare=False
     )
 
     @property

@@ -29,7 +29,11 @@ from runner.training.checkpoint_files import (
 )
 
 __all__ = [
-    *("Checkpoint", "CheckpointStore", "DamagedCheckpointError", "FencedError", "Position"),
+    "Checkpoint",
+    "CheckpointStore",
+    "DamagedCheckpointError",
+    "FencedError",
+    "Position",
     "selected_name",
 ]
 
