@@ -6,12 +6,13 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from models.backbones.caption_encoder import load_caption_encoder
+from runner.config.disk_space import explain_full_disk
 from runner.config.plain_values import leaves
 from runner.config.run_config import RunConfig, base_folder, learner_module, public_values
 from runner.config.sections import TrackingConfig
@@ -25,6 +26,7 @@ from runner.tracking.tracker import DrainReport, Tracker
 from runner.training.checkpoints import CheckpointStore
 from runner.training.evaluation import check_protocol, check_queries, pinned_settings
 from runner.training.model_selection import check_selection, selection_summary
+from runner.training.termination import TerminatedError, on_sigterm, raise_terminated
 from tasks.benchmarks import BenchmarkConfig, load_benchmark
 from tasks.retrieval.metrics import ResultMatrix
 from tasks.retrieval.random_baseline import chance_average
@@ -67,35 +69,59 @@ def run_experiment(
     Raises:
         ValueError, OSError: the configuration or the data is invalid.
         RuntimeError: another process uses the run, or workers failed too often.
+        TerminatedError: the process received SIGTERM; a checkpoint was written if possible.
     """
+    with on_sigterm(raise_terminated):
+        return _run(config, fresh, view, shared)
+
+
+def _run(
+    config: RunConfig, fresh: bool, view: EventView | None, shared: SharedFiles | None
+) -> RunResult:
     start_s = time.time()
     tracking = _tracking(config)
     storage = RunStorage.of(config)
     benchmark = read_benchmark(config)
     attempt = storage.open(config, fresh=fresh)
     try:
-        storage.write_lock(benchmark.lock)
-        finished = storage.results()
+        storage.write_lock(benchmark.lock, benchmark.contents)
+        finished = storage.repaired_results()
         if finished is not None:
+            if not (storage.folder / "matrix.png").exists():  # the storage was full
+                _write_figures(finished, storage.folder)
             return RunResult(storage.folder, finished, was_finished=True)
         events = EventLog(storage.events_file)
         with _show_events(storage, view):
             _emit_run(events, config, benchmark, attempt)
+            for note in storage.notes:
+                events.emit("log", level="warning", message=note)
             tracker = Tracker(storage.folder, tracking).start() if tracking else None
+            tracking_timeout_s = 30.0
             try:
                 outcome = _compute(config, benchmark, storage, attempt, shared)
                 results = summarise(config, benchmark, outcome, attempt, time.time() - start_s)
                 storage.write_results(results)
-                write_figures(results, storage.folder)
+                _write_figures(results, storage.folder)
                 events.emit("finished", summary=results["summary"], timings=results["timings"])
+            except TerminatedError:
+                tracking_timeout_s = 2.0  # the machine is about to be taken away
+                with suppress(OSError):
+                    events.emit("log", level="warning", message="stopped by SIGTERM")
+                raise
             except BaseException as error:
-                events.emit("failed", error=f"{type(error).__name__}: {error}")
+                with suppress(OSError):  # a full disk must not hide the error
+                    events.emit("failed", error=f"{type(error).__name__}: {error}")
                 raise
             finally:
-                report = tracker.close(timeout_s=30.0) if tracker else None
+                report = tracker.close(tracking_timeout_s) if tracker else None
         return RunResult(storage.folder, results, tracking=report)
     finally:
         storage.close()
+
+
+def _write_figures(results: dict[str, Any], folder: Path) -> None:
+    with explain_full_disk(folder / "matrix.png"):
+        write_figures(results, folder)
 
 
 def read_benchmark(config: RunConfig) -> Benchmark:
@@ -202,8 +228,7 @@ def _compute(
         return run_in_process(config, benchmark, storage, attempt, shared)
     from runner.on_ray.cluster import run_on_ray
 
-    checkpoint = CheckpointStore(storage.checkpoints, config.hash).latest()
-    first_domain = checkpoint.position.domain if checkpoint else 0
+    first_domain = CheckpointStore(storage.checkpoints, config.hash).newest_position().domain
     last = max(0, len(benchmark.steps) - 1)
     return run_on_ray(config, benchmark, storage, attempt, min(first_domain, last), shared)
 

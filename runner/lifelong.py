@@ -17,13 +17,16 @@ import importlib
 import io
 import os
 import pkgutil
+import shlex
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout
 
 import runner.commands
 from runner import __version__, program_name
 from runner.commands._output import Output, make_console
+from runner.config.disk_space import full_disk_message
 from runner.config.redaction import masked
+from runner.training.termination import RunFailedError, TerminatedError
 from tasks.suggestion import suggestion
 
 DEFAULT_COMMAND = "run"
@@ -36,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: words after the program name; default: `sys.argv[1:]`.
 
     Returns:
-        Exit status: 0 success, 1 failure, 2 invalid input, 130 interrupted.
+        Exit status: 0 success, 1 failure, 2 invalid input, 130 interrupted, 143 terminated.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     _allow_any_text()
@@ -51,19 +54,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has exited, for example `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (ValueError, OSError, FloatingPointError) as error:
-        errors.print(f"error {type(error).__name__}", style="bold red")
-        errors.print(masked(str(error)), soft_wrap=True)
-        return 2
-    except RuntimeError as error:
-        errors.print("failed", style="bold red")
-        errors.print(masked(str(error)), soft_wrap=True)
-        return 1
     except KeyboardInterrupt:
-        resume = "; run the same command again to resume from the last checkpoint"
-        errors.print("stopped" + (resume if options.command == DEFAULT_COMMAND else ""))
+        errors.print("stopped" + _how_to_resume(options, words), soft_wrap=True)
         return 130
+    except TerminatedError:
+        errors.print("stopped by SIGTERM" + _how_to_resume(options, words), soft_wrap=True)
+        return 143
+    except Exception as error:
+        if message := full_disk_message(error):
+            errors.print("failed", style="bold red")
+            advice = ". Free some space" + _how_to_resume(options, words)
+            errors.print(masked(message) + advice, soft_wrap=True)
+            return 1
+        if isinstance(error, ValueError | OSError | FloatingPointError):
+            errors.print(f"error {type(error).__name__}", style="bold red")
+            errors.print(masked(str(error)), soft_wrap=True)
+            return 2
+        if isinstance(error, RuntimeError):
+            errors.print("failed", style="bold red")
+            advice = _how_to_resume(options, words) if isinstance(error, RunFailedError) else ""
+            errors.print(f"{masked(str(error))}{advice}", soft_wrap=True)
+            return 1
+        raise
     return status
+
+
+def _how_to_resume(options: argparse.Namespace, words: Sequence[str]) -> str:
+    """Ends a message about a run that stopped: the command that resumes it, quoted for a shell."""
+    if options.command != DEFAULT_COMMAND:
+        return ""
+    repeated = shlex.join([word for word in words if word != "--fresh"])
+    return (
+        "; everything up to the last checkpoint is kept. To resume from it, run the same command:\n"
+        f"  {program_name()} {repeated}"
+    )
 
 
 def commands() -> list[str]:

@@ -18,6 +18,7 @@ from pydantic import Field, field_validator, model_validator
 from tasks.dataset_files import LocatedDataset, ReadOptions
 from tasks.datasets import synthetic
 from tasks.datasets.synthetic import SyntheticConfig
+from tasks.protocol.contents import read_contents
 from tasks.protocol.identities import (
     IdentityRule,
     choose_identities,
@@ -26,7 +27,7 @@ from tasks.protocol.identities import (
     rule_name,
     split_validation,
 )
-from tasks.protocol.lock import protocol_lock
+from tasks.protocol.lock import locked_images, protocol_lock
 from tasks.reading import (
     check_allowed,
     dataset_names,
@@ -281,16 +282,21 @@ def load_benchmark(
         config = config.model_copy(update={"num_validation_identities": 0})
     seen = tuple(_seen_domain(raw, config) for raw in seen_raw)
     unseen = tuple(_unseen_domain(raw, config) for raw in unseen_raw)
+    both = [*zip(seen_raw, seen, strict=True), *zip(unseen_raw, unseen, strict=True)]
+    contents = {
+        raw.name: read_contents(raw.folder, locked_images(raw, domain)) for raw, domain in both
+    }
     lock = protocol_lock(
         benchmark=config.name,
         identity_rule=rule_name(config.identities),
         image_size=(image_height, image_width),
         pinned=pinned,
-        seen=list(zip(seen_raw, seen, strict=True)),
-        unseen=list(zip(unseen_raw, unseen, strict=True)),
+        seen=both[: len(seen)],
+        unseen=both[len(seen) :],
         synthetic=config.synthetic.model_dump() if config.is_synthetic else None,
+        contents=contents,
     )
-    return Benchmark(config.name, seen, unseen, lock)
+    return Benchmark(config.name, seen, unseen, lock, contents=contents)
 
 
 def _read(

@@ -137,6 +137,7 @@ class Benchmark:
         lock: protocol lock, see `tasks.protocol.lock`.
         trained: domains to train on one after another if they differ from `seen`: one joint
             domain (joint training) or none.
+        contents: sizes and hashes of the files, see `tasks.protocol.contents`.
     """
 
     name: str
@@ -144,6 +145,9 @@ class Benchmark:
     unseen: tuple[Domain, ...]
     lock: Mapping[str, Any]
     trained: tuple[Domain, ...] | None = None
+    contents: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(
+        default_factory=dict[str, Mapping[str, Mapping[str, Any]]], repr=False, compare=False
+    )
 
     @property
     def domains(self) -> tuple[Domain, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,7 +171,7 @@ def open_index(run: TrainedRun, folder: Path) -> GalleryIndex:
     if not folder.is_dir():
         raise FileNotFoundError(
             f"expected an index at {folder}, got none; build it with: {program_name()} index "
-            f"{run.storage.folder}, with the same --after or --checkpoint"
+            f"{shlex.quote(str(run.storage.folder))}, with the same --after or --checkpoint"
         )
     index = GalleryIndex.load(folder)
     if index.facts != run.facts():

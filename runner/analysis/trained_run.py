@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
 
-from models.learner import Learner, LearnerState
+from models.learner import Learner
 from runner.config.run_config import RunConfig, load_config
 from runner.results.run_folder import RunStorage, find_run
 from runner.streaming.image_stream import LocalStream
+from runner.training.checkpoint_files import read_learner
 from runner.training.checkpoints import selected_name
 from runner.training.collectives import LocalGroup
 from runner.training.evaluation import Embedder
@@ -46,7 +44,7 @@ class TrainedRun:
     @property
     def lock(self) -> dict[str, Any]:
         """Protocol lock under which the run was trained."""
-        return json.loads(self.storage.lock_file.read_text())
+        return self.storage.lock()
 
     def facts(self) -> dict[str, Any]:
         """Values that identify the trained model, as JSON."""
@@ -83,9 +81,7 @@ def load_run(
     config = load_config(str(storage.config_file))
     file = _checkpoint_file(storage, after) if checkpoint == "last" else _chosen(storage, after)
     learner = build_learner(config, LocalGroup())
-    with safe_open(file, framework="pt") as opened:
-        facts = json.loads((opened.metadata() or {})["facts"])
-    learner.load_state(LearnerState(load_file(file), facts))
+    learner.load_state(read_learner(file))
     device = torch.device("cuda" if use_gpu else "cpu")
     return TrainedRun(storage, config, file.name, learner.to(device).eval(), device)
 

@@ -6,6 +6,7 @@ A run that was interrupted resumes from its last checkpoint.
 from __future__ import annotations
 
 import argparse
+import shlex
 
 from runner import program_name
 from runner.commands._arguments import add_config_arguments, add_output_arguments
@@ -50,8 +51,9 @@ def main(options: argparse.Namespace, output: Output) -> int:
     if config.tracking.uri is None:
         return 0
     if config.cluster.num_workers == 0 or pending:
-        output.note(f"Tracking  {program_name()} sync {result.folder} sends this run to MLflow")
+        folder = shlex.quote(str(result.folder))
+        output.note(f"Tracking  {program_name()} sync {folder} sends this run to MLflow")
     else:
-        uri = masked_uri(tracking_uri(config) or "")
+        uri = shlex.quote(masked_uri(tracking_uri(config) or ""))
         output.note(f"Tracking  mlflow ui --backend-store-uri {uri}")
     return 0

@@ -19,7 +19,15 @@ import ray.train
 import torch
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
+from runner.config.disk_space import DiskFullError
 from runner.config.run_config import RunConfig, validate
+from runner.on_ray.failures import (
+    DIED,
+    cluster_message,
+    died_while_starting,
+    failure_message,
+    reason,
+)
 from runner.on_ray.image_stream import RayStream, serve_stream
 from runner.on_ray.prototype_actor import RayPrototypeStore, serve_prototypes
 from runner.on_ray.resources import (
@@ -31,6 +39,13 @@ from runner.on_ray.resources import (
 from runner.results.run_folder import RunStorage
 from runner.streaming.decoded_cache import SharedFiles
 from runner.training.collectives import DistributedGroup, LocalGroup
+from runner.training.termination import (
+    FileRequest,
+    RunFailedError,
+    on_sigterm,
+    raise_terminated,
+    stop_workers,
+)
 from runner.training.worker import run_worker
 from tasks.schema import Benchmark
 
@@ -59,7 +74,8 @@ def run_on_ray(
     Raises:
         ValueError: the workers do not fit the cluster, or a worker raised it.
         FloatingPointError: the loss is NaN or infinite.
-        RuntimeError: workers failed more often than cluster.max_failures.
+        DiskFullError: the storage is full.
+        RunFailedError: workers failed more often than cluster.max_failures.
     """
     height, width = config.backbone.image_height, config.backbone.image_width
     with connected(config):
@@ -79,6 +95,8 @@ def run_on_ray(
             ),
         ):
             outcome = _fit(config, benchmark, storage, attempt, cpus, shared)
+    if "errno" in outcome:
+        raise DiskFullError(outcome["errno"], outcome["error"])
     if "error" in outcome:
         kind = FloatingPointError if outcome["kind"] == "FloatingPointError" else ValueError
         raise kind(outcome["error"])
@@ -118,13 +136,22 @@ def connected(config: RunConfig) -> Iterator[None]:
             runtime_env={"env_vars": _worker_environment()},
             **settings,
         )
-    except (OSError, RuntimeError) as error:
+    except Exception as error:
+        if address == "local":  # ray.init raises a plain Exception if a process does not start
+            raise RunFailedError(
+                f"Ray could not start on this machine: {reason(error)}. Often it has too little "
+                "memory or is overloaded; cluster.num_workers=0 runs without Ray"
+            ) from error
         raise ConnectionError(
             f"cluster.address: expected a Ray cluster at {address!r}, got no answer ({error}); "
             "start one with `ray start --head`, or unset RAY_ADDRESS to run on this machine"
         ) from error
     try:
-        yield
+        # `ray.init` replaces the handler of SIGTERM.
+        with on_sigterm(raise_terminated):
+            yield
+    except DIED as error:
+        raise RunFailedError(cluster_message(error, address)) from error
     finally:
         ray.shutdown()
 
@@ -186,15 +213,36 @@ def _fit(
 ) -> dict[str, Any]:
     cluster = config.cluster
     os.environ.update(start_timeout(cluster.wait_s))
-    trainer = TorchTrainer(
+    parameters = {
+        "config": config.model_dump(mode="json"),
+        "benchmark": [ray.put(benchmark)],
+        "folder": str(storage.folder),
+        "attempt": attempt,
+        "shared": shared,
+    }
+    with stop_workers(storage.stop_file):
+        for number in range(cluster.max_failures + 1):
+            # A new name for each start: the training loop resumes from its own checkpoints.
+            name = f"start-{attempt}" + (f"-{number}" if number else "")
+            trainer = _trainer(config, storage, parameters, cpus, name)
+            try:
+                result = trainer.fit()
+            except ray.train.TrainingFailedError as error:
+                if number < cluster.max_failures and died_while_starting(error):
+                    continue
+                raise RunFailedError(failure_message(error, cluster.max_failures)) from error
+            assert result.return_value is not None
+            return result.return_value
+    raise AssertionError("the last failure is raised")
+
+
+def _trainer(
+    config: RunConfig, storage: RunStorage, parameters: dict[str, Any], cpus: float, name: str
+) -> TorchTrainer:
+    cluster = config.cluster
+    return TorchTrainer(
         _work,
-        train_loop_config={
-            "config": config.model_dump(mode="json"),
-            "benchmark": [ray.put(benchmark)],
-            "folder": str(storage.folder),
-            "attempt": attempt,
-            "shared": shared,
-        },
+        train_loop_config=parameters,
         torch_config=TorchConfig(backend="nccl" if cluster.use_gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
             num_workers=cluster.num_workers,
@@ -202,29 +250,21 @@ def _fit(
             resources_per_worker={"CPU": cpus} | ({"GPU": 1} if cluster.use_gpu else {}),
         ),
         run_config=ray.train.RunConfig(
-            # A new name for each start: the training loop resumes from its own checkpoints.
-            name=f"start-{attempt}",
+            name=name,
             storage_path=str(storage.folder / "train"),
             failure_config=ray.train.FailureConfig(
-                max_failures=cluster.max_failures, controller_failure_limit=1
+                max_failures=cluster.max_failures,
+                controller_failure_limit=max(1, cluster.max_failures),
             ),
         ),
     )
-    try:
-        result = trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        raise RuntimeError(
-            f"cluster.max_failures: expected at most {cluster.max_failures} worker failures, got "
-            f"more; last failure: {error}. Run the same command to resume from the last checkpoint"
-        ) from error
-    assert result.return_value is not None
-    return result.return_value
 
 
 def _work(parameters: dict[str, Any]) -> dict[str, Any]:
     """Runs one Train worker.
 
-    ValueError and FloatingPointError are returned as values, because Train would retry the worker.
+    Errors that a second try cannot remove are returned as values, because Train would retry the
+    worker.
     """
     config = validate(parameters["config"])
     benchmark: Benchmark = ray.get(parameters["benchmark"][0])
@@ -247,8 +287,11 @@ def _work(parameters: dict[str, Any]) -> dict[str, Any]:
             RayPrototypeStore(config.run_name),
             group,
             device,
+            FileRequest(storage.stop_file) if group.rank == 0 else None,
         )
     except (ValueError, FloatingPointError) as error:
         return {"error": str(error), "kind": type(error).__name__}
+    except DiskFullError as error:
+        return {"error": error.strerror, "errno": error.errno}
     finally:
         stream.close()

@@ -10,8 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from runner.config.json_files import DamagedFileError
 from runner.config.run_config import ConfigError, RunConfig, flatten, in_hash, load_config
 from runner.results.run_folder import RunStorage, find_run
+from tasks.protocol.lock import has_contents, without_contents
 from tasks.retrieval.metrics import METRICS, ResultMatrix
 
 Checkpoint = Literal["last", "validation"]
@@ -183,10 +185,7 @@ def read_finished(run: str, storage_root: str = "runs") -> FinishedRun:
         )
     try:
         config = load_config(str(storage.config_file))
-        lock, results = (
-            json.loads(file.read_text(encoding="utf-8"))
-            for file in (storage.lock_file, storage.results_file)
-        )
+        lock, results = storage.lock(), storage.results() or {}
         seen, unseen = (tuple(results["domains"][kind]) for kind in ("seen", "unseen"))
         matrix = ResultMatrix.from_json(results["scores"], seen, unseen)
         benchmark = str(lock["benchmark"])
@@ -194,6 +193,8 @@ def read_finished(run: str, storage_root: str = "runs") -> FinishedRun:
         described = [dict(lock["domains"][name]) for name in seen + unseen]
     except ConfigError as error:
         raise ValueError(f"{folder}: this version cannot read the run: {error}") from error
+    except DamagedFileError:
+        raise
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{folder}: results.json or {storage.lock_file.name} is damaged "
@@ -221,11 +222,14 @@ def group_runs(runs: Sequence[FinishedRun]) -> tuple[RunGroup, ...]:
     grouped: dict[tuple[object, ...], list[FinishedRun]] = {}
     num_times: dict[tuple[object, ...], int] = {}
     folders: set[Path] = set()
+    # Older locks have no contents of files; they must not separate seeds of the same data.
+    all_contents = all(has_contents(run.lock) for run in runs)
     for run in runs:
         if run.folder.resolve() in folders:
             raise ValueError(f"{run.folder} is given twice; give it once")
         folders.add(run.folder.resolve())
-        key = (run.settings, json.dumps(run.lock, sort_keys=True))
+        lock = run.lock if all_contents else without_contents(run.lock)
+        key = (run.settings, json.dumps(lock, sort_keys=True))
         repetition = num_times.get((*key, run.config.seed), 0)
         num_times[*key, run.config.seed] = repetition + 1
         grouped.setdefault((*key, repetition), []).append(run)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import itertools
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
+import yaml
+
+from runner.config.json_files import DamagedFileError, read_lines, read_object, write_atomically
 from runner.config.run_config import (
     ConfigError,
     RunConfig,
@@ -20,7 +24,15 @@ from runner.config.run_config import (
     load_config,
     to_yaml,
 )
+from runner.results.data_files import read_data_files, write_data_files
+from tasks.protocol.contents import DomainContents, differing_files
+from tasks.protocol.lock import has_contents
 from tasks.protocol.lock_differences import lock_differences
+
+__all__ = ["RunStorage", "find_run", "git_revision", "write_atomically"]
+
+
+RESULTS_REMEDY = "repeat the command that started the run, which makes it again without training"
 
 
 class RunStorage:
@@ -34,7 +46,11 @@ class RunStorage:
         self.unreadable_file = folder / "quarantine.jsonl"
         self.results_file = folder / "results.json"
         self.attempt_file = folder / "attempt.json"
+        self.data_files = folder / "data-files.jsonl"
+        self.stop_file = folder / ".stop"
         self.checkpoints = folder / "checkpoints"
+        self.notes: list[str] = []
+        """Repairs of damaged files and other messages about this start, for the event log."""
         self._owner: IO[str] | None = None
 
     @staticmethod
@@ -77,39 +93,82 @@ class RunStorage:
             self._owner = None
 
     def results(self) -> dict[str, Any] | None:
-        """Content of results.json, or None if the run is not finished."""
-        return json.loads(self.results_file.read_text()) if self.results_file.exists() else None
+        """Content of results.json, or None if the run is not finished.
+
+        Raises:
+            DamagedFileError: the file is damaged.
+        """
+        if not self.results_file.exists():
+            return None
+        return read_object(self.results_file, keys=("scores",), remedy=RESULTS_REMEDY)
+
+    def repaired_results(self) -> dict[str, Any] | None:
+        """Like `results`, but None for a damaged file if it can be made again.
+
+        The results are made again from the checkpoint of the finished run, without training.
+
+        Raises:
+            DamagedFileError: the file is damaged, and there is no checkpoint.
+        """
+        try:
+            return self.results()
+        except DamagedFileError as error:
+            if not any(self.checkpoints.glob("position-*")):
+                raise DamagedFileError(
+                    self.results_file,
+                    "there is no checkpoint either",
+                    "restore it from a copy, or start over with --fresh",
+                ) from error
+            self.notes.append(
+                f"{self.results_file} is damaged and is made again from the last checkpoint"
+            )
+            return None
+
+    def lock(self) -> dict[str, Any]:
+        """Content of protocol.lock.json.
+
+        Raises:
+            DamagedFileError: the file is damaged.
+        """
+        return read_object(
+            self.lock_file,
+            remedy="restore it from a copy, or delete it and repeat the command that started the "
+            "run, which writes it for the data as they are now",
+        )
 
     def write_results(self, results: Mapping[str, Any]) -> None:
         """Writes results.json atomically."""
         write_atomically(self.results_file, json.dumps(results, indent=1))
 
-    def write_lock(self, lock: Mapping[str, Any]) -> None:
-        """Writes protocol.lock.json.
+    def write_lock(
+        self, lock: Mapping[str, Any], contents: Mapping[str, DomainContents] | None = None
+    ) -> None:
+        """Writes protocol.lock.json, and data-files.jsonl with the size and hash of every file.
+
+        Args:
+            lock: protocol lock of the data as they are now.
+            contents: contents of the files by domain; None leaves data-files.jsonl as it is.
 
         Raises:
             ValueError: the run started under another protocol, so the data have changed.
         """
-        if self.lock_file.exists() and (differences := self._differences(lock)):
-            raise ValueError(
-                f"the data no longer match {self.lock_file}, under which this run started "
-                f"({differences}); restore the data, or start over with --fresh"
-            )
+        if self.lock_file.exists():
+            existing = self.lock()
+            if differences := _difference_text(existing, lock):
+                files = _file_text(read_data_files(self.data_files), contents or {})
+                raise ValueError(
+                    f"the data no longer match {self.lock_file}, under which this run started "
+                    f"({differences}){files}; restore the data, or start over with --fresh"
+                )
+            if has_contents(lock) and not has_contents(existing):
+                self.notes.append(
+                    f"{self.lock_file.name} was written by a version that did not record the "
+                    "contents of the image files; they are recorded as they are now, and it is "
+                    "not known whether they changed since this run started"
+                )
         write_atomically(self.lock_file, json.dumps(lock, indent=1, sort_keys=True))
-
-    def _differences(self, lock: Mapping[str, Any]) -> str:
-        """First differences from the existing lock as text; "" if there are none."""
-        try:
-            existing = json.loads(self.lock_file.read_text())
-        except ValueError:
-            existing = None
-        if not isinstance(existing, dict):
-            return "it is damaged"
-        differences = lock_differences({"the lock": existing, "the data now": lock})
-        sentences = [each.sentence for each in differences[:3]]
-        if len(differences) > 3:
-            sentences.append(f"and {len(differences) - 3} more")
-        return "; ".join(sentences)
+        if contents is not None:
+            write_data_files(self.data_files, contents)
 
     def _lock(self) -> None:
         try:
@@ -132,7 +191,22 @@ class RunStorage:
     def _attempt(self) -> int:
         if not self.attempt_file.exists():
             return 0
-        return json.loads(self.attempt_file.read_text())["attempt"]
+        try:
+            content = read_object(self.attempt_file, keys=("attempt",), remedy="")
+            return int(content["attempt"])
+        except (DamagedFileError, TypeError, ValueError):
+            attempt = self._attempt_of_events()
+        self.notes.append(
+            f"{self.attempt_file} was damaged; the last start of the event log was {attempt}"
+        )
+        return attempt
+
+    def _attempt_of_events(self) -> int:
+        """Number of the latest start in the event log; 0 if there is none."""
+        events, _ = read_lines(
+            self.events_file, lambda each: isinstance(each, dict) and each.get("event") == "run"
+        )
+        return max((int(event.get("attempt") or 0) for event in events), default=0)
 
     def _empty(self) -> None:
         for path in self.folder.iterdir():
@@ -146,12 +220,20 @@ class RunStorage:
         try:
             before = load_config(str(self.config_file))
         except ConfigError as error:
+            if self._repairs_config(config):
+                return
             raise ValueError(
                 f"{self.folder} holds a run that this version cannot read ({error}); "
                 "choose another run.name, or start over with --fresh"
             ) from error
-        if before.hash == config.hash:
+        if before.hash == config.hash or self._repairs_config(config):
             return
+        if missing := _missing_sections(self.config_file):
+            raise DamagedFileError(
+                self.config_file,
+                f"it lacks {', '.join(missing)}, so it was truncated",
+                "restore it from a copy, or start over with --fresh",
+            )
         old, new = flatten(before), flatten(config)
         differing = [
             f"{key}: {old.get(key)!r} there, {new.get(key)!r} here"
@@ -162,6 +244,50 @@ class RunStorage:
             f"{self.folder} holds a run of another configuration ({'; '.join(differing[:5])}); "
             "choose another run.name, or start over with --fresh"
         )
+
+    def _repairs_config(self, config: RunConfig) -> bool:
+        """Whether config.yaml is truncated and the checkpoints are of this configuration.
+
+        In that case config.yaml can be written again.
+        """
+        if not _missing_sections(self.config_file):
+            return False
+        hashes: set[object] = set()
+        for file in self.checkpoints.glob("position-*/state.json"):
+            with contextlib.suppress(OSError, DamagedFileError):
+                hashes.add(read_object(file, remedy="").get("config_hash"))
+        if hashes != {config.hash}:
+            return False
+        self.notes.append(f"{self.config_file} was truncated and has been written again")
+        return True
+
+
+def _missing_sections(file: Path) -> list[str]:
+    """Top-level keys that a complete configuration file has and this one has not."""
+    try:
+        values = yaml.safe_load(file.read_text(errors="replace"))
+    except yaml.YAMLError:
+        values = None
+    present = values.keys() if isinstance(values, dict) else ()
+    return [name for name in RunConfig.model_fields if name not in present]
+
+
+def _difference_text(existing: Mapping[str, Any], lock: Mapping[str, Any]) -> str:
+    """First differences between two locks as text; "" if there are none."""
+    differences = lock_differences({"the lock": existing, "the data now": lock})
+    sentences = [each.sentence for each in differences[:3]]
+    if len(differences) > 3:
+        sentences.append(f"and {len(differences) - 3} more")
+    return "; ".join(sentences)
+
+
+def _file_text(
+    before: Mapping[str, DomainContents], now: Mapping[str, DomainContents], limit: int = 3
+) -> str:
+    """Names the first files whose content differs; "" if none is known."""
+    shown = list(itertools.islice(differing_files(before, now), limit + 1))
+    more = ", ..." if len(shown) > limit else ""
+    return f"; changed files: {', '.join(shown[:limit])}{more}" if shown else ""
 
 
 def find_run(run: str, storage_root: str = "runs") -> Path:
@@ -186,13 +312,6 @@ def _runs_in(folder: Path) -> str:
     names = sorted(file.parent.name for file in folder.glob("*/config.yaml"))
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"; {folder} holds {', '.join(names[:3])}{more}" if names else ""
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a temporary file and renames it, so that readers see the old or the new text."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)
 
 
 def git_revision() -> str | None:

@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from runner.config.disk_space import explain_full_disk
+from runner.config.json_files import read_lines, write_atomically
+
 if TYPE_CHECKING:
     from tasks.schema import Benchmark, Domain
 
@@ -54,7 +57,7 @@ class UnreadableImages:
             if not new:
                 return
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            with self._file.open("a", encoding="utf-8") as lines:
+            with explain_full_disk(self._file), self._file.open("a", encoding="utf-8") as lines:
                 lines.writelines(json.dumps(asdict(image)) + "\n" for image in new.values())
             self._known.update(new)
 
@@ -120,11 +123,10 @@ def unreadable_images(
 
 
 def _listed_paths(file: Path) -> set[str]:
-    if not file.exists():
-        return set()
-    text = file.read_text(encoding="utf-8")
-    complete, _, incomplete = text.rpartition("\n")
-    if incomplete:
-        # A writer was killed while writing this line; the image is reported again.
-        file.write_text(complete + "\n" if complete else "", encoding="utf-8")
-    return {json.loads(line)["path"] for line in complete.splitlines()}
+    """Reads the listed paths; removes damaged lines, whose images are reported again."""
+    lines, num_damaged = read_lines(
+        file, lambda line: isinstance(line, dict) and isinstance(line.get("path"), str)
+    )
+    if num_damaged:
+        write_atomically(file, "".join(json.dumps(line) + "\n" for line in lines))
+    return {line["path"] for line in lines}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from statistics import fmean
 
@@ -101,6 +102,6 @@ def _files(outcome: Outcome) -> Text:
     text = Text(f"In {folder}: trials.csv, summary.json, table.md, {FOLDER}/")
     if outcome.preset is not None:
         text.append("\nRun the best:  ")
-        command = f"{program_name()} run --preset {shown_path(outcome.preset)}"
+        command = f"{program_name()} run --preset {shlex.quote(shown_path(outcome.preset))}"
         text.append(command, style="bold")
     return text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from pathlib import Path
 
@@ -90,7 +91,7 @@ def _preset(outcome: Outcome, trial: TrialRecord, config: RunConfig, file: Path)
         f"# Trial {trial.number}, {rank} sweep {settings.name}: {', '.join(scores)}\n"
         f"# on validation identities, {'seed' if len(settings.seeds) == 1 else 'mean of seeds'} "
         f"{seeds}. Run it:\n"
-        f"#   {program_name()} run --preset {shown_path(file)}\n"
+        f"#   {program_name()} run --preset {shlex.quote(shown_path(file))}\n"
     )
     preset = trial_config.model_copy(update=restored)
     return header + to_yaml(preset.with_references(config.references))

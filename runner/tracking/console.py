@@ -153,9 +153,8 @@ class ProgressView:
             Text("finished" if seconds is None else f"finished in {format_duration(seconds)}")
         )
 
-    def _show_failed(self, event: Event) -> None:
-        self._activity = "failed"
-        self._print(Text(f"failed: {event.get('error')}", style="bold red"))
+    def _show_failed(self, _: Event) -> None:
+        self._activity = "failed"  # the command line prints the error
 
     def _print(self, line: Text) -> None:
         self._console.print(line, soft_wrap=True)

@@ -23,6 +23,7 @@ A line is `{"time": unix seconds, "event": kind, ...fields}`. The kinds and thei
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -32,6 +33,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
+from runner.config.disk_space import explain_full_disk
 from runner.config.redaction import masked
 
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
@@ -77,7 +79,8 @@ class EventLog:
         record = {"time": time.time(), "event": event}
         record.update({name: _plain(value, f"{event}.{name}") for name, value in fields.items()})
         line = json.dumps(record, allow_nan=False, separators=(",", ":"))
-        _append(self.path, line.encode() + b"\n")
+        with explain_full_disk(self.path):
+            _append(self.path, line.encode() + b"\n")
 
 
 def read_events(path: Path, offset: int = 0, max_bytes: int | None = None) -> EventSlice:
@@ -128,7 +131,7 @@ def _append(path: Path, line: bytes) -> None:
         if size and os.pread(descriptor, 1, size - 1) != b"\n":
             line = b"\n" + line
         if os.write(descriptor, line) != len(line):
-            raise OSError(f"{path}: event written only in part; check that the storage is not full")
+            raise OSError(errno.ENOSPC, "event written only in part", str(path))
     finally:
         os.close(descriptor)
 

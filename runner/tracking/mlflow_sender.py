@@ -21,8 +21,9 @@ from runner.tracking.event_log import read_events
 from runner.tracking.mlflow_client import TrackingClient, TrackingError, file_digest, public_uri
 from runner.tracking.mlflow_payloads import PARENT, Payload, RunHistory
 
-# Bytes of the event log sent between two saves of tracking.json: about 600 iterations.
-_SLICE_BYTES = 256 * 1024
+# Bytes of the event log sent between two saves of tracking.json: about 150 iterations, which is
+# what a killed `sync` sends again.
+_SLICE_BYTES = 64 * 1024
 _ARTEFACTS = ("config.yaml", "protocol.lock.json", "results.json", "quarantine.jsonl")
 
 

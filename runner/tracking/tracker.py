@@ -9,6 +9,7 @@ and `sync` sends exactly the rest.
 from __future__ import annotations
 
 import contextlib
+import shlex
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,7 +121,7 @@ class Tracker:
         self._warned = True
         message = (
             f"Tracking: {self._error}. Training continues; "
-            f"`{program_name()} sync {self._run_folder}` sends the rest."
+            f"`{program_name()} sync {shlex.quote(str(self._run_folder))}` sends the rest."
         )
         with contextlib.suppress(OSError):
             EventLog(self._event_log).emit("log", level="warning", message=message)

@@ -1,59 +1,47 @@
-"""Atomic checkpoints of a run; a process killed at any time loses at most one epoch.
+"""Checkpoints of a run; a process killed at any time loses at most one epoch.
 
 A checkpoint is a folder with tensors.safetensors (the learner), optimizer.pt (tensors only, loaded
-with weights_only) and state.json (position, run state, facts). It is written under a temporary
-name and then renamed, so a folder named `position-*` is always complete. Random generators need no
-state, because all random numbers are derived from the seed of the run and the position.
+with weights_only), state.json (position, run state, facts) and checksums.json. It is written under
+a temporary name and then renamed, so a folder named `position-*` is complete unless the storage
+damages it; a damaged one is detected and the one before it is loaded. Random generators need no
+state, because all random numbers are derived from the seed of the run and the position; only a
+checkpoint within an epoch stores them.
 """
 
 from __future__ import annotations
 
-import json
-import os
+import re
 import shutil
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from runner.config.json_files import read_object
+from runner.training.checkpoint_files import (
+    Checkpoint,
+    DamagedCheckpointError,
+    Position,
+    read_checkpoint,
+    selected_epoch_of,
+    write_checkpoint,
+    write_learner,
+)
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointStore",
+    "DamagedCheckpointError",
+    "FencedError",
+    "Position",
+    "selected_name",
+]
+
+_NAME = re.compile(r"position-(\d{3,})-(\d{2,})-(\d{4,})(?:-(\d{6,}))?")
 
 
 class FencedError(RuntimeError):
     """A newer start of the same run owns the storage; this process must stop writing."""
-
-
-@dataclass(frozen=True, order=True)
-class Position:
-    """The next epoch to train: domain, stage and epoch, counted from 0.
-
-    If `epoch` equals the number of epochs, the end of the stage is next. If `domain` equals the
-    number of domains, the run is finished.
-    """
-
-    domain: int = 0
-    stage: int = 0
-    epoch: int = 0
-
-
-@dataclass
-class Checkpoint:
-    """Everything needed to resume a run.
-
-    Attributes:
-        position: the next epoch to train.
-        tensors: tensors of the learner by path.
-        facts: JSON values of the learner.
-        optimizer: state dict of the optimiser within a stage, otherwise None.
-        run_state: JSON values of `RunState` (result matrices, counters, timings).
-    """
-
-    position: Position
-    tensors: dict[str, Tensor]
-    facts: dict[str, Any]
-    optimizer: dict[str, Any] | None = None
-    run_state: dict[str, Any] = field(default_factory=dict)
 
 
 class CheckpointStore:
@@ -82,36 +70,30 @@ class CheckpointStore:
         self.attempt_file = attempt_file
         self.attempt = attempt
         self.keep = keep
+        self.damaged: list[str] = []
+        """Damaged checkpoints that the last call of `latest` skipped, with reasons."""
 
     def save(self, checkpoint: Checkpoint) -> Path:
-        """Writes a checkpoint atomically, then deletes older and incomplete checkpoints.
+        """Writes a checkpoint atomically, then deletes older, incomplete and later checkpoints.
+
+        A run never goes back, except after a damaged checkpoint: checkpoints of later positions are
+        damaged ones that were skipped.
 
         Raises:
             FencedError: a newer start of the run owns the storage.
+            DiskFullError: the storage is full; existing checkpoints remain.
         """
         self._check_owner()
-        position = checkpoint.position
-        name = f"position-{position.domain:03d}-{position.stage:02d}-{position.epoch:04d}"
-        target = self.folder / name
-        temporary = self.folder / f".{name}.{os.getpid()}"
+        target = self.folder / checkpoint.position.name
         for unfinished in self.folder.glob(".position-*"):
             shutil.rmtree(unfinished, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        save_file(_contiguous(checkpoint.tensors), temporary / "tensors.safetensors")
-        if checkpoint.optimizer is not None:
-            torch.save(checkpoint.optimizer, temporary / "optimizer.pt")
-        state = {
-            "config_hash": self.config_hash,
-            "position": asdict(position),
-            "facts": checkpoint.facts,
-            "progress": checkpoint.run_state,
-        }
-        (temporary / "state.json").write_text(json.dumps(state))
-        _sync(temporary)
-        shutil.rmtree(target, ignore_errors=True)
-        temporary.rename(target)
-        for old in self._folders()[: -self.keep]:
-            shutil.rmtree(old, ignore_errors=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_checkpoint(target, checkpoint, self.config_hash)
+        positions = self._positions()
+        kept = [position for position in positions if position <= checkpoint.position][-self.keep :]
+        for position in positions:
+            if position not in kept:
+                _remove(self.folder / position.name)
         return target
 
     def save_domain(
@@ -134,54 +116,63 @@ class CheckpointStore:
         Call this only after the checkpoint with the new selection is written. A run that resumes
         from an older checkpoint still needs the earlier selection.
         """
+        kept = {keep_epoch}
+        positions = self._positions()
+        if positions and positions[-1].stage + positions[-1].epoch > 0:
+            # Within a domain, the run may fall back to the checkpoint before and its selection.
+            kept |= {selected_epoch_of(self.folder / position.name) for position in positions}
+        names = {selected_name(epoch) for epoch in kept if epoch is not None}
         for file in self.folder.glob("chosen-*.safetensors"):
-            if keep_epoch is None or file.stem != selected_name(keep_epoch):
+            if file.stem not in names:
                 file.unlink()
 
     def _save_state(self, name: str, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Path:
         self._check_owner()
         self.folder.mkdir(parents=True, exist_ok=True)
         target = self.folder / f"{name}.safetensors"
-        temporary = target.with_suffix(f".{os.getpid()}.tmp")
-        save_file(_contiguous(tensors), temporary, metadata={"facts": json.dumps(facts)})
-        temporary.rename(target)
+        write_learner(target, tensors, facts)
         return target
 
     def latest(self) -> Checkpoint | None:
-        """Loads the most recent checkpoint; None if there is none.
+        """Loads the most recent undamaged checkpoint; None if there is no checkpoint.
+
+        Skipped checkpoints are listed in `damaged`.
 
         Raises:
-            ValueError: it was written with another configuration.
+            DamagedCheckpointError: all checkpoints are damaged.
+            ValueError: the checkpoint was written with another configuration.
         """
-        folders = self._folders()
-        return self._load(folders[-1]) if folders else None
-
-    def _load(self, folder: Path) -> Checkpoint:
-        state = json.loads((folder / "state.json").read_text())
-        if state["config_hash"] != self.config_hash:
-            raise ValueError(
-                f"{folder}: expected a checkpoint of configuration {self.config_hash}, got one of "
-                f"another configuration ({state['config_hash']}); "
-                "choose another run.name, or start over with --fresh"
+        self.damaged = []
+        for position in reversed(self._positions()):
+            try:
+                return read_checkpoint(self.folder / position.name, self.config_hash)
+            except DamagedCheckpointError as error:
+                self.damaged.append(str(error))
+        if self.damaged:
+            raise DamagedCheckpointError(
+                f"{self.damaged[0]}, and {self.folder} has no undamaged checkpoint; restore it "
+                "from a copy, or start over with --fresh"
             )
-        optimizer_file = folder / "optimizer.pt"
-        return Checkpoint(
-            position=Position(**state["position"]),
-            tensors=load_file(folder / "tensors.safetensors"),
-            facts=state["facts"],
-            optimizer=torch.load(optimizer_file, weights_only=True, map_location="cpu")
-            if optimizer_file.exists()
-            else None,
-            run_state=state["progress"],
-        )
+        return None
 
-    def _folders(self) -> list[Path]:
-        return sorted(self.folder.glob("position-*")) if self.folder.is_dir() else []
+    def newest_position(self) -> Position:
+        """Position of the most recent checkpoint, by its name; the first one if there is none."""
+        return max(self._positions(), default=Position())
+
+    def _positions(self) -> list[Position]:
+        """Positions of all checkpoints, sorted; other names, such as copies, are ignored."""
+        if not self.folder.is_dir():
+            return []
+        matches = (_NAME.fullmatch(path.name) for path in self.folder.iterdir())
+        return sorted(
+            Position(*(int(number or 0) for number in match.groups())) for match in matches if match
+        )
 
     def _check_owner(self) -> None:
         if self.attempt_file is None:
             return
-        owner = json.loads(self.attempt_file.read_text())["attempt"]
+        remedy = "repeat the command, which repairs it"
+        owner = read_object(self.attempt_file, keys=("attempt",), remedy=remedy)["attempt"]
         if owner != self.attempt:
             raise FencedError(
                 f"start {owner} of this run has taken over its folder; this process (start "
@@ -194,13 +185,8 @@ def selected_name(epoch: int) -> str:
     return f"chosen-epoch-{epoch:04d}"
 
 
-def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Copies tensors, because safetensors requires dense tensors that share no storage."""
-    return {path: tensor.detach().cpu().contiguous().clone() for path, tensor in tensors.items()}
-
-
-def _sync(folder: Path) -> None:
-    """Flushes the files to disk before the folder is renamed."""
-    for path in folder.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

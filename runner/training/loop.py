@@ -8,7 +8,8 @@ run resumed at an epoch boundary is therefore identical to an uninterrupted one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,7 @@ from runner.training.prototype_store import PrototypeStore
 from runner.training.run_evaluator import RunEvaluator
 from runner.training.run_state import RunState
 from runner.training.step_logger import StepLogger
+from runner.training.termination import StopRequest
 from tasks.loading.sampling import derive_seed, num_iterations, num_underfilled_persons
 from tasks.schema import Benchmark
 
@@ -58,6 +60,7 @@ class WorkerContext:
         checkpoints: checkpoints of the run.
         events: the event log; None on every worker but rank 0.
         device: where the learner is trained.
+        stop: request to end the run after a checkpoint.
     """
 
     stream: DomainStream
@@ -66,6 +69,7 @@ class WorkerContext:
     checkpoints: CheckpointStore
     events: EventLog | None
     device: torch.device
+    stop: StopRequest = field(default_factory=StopRequest)
 
 
 class LifelongLoop:
@@ -92,7 +96,7 @@ class LifelongLoop:
     def run(self) -> RunState:
         """Trains on all remaining domains; returns the same run state on every worker."""
         self._check_stages()
-        checkpoint = self.context.checkpoints.latest()
+        checkpoint = self._latest_checkpoint()
         if checkpoint is None:
             position = Position()
             self._emit_plan()
@@ -106,12 +110,34 @@ class LifelongLoop:
             position = self._restore(checkpoint)
             self._emit_plan()
         self.context.group.barrier()
+        self.context.stop.check()
         optimizer_state = checkpoint.optimizer if checkpoint else None
         for index in range(position.domain, len(self.benchmark.steps)):
             start = position if index == position.domain else Position(domain=index)
             self._learn_domain(start, optimizer_state)
             optimizer_state = None
         return self.state
+
+    def _latest_checkpoint(self) -> Checkpoint | None:
+        """Loads the newest undamaged checkpoint and warns of damaged ones.
+
+        Raises:
+            RuntimeError: this worker cannot read the checkpoint that rank 0 reads.
+        """
+        checkpoints, group = self.context.checkpoints, self.context.group
+        checkpoint = checkpoints.latest()
+        position = checkpoint.position if checkpoint else None
+        if (expected := group.broadcast(position)) != position:
+            raise RuntimeError(
+                f"worker {group.rank} read checkpoint {position}, but rank 0 read {expected}; "
+                f"check that every node sees the same files in {checkpoints.folder}"
+            )
+        for damaged in checkpoints.damaged:
+            self._log(
+                f"checkpoint {damaged}; continuing from {position and position.name}: what was "
+                "computed after it is computed again, with the same result"
+            )
+        return checkpoint
 
     def _check_stages(self) -> None:
         """Checks all stages before training starts.
@@ -134,7 +160,7 @@ class LifelongLoop:
         with self.state.timed("waiting"):
             opened = self.context.stream.open(index)
         self._log_domain(opened)
-        if (start.stage, start.epoch) == (0, 0):
+        if start == Position(domain=index):
             self._seed("begin", opened.domain.name)
             with self.state.timed("probing"):
                 self.learner.begin_domain(opened.domain, self.embedder.probe(opened))
@@ -142,8 +168,8 @@ class LifelongLoop:
             self._open_replay()
         stages = self.learner.stages()
         for number in range(start.stage, len(stages)):
-            first_epoch = start.epoch if number == start.stage else 0
-            self._train_stage(opened, index, number, stages[number], first_epoch, optimizer_state)
+            first = start if number == start.stage else Position(index, number)
+            self._train_stage(opened, stages[number], first, optimizer_state)
             optimizer_state = None
         self._seed("end", opened.domain.name)
         with self.state.timed("probing"):
@@ -167,6 +193,8 @@ class LifelongLoop:
             memory_version=self.state.memory_versions.get(opened.domain.name),
             stored_bytes_per_domain=self.learner.stored_bytes_per_domain(),
         )
+        if not last:
+            self.context.stop.check()
 
     def _open_replay(self) -> None:
         """Decodes the learner's exemplars of earlier domains, if it has any."""
@@ -224,12 +252,11 @@ class LifelongLoop:
     def _train_stage(
         self,
         opened: OpenedDomain,
-        index: int,
-        number: int,
         stage: Stage,
-        first_epoch: int,
+        start: Position,
         optimizer_state: dict[str, Any] | None,
     ) -> None:
+        """Trains a stage from the epoch and iteration of `start`."""
         set_trainable(self.learner, stage.trainable)
         optimizer = build_optimizer(self.learner, stage.optimizer)
         if optimizer_state is not None:
@@ -238,21 +265,24 @@ class LifelongLoop:
         self._emit(
             "stage",
             domain=opened.domain.name,
-            domain_index=index,
+            domain_index=start.domain,
             stage=stage.name,
             epochs=stage.epochs,
             iterations_per_epoch=self._iterations(opened.domain.person_ids),
             first_iteration=self.state.iteration,
         )
-        for epoch in range(first_epoch, stage.epochs):
-            self._seed_steps(opened.domain.name, stage.name, epoch)
+        for epoch in range(start.epoch, stage.epochs):
+            first = start if epoch == start.epoch else replace(start, epoch=epoch, iteration=0)
             with self.state.timed("training"):
-                self._train_epoch(opened, index, stage, epoch, optimizer, module)
+                self._train_epoch(opened, stage, first, optimizer, module)
             last = epoch + 1 == stage.epochs
-            if not last and number + 1 == len(self.learner.stages()):
+            if not last and start.stage + 1 == len(self.learner.stages()):
                 self.evaluator.add_candidate(self.state, epoch + 1)
-            if last or (epoch + 1) % self.config.checkpoints.every_epochs == 0:
-                self._save(Position(index, number, epoch + 1), optimizer)
+            stop = self.context.stop.is_set()
+            if stop or last or (epoch + 1) % self.config.checkpoints.every_epochs == 0:
+                self._save(replace(start, epoch=epoch + 1, iteration=0), optimizer)
+            if stop:
+                self.context.stop.finish()
         self._seed(opened.domain.name, stage.name, "end")
         with self.state.timed("probing"):
             self.learner.end_stage(stage.name, self.embedder.probe(opened))
@@ -260,16 +290,17 @@ class LifelongLoop:
     def _train_epoch(
         self,
         opened: OpenedDomain,
-        index: int,
         stage: Stage,
-        epoch: int,
+        start: Position,
         optimizer: torch.optim.Optimizer,
         module: nn.Module,
     ) -> None:
+        """Trains an epoch from the iteration of `start`."""
+        epoch, first, rank = start.epoch, start.iteration, self.context.group.rank
         iterations = self._iterations(opened.domain.person_ids)
         position = {
             "domain": opened.domain.name,
-            "domain_index": index,
+            "domain_index": start.domain,
             "stage": stage.name,
             "epoch": epoch,
         }
@@ -278,7 +309,7 @@ class LifelongLoop:
             self.config, self.context.group, opened, stage, epoch, self._replay
         )
         self.learner.train()
-        for number, batch in enumerate(prefetch(batches, depth=2)):
+        for number, batch in enumerate(prefetch(islice(batches, first, None), depth=2), first):
             factor = learning_rate_factor(
                 stage.optimizer.schedule,
                 epoch * iterations + number,
@@ -286,6 +317,8 @@ class LifelongLoop:
                 stage.epochs * iterations,
             )
             set_learning_rate(optimizer, stage.optimizer.lr * factor)
+            # Other dropout masks on every worker; rank 0 draws those of a run with one worker.
+            self._seed(opened.domain.name, stage.name, epoch, number, *((rank,) if rank else ()))
             with autocast(self.config.precision, self.device):
                 result: StepResult = module(to_device(batch, self.device), stage.name)
             optimizer.zero_grad(set_to_none=True)
@@ -294,6 +327,10 @@ class LifelongLoop:
             logger.add(self.state.iteration, result, stage.optimizer.lr * factor)
             self.state.iteration += 1
             self.state.count("trained_images", self.config.global_batch)
+            if number + 1 < iterations and self.context.stop.is_set():
+                logger.flush()
+                self._save(replace(start, iteration=number + 1), optimizer)
+                self.context.stop.finish()
         logger.flush()
 
     def _distributed(self) -> nn.Module:
@@ -316,6 +353,7 @@ class LifelongLoop:
                     facts=state.facts,
                     optimizer=optimizer.state_dict() if optimizer else None,
                     run_state=self.state.to_json(),
+                    selected_epoch=selected_epoch(self.state.candidates),
                 )
             )
             self.context.checkpoints.drop_selected(keep_epoch=selected_epoch(self.state.candidates))
@@ -330,11 +368,7 @@ class LifelongLoop:
             store.reset(self.state.memory_version, self.learner.memory_state())
             # The earlier start may have been killed after its last checkpoint, before this call.
             self.context.checkpoints.drop_selected(keep_epoch=selected_epoch(self.state.candidates))
-        self._log(
-            f"resumed at domain {position.domain + 1}, stage {position.stage + 1}, "
-            f"epoch {position.epoch + 1}",
-            level="info",
-        )
+        self._log(f"resumed at {position}", level="info")
         return position
 
     def _emit_plan(self) -> None:
@@ -361,12 +395,3 @@ class LifelongLoop:
         All workers draw the same numbers: learners initialise new parameters from them.
         """
         torch.manual_seed(derive_seed(self.config.seed, *keys))
-
-    def _seed_steps(self, *keys: int | str) -> None:
-        """Seeds torch for the training steps of an epoch, differently on each worker.
-
-        Each worker computes other rows of the global batch, so equal numbers would give equal
-        dropout masks to different images. Rank 0 draws the numbers of a run with one worker.
-        """
-        rank = self.context.group.rank
-        self._seed(*keys, *(("rank", rank) if rank else ()))

@@ -20,6 +20,7 @@ from runner.training.checkpoints import CheckpointStore
 from runner.training.collectives import LocalGroup, WorkerGroup
 from runner.training.loop import LifelongLoop, WorkerContext
 from runner.training.prototype_store import LocalPrototypeStore, PrototypeStore
+from runner.training.termination import StopRequest, stop_at_next_checkpoint
 from tasks.loading.sampling import derive_seed
 from tasks.schema import Benchmark
 
@@ -41,8 +42,11 @@ def run_worker(
     prototypes: PrototypeStore,
     group: WorkerGroup,
     device: torch.device,
+    stop: StopRequest | None = None,
 ) -> dict[str, Any]:
     """Trains on all domains.
+
+    `stop` is the request to end the run after a checkpoint, None on workers that are not asked.
 
     Returns:
         The final run state and the size of the learner, as JSON values.
@@ -57,7 +61,9 @@ def run_worker(
         keep=config.checkpoints.keep,
     )
     events = EventLog(storage.events_file) if group.rank == 0 else None
-    context = WorkerContext(stream, prototypes, group, checkpoints, events, device)
+    context = WorkerContext(
+        stream, prototypes, group, checkpoints, events, device, stop or StopRequest()
+    )
     state = LifelongLoop(config, benchmark, learner, context).run()
     return {
         **state.to_json(),
@@ -95,7 +101,10 @@ def run_in_process(
     threads = torch.get_num_threads()
     try:
         prototypes, group = LocalPrototypeStore(), LocalGroup()
-        return run_worker(config, benchmark, storage, attempt, stream, prototypes, group, device)
+        with stop_at_next_checkpoint() as stop:
+            return run_worker(
+                config, benchmark, storage, attempt, stream, prototypes, group, device, stop
+            )
     finally:
         torch.set_num_threads(threads)
         stream.close()

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from tasks.protocol.contents import DomainContents, lock_contents
 from tasks.schema import Benchmark, Domain, RawDomain, Record, Split
 from tasks.synthetic import GENERATOR_VERSION
 
@@ -22,6 +23,7 @@ def protocol_lock(
     seen: Sequence[tuple[RawDomain, Domain]],
     unseen: Sequence[tuple[RawDomain, Domain]],
     synthetic: Mapping[str, Any] | None,
+    contents: Mapping[str, DomainContents],
 ) -> dict[str, Any]:
     """Create the lock of a loaded benchmark; contains no machine-specific path.
 
@@ -33,6 +35,7 @@ def protocol_lock(
         seen: each domain of the lifelong order, as read and as used for training.
         unseen: the same for the domains that are only tested.
         synthetic: generator settings for synthetic data, otherwise None.
+        contents: contents of the files of `locked_images` by domain.
     """
     return {
         "benchmark": benchmark,
@@ -44,8 +47,25 @@ def protocol_lock(
         **pinned,
         "generator_version": None if synthetic is None else GENERATOR_VERSION,
         "synthetic": None if synthetic is None else dict(synthetic),
-        "domains": {domain.name: _lock_domain(raw, domain) for raw, domain in (*seen, *unseen)},
+        "domains": {
+            domain.name: _lock_domain(raw, domain, contents[domain.name])
+            for raw, domain in (*seen, *unseen)
+        },
     }
+
+
+def has_contents(lock: Mapping[str, Any]) -> bool:
+    """Return whether the lock records the contents of all files; older versions did not."""
+    return all("contents" in domain for domain in lock.get("domains", {}).values())
+
+
+def without_contents(lock: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the lock without the contents of files."""
+    domains = {
+        name: {key: value for key, value in domain.items() if key != "contents"}
+        for name, domain in lock["domains"].items()
+    }
+    return {**lock, "domains": domains}
 
 
 def num_queries_without_match(split: Split) -> int:
@@ -80,28 +100,41 @@ def leaked_test_identities(lock: Mapping[str, Any], benchmark: Benchmark) -> dic
     return leaked
 
 
-def _lock_domain(raw: RawDomain, domain: Domain) -> dict[str, Any]:
-    # Hash the records as read: contiguous ids and attached descriptions depend on settings.
+def locked_images(raw: RawDomain, domain: Domain) -> dict[str, Sequence[Record]]:
+    """Return the records of a domain that enter the lock, by list.
+
+    They are as read: contiguous ids and attached descriptions depend on settings.
+    """
     as_read = {record.image_path: record for record in raw.train}
-    train = [as_read[record.image_path] for record in domain.train]
-    splits = {"validation": domain.validation, "test": domain.test}
-    images: dict[str, Sequence[Record]] = {"train": train}
-    for name, split in splits.items():
+    images: dict[str, Sequence[Record]] = {
+        "train": [as_read[record.image_path] for record in domain.train]
+    }
+    for name, split in _splits(domain).items():
         images |= {f"{name}_query": split.query, f"{name}_gallery": split.gallery}
+    return images
+
+
+def _splits(domain: Domain) -> dict[str, Split]:
+    return {"validation": domain.validation, "test": domain.test}
+
+
+def _lock_domain(raw: RawDomain, domain: Domain, contents: DomainContents) -> dict[str, Any]:
+    images = locked_images(raw, domain)
     return {
         "variant": raw.variant,
         "facts": dict(raw.facts),
         "query_by": raw.test.query_by,
         "identities": {
-            "train": _lock_ids({record.person_id for record in train}, listed=True),
+            "train": _lock_ids({record.person_id for record in images["train"]}, listed=True),
             "validation": _lock_ids(_ids(domain.validation), listed=True),
             "test": _lock_ids(_ids(domain.test), listed=False),
         },
         "num_images": {name: len(records) for name, records in images.items()},
         "num_queries_without_match": {
-            name: num_queries_without_match(split) for name, split in splits.items()
+            name: num_queries_without_match(split) for name, split in _splits(domain).items()
         },
         "records_sha256": {name: _hash_records(raw, records) for name, records in images.items()},
+        "contents": {name: lock_contents(contents[name]) for name in images},
         "description_sha256": (
             hashlib.sha256(raw.description_file.read_bytes()).hexdigest()
             if raw.description_file is not None

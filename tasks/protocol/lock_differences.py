@@ -50,7 +50,7 @@ def lock_differences(locks: Locks) -> list[Difference]:
     """Return all differences between locks: of the whole benchmark first, then by domain.
 
     The list is empty if and only if the locks are equal. A domain that only some locks have is
-    compared among these.
+    compared among these; likewise the contents of files, which older locks do not record.
     """
     differing: dict[_Topic, list[KeyPath]] = {}
     for path in _all_paths(locks):
@@ -117,7 +117,8 @@ def _compared(locks: Locks, path: KeyPath) -> list[str]:
     """Return the labels of the locks compared at a path: for a domain, those that have it."""
     if path[0] != "domains" or len(path) == 1:
         return list(locks)
-    return [label for label, lock in locks.items() if at(lock, path[:2]) is not MISSING]
+    depth = 3 if path[2:3] == ("contents",) else 2
+    return [label for label, lock in locks.items() if at(lock, path[:depth]) is not MISSING]
 
 
 def _undescribed_domains(locks: Locks) -> list[Difference]:

@@ -154,6 +154,12 @@ def _train(view: View) -> tuple[Affects, str]:
     affects = "people" if texts else "training"
     if view.differs("num_images", "train"):
         texts.append(_count(view, ("num_images", "train"), "training images"))
+    if (
+        not texts
+        and not view.differs("records_sha256", "train")
+        and view.differs("contents", "train")
+    ):
+        texts.append("training images with other contents under the same names")
     default = "different training images, or different ids, cameras or captions of the same images"
     return affects, "; ".join(texts or [default])
 
@@ -178,6 +184,14 @@ def _split(kind: Literal["test", "validation"]) -> Phrase:
         parts = ("query", "gallery")
         lists = [part for part in parts if view.differs("records_sha256", f"{kind}_{part}")]
         texts = [f"{kind} {' and '.join(lists)} lists differ"] if lists else []
+        changed = [
+            part
+            for part in parts
+            if part not in lists and view.differs("contents", f"{kind}_{part}")
+        ]
+        if changed:
+            names = " and ".join(changed)
+            texts.append(f"{kind} {names} images with other contents under the same names")
         texts += _people(view, kind, kind)
         texts += [
             _count(view, path, words) for path, words in counts.items() if view.differs(*path)
@@ -240,6 +254,7 @@ DOMAIN_TOPICS: Mapping[KeyPath, str] = {
     ("identities", "train"): "train",
     ("num_images", "train"): "train",
     ("records_sha256", "train"): "train",
+    ("contents", "train"): "train",
     **{
         path: kind
         for kind in ("test", "validation")
@@ -250,6 +265,8 @@ DOMAIN_TOPICS: Mapping[KeyPath, str] = {
             ("num_queries_without_match", kind),
             ("records_sha256", f"{kind}_query"),
             ("records_sha256", f"{kind}_gallery"),
+            ("contents", f"{kind}_query"),
+            ("contents", f"{kind}_gallery"),
         )
     },
 }

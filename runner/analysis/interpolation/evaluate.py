@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
 
 from models.components.interpolation import interpolate
 from models.learner import LearnerState
@@ -29,6 +27,7 @@ from runner.config.run_config import RunConfig, flatten
 from runner.experiment import read_benchmark
 from runner.results.run_folder import RunStorage, find_run, git_revision, write_atomically
 from runner.tracking.event_log import EventLog, read_events
+from runner.training.checkpoint_files import read_learner
 from runner.training.evaluation import Embedder, evaluate_domains
 from tasks.protocol.lock import leaked_test_identities
 from tasks.protocol.lock_differences import lock_differences
@@ -243,7 +242,7 @@ def _results(
     seen, unseen = (
         [domain.name for domain in domains] for domains in (benchmark.seen, benchmark.unseen)
     )
-    is_same_protocol = run.lock == json.loads(_lock_text(benchmark.lock))
+    is_same_protocol = not lock_differences({"run": run.lock, "now": benchmark.lock})
     recorded = run.storage.results() if is_same_protocol else None
     return {
         "run": run.storage.folder.name,
@@ -316,7 +315,7 @@ def _evaluate_missing(
     with embedding(configured, benchmark, folder / "quarantine.jsonl") as embedder:
         for step, left in missing.items():
             if left:
-                old, new = _read_state(step.old), _read_state(step.new)
+                old, new = read_learner(step.old), read_learner(step.new)
                 learned = replace(benchmark, seen=benchmark.seen[: step.number])
                 for alpha in left:
                     report(step, alpha, num_all - num_left, num_all)
@@ -344,12 +343,6 @@ def _evaluate(
         seconds=row.seconds,
         git_revision=git_revision(),
     )
-
-
-def _read_state(file: Path) -> LearnerState:
-    with safe_open(file, framework="pt") as opened:
-        facts = json.loads((opened.metadata() or {})["facts"])
-    return LearnerState(load_file(file), facts)
 
 
 def _interpolation_in_training(config: RunConfig) -> dict[str, Any] | None:

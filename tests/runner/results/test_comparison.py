@@ -687,7 +687,7 @@ def test_resuming_with_changed_data_lists_differences(make: Make, synthetic_lock
     ) in str(refused.value)
     assert storage.lock_file.read_text() == before
     storage.lock_file.write_text("{")
-    with pytest.raises(ValueError, match=r"\(it is damaged\)"):
+    with pytest.raises(ValueError, match=r"protocol\.lock\.json is damaged \(it ends within"):
         storage.write_lock(synthetic_lock)
 
 

@@ -143,11 +143,16 @@ def test_new_stage_prints_first_iteration_immediately():
             {"event": "finished", "time": 1.0, "summary": {}, "timings": {"wall_s": 3725.2}},
             "finished in 1:02:05",
         ),
-        ({"event": "failed", "time": 1.0, "error": "no [memory]"}, "failed: no [memory]"),
     ],
 )
 def test_lasting_lines(event, expected):
     assert expected in plain(RUN, event)[-1]
+
+
+def test_an_error_is_left_to_the_command_line():
+    """Otherwise every error of a run would be printed twice."""
+    failed = {"event": "failed", "time": 1.0, "error": "no [memory]"}
+    assert plain(RUN, failed) == plain(RUN)
 
 
 def test_a_run_without_unseen_domains():
