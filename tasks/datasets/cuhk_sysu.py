@@ -32,7 +32,6 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from tasks.dataset_files import (
     Counts,
@@ -46,6 +45,7 @@ from tasks.dataset_files import (
     named_images,
     read_json,
 )
+from tasks.loading.image_files import UnreadableImageError, open_rgb
 from tasks.schema import RawDomain, Record, Split
 
 _CAMERAS: Mapping[str, int] = MappingProxyType({"train": 0, "gallery": 1, "query": 2})
@@ -217,9 +217,8 @@ def _crop_scene(scenes: Path, folder: Path, crops: Sequence[_Crop]) -> None:
     """Write the crops of one scene."""
     path = scenes / crops[0].scene
     try:
-        with Image.open(path) as opened:
-            scene = opened.convert("RGB")
-    except OSError as error:
+        scene = open_rgb(path)
+    except UnreadableImageError as error:
         raise ValueError(f"{path}: expected an image ({error}); download it again") from error
     for crop in crops:
         x, y, width, height = crop.box
