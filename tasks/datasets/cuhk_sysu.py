@@ -81,7 +81,7 @@ FACTS = DatasetFacts(
     "CVPR 2017",
 )
 EXAMPLE = "00001_s1_0006339_0.jpg"
-_FILE_NAME = re.compile(r"(\d+)_s\d+_\d+_\d+\.(?:jpe?g|png)", re.IGNORECASE)
+_FILE_NAME = re.compile(r"(?P<person>\d+)_s\d+_\d+_\d+\.(?:jpe?g|png)", re.IGNORECASE)
 _SCENE_NAME = re.compile(r"(s\d+)\.jpg")
 _PERSON_NAME = re.compile(r"p(\d+)")
 _MIN_TRAIN_IMAGES = 4
