@@ -158,7 +158,10 @@ def load_config(preset: str = "demo", overrides: Sequence[str] = ()) -> RunConfi
     Raises:
         ConfigError: The message has the path of the field, the value and the nearest valid name.
     """
-    merged = OmegaConf.merge({"preset": Path(preset).stem}, _read_preset(preset))
+    try:
+        merged = OmegaConf.merge({"preset": Path(preset).stem}, _read_preset(preset))
+    except (RecursionError, TypeError, OmegaConfBaseException) as error:
+        raise ConfigError(f"--preset: {preset} or its bases cannot be read: {error}") from error
     return override_values(_container(merged), overrides)
 
 
@@ -176,7 +179,7 @@ def override_values(values: Mapping[str, Any], overrides: Sequence[str]) -> RunC
         try:
             merged = OmegaConf.merge(merged, _default_section(key, merged))
             merged = OmegaConf.merge(merged, OmegaConf.from_dotlist([override]))
-        except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError) as error:
+        except Exception as error:  # OmegaConf and YAML raise many types on malformed text
             raise ConfigError(f"override {override!r}: {error}") from error
     return validate(_container(merged))
 

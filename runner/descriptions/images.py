@@ -117,8 +117,13 @@ def check_base_names(images: Sequence[HashedImage]) -> None:
     """Checks that base names identify the images, because part description files have only those.
 
     Raises:
-        ValueError: Two different images have the same base name.
+        ValueError: Two different images have the same base name, or a name has a tab or line end.
     """
+    if unwritable := [image.path for image in images if {*image.path.name} & {*"\t\r\n"}]:
+        raise ValueError(
+            f"{str(unwritable[0])!r}: expected names without tabs and line ends, which a file of "
+            "part descriptions cannot contain; rename the image, or use --prompt dual"
+        )
     first: dict[str, HashedImage] = {}
     for image in images:
         other = first.setdefault(image.path.name, image)
