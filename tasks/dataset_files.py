@@ -194,7 +194,7 @@ def named_images(
         )  # fmt: skip
     if folders:
         logging.getLogger(__name__).warning(
-            "%s: ignored %d folders in %s (the first is %s); images are read from the folder itself",
+            "%s: ignored %d folders in %s (the first is %s); their images are not read",
             dataset.title, len(folders), folder, folders[0],
         )  # fmt: skip
     return images

@@ -5,7 +5,6 @@ Learners reject a file with an empty field; this module counts such problems ins
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -164,7 +164,7 @@ def captioned_domain(dataset: LocatedDataset, entries: Iterable[Entry]) -> RawDo
     check_images(dataset, every, file)
     if findings := caption_findings(every):
         logging.getLogger(__name__).warning(
-            "%s: %s in %s. They are kept.", dataset.title, "; ".join(findings), file
+            "%s: kept %s in %s", dataset.title, "; ".join(findings), file
         )
     for what, num in num_excluded.items():
         if num:

@@ -27,22 +27,21 @@ def caption_findings(records: Iterable[Record]) -> list[str]:
     text encoder trained on English barely distinguishes. All of them are kept.
 
     Returns:
-        For instance "3 captions are shared by several people (the first is 'A man.')".
+        For instance "3 captions shared by several people (the first is 'A man.')".
     """
     people: defaultdict[str, set[int]] = defaultdict(set)
     for record in records:
         for caption in record.captions:
             people[caption].add(record.person_id)
     kinds = {
-        "are shared by several people": [text for text, ids in people.items() if len(ids) > 1],
-        "contain code or markup": [text for text in people if _CODE.search(text)],
-        "mix alphabets": [text for text in people if mixes_alphabets(text)],
-        "have a single word": [text for text in people if " " not in text and is_latin(text)],
-        "have no Latin letter": [text for text in people if not is_latin(text)],
+        "shared by several people": [text for text, ids in people.items() if len(ids) > 1],
+        "with code or markup": [text for text in people if _CODE.search(text)],
+        "with letters of several alphabets": [text for text in people if mixes_alphabets(text)],
+        "of a single word": [text for text in people if " " not in text and is_latin(text)],
+        "with no Latin letter": [text for text in people if not is_latin(text)],
     }
     return [
-        f"{len(texts):,} {'captions' if len(texts) > 1 else 'caption'} {kind} (the first is "
-        f"{_short(texts[0])})"
+        f"{len(texts):,} captions {kind} (the first is {_short(texts[0])})"
         for kind, texts in kinds.items()
         if texts
     ]

@@ -77,8 +77,8 @@ def _distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def normalise_text(text: str, where: str) -> str:
     """Collapses whitespace to single spaces and removes invisible characters.
 
-    Removed are control and format characters (Unicode categories Cc and Cf), such as NUL, zero-width
-    spaces and byte-order marks. A text of nothing else becomes "".
+    Removed are control and format characters (Unicode categories Cc and Cf), such as NUL,
+    zero-width spaces and byte-order marks. A text of nothing else becomes "".
 
     Args:
         text: a text about one person.

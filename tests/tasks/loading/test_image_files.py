@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import io
 import re
 import struct
@@ -59,9 +61,7 @@ def test_exif_orientation_is_applied(
 
 
 @pytest.mark.parametrize("value", [0, 9, 77])
-def test_invalid_orientation_is_ignored(
-    tmp_path: Path, upright: Image.Image, value: int
-) -> None:
+def test_invalid_orientation_is_ignored(tmp_path: Path, upright: Image.Image, value: int) -> None:
     exif = Image.Exif()
     exif[ORIENTATION] = value
     upright.save(tmp_path / "a.png", exif=exif)
@@ -116,7 +116,9 @@ def bomb(width: int, height: int) -> bytes:
     """A PNG header that promises width x height pixels."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     parts = (b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 100)), (b"IEND", b"")
@@ -134,12 +136,10 @@ UNREADABLE = {
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("name", [*UNREADABLE, "truncated.jpg"])
-def test_every_path_gives_the_same_reason(
-    tmp_path: Path, upright: Image.Image, name: str
-) -> None:
+def test_every_path_gives_the_same_reason(tmp_path: Path, upright: Image.Image, name: str) -> None:
     whole = io.BytesIO()
     upright.resize((120, 240)).save(whole, "JPEG")
-    content, reason = UNREADABLE.get(name, (whole.getvalue()[:400], "truncated"))
+    content, reason = UNREADABLE.get(name, (whole.getvalue()[:-60], "truncated"))
     file = tmp_path / name
     file.write_bytes(content)
     message = open_image(str(file))
@@ -156,8 +156,6 @@ def test_what_is_sent_to_an_endpoint_is_upright(tmp_path: Path, upright: Image.I
     upright.transpose(Image.Transpose.ROTATE_180).save(tmp_path / "a.png", exif=exif)
     kind, _, encoded = data_url(tmp_path / "a.png").partition(",")
     assert kind == "data:image/png;base64"
-    import base64
-
     with Image.open(io.BytesIO(base64.b64decode(encoded))) as sent:
         assert sent.getexif().get(ORIENTATION, 1) == 1
         np.testing.assert_array_equal(np.asarray(sent), np.asarray(upright))
@@ -189,12 +187,8 @@ def test_damaged_files_are_images_or_unreadable(kind: str, data: st.DataObject) 
     places = st.integers(0, len(content) - 1)
     for place, value in data.draw(st.lists(st.tuples(places, st.integers(0, 255)), max_size=4)):
         content[place] = value
-    content = content[: data.draw(st.integers(0, len(content)))] if data.draw(
-        st.booleans()
-    ) else content
-    try:
-        image = open_rgb(io.BytesIO(bytes(content)))
-    except UnreadableImageError as error:
-        assert str(error)
-    else:
-        assert image.mode == "RGB"
+    content = (
+        content[: data.draw(st.integers(0, len(content)))] if data.draw(st.booleans()) else content
+    )
+    with contextlib.suppress(UnreadableImageError):
+        assert open_rgb(io.BytesIO(bytes(content))).mode == "RGB"
