@@ -28,6 +28,7 @@ from tasks.protocol.identities import (
     split_validation,
 )
 from tasks.protocol.lock import locked_images, protocol_lock
+from tasks.protocol.split_checks import check_splits
 from tasks.reading import (
     check_allowed,
     dataset_names,
@@ -273,13 +274,17 @@ def load_benchmark(
 
     Raises:
         FileNotFoundError: a data set or an identity list is missing.
-        ValueError: a file or setting is invalid.
+        ValueError: a file or setting is invalid, no query of a data set has a match, or a data set
+            to learn has people in training and test images.
     """
     check_benchmark(config)
     seen_raw, unseen_raw = _read(config, load_encoder)
     if not learn:
         seen_raw, unseen_raw = [], seen_raw + unseen_raw
         config = config.model_copy(update={"num_validation_identities": 0})
+    for raws in (seen_raw, unseen_raw):
+        for raw in raws:
+            check_splits(raw, is_learned=raws is seen_raw)
     seen = tuple(_seen_domain(raw, config) for raw in seen_raw)
     unseen = tuple(_unseen_domain(raw, config) for raw in unseen_raw)
     both = [*zip(seen_raw, seen, strict=True), *zip(unseen_raw, unseen, strict=True)]

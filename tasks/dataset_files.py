@@ -17,7 +17,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from tasks.schema import FrozenConfig, Record
-from tasks.text.text_files import utf8_lines
+from tasks.text.text_files import check_encodable, read_json_file, utf8_lines
 
 
 class ReadOptions(FrozenConfig):
@@ -153,8 +153,9 @@ def named_images(
 ) -> list[NamedImage]:
     """List the files of a folder whose base names match a pattern, sorted by name.
 
-    Other files are ignored and counted in a warning. Hidden files and Windows' Thumbs.db are
-    ignored silently.
+    Other files and folders are ignored and counted in a warning. Files of operating systems
+    (`is_system_name`) are ignored silently. If the pattern has a group `person`, a person must be
+    spelled alike in all names: 7 and 007 may be two people.
 
     Args:
         dataset: data set, for messages.
@@ -164,19 +165,16 @@ def named_images(
 
     Raises:
         FileNotFoundError: the folder does not exist.
-        ValueError: the folder has no files, or none that match.
+        ValueError: the folder has no files, or none that match; a name is not UTF-8, or names spell
+            a person in two ways.
     """
     if not folder.is_dir():
         raise FileNotFoundError(
             f"{dataset.title}: expected the folder {folder}, which does not exist"
         )
-    names = sorted(
-        entry.name
-        for entry in os.scandir(folder)
-        if not entry.name.startswith(".") and entry.name != "Thumbs.db" and entry.is_file()
-    )
+    names, folders = _names_in(folder)
     if not names:
-        raise ValueError(f"{dataset.title}: {folder} is empty; expected images like {example}")
+        raise ValueError(f"{dataset.title}: {_without_files(folder, folders, example)}")
     images = [
         NamedImage(folder / name, match) for name in names if (match := pattern.fullmatch(name))
     ]
@@ -185,12 +183,76 @@ def named_images(
             f"{dataset.title}: none of the {len(names)} files in {folder} is named like {example}; "
             f"the first is {names[0]}"
         )
+    for image in images:
+        check_encodable(image.path.name, f"{dataset.title}: name of a file in {folder}")
+    if "person" in pattern.groupindex:
+        check_spellings(dataset, ((each.match["person"], str(each.path)) for each in images))
     if len(images) < len(names):
         logging.getLogger(__name__).warning(
             "%s: ignored %d files in %s that are not named like %s",
             dataset.title, len(names) - len(images), folder, example,
         )  # fmt: skip
+    if folders:
+        logging.getLogger(__name__).warning(
+            "%s: ignored %d folders in %s (the first is %s); their images are not read",
+            dataset.title, len(folders), folder, folders[0],
+        )  # fmt: skip
     return images
+
+
+def is_system_name(name: str) -> bool:
+    """Whether an operating system wrote a file or folder: hidden, Thumbs.db or __MACOSX.
+
+    Archives packed on a Mac contain `__MACOSX/` with a copy of the folder tree, and a file `._NAME`
+    for each file NAME; neither contains images.
+    """
+    return name.startswith(".") or name in ("Thumbs.db", "__MACOSX")
+
+
+def _names_in(folder: Path) -> tuple[list[str], list[str]]:
+    """Return the sorted names of the files and of the folders in a folder."""
+    names: list[str] = []
+    folders: list[str] = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if is_system_name(entry.name):
+                continue
+            if entry.is_dir():
+                folders.append(entry.name)
+            elif entry.is_file() or entry.is_symlink():  # a broken link is an unreadable image
+                names.append(entry.name)
+    return sorted(names), sorted(folders)
+
+
+def _without_files(folder: Path, folders: list[str], example: str) -> str:
+    if not folders:
+        return f"{folder} is empty; expected images like {example}"
+    shown = ", ".join(folders[:3]) + (", ..." if len(folders) > 3 else "")
+    return (
+        f"{folder} contains {len(folders)} folders ({shown}) and no files; expected images like "
+        f"{example} in it directly. Move the images out of the folders."
+    )
+
+
+def check_spellings(dataset: LocatedDataset, spelled: Iterable[tuple[str, str]]) -> None:
+    """Check that each id is spelled in one way.
+
+    Args:
+        dataset: data set, for messages.
+        spelled: digits of a person id, and where they are.
+
+    Raises:
+        ValueError: two spellings such as 7 and 007 mean the same number.
+    """
+    spellings: dict[str, tuple[str, str]] = {}
+    for digits, where in spelled:
+        first, place = spellings.setdefault(digits.lstrip("0"), (digits, where))
+        if digits != first and digits.strip("0"):  # zero is no person in most data sets
+            raise ValueError(
+                f"{dataset.title}: expected one spelling of each person id, got {first} in {place} "
+                f"and {digits} in {where}. Rename one of them if they are two people, else all "
+                "images alike."
+            )
 
 
 def read_lines(dataset: LocatedDataset, file: Path) -> list[str]:
@@ -210,16 +272,11 @@ def read_json(dataset: LocatedDataset, file: Path) -> Any:
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: the file is not UTF-8 or not JSON (for instance truncated); names the position.
+        ValueError: the file is not UTF-8, not JSON (for instance truncated), or has a key twice.
     """
-    text = "\n".join(read_lines(dataset, file))
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{file}: expected JSON, but line {error.lineno}, column {error.colno}: {error.msg}. "
-            "The file is damaged or incomplete; download it again."
-        ) from error
+    if not file.is_file():
+        raise FileNotFoundError(f"{dataset.title}: expected the file {file}, which does not exist")
+    return read_json_file(file, "The file is damaged or incomplete; download it again.")
 
 
 def write_json(file: Path, content: object) -> None:

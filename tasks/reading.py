@@ -12,15 +12,23 @@ import os
 import pkgutil
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
 
 import tasks.datasets
-from tasks.dataset_files import DatasetFacts, Layout, LocatedDataset, ReadOptions
+from tasks.dataset_files import (
+    DatasetFacts,
+    Layout,
+    LocatedDataset,
+    ReadOptions,
+    is_system_name,
+)
 from tasks.schema import RawDomain
 
 _SYNTHETIC = "synthetic"
 _NUM_LEVELS = 3
+_MAX_ID = 2**63 - 1
 
 
 def dataset_names() -> list[str]:
@@ -58,9 +66,23 @@ def read_located(dataset: LocatedDataset, root: Path, options: ReadOptions) -> R
         NotExtractedError: images must be extracted first, but `dataset.may_extract` is False.
     """
     raw: RawDomain = _module(dataset.name).read(dataset, options)
+    _check_ids(dataset, raw)
     parts = raw.description_file or file_beside(dataset, root, f"{dataset.name}_description.txt")
     dual = raw.dual_file or file_beside(dataset, root, f"{dataset.name}_dual.json")
     return replace(raw, description_file=parts, dual_file=dual)
+
+
+def _check_ids(dataset: LocatedDataset, raw: RawDomain) -> None:
+    """Check that ids fit into 64 bits and none is negative; negative ids stand for unknown ones."""
+    splits = [raw.test] if raw.validation is None else [raw.validation, raw.test]
+    held_out = (records for split in splits for records in (split.query, split.gallery))
+    for record in chain(raw.train, *held_out):
+        if not (0 <= record.person_id <= _MAX_ID and 0 <= record.camera_id <= _MAX_ID):
+            raise ValueError(
+                f"{dataset.title}: expected person and camera ids from 0 to {_MAX_ID}, got person "
+                f"{record.person_id}, camera {record.camera_id} of {record.image_path}. Number "
+                "people and cameras with smaller ids."
+            )
 
 
 def check_allowed(name: str, options: ReadOptions) -> None:
@@ -154,7 +176,7 @@ def _subfolders(folder: Path) -> list[Path]:
             return sorted(
                 Path(entry.path)
                 for entry in entries
-                if entry.is_dir() and not entry.name.startswith(".")
+                if entry.is_dir() and not is_system_name(entry.name)
             )
     except OSError:
         return []
@@ -167,7 +189,7 @@ def _listing(folder: Path) -> str:
     names = sorted(
         entry.name + ("/" if entry.is_dir() else "")
         for entry in folder.iterdir()
-        if not entry.name.startswith(".")
+        if not is_system_name(entry.name)
     )
     return ", ".join(names[:6]) + (", ..." if len(names) > 6 else "") or "an empty folder"
 

@@ -7,6 +7,7 @@ input is token *embeddings*, so that learned prompt vectors can replace words.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
@@ -28,7 +29,10 @@ from models.backbones.tower import (
 # configuration does not need.
 if TYPE_CHECKING:
     import open_clip
+    from open_clip.tokenizer import SimpleTokenizer
     from open_clip.transformer import Transformer, VisionTransformer
+
+_SPECIAL_NAME = re.compile(r"<(start_of_text|end_of_text)>", re.IGNORECASE)
 
 
 class ImageEncoder(PatchTower):
@@ -114,14 +118,21 @@ class TextEncoder(TextTower):
         """Tokenize texts as CLIP BPE tokens [N, L] long on the CPU, L the length of the longest.
 
         Each row is start-of-text, words, end-of-text, zeros. Texts longer than `max_tokens` or
-        `context_length` are truncated and keep their end-of-text token.
+        `context_length` are truncated and keep their end-of-text token. The string "<end_of_text>"
+        in a text is not the special token.
         """
-        import open_clip
+        from open_clip.tokenizer import _tokenizer as tokenizer  # slow import
 
         limit = min(max_tokens or self.context_length, self.context_length)
-        tokens = open_clip.tokenize(list(texts), context_length=limit)
-        longest = int(self.end_positions(tokens).max()) + 1 if len(tokens) else 2
-        return tokens[:, :longest].contiguous()
+        first, last = tokenizer.sot_token_id, tokenizer.eot_token_id
+        rows = [
+            [first, *self._truncate(text, _word_ids(tokenizer, text), limit), last]
+            for text in texts
+        ]
+        tokens = torch.zeros(len(rows), max(map(len, rows), default=2), dtype=torch.long)
+        for index, row in enumerate(rows):
+            tokens[index, : len(row)] = torch.tensor(row)
+        return tokens
 
     def end_positions(self, tokens: Tensor) -> Tensor:
         """Return the position [N] of the end-of-text token, which has the highest token id."""
@@ -154,6 +165,16 @@ class TextEncoder(TextTower):
         self.check_length(length, len(self.positional_embedding))
         tokens = embeddings + self.positional_embedding[:length].to(embeddings.dtype)
         return self.transformer(tokens, attn_mask=self.causal_mask[:length, :length])
+
+
+def _word_ids(tokenizer: SimpleTokenizer, text: str) -> list[int]:
+    """Encode the words of a text; names of special tokens become ordinary words."""
+    ids: list[int] = tokenizer.encode(text)
+    while not set(tokenizer.all_special_ids).isdisjoint(ids):
+        # Cleaning decodes HTML entities, which may reveal another name; hence the loop.
+        text = _SPECIAL_NAME.sub(r"< \1 >", tokenizer.clean_fn(text))
+        ids = tokenizer.encode(text)
+    return ids
 
 
 class ClipBackbone(nn.Module):

@@ -153,6 +153,11 @@ class TextTower(nn.Module, ABC):
     unread: tuple[str, ...] = ()
     """Names of parameters that no feature depends on; they receive no gradient."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._truncated: set[str] = set()
+        self._num_reported = 0
+
     @property
     @abstractmethod
     def width(self) -> int:
@@ -168,8 +173,30 @@ class TextTower(nn.Module, ABC):
         """Tokenize texts as [N, L] long on the CPU, where L is the length of the longest text.
 
         Texts longer than `max_tokens` or `context_length` are truncated and keep their last token.
-        Any string is allowed: unknown words are split into pieces or replaced by a token.
+        Any string is allowed: unknown words are split into pieces or replaced by a token, and the
+        name of a special token is ordinary text.
         """
+
+    def take_num_truncated(self) -> int:
+        """Return the number of different texts that `tokenize` truncated since the last call.
+
+        A text is counted once, even if it is tokenised again later.
+        """
+        new = len(self._truncated) - self._num_reported
+        self._num_reported = len(self._truncated)
+        return new
+
+    def _truncate(self, text: str, word_ids: list[int], limit: int) -> list[int]:
+        """Return the ids of the words of a text without those that do not fit; remember the text.
+
+        Args:
+            text: the text.
+            word_ids: its token ids without first and last token.
+            limit: maximum number of tokens, including first and last token.
+        """
+        if len(word_ids) > limit - 2:
+            self._truncated.add(text)
+        return word_ids[: limit - 2]
 
     @abstractmethod
     def end_positions(self, tokens: Tensor) -> Tensor:

@@ -134,19 +134,16 @@ class BertEncoder(TextTower):
         """
         limit = min(max_tokens or self.context_length, self.context_length)
         self.tokenizer.encode_special_tokens = True  # not kept by a copied tokenizer
-        rows = [
-            [
-                self.first,
-                *self.tokenizer.encode(text, add_special_tokens=False).ids[: limit - 2],
-                self.last,
-            ]
-            for text in texts
-        ]
+        rows = [[self.first, *self._word_ids(text, limit), self.last] for text in texts]
         longest = max((len(row) for row in rows), default=2)
         tokens = torch.full((len(rows), longest), self.padding)
         for index, row in enumerate(rows):
             tokens[index, : len(row)] = torch.tensor(row)
         return tokens
+
+    def _word_ids(self, text: str, limit: int) -> list[int]:
+        ids = self.tokenizer.encode(text, add_special_tokens=False).ids
+        return self._truncate(text, ids, limit)
 
     def end_positions(self, tokens: Tensor) -> Tensor:
         """Return the position [N] of [SEP], the last token before padding."""

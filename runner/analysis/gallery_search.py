@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,13 +16,14 @@ from torch import Tensor
 from runner import program_name
 from runner.analysis.trained_run import TrainedRun, embedding
 from runner.plotting.contact_sheet import SheetCell
+from tasks.dataset_files import is_system_name
 from tasks.retrieval.gallery_files import check_replaceable
 from tasks.retrieval.gallery_index import GalleryEntry, GalleryIndex
 from tasks.schema import Benchmark, Record
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 UNKNOWN = -1
-"""Person and camera id of an image without labels."""
+"""Person and camera id of an image without labels; ids of data sets are never negative."""
 
 
 @dataclass(frozen=True)
@@ -111,23 +113,42 @@ def _domains(benchmark: Benchmark, names: Sequence[str]) -> list[Any]:
 def images_below(folder: Path) -> list[tuple[str, Record]]:
     """Lists all image files below a folder, recursively, without labels.
 
+    Files of operating systems (`._NAME`, `__MACOSX`) are ignored. Files whose path is not UTF-8
+    cannot be stored in an index; they are left out with a warning.
+
     Raises:
         FileNotFoundError: the folder does not exist.
         ValueError: the folder contains no image.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"--data: expected a folder, got {folder}")
-    paths = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-    )
+    images = sorted(path for path in folder.rglob("*") if _is_image(path, folder))
+    paths = [str(path) for path in images if _is_utf8(str(path))]
+    if len(paths) < len(images):
+        first = next(path for path in images if not _is_utf8(str(path)))
+        logging.getLogger(__name__).warning(
+            "left out %d images whose path is not UTF-8; rename them (the first is %s)",
+            len(images) - len(paths), ascii(str(first)),
+        )  # fmt: skip
     if not paths:
         raise ValueError(
             f"--data: expected files ending in {', '.join(sorted(IMAGE_SUFFIXES))}, got none in "
             f"{folder}"
         )
-    return [("", Record(str(path), UNKNOWN, UNKNOWN)) for path in paths]
+    return [("", Record(path, UNKNOWN, UNKNOWN)) for path in paths]
+
+
+def _is_image(path: Path, folder: Path) -> bool:
+    is_system = is_system_name(path.name) or "__MACOSX" in path.relative_to(folder).parts
+    return path.suffix.lower() in IMAGE_SUFFIXES and not is_system and not path.is_dir()
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def build_index(

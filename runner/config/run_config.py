@@ -176,8 +176,12 @@ def load_config(preset: str = "demo", overrides: Sequence[str] = ()) -> RunConfi
     Raises:
         ConfigError: The message has the path of the field, the value and the nearest valid name.
     """
-    merged = OmegaConf.merge({"preset": Path(preset).stem}, _read_preset(preset))
-    return override_values(as_mapping(OmegaConf.to_container(merged)), overrides)
+    try:
+        merged = OmegaConf.merge({"preset": Path(preset).stem}, _read_preset(preset))
+        values = as_mapping(OmegaConf.to_container(merged))
+    except (RecursionError, TypeError, OmegaConfBaseException) as error:
+        raise ConfigError(f"--preset: {preset} or its bases cannot be read: {error}") from error
+    return override_values(values, overrides)
 
 
 def override_values(values: Mapping[str, Any], overrides: Sequence[str]) -> RunConfig:
@@ -194,7 +198,7 @@ def override_values(values: Mapping[str, Any], overrides: Sequence[str]) -> RunC
         try:
             merged = OmegaConf.merge(merged, _default_section(key, merged))
             merged = OmegaConf.merge(merged, OmegaConf.from_dotlist([override]))
-        except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError) as error:
+        except Exception as error:  # OmegaConf and YAML raise many types on malformed text
             shown = f"{key}=..." if key.startswith("tracking.") else masked(override)
             raise ConfigError(masked(f"override {shown!r}: {error}")) from error
     return validate(plain_values(merged)).with_references(references_in(merged))

@@ -19,7 +19,7 @@ from runner.config.sections import ClusterConfig
 from runner.descriptions.images import HashedImage
 from runner.descriptions.prompts import BadAnswerError, Prompt, load_prompt
 from runner.descriptions.store import Row
-from tasks.image_files import open_image_file
+from tasks.loading.image_files import UnreadableImageError, open_rgb
 
 MAX_NEW_TOKENS = 80
 _BATCHES_PER_BLOCK = 4
@@ -163,9 +163,8 @@ def describe_images(
     opened: dict[int, Image.Image] = {}
     for at, image in enumerate(images):
         try:
-            with open_image_file(image.path) as file:
-                opened[at] = file.convert("RGB")
-        except (OSError, ValueError, SyntaxError) as error:
+            opened[at] = open_rgb(image.path)
+        except UnreadableImageError as error:
             reason = f"unreadable image: {error}"
             rows[at] = Row(image.sha256, source, {}, reason, num_tries=0)
     for number in range(1, max_tries + 1):

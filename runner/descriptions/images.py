@@ -14,12 +14,12 @@ from typing import Literal
 from runner.analysis.gallery_search import images_below
 from tasks.benchmarks import BenchmarkConfig
 from tasks.datasets import synthetic
-from tasks.image_files import open_image_file
+from tasks.loading.image_files import is_plain, open_rgb
 from tasks.reading import dataset_names, read_dataset
 from tasks.schema import RawDomain, Record
 from tasks.suggestion import suggestion
 
-_SUPPORTED_FORMATS = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
+_SUPPORTED_HEADS = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG": "image/png", b"RIFF": "image/webp"}
 
 ImageSplit = Literal["all", "train"]
 
@@ -117,8 +117,13 @@ def check_base_names(images: Sequence[HashedImage]) -> None:
     """Checks that base names identify the images, because part description files have only those.
 
     Raises:
-        ValueError: Two different images have the same base name.
+        ValueError: Two different images have the same base name, or a name has a tab or line end.
     """
+    if unwritable := [image.path for image in images if {*image.path.name} & {*"\t\r\n"}]:
+        raise ValueError(
+            f"{str(unwritable[0])!r}: expected names without tabs and line ends, which a file of "
+            "part descriptions cannot contain; rename the image, or use --prompt dual"
+        )
     first: dict[str, HashedImage] = {}
     for image in images:
         other = first.setdefault(image.path.name, image)
@@ -130,17 +135,19 @@ def check_base_names(images: Sequence[HashedImage]) -> None:
 
 
 def data_url(path: Path) -> str:
-    """Encodes an image as a base64 data URL; formats that endpoints do not support become PNG.
+    """Encodes an image as a base64 data URL.
+
+    The file is sent unchanged if every endpoint shows it as the model of a run sees it; otherwise
+    (rotated by EXIF, 16-bit, animated, another format) as a PNG of its decoded pixels.
 
     Raises:
-        OSError, ValueError: The image cannot be decoded.
+        OSError: The image cannot be decoded.
     """
     content = path.read_bytes()
-    with open_image_file(io.BytesIO(content)) as image:
-        image.load()  # detects a truncated file before it is sent
-        kind = _SUPPORTED_FORMATS.get(image.format or "")
-        if kind is None:
-            png = io.BytesIO()
-            image.convert("RGB").save(png, "PNG")
-            content, kind = png.getvalue(), "image/png"
+    image = open_rgb(io.BytesIO(content))  # detects a truncated file before it is sent
+    kind = next((kind for head, kind in _SUPPORTED_HEADS.items() if content.startswith(head)), None)
+    if kind is None or not is_plain(io.BytesIO(content)):
+        png = io.BytesIO()
+        image.save(png, "PNG")
+        content, kind = png.getvalue(), "image/png"
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"

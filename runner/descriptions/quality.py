@@ -5,7 +5,6 @@ Learners reject a file with an empty field; this module counts such problems ins
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from runner.descriptions.validation import is_nothing
-from tasks.text.text_files import utf8_lines
+from tasks.text.text_files import read_json_file, utf8_lines
 from tasks.text.words import (
     BAGS,
     GARMENTS,
@@ -159,10 +158,7 @@ def _lines(path: Path) -> tuple[int, list[list[str]]]:
 
 def _entries(path: Path) -> tuple[int, list[list[str]]]:
     """Number of entries, and the fields of the valid ones: an image and its two texts."""
-    try:
-        entries = json.loads("\n".join(utf8_lines(path)))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"--check: {path} is not JSON ({error})") from error
+    entries = read_json_file(path)
     fields = ("file_path", *DUAL)
     listed: list[Any] = entries if isinstance(entries, list) else []
     valid = [

@@ -25,7 +25,7 @@ from tasks.text.paraphrase import DEFAULT_TEMPLATE
 from tasks.text.style_clustering import StyleOptions, style_methods
 from tasks.text.style_config import CAPTION_ENCODER, SYNTHETIC_ENCODER, StyleConfig
 from tasks.text.styled_files import style_facts, styled_file_name
-from tasks.text.text_files import utf8_lines
+from tasks.text.text_files import read_json_file, utf8_lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,13 +255,9 @@ def _training_captions(raw: RawDomain) -> list[str]:
 
 
 def _captions_in(file: Path) -> list[str]:
-    lines = utf8_lines(file)
     if file.suffix != ".json":
-        return lines
-    try:
-        entries = json.loads("\n".join(lines))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"--captions: {file}: expected JSON; {error}") from error
+        return utf8_lines(file)
+    entries = read_json_file(file)
     if not isinstance(entries, list):
         raise ValueError(
             f"--captions: {file}: expected a list of entries, got {type(entries).__name__}"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from tasks.benchmarks import ORDERS
 from tasks.dataset_files import Counts
-from tasks.protocol.lock import num_queries_without_match
-from tasks.schema import RawDomain, Record, Split
+from tasks.protocol.split_checks import shared_people, splits_of, unmatched_queries
+from tasks.schema import RawDomain, Record
 from tasks.text.descriptions import read_descriptions
 
 Parts = Mapping[str, Sequence[Record]]
@@ -45,9 +45,12 @@ def faults_and_notes(raw: RawDomain, expected: Mapping[str, Counts]) -> tuple[li
     description_faults, notes = _descriptions(raw)
     faults = [
         *_unexpected_counts(parts, expected, raw),
-        *_unmatched_queries("", raw.test),
-        *(_unmatched_queries("validation ", raw.validation) if raw.validation else ()),
-        *_shared_people(parts),
+        *(
+            message
+            for kind, split in splits_of(raw)
+            if (message := unmatched_queries(kind, split)) is not None
+        ),
+        *shared_people(raw),
         *description_faults,
     ]
     return faults, notes
@@ -72,33 +75,6 @@ def _unexpected_counts(
             f"{'; '.join(differing)}. If variant {raw.variant} is incomplete, download or unpack "
             "it again."
         )
-
-
-def _unmatched_queries(kind: str, split: Split) -> Iterator[str]:
-    if number := num_queries_without_match(split):
-        camera = "" if split.query_by == "text" else " by another camera"
-        yield (
-            f"{number:,} of {len(split.query):,} {kind}queries have no image of their "
-            f"person{camera} in the gallery and are excluded from rankings. Check that the gallery "
-            "is complete."
-        )
-
-
-def _shared_people(parts: Parts) -> Iterator[str]:
-    people = {part: {record.person_id for record in records} for part, records in parts.items()}
-    tested = people["query"] | people["gallery"]
-    validated = people.get("validation", set[int]())
-    pairs = {
-        "training and test": people["train"] & tested,
-        "training and validation": people["train"] & validated,
-        "validation and test": validated & tested,
-    }
-    for pair, both in pairs.items():
-        if both:
-            yield (
-                f"{len(both):,} people (the first is {min(both)}) are in {pair} images, so scores "
-                "would be invalid. Download the data set or its split files again."
-            )
 
 
 def _descriptions(raw: RawDomain) -> tuple[list[str], list[str]]:

@@ -15,7 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from multiprocessing.process import BaseProcess
 
-from tasks.image_files import open_image_file
+from tasks.loading.image_files import UnreadableImageError, open_rgb
 
 IMAGES_PER_CHUNK = 64
 """About 20 ms of work: long compared with a message between processes, short to interrupt."""
@@ -24,19 +24,16 @@ IMAGES_PER_CHUNK = 64
 def open_image(path: str) -> str | None:
     """Decodes an image file completely.
 
-    Accepts the same files as `runner.streaming.image_decoding.decode_image`: the library and the
-    conversion are the same.
+    Accepts the same files as `runner.streaming.image_decoding.decode_image`, which uses the same
+    function.
 
     Returns:
         The reason why the file cannot be decoded, or None.
     """
     try:
-        with open_image_file(path) as image:
-            image.load()
-            if image.mode != "RGB":
-                image.convert("RGB")
-    except Exception as error:  # decoders raise many types on malformed files
-        return f"{type(error).__name__}: {error}"
+        open_rgb(path)
+    except UnreadableImageError as error:
+        return str(error)
     return None
 
 

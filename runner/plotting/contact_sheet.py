@@ -11,7 +11,7 @@ from typing import Literal
 from PIL import Image, ImageDraw, ImageFont
 
 from runner.plotting.style import BACKGROUND, GREEN, NEUTRAL, TEXT, VERMILION
-from tasks.image_files import open_image_file
+from tasks.loading.image_files import open_rgb
 
 _WIDTH, _HEIGHT = 96, 192  # pixels of an image: the 1:2 aspect ratio of person crops
 _FRAME, _GAP, _LINE = 4, 12, 14
@@ -75,8 +75,7 @@ def _draw_cell(
         text = "\n".join(textwrap.wrap(cell.text, 16)[: _HEIGHT // _LINE])
         draw.multiline_text((left + _FRAME + 3, top + _FRAME + 3), text, fill=TEXT, font=font)
     else:
-        with open_image_file(cell.image_path) as image:
-            pixels = image.convert("RGB")
+        pixels = open_rgb(cell.image_path)
         # Keep the aspect ratio: a stretched person looks like another person.
         scale = min(_WIDTH / pixels.width, _HEIGHT / pixels.height)
         size = max(1, round(pixels.width * scale)), max(1, round(pixels.height * scale))

@@ -7,7 +7,6 @@ a gigabyte per process.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO
@@ -15,13 +14,10 @@ from typing import IO
 import numpy as np
 from PIL import Image
 
-from tasks.image_files import open_image_file
+from tasks.loading.image_files import UnreadableImageError, open_rgb
 
-IMAGE_DECODER = "Pillow, RGB, bicubic resize"
+IMAGE_DECODER = "Pillow, EXIF orientation, 16-bit grey scaled, RGB, bicubic resize"
 """Recorded in the protocol lock, because scores depend on the decoder."""
-
-_UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
-"""Errors that Pillow raises for missing, truncated, unsupported and malformed files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +44,7 @@ def decode_image(path: str | IO[bytes], height: int, width: int) -> np.ndarray:
     """Decodes an image to RGB and resizes it if its size differs (bicubic, antialiased).
 
     Args:
-        path: path or opened file, in any format that Pillow supports.
+        path: path or opened file, in a format that `open_rgb` reads.
         height: height of the result in pixels.
         width: width of the result in pixels.
 
@@ -56,12 +52,9 @@ def decode_image(path: str | IO[bytes], height: int, width: int) -> np.ndarray:
         uint8 [height, width, 3].
 
     Raises:
-        OSError: the file is missing, not an image, or truncated.
-        SyntaxError, ValueError, struct.error, Image.DecompressionBombError: the content is
-            malformed; Pillow raises any of these.
+        UnreadableImageError: the file is missing, not an image, or damaged.
     """
-    with open_image_file(path) as image:
-        rgb = image.convert("RGB")
+    rgb = open_rgb(path)
     if rgb.size != (width, height):
         rgb = rgb.resize((width, height), Image.Resampling.BICUBIC)
     return np.asarray(rgb)
@@ -74,6 +67,6 @@ def decode_many(paths: Sequence[str], height: int, width: int) -> DecodedImages:
     for position, path in enumerate(paths):
         try:
             pixels[position] = decode_image(path, height, width)
-        except _UNREADABLE as error:
-            errors[position] = f"{type(error).__name__}: {error}"
+        except UnreadableImageError as error:
+            errors[position] = str(error)
     return DecodedImages(pixels, errors)

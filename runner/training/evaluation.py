@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.backbones.tower import TextTower
 from models.learner import Encode, Learner, Probe
 from runner.config.sections import DataConfig, EvaluationConfig, Precision
 from runner.streaming.image_decoding import IMAGE_DECODER
@@ -151,6 +152,7 @@ class EvaluationRow:
         num_images: number of embedded images.
         num_valid_queries: queries with at least one match in the gallery, by split and domain.
         num_unreadable: unreadable test images by domain, without domains that have none.
+        truncated: for each domain with newly truncated texts, a message that counts them.
         seconds: wall time of decoding, embedding and ranking.
     """
 
@@ -158,6 +160,7 @@ class EvaluationRow:
     num_images: int
     num_valid_queries: dict[str, dict[str, int]]
     num_unreadable: dict[str, int]
+    truncated: list[str]
     seconds: float
 
 
@@ -219,20 +222,42 @@ def evaluate_domains(
     scores: dict[str, dict[str, dict[str, float]]] = {"test": {}, "validation": {}}
     valid: dict[str, dict[str, int]] = {"test": {}, "validation": {}}
     unreadable: dict[str, int] = {}
+    truncated = [truncated_texts(embedder.learner, "gallery descriptions")]
     if embedder.group.rank == 0:
         start = 0
         for kind, name, split in parts:
             stop = start + len(_images(split))
             readable = is_readable[start:stop]
             ranked = _rank(embedder, split, features[start:stop], readable, settings, seed)
+            truncated.append(truncated_texts(embedder.learner, f"{name}, {kind} split"))
             scores[kind][name] = ranked.percent()
             valid[kind][name] = ranked.num_valid_queries
             num_unreadable = int((~readable).sum())
             if kind == "test" and num_unreadable:
                 unreadable[name] = num_unreadable
             start = stop
-    scores, valid, unreadable = embedder.group.broadcast((scores, valid, unreadable))
-    return EvaluationRow(scores, len(records), valid, unreadable, time.perf_counter() - start_s)
+    messages = [message for message in truncated if message]
+    shared = embedder.group.broadcast((scores, valid, unreadable, messages))
+    scores, valid, unreadable, messages = shared
+    seconds = time.perf_counter() - start_s
+    return EvaluationRow(scores, len(records), valid, unreadable, messages, seconds)
+
+
+def truncated_texts(learner: Learner, name: str) -> str:
+    """Describes the texts that the learner truncated since the last call; "" if there are none.
+
+    Args:
+        learner: the learner, with or without a text tower.
+        name: data set of the texts, for the message.
+    """
+    towers = [module for module in learner.modules() if isinstance(module, TextTower)]
+    number = sum(tower.take_num_truncated() for tower in towers)
+    if not number:
+        return ""
+    return (
+        f"{name}: {number} texts are longer than {towers[0].context_length} tokens "
+        "(backbone.context_length) and are cut"
+    )
 
 
 def _images(split: Split) -> tuple[Record, ...]:

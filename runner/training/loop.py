@@ -31,7 +31,7 @@ from runner.training.batching import (
 )
 from runner.training.checkpoints import Checkpoint, CheckpointStore, Position
 from runner.training.collectives import WorkerGroup
-from runner.training.evaluation import Embedder
+from runner.training.evaluation import Embedder, truncated_texts
 from runner.training.model_selection import selected_epoch
 from runner.training.optim import (
     build_optimizer,
@@ -164,6 +164,8 @@ class LifelongLoop:
             self._seed("begin", opened.domain.name)
             with self.state.timed("probing"):
                 self.learner.begin_domain(opened.domain, self.embedder.probe(opened))
+            if message := truncated_texts(self.learner, opened.domain.name):
+                self._log(message)
         with self.state.timed("waiting"):
             self._open_replay()
         stages = self.learner.stages()

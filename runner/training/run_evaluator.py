@@ -45,6 +45,9 @@ class RunEvaluator:
                     "are not comparable with published ones, see quarantine.jsonl"
                 )
                 self.events.emit("log", level="warning", message=message)
+        if self.events is not None:
+            for message in row.truncated:
+                self.events.emit("log", level="warning", message=message)
         matrices = {"test": state.test, "validation": state.validation}
         for step, (split, matrix) in product(steps, matrices.items()):
             scores = row.scores[split]

@@ -14,16 +14,18 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, cast
 
-from tasks.dataset_files import LocatedDataset, check_images, read_json
+from tasks.dataset_files import LocatedDataset, check_images, check_spellings, read_json
 from tasks.protocol.identities import text_split
 from tasks.schema import RawDomain, Record
-from tasks.text.text_files import is_latin, normalise_text
+from tasks.text.caption_checks import caption_findings
+from tasks.text.text_files import check_encodable, normalise_text
 
 IMAGES = "imgs"
 TRAIN, VALIDATION, TEST = "train", "val", "test"
+_MAX_DIGITS = 19
 _SPLITS = (TRAIN, VALIDATION, TEST)
 
 
@@ -68,10 +70,12 @@ def read_entries(dataset: LocatedDataset, path_key: str = "file_path") -> list[E
             f"{file}: expected a list of entries, got {type(listed).__name__}. Download "
             f"the original file of {dataset.title}."
         )
-    return [
-        _entry(item, f"{file}, entry {number}", number, path_key)
-        for number, item in enumerate(cast("list[Any]", listed), start=1)
+    items = [(f"{file}, entry {number}", item) for number, item in enumerate(listed, start=1)]
+    entries = [
+        _entry(item, where, number, path_key) for number, (where, item) in enumerate(items, start=1)
     ]
+    check_spellings(dataset, ((str(item["id"]), where) for where, item in items))
+    return entries
 
 
 def _entry(item: Any, where: str, number: int, path_key: str) -> Entry:
@@ -99,14 +103,17 @@ def _entry(item: Any, where: str, number: int, path_key: str) -> Entry:
 def _person_id(value: Any, where: str) -> int:
     is_number = isinstance(value, int) and not isinstance(value, bool) and value >= 0
     is_digits = isinstance(value, str) and value.isascii() and value.isdecimal()
-    if not (is_number or is_digits):
+    if not (is_number or (is_digits and len(value.lstrip("0")) <= _MAX_DIGITS)):
         raise ValueError(f"{where}: expected a person id such as 7, got {value!r:.60}")
     return int(value)
 
 
 def _path(value: Any, where: str) -> str:
-    path = PurePosixPath(value) if isinstance(value, str) else PurePosixPath()
-    if not path.name or path.is_absolute() or ".." in path.parts:
+    """Return the path below `imgs/`; lists written on Windows separate folders by backslashes."""
+    path = PurePosixPath(value.replace("\\", "/") if isinstance(value, str) else "")
+    check_encodable(str(path), where)
+    is_absolute = path.is_absolute() or bool(PureWindowsPath(path).drive)
+    if not path.name or is_absolute or ".." in path.parts:
         raise ValueError(
             f"{where}: expected the path of an image below {IMAGES}/, got {value!r:.60}"
         )
@@ -155,12 +162,10 @@ def captioned_domain(dataset: LocatedDataset, entries: Iterable[Entry]) -> RawDo
             )
     every = [record for split in _SPLITS for record in records[split]]
     check_images(dataset, every, file)
-    if num_foreign := sum(not is_latin(text) for each in every for text in each.captions):
+    if findings := caption_findings(every):
         logging.getLogger(__name__).warning(
-            "%s: %d captions in %s have no Latin letter; they are kept, but a text encoder "
-            "trained on English barely distinguishes them",
-            dataset.title, num_foreign, file,
-        )  # fmt: skip
+            "%s: kept %s in %s", dataset.title, "; ".join(findings), file
+        )
     for what, num in num_excluded.items():
         if num:
             logging.getLogger(__name__).warning(

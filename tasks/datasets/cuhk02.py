@@ -43,7 +43,7 @@ FACTS = DatasetFacts(
     source="Li and Wang, Locally Aligned Feature Transforms across Views, CVPR 2013",
 )
 EXAMPLE = "001_0001.png"
-_FILE_NAME = re.compile(r"(\d{1,6})_.*\.(?:png|jpe?g)", re.IGNORECASE)
+_FILE_NAME = re.compile(r"(?P<person>\d{1,6})_.*\.(?:png|jpe?g)", re.IGNORECASE)
 
 
 def read(dataset: LocatedDataset, options: ReadOptions) -> RawDomain:

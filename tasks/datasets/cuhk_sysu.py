@@ -45,7 +45,7 @@ from tasks.dataset_files import (
     named_images,
     read_json,
 )
-from tasks.image_files import open_image_file
+from tasks.loading.image_files import UnreadableImageError, open_rgb
 from tasks.schema import RawDomain, Record, Split
 
 _CAMERAS: Mapping[str, int] = MappingProxyType({"train": 0, "gallery": 1, "query": 2})
@@ -81,7 +81,7 @@ FACTS = DatasetFacts(
     "CVPR 2017",
 )
 EXAMPLE = "00001_s1_0006339_0.jpg"
-_FILE_NAME = re.compile(r"(\d+)_s\d+_\d+_\d+\.(?:jpe?g|png)", re.IGNORECASE)
+_FILE_NAME = re.compile(r"(?P<person>\d+)_s\d+_\d+_\d+\.(?:jpe?g|png)", re.IGNORECASE)
 _SCENE_NAME = re.compile(r"(s\d+)\.jpg")
 _PERSON_NAME = re.compile(r"p(\d+)")
 _MIN_TRAIN_IMAGES = 4
@@ -217,9 +217,8 @@ def _crop_scene(scenes: Path, folder: Path, crops: Sequence[_Crop]) -> None:
     """Write the crops of one scene."""
     path = scenes / crops[0].scene
     try:
-        with open_image_file(path) as opened:
-            scene = opened.convert("RGB")
-    except OSError as error:
+        scene = open_rgb(path)
+    except UnreadableImageError as error:
         raise ValueError(f"{path}: expected an image ({error}); download it again") from error
     for crop in crops:
         x, y, width, height = crop.box

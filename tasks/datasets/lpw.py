@@ -27,6 +27,8 @@ from tasks.dataset_files import (
     LocatedDataset,
     NamedImage,
     ReadOptions,
+    check_spellings,
+    is_system_name,
     named_images,
 )
 from tasks.datasets.market1501 import FOLDERS
@@ -63,7 +65,7 @@ FACTS = DatasetFacts(
     "Re-identification, AAAI 2018",
 )
 _JUNK = -1
-_FILE_NAME = re.compile(r"(-?\d+)_c(\d+)(?:s\d+)?_.*\.(?:jpe?g|png)", re.IGNORECASE)
+_FILE_NAME = re.compile(r"(?P<person>-?\d+)_c(\d+)(?:s\d+)?_.*\.(?:jpe?g|png)", re.IGNORECASE)
 _FRAME_NAME = re.compile(r".*?(\d+)\.(?:jpe?g|png)", re.IGNORECASE)
 _CAMERA_NAME = re.compile(r"[a-z]*(\d+)", re.IGNORECASE)
 _PERSON_NAME = re.compile(r"(\d+)")
@@ -145,17 +147,19 @@ def _numbered_folders(
 ) -> list[tuple[int, Path]]:
     """List the subfolders with the number in their name, sorted by it."""
     with os.scandir(folder) as entries:
-        names = sorted(
-            entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")
-        )
+        listed = [entry for entry in entries if not is_system_name(entry.name)]
+        names = sorted(entry.name for entry in listed if entry.is_dir())
     unexpected = [name for name in names if not pattern.fullmatch(name)]
     if unexpected or not names:
+        files = sorted(entry.name for entry in listed)
+        found = unexpected[0] if unexpected else f"only files ({files[0]})" if files else "nothing"
         raise ValueError(
-            f"{dataset.title}: {folder}: expected folders named like {example}; found "
-            f"{unexpected[0] if unexpected else 'nothing'}. Unpack the release again, or remove "
-            "folders that are not part of it."
+            f"{dataset.title}: {folder}: expected folders named like {example}; found {found}. "
+            "Unpack the release again, or remove folders that are not part of it."
         )
-    return sorted((int(pattern.findall(name)[0]), folder / name) for name in names)
+    numbers = [(pattern.findall(name)[0], str(folder / name)) for name in names]
+    check_spellings(dataset, numbers)
+    return sorted((int(number), Path(path)) for number, path in numbers)
 
 
 def _select_frames(frames: Sequence[NamedImage]) -> list[NamedImage]:

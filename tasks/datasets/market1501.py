@@ -9,13 +9,14 @@ Zheng et al., "Scalable Person Re-identification: A Benchmark", ICCV 2015.
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from collections.abc import Sequence
 
 from tasks.dataset_files import (
     Counts,
     DatasetFacts,
     Layout,
     LocatedDataset,
+    NamedImage,
     ReadOptions,
     named_images,
 )
@@ -46,7 +47,7 @@ FACTS = DatasetFacts(
     source="Zheng et al., Scalable Person Re-identification: A Benchmark, ICCV 2015",
 )
 EXAMPLE = "0002_c1s1_000451_03.jpg"
-_FILE_NAME = re.compile(r"(-?\d+)_c(\d+)(?:s\d+)?_.*\.(?:jpe?g|png)", re.IGNORECASE)
+_FILE_NAME = re.compile(r"(?P<person>-?\d+)_c(\d+)(?:s\d+)?_.*\.(?:jpe?g|png)", re.IGNORECASE)
 _JUNK, _DISTRACTOR = -1, 0
 
 
@@ -62,10 +63,17 @@ def read(dataset: LocatedDataset, options: ReadOptions) -> RawDomain:
 def read_market_layout(dataset: LocatedDataset) -> RawDomain:
     """Read a data set with the layout and file names of Market-1501, sorted by file name.
 
+    Camera ids are the numbers in the names minus 1, or the numbers themselves if they start at 0.
+
     Raises:
-        ValueError: a folder is empty or none of its file names parses.
+        ValueError: a folder is empty, none of its file names parses, or a person is negative and
+            not -1.
     """
-    train, query, gallery = (_read_folder(dataset, dataset.folder / part) for part in FOLDERS)
+    images = {
+        part: named_images(dataset, dataset.folder / part, _FILE_NAME, EXAMPLE) for part in FOLDERS
+    }
+    first_camera = min(1, *(int(image.match[2]) for part in FOLDERS for image in images[part]))
+    train, query, gallery = (_records(dataset, images[part], first_camera) for part in FOLDERS)
     return RawDomain(
         name=dataset.name,
         train=tuple(record for record in train if record.person_id != _DISTRACTOR),
@@ -78,10 +86,19 @@ def read_market_layout(dataset: LocatedDataset) -> RawDomain:
     )
 
 
-def _read_folder(dataset: LocatedDataset, folder: Path) -> tuple[Record, ...]:
-    """Read the images of a folder, sorted by file name, without junk."""
-    return tuple(
-        Record(str(image.path), int(image.match[1]), camera_id=int(image.match[2]) - 1)
-        for image in named_images(dataset, folder, _FILE_NAME, EXAMPLE)
-        if int(image.match[1]) != _JUNK
-    )
+def _records(
+    dataset: LocatedDataset, images: Sequence[NamedImage], first_camera: int
+) -> tuple[Record, ...]:
+    """Return the records of a folder, without junk."""
+    records: list[Record] = []
+    for image in images:
+        person_id = int(image.match["person"])
+        if person_id < _JUNK:
+            raise ValueError(
+                f"{dataset.title}: expected a person from 0 on, or -1 for junk, as in {EXAMPLE}; "
+                f"got person {person_id} in {image.path}. Rename or remove such files."
+            )
+        if person_id != _JUNK:
+            camera_id = int(image.match[2]) - first_camera
+            records.append(Record(str(image.path), person_id, camera_id))
+    return tuple(records)

@@ -40,7 +40,7 @@ FACTS = DatasetFacts(
     "Feature Decomposition and Fusion, CVPR 2017",
 )
 EXAMPLE = "00001_0.jpg"
-_FILE_NAME = re.compile(r"(\d+)_(\d+)\.(?:jpe?g|png)", re.IGNORECASE)
+_FILE_NAME = re.compile(r"(?P<person>\d+)_(\d+)\.(?:jpe?g|png)", re.IGNORECASE)
 
 
 def read(dataset: LocatedDataset, options: ReadOptions) -> RawDomain:

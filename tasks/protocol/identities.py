@@ -11,8 +11,12 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from tasks.schema import RawDomain, Record, Split
+from tasks.text.text_files import utf8_lines
 
 IdentityRule = Literal["all"] | Annotated[int, Field(ge=1)] | Path
+
+_MAX_DIGITS = 19
+"""Digits of the largest 64-bit id."""
 
 QueryKind = Literal["image", "text"]
 
@@ -104,18 +108,26 @@ def listed_identities(path: Path, name: str) -> list[int]:
     if not source.is_file():
         raise FileNotFoundError(
             f"benchmark.identities: expected 'all', a number, or a file with one id per line; "
-            f"{source} does not exist"
+            f"{source} does not exist{_similar_file(source)}"
         )
     listed: set[int] = set()
-    for number, line in enumerate(source.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(utf8_lines(source), start=1):
         text = line.strip()
-        if text and not text.isdecimal():
-            raise ValueError(f"{source}, line {number}: expected a person id, got {text!r}")
+        if text and not (text.isdecimal() and len(text.lstrip("0")) <= _MAX_DIGITS):
+            shown = text if len(text) <= 40 else f"{text[:37]}..."
+            raise ValueError(f"{source}, line {number}: expected a person id, got {shown!r}")
         if text:
             listed.add(int(text))
     if not listed:
         raise ValueError(f"{source} lists no identity; expected one id per line")
     return sorted(listed)
+
+
+def _similar_file(source: Path) -> str:
+    """Name a file that differs from `source` in upper and lower case alone, for a message."""
+    others = source.parent.iterdir() if source.parent.is_dir() else ()
+    similar = [file for file in others if file.name.casefold() == source.name.casefold()]
+    return f", but {similar[0].name} does; rename it" if similar else ""
 
 
 def identities_with_queries(records: Iterable[Record], query_by: QueryKind = "image") -> list[int]:

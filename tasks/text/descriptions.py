@@ -12,14 +12,13 @@ ignored.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any, cast
 
 from tasks.schema import RawDomain, Record, Split
-from tasks.text.text_files import normalise_text, utf8_lines
+from tasks.text.text_files import normalise_text, read_json_file, utf8_lines
 
 NUM_PARTS = 4
 _SEPARATOR = "\t\t\t"
@@ -99,13 +98,7 @@ def with_dual_texts(raw: RawDomain) -> RawDomain:
 
 def _read_dual_texts(path: Path, folder: Path) -> dict[str, tuple[str, str]]:
     """(identity, clothing) by image path; the last entry of an image replaces earlier ones."""
-    try:
-        entries = json.loads("\n".join(utf8_lines(path)))
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path}: expected JSON, got an error in line {error.lineno}, column {error.colno}: "
-            f"{error.msg}"
-        ) from error
+    entries = read_json_file(path)
     if not isinstance(entries, list):
         raise ValueError(f"{path}: expected a list of entries, got {type(entries).__name__}")
     texts: dict[str, tuple[str, str]] = {}

@@ -126,6 +126,33 @@ def test_random_weights_depend_only_on_the_seed():
     assert not torch.equal(first.state_dict()[proj], other.state_dict()[proj])
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.text(st.characters(codec="utf-8"), max_size=30), min_size=1, max_size=3))
+def test_ordinary_texts_are_tokenised_as_by_open_clip(tiny, texts: list[str]) -> None:
+    tokens = tiny.text.tokenize(texts)
+    expected = open_clip.tokenize(texts, context_length=64)[:, : tokens.shape[1]]
+    assert torch.equal(tokens, expected)
+
+
+@pytest.mark.parametrize(
+    "name", ["<end_of_text>", "<END_OF_TEXT>", "&lt;end_of_text&gt;", "<start_of_text>"]
+)
+def test_the_name_of_a_special_token_is_text(tiny, name: str) -> None:
+    tokens = tiny.text.tokenize([f"a man {name} in a red coat"])[0].tolist()
+    assert [tokens.count(special) for special in (49406, 49407)] == [1, 1]
+    assert tokens[-1] == 49407
+    assert tokens[-5:-1] == tiny.text.tokenize(["in a red coat"])[0].tolist()[1:-1]
+
+
+def test_truncated_texts_are_counted_once(tiny):
+    tower = copy.deepcopy(tiny.text)
+    tower.take_num_truncated()
+    tower.tokenize(["count " * 200, "count " * 62, "count " * 63])
+    assert tower.take_num_truncated() == 2
+    tower.tokenize(["count " * 200])
+    assert tower.take_num_truncated() == 0
+
+
 def test_tokens_are_trimmed_and_cut_texts_keep_their_end(tiny):
     tokens = tiny.text.tokenize(["a man", "a man in a red coat"])
     assert tokens.shape == (2, 8)

@@ -173,7 +173,7 @@ def test_quality_of_dual_texts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[", "is not JSON"),
+        ("[", "expected JSON"),
         ("{}", "expected a list of {file_path, identity, clothing}"),
         ('[{"file_path": "a.jpg", "identity": "A man."}]', "expected a list of"),
     ],

@@ -139,7 +139,7 @@ def test_excluded_entries_are_counted_in_warnings(
     assert [query.captions for query in raw.test.query] == [("A man.",)]
     messages = sorted(record.getMessage() for record in caplog.records)
     file = tmp_path / "reid_raw.json"
-    assert messages == [
+    assert [message for message in messages if ": excluded " in message] == [
         f"CUHK-PEDES: excluded 1 second persons of an image in {file}",
         f"CUHK-PEDES: excluded 1 training images without a caption in {file}",
         f"CUHK-PEDES: excluded 4 empty captions in {file}",

@@ -53,7 +53,7 @@ def test_texts_are_attached_by_image_path(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[{", "expected JSON, got an error in line 1"),
+        ("[{", "expected JSON, but line 1"),
         ({"file_path": "a.jpg"}, "expected a list of entries, got dict"),
         ([entry("a.jpg"), {"file_path": "b.jpg", "identity": "x"}], "entry 2: expected non-empty"),
         ([entry("a.jpg", clothing="  ")], "expected non-empty file_path, identity and clothing"),
