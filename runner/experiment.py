@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.config.run_config import RunConfig, base_folder, flatten, learner_module
+from runner.html_report.page import write_run_report
 from runner.results.report import write_figures
 from runner.results.run_folder import RunStorage, git_revision
 from runner.streaming.decoded_cache import SharedFiles
@@ -83,6 +84,8 @@ def run_experiment(
                 results = summarise(config, benchmark, outcome, attempt, time.time() - start_s)
                 storage.write_results(results)
                 write_figures(results, storage.folder)
+                if config.storage.report:
+                    _write_report(storage, events)
                 events.emit("finished", summary=results["summary"], timings=results["timings"])
             except BaseException as error:
                 events.emit("failed", error=f"{type(error).__name__}: {error}")
@@ -199,6 +202,15 @@ def _compute(
     first_domain = checkpoint.position.domain if checkpoint else 0
     last = max(0, len(benchmark.steps) - 1)
     return run_on_ray(config, benchmark, storage, attempt, min(first_domain, last), shared)
+
+
+def _write_report(storage: RunStorage, events: EventLog) -> None:
+    """Writes report.html; a failure is a warning, because the results are already on disk."""
+    try:
+        write_run_report(storage.folder)
+    except Exception as error:
+        message = f"report.html was not written: {type(error).__name__}: {error}"
+        events.emit("log", level="warning", message=message)
 
 
 def _emit_run(events: EventLog, config: RunConfig, benchmark: Benchmark, attempt: int) -> None:

@@ -23,7 +23,10 @@ from runner.tracking.mlflow_payloads import PARENT, Payload, RunHistory
 
 # Bytes of the event log sent between two saves of tracking.json: about 600 iterations.
 _SLICE_BYTES = 256 * 1024
-_ARTEFACTS = ("config.yaml", "protocol.lock.json", "results.json", "quarantine.jsonl")
+_ARTEFACTS = (
+    *("config.yaml", "protocol.lock.json", "results.json", "quarantine.jsonl"),
+    "report.html",
+)
 
 
 @dataclass
