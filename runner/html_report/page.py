@@ -210,8 +210,9 @@ def _unreadable(file: Path) -> list[dict[str, str]]:
             image = json.loads(line)
         except ValueError:
             continue
-        names = ("domain", "split", "path", "reason")
-        images.append({name: str(image.get(name, "")) for name in names})
+        if isinstance(image, dict):
+            names = ("domain", "split", "path", "reason")
+            images.append({name: str(image.get(name, "")) for name in names})
     return images
 
 

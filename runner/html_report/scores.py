@@ -159,7 +159,12 @@ def step_chart(matrix: ResultMatrix, metric: str) -> Chart | None:
 
     average = [matrix.seen_average(metric, step) for step in steps]
     lines = [line(domain, index) for index, domain in enumerate(matrix.seen + matrix.unseen)]
-    lines.append(Line("average of learned domains", list(enumerate(average)), is_bold=True))
+    name = "average of learned domains"
+    tips = [
+        f"{name}, {metric} {format_score(value)}, {each}"
+        for value, each in zip(average, names, strict=True)
+    ]
+    lines.append(Line(name, list(enumerate(average)), tips, is_bold=True))
     return line_chart(f"{metric} over the steps (%)", lines, x_labels=names)
 
 

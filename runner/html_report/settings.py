@@ -9,6 +9,7 @@ from typing import Any
 
 from runner.config.run_config import ConfigError, flatten, in_hash, load_config
 from runner.results.finished_runs import FinishedRun
+from runner.tracking.mlflow_client import public_uri
 from tasks.protocol.lock_differences import lock_differences
 
 ABSENT = "-"
@@ -60,7 +61,8 @@ def _table(caption: str, values: Mapping[str, Mapping[str, Any]]) -> SettingTabl
 
 
 def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    # A report is passed on: leave out the user name and password of a tracking server.
+    return public_uri(value) if isinstance(value, str) else json.dumps(value)
 
 
 @dataclass(frozen=True)

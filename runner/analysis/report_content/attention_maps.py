@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from models.backbones.tower import PatchTower
 from models.learners.vladr import Method
 from runner.analysis.attribute_retrieval import attribute_names
 from runner.analysis.report_content.thumbnails import pixels_uri
@@ -81,11 +82,13 @@ def blended(pixels: np.ndarray, weights: np.ndarray) -> np.ndarray:
 def _attention(run: TrainedRun, learner: Method, pixels: np.ndarray) -> Tensor:
     """[N, K, h, w] mean attention over the heads."""
     network = learner.network
+    tower = network.image
+    assert isinstance(tower, PatchTower)
     precision = autocast(run.config.precision, run.device)
     with torch.no_grad(), evaluating(network), precision:
         images = normalise(np.ascontiguousarray(pixels), run.config.data.transform).to(run.device)
-        weights = network.decoder.attention(network.image(images).patches).float().mean(dim=1)
-    return weights.cpu().unflatten(-1, learner.network.image.grid_size)
+        weights = network.decoder.attention(tower(images).patches).float().mean(dim=1)
+    return weights.cpu().unflatten(-1, tower.grid_size)
 
 
 def _evenly(records: Sequence[Record]) -> list[Record]:

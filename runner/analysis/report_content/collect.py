@@ -73,8 +73,9 @@ def _collect(
 ) -> ModelContent:
     name = finished.folder.name
     report(f"{name}: loading the model")
+    after = finished.matrix.seen[-1] if _is_sequential(finished) else None
     try:
-        run = load_run(str(finished.folder), "", use_gpu=use_gpu)
+        run = load_run(str(finished.folder), "", after=after, use_gpu=use_gpu)
     except _FAILURES as error:
         return ModelContent(notes=(f"The trained model was left out: {_first_line(error)}",))
     content = ModelContent(
@@ -137,7 +138,7 @@ def _broken(
     """Queries broken after their domain was learned, by the checkpoints after each domain."""
     broken: list[BrokenQuery] = []
     missing: list[str] = []
-    if learner_module(finished.config.learner.name).Method.course != "sequential":
+    if not _is_sequential(finished):
         return broken, missing
     by_name = {domain.name: domain for domain in benchmark.domains}
     for name in finished.matrix.seen[:-1]:
@@ -156,6 +157,11 @@ def _broken(
         else []
     )
     return broken, notes
+
+
+def _is_sequential(finished: FinishedRun) -> bool:
+    """Whether the run has a checkpoint after each seen domain, not a joint one or none."""
+    return learner_module(finished.config.learner.name).Method.course == "sequential"
 
 
 @contextmanager

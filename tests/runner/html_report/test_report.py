@@ -176,6 +176,15 @@ def test_runs_side_by_side(finished: RunResult, copied: Path, tmp_path: Path) ->
     assert "finetune seed 0 (1)" in same.text
 
 
+def test_the_password_of_a_tracking_server_is_left_out(copied: Path) -> None:
+    config = (copied / "config.yaml").read_text()
+    uri = "uri: https://me:word@host:5000"
+    (copied / "config.yaml").write_text(re.sub(r"(?m)uri: null$", uri, config))
+    text = write_run_report(copied).read_text()
+    assert "https://host:5000" in text
+    assert "word@" not in text
+
+
 def test_missing_scores_are_shown_as_missing(copied: Path) -> None:
     results: dict[str, Any] = json.loads((copied / "results.json").read_text())
     for rows in results["scores"].values():
