@@ -16,6 +16,7 @@ from runner.config.disk_space import explain_full_disk
 from runner.config.plain_values import leaves
 from runner.config.run_config import RunConfig, base_folder, learner_module, public_values
 from runner.config.sections import TrackingConfig
+from runner.html_report.page import write_run_report
 from runner.results.report import write_figures
 from runner.results.run_folder import RunStorage, git_revision
 from runner.streaming.decoded_cache import SharedFiles
@@ -102,6 +103,8 @@ def _run(
                 results = summarise(config, benchmark, outcome, attempt, time.time() - start_s)
                 storage.write_results(results)
                 _write_figures(results, storage.folder)
+                if config.storage.report:
+                    _write_report(storage, events)
                 events.emit("finished", summary=results["summary"], timings=results["timings"])
             except TerminatedError:
                 tracking_timeout_s = 2.0  # the machine is about to be taken away
@@ -231,6 +234,15 @@ def _compute(
     first_domain = CheckpointStore(storage.checkpoints, config.hash).newest_position().domain
     last = max(0, len(benchmark.steps) - 1)
     return run_on_ray(config, benchmark, storage, attempt, min(first_domain, last), shared)
+
+
+def _write_report(storage: RunStorage, events: EventLog) -> None:
+    """Writes report.html; a failure is a warning, because the results are already on disk."""
+    try:
+        write_run_report(storage.folder)
+    except Exception as error:
+        message = f"report.html was not written: {type(error).__name__}: {error}"
+        events.emit("log", level="warning", message=message)
 
 
 def _emit_run(events: EventLog, config: RunConfig, benchmark: Benchmark, attempt: int) -> None:

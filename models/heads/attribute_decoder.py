@@ -52,3 +52,18 @@ class AttributeDecoder(nn.Module):
         queries = self.queries.to(patches.dtype).expand(len(patches), -1, -1)
         attended, _ = self.cross_attention(queries, patches, patches, need_weights=False)
         return functional.normalize(self.linear(attended), dim=-1)
+
+    def attention(self, patches: Tensor) -> Tensor:
+        """Compute the attention weights with which `forward` averages the projected patches.
+
+        Args:
+            patches: patch tokens [B, L, W].
+
+        Returns:
+            Weights [B, H, K, L] of H heads, in [0, 1]; they sum to 1 over the patches.
+        """
+        queries = self.queries.to(patches.dtype).expand(len(patches), -1, -1)
+        _, weights = self.cross_attention(
+            queries, patches, patches, need_weights=True, average_attn_weights=False
+        )
+        return weights

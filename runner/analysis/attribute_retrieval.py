@@ -94,7 +94,7 @@ def search_by_captions(
     panel = render_panel(config.benchmark.synthetic, domain, num_people, 1, size)
     captions = _captions(learner, panel, config)
     features = _features(learner, panel.old.pixels, config, run.device)
-    scores = score_captions(captions, features, panel.positions, domain, _names(learner))
+    scores = score_captions(captions, features, panel.positions, domain, attribute_names(learner))
     results = {
         **run.facts(),
         "git_revision": git_revision(),
@@ -184,7 +184,8 @@ def _captions(learner: Method, panel: Panel, config: RunConfig) -> Tensor:
     return torch.stack(rows).float().cpu()
 
 
-def _names(learner: Method) -> Sequence[str]:
+def attribute_names(learner: Method) -> Sequence[str]:
+    """Names of the K attributes: body parts, or numbers from 1."""
     settings = learner.config
     if settings.descriptions == "parts":
         return PARTS

@@ -47,6 +47,8 @@ def main(options: argparse.Namespace, output: Output) -> int:
         output.note("This run was already finished; --fresh runs it again.")
     output.note(f"Results   {result.folder / 'results.json'}")
     output.note(f"Figures   {result.folder / 'matrix.png'}, curves.png")
+    if (report := result.folder / "report.html").is_file():
+        output.note(f"Report    {report}")
     pending = result.tracking.pending if result.tracking else 0
     if config.tracking.uri is None:
         return 0

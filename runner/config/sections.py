@@ -31,6 +31,10 @@ class StorageConfig(FrozenConfig):
         default="runs",
         description="folder of runs; relative to $LIFELONG_REID_HOME or the current folder",
     )
+    report: bool = Field(
+        default=True,
+        description="write report.html, without images of the model, at the end of a run",
+    )
 
 
 class CheckpointConfig(FrozenConfig):

@@ -24,7 +24,13 @@ from runner.tracking.mlflow_payloads import PARENT, Payload, RunHistory
 # Bytes of the event log sent between two saves of tracking.json: about 150 iterations, which is
 # what a killed `sync` sends again.
 _SLICE_BYTES = 64 * 1024
-_ARTEFACTS = ("config.yaml", "protocol.lock.json", "results.json", "quarantine.jsonl")
+_ARTEFACTS = (
+    "config.yaml",
+    "protocol.lock.json",
+    "results.json",
+    "quarantine.jsonl",
+    "report.html",
+)
 
 
 @dataclass

@@ -219,7 +219,7 @@ def ranks_by_sorting(similarity: Tensor, rows: IntArray, columns: IntArray) -> I
 
 def _scores(similarity_rows: SimilarityRows, matching: Matching, chunk: int) -> RankingScores:
     parts = [
-        _query_scores(block.rows, match_ranks(block))
+        query_scores(block.rows, match_ranks(block))
         for block in matching.blocks(similarity_rows, chunk)
     ]
     precision, inverse_penalty, first_place = np.concatenate(parts, axis=1)
@@ -237,7 +237,7 @@ def _scores(similarity_rows: SimilarityRows, matching: Matching, chunk: int) -> 
     )
 
 
-def _query_scores(rows: IntArray, ranks: IntArray) -> FloatArray:
+def query_scores(rows: IntArray, ranks: IntArray) -> FloatArray:
     """[3, V]: average precision, INP and rank (from 1) of the first match of each valid row."""
     places = ranks[np.lexsort((ranks, rows))] + 1
     starts = np.flatnonzero(np.diff(rows, prepend=-1))

@@ -68,7 +68,7 @@ def tiny_arguments(people: Path) -> MakeArguments:
     def make(storage: Path, learner: str = "finetune", *overrides: str) -> list[str]:
         folders = [f"storage.root={storage}", f"benchmark.root={people}"]
         sizes = [f"benchmark.{key}={value}" for key, value in BENCHMARK.items()]
-        in_process = ["cluster.num_workers=0", "tracking.uri=null"]
+        in_process = ["cluster.num_workers=0", "tracking.uri=null", "storage.report=false"]
         short = SHORT.get(learner, ("learner.epochs=2",))
         arguments = [*COMMON, *short, *folders, *sizes, *in_process, *overrides]
         return ["--preset", f"demo-{learner}", *arguments]

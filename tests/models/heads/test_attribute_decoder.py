@@ -28,6 +28,19 @@ def test_equals_attention_written_out():
         assert torch.allclose(out[b], wanted, atol=1e-6)
 
 
+def test_attention_weights_reproduce_the_forward_pass():
+    decoder, patches = build(), torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(1))
+    weights = decoder.attention(patches)
+    assert weights.shape == (2, 2, 3, 5)
+    assert torch.allclose(weights.sum(dim=-1), torch.ones(2, 2, 3))
+    attention = decoder.cross_attention
+    values = patches @ attention.in_proj_weight[16:].T
+    heads = [weights[:, h] @ values[..., 4 * h : 4 * h + 4] for h in range(2)]
+    attributes = decoder.linear(attention.out_proj(torch.cat(heads, dim=-1)))
+    wanted = torch.nn.functional.normalize(attributes, dim=-1)
+    assert torch.allclose(decoder(patches), wanted, atol=1e-6)
+
+
 def test_every_parameter_learns_and_is_selectable():
     decoder = build()
     decoder(torch.randn(2, 5, 8))[..., 0].sum().backward()

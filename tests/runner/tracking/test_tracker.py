@@ -264,16 +264,17 @@ def test_sync_sends_everything_once(database, run_folder):
     emit_whole_run(run_folder)
     (run_folder / "results.json").write_text("{}")
     (run_folder / "matrix.png").write_bytes(b"png")
+    (run_folder / "report.html").write_text("<!doctype html>")
     first = sync(run_folder, config)
     assert first.num_events_sent == len(read_events(run_folder / "events.jsonl").events)
-    assert first.num_artefacts_sent == 2
+    assert first.num_artefacts_sent == 3
     second = sync(run_folder, config)
     assert (second.num_events_sent, second.num_metrics_sent, second.num_artefacts_sent) == (0, 0, 0)
     assert first.run_id == second.run_id
     client = client_of(database)
     check_whole_run(client, "sync", run_folder)
     paths = [file.path for file in client.list_artifacts(first.run_id)]
-    assert sorted(paths) == ["matrix.png", "results.json"]
+    assert sorted(paths) == ["matrix.png", "report.html", "results.json"]
     assert not Path("mlruns").exists()
     assert (run_folder.parent / "mlartifacts").is_dir()
 

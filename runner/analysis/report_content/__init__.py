@@ -1,0 +1,1 @@
+"""Content of HTML reports that needs a trained model and images."""
