@@ -15,12 +15,14 @@ from runner.config.run_config import load_config
 from runner.experiment import run_experiment
 from tasks.schema import Batch
 
+pytestmark = pytest.mark.slow
+
 OVERRIDES = (
     "cluster.num_workers=0",
     "tracking.uri=null",
     "data.persons_per_batch=16",
     "benchmark.num_validation_identities=4",
-    "benchmark.synthetic.num_train_identities=68",
+    "benchmark.synthetic.num_train_identities=132",
     "benchmark.synthetic.num_test_identities=4",
     "benchmark.synthetic.supersampling=1",
     "evaluation.every_epochs=0",
@@ -61,7 +63,7 @@ def test_only_with_the_shared_projection_the_term_finds_something_to_remove(
         first_epoch(projection, people, tmp_path / projection, monkeypatch)
         for projection in ("shared", "own")
     )
-    assert len(shared) == len(own) == 8
+    assert len(shared) == len(own) == 16
     losses, ratios = zip(*shared, strict=True)
     assert mean(losses[-3:]) > 1.5 * losses[0]
     assert 0.1 < mean(ratios[-3:]) < 10
