@@ -71,11 +71,18 @@ def ask_all(
             store.add(row)  # in the thread, so that every answer is on disk at once
             on_row(row)
 
+    def hold(image: HashedImage, error: RejectedError) -> list[Row]:
+        try:
+            return rejections.hold(_refused(image, settings, error), str(error))
+        except EndpointError:
+            client.stop()  # no other image is asked for before the error is raised
+            raise
+
     def describe(image: HashedImage) -> None:
         try:
             row = _describe(image, prompt, client, settings)
         except RejectedError as error:
-            add(rejections.hold(_refused(image, settings, error), str(error)))
+            add(hold(image, error))
             return
         add([*rejections.release(), row])
         if outage.update(row):
