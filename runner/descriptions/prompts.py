@@ -155,7 +155,7 @@ def parse_answers(content: str) -> dict[str, str]:
     """Extracts the last JSON object of a chat answer.
 
     Thoughts in <think>, text and code fences around the object are ignored. Typographic quotation
-    marks are accepted; a list of texts is joined, a number becomes a text, and null becomes "none".
+    marks are accepted; a list of texts is joined, and null becomes "none".
 
     Raises:
         BadAnswerError: There is no valid JSON object, or a value is not a text.
@@ -195,8 +195,6 @@ def _as_text(value: object) -> object:
         return "none"
     if isinstance(value, list) and value and all(isinstance(each, str) for each in value):
         return (" " if str(value[0]).endswith(".") else ", ").join(value)
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
     return value
 
 
