@@ -155,7 +155,9 @@ def test_an_attention_map_is_brightest_where_the_weight_is_largest() -> None:
 
 
 def test_similarity_of_prototypes() -> None:
-    prototypes = torch.eye(3)[[[0, 1], [0, 2]]]  # two domains, two attributes, one in common
+    prototypes = torch.eye(3)[
+        torch.tensor([[0, 1], [0, 2]])
+    ]  # two domains, two attributes, one in common
     heat_map = similarity_map(prototypes, ["a", "b"])
     assert [[cell.text for cell in cells] for _, cells in heat_map.rows] == [
         ["100.0", "50.0"],
