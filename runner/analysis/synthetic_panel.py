@@ -1,10 +1,10 @@
-"""Evaluation panel: images of synthetic test people in their old and in new clothes."""
+"""Evaluation panel: images of synthetic people in their old and in new clothes."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -38,7 +38,7 @@ class Panel:
 
     Attributes:
         domain: name of the domain.
-        old: people in the clothes of the benchmark.
+        old: people in their first clothes.
         new: people in other clothes.
         positions: [N] position of the person in each image.
         camera_ids: [N] camera of each image.
@@ -56,11 +56,11 @@ class Panel:
 def render_panel(
     config: SyntheticConfig, domain: str, num_people: int, outfit: int, size: tuple[int, int]
 ) -> Panel:
-    """Renders the first `num_people` test people of a domain in two outfits.
+    """Renders people of a domain in two outfits.
 
-    The appearance of a test person depends only on their number. The panel therefore contains the
-    test people of the benchmark and, if more are requested, those that a larger benchmark would
-    have. None of them is used for training.
+    The people have the wardrobe and the cameras of the domain. They are sampled independently:
+    among the look-alikes of the benchmark, a probe could recognise the family instead of the
+    attribute. None of them is used for training.
 
     Args:
         config: synthetic benchmark.
@@ -70,6 +70,7 @@ def render_panel(
         size: height and width of the decoded images in pixels.
     """
     place = next(each for each in _all_domains(config) if each.name == domain)
+    place = replace(place, family_size=1)
     ids = list(range(FIRST_TEST_ID, FIRST_TEST_ID + num_people))
     shoot = shoot_of(config)
     parts = [

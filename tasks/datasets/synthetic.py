@@ -45,9 +45,9 @@ class SyntheticConfig(FrozenConfig):
         default=16, ge=1, le=1000, description="validation identities of each unseen domain"
     )
     num_test_identities: int = Field(
-        default=32, ge=2, le=1000, description="test identities of each domain"
+        default=48, ge=2, le=1000, description="test identities of each domain"
     )
-    num_cameras: int = Field(default=4, ge=2, le=9, description="number of cameras of each domain")
+    num_cameras: int = Field(default=6, ge=2, le=9, description="number of cameras of each domain")
     images_per_camera: int = Field(
         default=2, ge=2, le=9, description="images of each person by each camera"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -29,19 +30,12 @@ def chance_scores(split: Split, protocol: RankingProtocol = "standard") -> Chanc
 
     The camera rule is that of `tasks.retrieval.ranking.evaluate_ranking`: with image queries, the
     images of the query's person by the query's camera are removed from its gallery. Queries
-    without a remaining match are excluded. With R matches among the M remaining entries, and H
-    the M-th harmonic number,
-
-        E[AP] = (H + (R - 1) / (M - 1) * (M - H)) / M        E[R1] = R / M
-
-    because (k - 1)(R - 1) / (M - 1) other matches are expected before a match at rank k. In a
-    single-shot gallery, M is the number of persons and R is 1.
+    without a remaining match are excluded. With R matches among the M remaining entries, the
+    expected rank-1 accuracy is R / M. In a single-shot gallery, M is the number of persons and R
+    is 1.
     """
     by_person = Counter(record.person_id for record in split.gallery)
     by_camera = Counter((record.person_id, record.camera_id) for record in split.gallery)
-    harmonic = [0.0]
-    for rank in range(1, len(split.gallery) + 1):
-        harmonic.append(harmonic[-1] + 1 / rank)
     precisions: list[float] = []
     firsts: list[float] = []
     for query in split.query:
@@ -51,11 +45,20 @@ def chance_scores(split: Split, protocol: RankingProtocol = "standard") -> Chanc
         if num_matches:
             if protocol == "single_gallery_shot":
                 num_left, num_matches = len(by_person), 1
-            others = (num_matches - 1) / max(num_left - 1, 1)
-            first = harmonic[num_left]
-            precisions.append((first + others * (num_left - first)) / num_left)
+            precisions.append(expected_average_precision(num_matches, num_left))
             firsts.append(num_matches / num_left)
     return ChanceScores(_mean(precisions), _mean(firsts))
+
+
+def expected_average_precision(num_matches: int, num_gallery: int) -> float:
+    """Expected average precision of a random ranking of M entries with R matches.
+
+    With H the M-th harmonic number, it is (H + (R - 1) / (M - 1) * (M - H)) / M, because
+    (k - 1)(R - 1) / (M - 1) other matches are expected before a match at rank k.
+    """
+    harmonic = _harmonic_number(num_gallery)
+    others = (num_matches - 1) / max(num_gallery - 1, 1)
+    return (harmonic + others * (num_gallery - harmonic)) / num_gallery
 
 
 def chance_average(
@@ -66,6 +69,11 @@ def chance_average(
     values = {"mAP": [each.mAP for each in scores], "R1": [each.R1 for each in scores]}
     means = {name: _mean(per_domain) for name, per_domain in values.items()}
     return {name: None if math.isnan(mean) else 100.0 * mean for name, mean in means.items()}
+
+
+@functools.cache
+def _harmonic_number(number: int) -> float:
+    return math.fsum(1 / rank for rank in range(1, number + 1))
 
 
 def _mean(values: Sequence[float]) -> float:

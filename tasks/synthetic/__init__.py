@@ -3,5 +3,5 @@
 Nothing in this package imports torch, so that worker processes start quickly.
 """
 
-GENERATOR_VERSION = 2
+GENERATOR_VERSION = 3
 """Part of every cache key and protocol lock. Increment it if any image or caption changes."""

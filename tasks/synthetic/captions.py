@@ -10,10 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 
 from tasks.synthetic.people import COLOURS, HAIRS, SKINS, Person
+from tasks.text.descriptions import join_parts
 
 PARTS = ("head", "upper", "lower", "foot")
 COLOUR_NOISE = 0.08
@@ -44,10 +46,38 @@ class Captions:
     identity: str
     clothing: str
 
+    def by_kind(self) -> dict[str, str]:
+        """The sentences by kind: the parts, "whole" (the parts joined) and the other texts."""
+        return {
+            **dict(zip(PARTS, self.parts, strict=True)),
+            "whole": join_parts(self.parts),
+            "caption": self.captions[0],
+            "identity": self.identity,
+            "clothing": self.clothing,
+        }
+
 
 def write_captions(person: Person, rng: np.random.Generator) -> Captions:
     """Writes the texts about one image of a person, determined by the state of `rng`."""
-    first, second, third = (_Annotator(perceive(person, rng), rng) for _ in range(3))
+    return _write([perceive(person, rng) for _ in range(3)], rng)
+
+
+def write_contents(person: Person, rng: np.random.Generator) -> Captions:
+    """Writes the texts of `write_captions` for the same `rng`, in one fixed wording.
+
+    Two texts with the same content state the same perceived attributes, whatever words their
+    annotators chose.
+    """
+    return _write([perceive(person, rng) for _ in range(3)], _FixedChoice())
+
+
+def exact_contents(person: Person) -> Captions:
+    """Writes the texts in the fixed wording of `write_contents`, without mistakes."""
+    return _write([person] * 3, _FixedChoice())
+
+
+def _write(perceived: Sequence[Person], rng: Choice) -> Captions:
+    first, second, third = (_Annotator(person, rng) for person in perceived)
     return Captions(
         parts=first.parts(),
         captions=(second.caption(), third.caption()),
@@ -177,10 +207,32 @@ def _synonyms() -> Mapping[str, tuple[str, ...]]:
     }
 
 
+class Choice(Protocol):
+    """Source of an annotator's choices of words; a numpy generator is one."""
+
+    def random(self) -> float:
+        """A number in [0, 1)."""
+        ...
+
+    def integers(self, high: int, /) -> Any:
+        """An integer in [0, high)."""
+        ...
+
+
+class _FixedChoice:
+    """Always the last choice: parts without the sex, patterns with their second colour."""
+
+    def random(self) -> float:
+        return 0.999
+
+    def integers(self, high: int, /) -> int:
+        return high - 1
+
+
 class _Annotator:
     """Texts of one annotator about one perceived person."""
 
-    def __init__(self, person: Person, rng: np.random.Generator) -> None:
+    def __init__(self, person: Person, rng: Choice) -> None:
         self._person = person
         self._rng = rng
         self._synonyms = _synonyms()

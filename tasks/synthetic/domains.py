@@ -12,6 +12,12 @@ import numpy as np
 
 from tasks.synthetic.people import COLOURS, Colour, Wardrobe, Weights
 
+FAMILY_SIZE = 4
+"""Number of people per family of look-alikes in the named domains."""
+
+CAMERA_SPREAD = 3.0
+"""Differences between the cameras of a named domain; 1 in random domains."""
+
 
 @dataclass(frozen=True, slots=True)
 class Look:
@@ -28,6 +34,8 @@ class Look:
         resolution: factor of the intermediate resolution of a side, in (0, 1].
         noise: standard deviation in grey levels [0, 255].
         occlusion_rate: share of images with an occluded person.
+        camera_spread: exponent of the differences between cameras in tint, brightness and zoom,
+            and factor of their shading.
     """
 
     scene: str
@@ -43,16 +51,27 @@ class Look:
     resolution: float = 1.0
     noise: float = 2.0
     occlusion_rate: float = 0.1
+    camera_spread: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class SyntheticDomain:
-    """A named domain. `index` seeds its people and cameras, independently of other domains."""
+    """A named domain.
+
+    Attributes:
+        name: name of the domain.
+        index: seeds its people and cameras, independently of other domains.
+        look: image properties of its cameras.
+        wardrobe: distribution of its people.
+        family_size: number of people with consecutive ids who look alike (see
+            `people.sample_look_alike`); 1: all people are sampled independently.
+    """
 
     name: str
     index: int
     look: Look
     wardrobe: Wardrobe
+    family_size: int = 1
 
 
 def _colours(weights: str) -> Weights:
@@ -128,45 +147,47 @@ def _named(
     first_index: int, looks: tuple[Look, ...], wardrobes: tuple[Wardrobe, ...]
 ) -> tuple[SyntheticDomain, ...]:
     return tuple(
-        SyntheticDomain(look.scene, index, look, wardrobe)
+        SyntheticDomain(
+            look.scene, index, replace(look, camera_spread=CAMERA_SPREAD), wardrobe, FAMILY_SIZE
+        )
         for index, (look, wardrobe) in enumerate(zip(looks, wardrobes, strict=True), first_index)
     )
 
 
 def _training_looks() -> tuple[Look, ...]:
     return (
-        Look("plaza", (206, 170, 132), (190, 176, 160), (1.2, 1.0, 0.74), 1.25, 1.15, 0.9),
+        Look("plaza", (206, 170, 132), (190, 176, 160), (1.3, 1.0, 0.6), 1.35, 1.25, 0.8),
         Look(
-            "station", (120, 134, 148), (108, 112, 118), (0.88, 1.0, 1.12),
-            saturation=0.35, contrast=0.5, brightness=1.06, blur=0.85, occlusion_rate=0.12,
+            "station", (120, 134, 148), (108, 112, 118), (0.86, 1.0, 1.14),
+            saturation=0.25, contrast=0.38, brightness=1.06, blur=1.0, occlusion_rate=0.12,
         ),
         Look(
-            "campus", (134, 176, 214), (92, 146, 70), (0.92, 1.1, 0.88),
-            saturation=1.1, brightness_jitter=0.35, resolution=0.42, occlusion_rate=0.1,
+            "campus", (134, 176, 214), (92, 146, 70), (0.82, 1.15, 0.8),
+            saturation=1.1, brightness_jitter=0.4, resolution=0.36, occlusion_rate=0.1,
         ),
         Look(
-            "office", (214, 204, 178), (150, 132, 110), (1.16, 1.04, 0.58),
-            saturation=0.8, contrast=0.85, gamma=0.8, brightness=1.04, occlusion_rate=0.35,
+            "office", (214, 204, 178), (150, 132, 110), (1.25, 1.05, 0.42),
+            saturation=0.8, contrast=0.7, gamma=0.7, brightness=1.04, occlusion_rate=0.35,
         ),
         Look(
-            "night", (52, 56, 78), (58, 56, 60), (0.8, 0.9, 1.15),
-            saturation=0.5, contrast=0.9, gamma=1.3, brightness=0.62,
-            brightness_jitter=0.15, noise=13.0, occlusion_rate=0.12,
+            "night", (52, 56, 78), (58, 56, 60), (0.75, 0.9, 1.2),
+            saturation=0.4, contrast=0.9, gamma=1.4, brightness=0.52,
+            brightness_jitter=0.15, noise=15.0, occlusion_rate=0.12,
         ),
     )  # fmt: skip
 
 
 def _unseen_looks() -> tuple[Look, ...]:
     return (
-        Look("mall", (226, 172, 196), (196, 168, 178), (1.2, 0.86, 1.02), 1.25, 1.1, 0.88),
+        Look("mall", (226, 172, 196), (196, 168, 178), (1.3, 0.78, 1.05), 1.35, 1.2, 0.8),
         Look(
-            "harbour", (150, 186, 208), (128, 136, 140), (0.82, 1.0, 1.2),
-            saturation=0.55, contrast=0.65, brightness=1.06, blur=0.65, noise=5.0,
+            "harbour", (150, 186, 208), (128, 136, 140), (0.75, 1.0, 1.3),
+            saturation=0.45, contrast=0.5, brightness=1.06, blur=0.8, noise=6.0,
         ),
         Look(
-            "suburb", (168, 140, 116), (84, 122, 60), (1.08, 1.02, 0.8),
-            saturation=1.25, contrast=1.25, gamma=1.3, brightness=0.85, resolution=0.6,
-            brightness_jitter=0.22, noise=6.0, occlusion_rate=0.18,
+            "suburb", (168, 140, 116), (84, 122, 60), (1.15, 1.04, 0.7),
+            saturation=1.3, contrast=1.3, gamma=1.4, brightness=0.8, resolution=0.5,
+            brightness_jitter=0.25, noise=7.0, occlusion_rate=0.18,
         ),
     )  # fmt: skip
 

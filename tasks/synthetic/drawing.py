@@ -51,14 +51,15 @@ def make_camera(look: Look, frame: Frame, rng: np.random.Generator) -> Camera:
     """Samples a camera of a domain, determined by the state of `rng`."""
     scale = frame.supersampling
     size = (round(frame.width * scale * 1.5), round(frame.height * scale * 1.15))
-    tint = np.exp(rng.normal(0.0, 0.07, 3)) * rng.uniform(0.86, 1.14)
+    spread = look.camera_spread
+    tint = (np.exp(rng.normal(0.0, 0.07, 3)) * rng.uniform(0.86, 1.14)) ** spread
     front, back, left, right = rng.dirichlet((0.8,) * 4) * 0.8 + 0.05
     return Camera(
         backdrop=backdrop(look, rng, size),
         tint=(float(tint[0]), float(tint[1]), float(tint[2])),
-        shade=float(rng.uniform(-0.18, 0.18)),
+        shade=float(rng.uniform(-0.18, 0.18)) * spread,
         facing=(float(front), float(back), float(left), float(right)),
-        zoom=float(rng.uniform(0.88, 0.97)),
+        zoom=float(rng.uniform(0.88, 0.97)) ** spread,
         tilt=float(rng.uniform(-0.12, 0.34)),
     )
 

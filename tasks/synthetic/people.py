@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -167,6 +167,32 @@ def sample_person(wardrobe: Wardrobe, rng: np.random.Generator) -> Person:
         rgb={name: _jitter(palette_of(name)[words[name]], rng) for name in COLOURED_FIELDS},
         **words,
     )
+
+
+_OWN = ("stature", "girth", "skin", "hair", "hair_colour", "eyewear", "beard", "pattern_period")
+_WORN = (
+    ("headwear", "headwear_colour"),
+    ("upper", "upper_colour", "pattern", "pattern_colour"),
+    ("lower", "lower_colour"),
+    ("shoes", "shoes_colour"),
+    ("bag", "bag_colour", "bag_side"),
+)
+
+
+def sample_look_alike(model: Person, wardrobe: Wardrobe, rng: np.random.Generator) -> Person:
+    """Samples a person who resembles `model`, determined by the state of `rng`.
+
+    Build, face, pattern period and one worn or carried item are those of another random person of
+    the same sex. All other attributes have the words of `model`, in shades of their own.
+    """
+    other = sample_person(wardrobe, rng)
+    while other.sex != model.sex:
+        other = sample_person(wardrobe, rng)
+    item = _WORN[int(rng.integers(len(_WORN)))]
+    changed = {name: getattr(other, name) for name in (*_OWN, *item)}
+    person = replace(model, **changed)
+    rgb = {name: _jitter(palette_of(name)[getattr(person, name)], rng) for name in COLOURED_FIELDS}
+    return replace(person, rgb=rgb)
 
 
 def _pick(weights: Weights, rng: np.random.Generator) -> str:

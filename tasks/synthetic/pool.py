@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.synthetic.captions import PARTS
+from tasks.synthetic.captions import Captions
 from tasks.synthetic.drawing import Frame
+from tasks.synthetic.people import Person
 from tasks.synthetic.studio import map_in_processes, render_random_domain, useful_processes
-from tasks.text.descriptions import join_parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +23,15 @@ class Pool:
         person_ids: [N] int64, contiguous over the whole pool.
         captions: N sentences by kind: "head", "upper", "lower", "foot", "whole" (the four parts
             joined), "caption" (free style), "identity", "clothing".
+        contents: the same sentences in a fixed wording, equal for equal perceived attributes.
+        people: the person of each person id.
     """
 
     images: NDArray[np.uint8]
     person_ids: NDArray[np.int64]
     captions: dict[str, list[str]]
+    contents: dict[str, list[str]]
+    people: list[Person]
 
 
 def draw_pool(
@@ -71,13 +76,15 @@ def draw_pool(
     domains = map_in_processes(
         render_random_domain, jobs, num_processes or useful_processes(num_images)
     )
-    sentences = [captions for _, domain in domains for captions in domain]
-    kinds = {
-        part: [captions.parts[index] for captions in sentences] for index, part in enumerate(PARTS)
-    }
-    kinds["whole"] = [join_parts(captions.parts) for captions in sentences]
-    kinds["caption"] = [captions.captions[0] for captions in sentences]
-    kinds["identity"] = [captions.identity for captions in sentences]
-    kinds["clothing"] = [captions.clothing for captions in sentences]
-    person_ids = np.repeat(np.arange(num_domains * num_identities), images_per_identity)
-    return Pool(np.concatenate([images for images, _ in domains]), person_ids, kinds)
+    return Pool(
+        np.concatenate([domain.images for domain in domains]),
+        np.repeat(np.arange(num_domains * num_identities), images_per_identity),
+        _by_kind(captions for domain in domains for captions in domain.captions),
+        _by_kind(contents for domain in domains for contents in domain.contents),
+        [person for domain in domains for person in domain.people],
+    )
+
+
+def _by_kind(texts: Iterable[Captions]) -> dict[str, list[str]]:
+    rows = [each.by_kind() for each in texts]
+    return {kind: [row[kind] for row in rows] for kind in rows[0]}

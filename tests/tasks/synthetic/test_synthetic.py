@@ -193,7 +193,7 @@ def test_clothes_are_visible_in_the_image() -> None:
     domain = training_domains()[0]
     frame = Frame(64, 32, 3)
     camera = make_camera(domain.look, frame, np.random.default_rng(0))
-    people = [person_of(0, domain, number) for number in range(60)]
+    people = [person_of(0, domain, number) for number in range(1, 61)]
     chest, garment = [], []
     for number, person in enumerate(people):
         image = render_image(person, camera, domain.look, frame, np.random.default_rng(number))
@@ -208,7 +208,7 @@ def test_clothes_are_visible_in_the_image() -> None:
 
 
 def test_colour_words_match_rendered_colours() -> None:
-    for number in range(40):
+    for number in range(1, 41):
         person = person_of(3, training_domains()[2], number)
         for name in COLOURED_FIELDS:
             named = palette_of(name)[getattr(person, name)]
@@ -229,7 +229,7 @@ def information(person_words: list[str], sentence_words: list[str]) -> float:
 @pytest.mark.parametrize("domain", training_domains(), ids=lambda domain: domain.name)
 def test_all_caption_parts_are_informative(domain) -> None:
     """In every domain, all four parts have a high entropy, so that features can align with them."""
-    people = [person_of(0, domain, number) for number in range(300)]
+    people = [person_of(0, domain, number) for number in range(1, 301)]
     sentences = [
         write_captions(person, np.random.default_rng([1, number])).parts
         for number, person in enumerate(people)
@@ -271,7 +271,7 @@ def test_caption_noise_rates() -> None:
     """8% of the colours are misread; synonyms of a colour are not mistakes."""
     person = next(
         candidate
-        for number in range(100)
+        for number in range(1, 101)
         if (candidate := person_of(0, training_domains()[0], number)).lower_colour == "red"
     )
     rows = [write_captions(person, np.random.default_rng([3, n])) for n in range(4000)]

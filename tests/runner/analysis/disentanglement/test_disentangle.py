@@ -331,11 +331,12 @@ def test_run_is_measured_and_plotted(finished) -> None:
     panel_of = panel_cache(settings)
     actual = measure(str(full.folder), "runs", settings, [], panel_of)
     assert measure(str(full.folder), "runs", settings, [], panel_of).results == actual.results
-    # The panel has the benchmark's test people and more, in the order of their numbers.
+    # The panel has independent people, in the order of their numbers.
     panel = panel_of(actual.run.config, "plaza")
     assert panel_of(actual.run.config, "plaza") is panel
     seed = actual.run.config.benchmark.synthetic.seed
-    assert panel.old.people[7] == person_of(seed, training_domains()[0], 1008)
+    plaza = replace(training_domains()[0], family_size=1)
+    assert panel.old.people[7] == person_of(seed, plaza, 1008)
     # `before` holds features of the initial network, not of the trained one.
     assert not torch.equal(actual.before[0].rows[IDENTITY], actual.after[0].rows[IDENTITY])
     plain = measure(str(without.folder), "runs", settings, [], panel_of)
