@@ -128,11 +128,16 @@ class LossesConfig(CrossDomainLossesConfig):
         "is still compared with texts",
     )
 
+    @property
+    def may_lack_captions(self) -> bool:
+        """Whether a model without any loss between images and captions is accepted."""
+        return self.caption_contrast == "optional"
+
     @model_validator(mode="after")
     def _check_captions(self) -> LossesConfig:
         if self.info.weight or self.fused.weight:
             return self
-        if self.caption_contrast == "required":
+        if not self.may_lack_captions:
             raise ValueError(
                 "no term relates images to captions: set info.weight or fused.weight > 0; for an "
                 "ablation without both, set caption_contrast=optional"

@@ -1,8 +1,8 @@
 """Write one self-contained HTML file about a run, or about several side by side.
 
 The file contains scores, the result matrix, curves, losses, settings and the
-protocol. With the checkpoint and the images, it also shows ranked lists and what
-the learner attends to. It opens from disk and needs no network.
+protocol. With the checkpoint and the images, it also shows ranked lists and
+what the learner attends to. It opens from disk and needs no network.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ def resolved(text: str, field: str) -> str:
         ValueError: a variable is not set; the message names it and the field.
     """
     try:
-        return str(OmegaConf.to_container(OmegaConf.create({"text": text}), resolve=True)["text"])
+        return str(OmegaConf.create({"text": text}).text)
     except OmegaConfBaseException as error:
         raise ValueError(reference_error(error, field)) from error
 

@@ -339,7 +339,9 @@ def _problem(item: ErrorDetails, values: Mapping[str, Any]) -> str:
         return str(cause)
     if isinstance(cause, ValueError):
         return f"{path}: {cause}"
-    return masked(f"{path}: {item['msg']} (got {item['input']!r})")
+    # Text that is no URI cannot be masked.
+    got = type(item["input"]).__name__ if path == "tracking.uri" else repr(item["input"])
+    return masked(f"{path}: {item['msg']} (got {got})")
 
 
 def _hint(path: str, values: Mapping[str, Any]) -> str:

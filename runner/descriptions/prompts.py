@@ -168,10 +168,13 @@ def parse_answers(content: str) -> dict[str, str]:
         if re.search(r"\{.*\}", content, flags=re.DOTALL):
             raise BadAnswerError(f"the answer is not valid JSON: {content[:60]!r}")
         raise BadAnswerError(f"expected a JSON object in the answer, got {content[:60]!r}")
-    answers = {name: _as_text(value) for name, value in answers.items()}
-    if wrong := [name for name, value in answers.items() if not isinstance(value, str)]:
-        raise BadAnswerError(f"{wrong[0]}: expected a text, got {answers[wrong[0]]!r:.60}")
-    return answers
+    texts: dict[str, str] = {}
+    for name, value in answers.items():
+        text = _as_text(value)
+        if not isinstance(text, str):
+            raise BadAnswerError(f"{name}: expected a text, got {text!r:.60}")
+        texts[name] = text
+    return texts
 
 
 _QUOTES = str.maketrans({"\u201c": '"', "\u201d": '"'})

@@ -146,8 +146,8 @@ def _show_differences(console: Console, comparison: Comparison) -> None:
 
 def _checkpoints(comparison: Comparison) -> list[Checkpoint]:
     """Checkpoints to explain: none if every score is of the end of training."""
-    shown = list(dict.fromkeys(group.checkpoint for group in comparison.groups))
-    return [] if shown == ["last"] else shown
+    shown: list[Checkpoint] = list(dict.fromkeys(group.checkpoint for group in comparison.groups))
+    return shown if "validation" in shown else []
 
 
 def _notes(comparison: Comparison, *, is_bold_seen: bool) -> list[str]:

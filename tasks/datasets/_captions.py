@@ -101,11 +101,12 @@ def _entry(item: Any, where: str, number: int, path_key: str) -> Entry:
 
 
 def _person_id(value: Any, where: str) -> int:
-    is_number = isinstance(value, int) and not isinstance(value, bool) and value >= 0
-    is_digits = isinstance(value, str) and value.isascii() and value.isdecimal()
-    if not (is_number or (is_digits and len(value.lstrip("0")) <= _MAX_DIGITS)):
-        raise ValueError(f"{where}: expected a person id such as 7, got {value!r:.60}")
-    return int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    is_text = isinstance(value, str) and value.isascii() and value.isdecimal()
+    if is_text and len(str(value).lstrip("0")) <= _MAX_DIGITS:
+        return int(value)
+    raise ValueError(f"{where}: expected a person id such as 7, got {value!r:.60}")
 
 
 def _path(value: Any, where: str) -> str:

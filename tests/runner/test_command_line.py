@@ -75,7 +75,7 @@ def test_the_example_of_a_command_can_be_parsed(command: str, capsys, monkeypatc
 def test_options_have_one_meaning(capsys: pytest.CaptureFixture[str]) -> None:
     texts = {command: help_of(capsys, command) for command in commands()}
     with_runs = {command for command, text in texts.items() if "--runs DIR" in text}
-    by_name = {"attributes", "compare", "disentangle", "evaluate", "index", "interpolate"}
+    by_name = {"attributes", "compare", "disentangle", "evaluate", "index", "interpolate", "report"}
     assert with_runs == by_name | {"search", "sync"}
     assert {command for command, text in texts.items() if "--data DIR" in text} == {
         *("describe", "doctor", "index"),

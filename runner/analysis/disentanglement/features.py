@@ -100,7 +100,7 @@ def extract_fusion_gate(
         for start in range(0, len(described), size):
             chosen = described[start : start + size]
             images = normalise(np.ascontiguousarray(pixels[chosen]), config.data.transform)
-            learner.embed_gallery(images.to(device), [descriptions[index] for index in chosen])
+            learner.embed_gallery(images.to(device), [descriptions[int(index)] for index in chosen])
     return torch.cat(gates)
 
 

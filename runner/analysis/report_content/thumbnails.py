@@ -8,6 +8,8 @@ import io
 import numpy as np
 from PIL import Image
 
+from tasks.loading.image_files import UnreadableImageError, open_rgb
+
 SIZE = (112, 224)
 """Largest width and height of a thumbnail in pixels."""
 
@@ -17,10 +19,8 @@ _QUALITY = 80
 def file_uri(path: str) -> str:
     """JPEG of an image file, scaled down to at most `SIZE`; "" if the file cannot be read."""
     try:
-        with Image.open(path) as image:
-            image.draft("RGB", SIZE)  # decodes a large JPEG at a lower resolution
-            pixels = image.convert("RGB")
-    except (OSError, ValueError):
+        pixels = open_rgb(path)
+    except UnreadableImageError:
         return ""
     pixels.thumbnail(SIZE)
     return _uri(pixels)

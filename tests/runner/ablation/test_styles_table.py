@@ -17,6 +17,7 @@ from tests.runner.descriptions.endpoint import DUAL_ANSWERS, Endpoint, serving
 from tests.tasks.datasets.miniatures.cuhk_pedes import MINIATURES
 
 TINY = (
+    *("backbone.image_tower=null", "backbone.dropout=0"),
     *("backbone.name=tiny-clip", "backbone.weights=random", "backbone.image_height=64"),
     *("backbone.image_width=32", "precision=float32", "cluster.use_gpu=false", "tracking.uri=null"),
     *("data.persons_per_batch=2", "data.images_per_person=2", "learner.epochs=1"),

@@ -41,4 +41,4 @@ def damage(market: Path) -> dict[Path, str]:
     images[0].write_bytes(images[0].read_bytes()[:-300])
     images[1].write_text("not an image")
     images[2].write_bytes(b"")
-    return {images[0]: "runcated", images[1]: "cannot identify", images[2]: "cannot identify"}
+    return {images[0]: "runcated", images[1]: "cannot identify", images[2]: "the file is empty"}

@@ -11,6 +11,7 @@ import torch
 
 from runner.config.run_config import RunConfig
 from runner.on_ray.cluster import connected
+from runner.training.termination import RunFailedError
 
 
 class StartedError(Exception):
@@ -32,6 +33,6 @@ def test_a_local_cluster_has_the_gpus_of_the_machine(
     monkeypatch.setattr(ray, "init", fail)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: num_gpus)
     config = tiny_config(tmp_path, "finetune", "cluster.num_workers=1", "cluster.use_gpu=true")
-    expected, message = (StartedError, "") if num_gpus else (ValueError, "got 0")
+    expected, message = (RunFailedError, "StartedError") if num_gpus else (ValueError, "got 0")
     with pytest.raises(expected, match=message), connected(config):
         pass

@@ -166,8 +166,7 @@ def test_images_are_opened_in_one_place() -> None:
     opening = {
         str(path.relative_to(ROOT)) for path in files if "Image.open(" in path.read_text("utf-8")
     }
-    # The plain loop is what the bench compares `doctor` with.
-    assert opening == {"tasks/loading/image_files.py", "runner/bench/plain_loop.py"}
+    assert opening == {"tasks/loading/image_files.py"}
 
 
 def encoded(kind: str) -> bytes:

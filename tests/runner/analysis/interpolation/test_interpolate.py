@@ -321,7 +321,9 @@ def test_unfinished_run(finetuned: RunResult, tmp_path: Path) -> None:
 
 
 def test_a_run_over_one_domain(tmp_path: Path) -> None:
-    (tmp_path / "results.json").write_text('{"domains": {"seen": ["plaza"], "unseen": []}}')
+    (tmp_path / "results.json").write_text(
+        '{"domains": {"seen": ["plaza"], "unseen": []}, "scores": {}}'
+    )
     with pytest.raises(ValueError, match=r"at least two domains, got one \(plaza\)"):
         interpolation_steps(RunStorage(tmp_path))
 
