@@ -60,16 +60,17 @@ def results_table(results: Mapping[str, Any]) -> Table:
         caption_justify="left",
         title_style="bold",
         caption_style="",
+        pad_edge=False,
     )
     table.add_column("step", justify="right", style="dim")
     table.add_column("domain", no_wrap=True)
     table.add_column("mAP", justify="right", style="bold")
     table.add_column("R1", justify="right")
-    for heading in ("mAP untrained", "mAP learned", "mAP forgotten"):
-        table.add_column(heading, justify="right", style="dim")
+    for heading in ("untrained", "learned", "forgotten"):
+        table.add_column(f"mAP\n{heading}", justify="right", style="dim", min_width=len(heading))
     versions: Mapping[str, int] = results.get("memory_versions") or {}
     if versions:
-        table.add_column("prototypes version", justify="right", style="dim")
+        table.add_column("memory\nversion", justify="right", style="dim")
     for index, domain in enumerate(matrix.seen):
         learned = matrix.score("mAP", index + 1, domain)
         forgotten = _forgotten(matrix, index)
