@@ -248,7 +248,7 @@ def test_gradients_of_two_workers_equal_those_of_one(
             error, size = flat(gradient) - flat(reference), flat(reference)
             # Rounding of one update is 1e-6. Earlier updates add differences in the weights, which
             # the non-smooth operations of a ResNet (ReLU, maximum) amplify.
-            later = 5e-4 if learner.endswith("resnet") else 5e-5
+            later = 2e-3 if learner.endswith("resnet") else 5e-5
             limit = later if number else 1e-5
             assert error.norm() <= limit * size.norm(), f"{learner}, iteration {number}"
 

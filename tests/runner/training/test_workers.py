@@ -16,6 +16,7 @@ MakeConfig = Callable[..., RunConfig]
 pytestmark = pytest.mark.slow
 
 OVERRIDES = (
+    "backbone.weights=warm",  # random weights hardly learn on look-alikes
     "benchmark.synthetic.num_unseen_domains=2",
     "benchmark.synthetic.num_train_identities=34",
     "benchmark.synthetic.num_test_identities=40",
