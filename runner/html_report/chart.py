@@ -120,10 +120,10 @@ def line_chart(
     x_low, x_high = min(x for x, _ in known), max(x for x, _ in known)
     if x_labels:
         x_low, x_high = 0.0, float(len(x_labels) - 1)
-    y_ticks = round_ticks(
-        min(0.0, *(y for _, y in known)),
-        max(0.0, *(y for _, y in known)) if y_max is None else y_max,
-    )
+    lowest = min(y for _, y in known)
+    highest = max(0.0, *(y for _, y in known)) if y_max is None else y_max
+    # A divergence that is 0 may be slightly negative by rounding.
+    y_ticks = round_ticks(lowest if lowest < -1e-6 * highest else 0.0, highest)
     y_low, y_high = y_ticks[0], y_ticks[-1]
 
     def x_of(x: float) -> float:
