@@ -85,7 +85,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 class _Ignored:
-    """Replacement of an object beside the tensors of a file; its arguments are dropped."""
+    """Placeholder for an object that is not a tensor; it ignores its arguments."""
 
     def __new__(cls, *_: object) -> Self:
         return super().__new__(cls)

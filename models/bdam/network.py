@@ -32,7 +32,7 @@ class DecouplingNetwork(EmbeddingNetwork):
 
     Only modules with a loss in the configuration are built: `to_text` (v = to_text(f_id_gate)) for
     `info`, `to_clothing` (of f_clo_gate) for `clothing`, `to_adversary` (of f_clo) for
-    `adversarial` with a projection of its own, `fusion` for `fused`.
+    `adversarial` with `projection: own`, `fusion` for `fused`.
 
     Args:
         image: the image tower.

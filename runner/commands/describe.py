@@ -255,7 +255,7 @@ def _output_folder(options: argparse.Namespace, images: ImageSet) -> Path:
 
 
 def _styled_export(options: argparse.Namespace, folder: Path) -> Path | None:
-    """File that runs with `benchmark.style` find: of a data set, in styles of its own captions."""
+    """File that `benchmark.style` reads; None if the styles are not of the data set itself."""
     from tasks.reading import dataset_names
 
     styles = _style_settings(options)

@@ -53,7 +53,7 @@ class DomainRankings:
 
 @dataclass(frozen=True)
 class BrokenQuery:
-    """A query that a later domain broke: its ranking right after its domain, and at the end."""
+    """A query that a later domain made worse: its ranking after its own domain and at the end."""
 
     domain: str
     before: RankedList

@@ -27,7 +27,7 @@ _MAX_CHARACTERS = 300
 
 
 def died_while_starting(error: ray.train.TrainingFailedError) -> bool:
-    """Whether a process died before the workers ran, which Ray Train does not retry by itself."""
+    """Whether a process died before the workers ran; Ray Train does not retry this case."""
     if not isinstance(error, ray.train.ControllerError):
         return False
     return isinstance(error.controller_failure, DIED) and ray.is_initialized()

@@ -133,7 +133,7 @@ class RunStorage:
         return read_object(
             self.lock_file,
             remedy="restore it from a copy, or delete it and repeat the command that started the "
-            "run, which writes it for the data as they are now",
+            "run, which records the current data",
         )
 
     def write_results(self, results: Mapping[str, Any]) -> None:
@@ -146,8 +146,8 @@ class RunStorage:
         """Writes protocol.lock.json, and data-files.jsonl with the size and hash of every file.
 
         Args:
-            lock: protocol lock of the data as they are now.
-            contents: contents of the files by domain; None leaves data-files.jsonl as it is.
+            lock: protocol lock of the current data.
+            contents: contents of the files by domain; None does not change data-files.jsonl.
 
         Raises:
             ValueError: the run started under another protocol, so the data have changed.
@@ -163,8 +163,8 @@ class RunStorage:
             if has_contents(lock) and not has_contents(existing):
                 self.notes.append(
                     f"{self.lock_file.name} was written by a version that did not record the "
-                    "contents of the image files; they are recorded as they are now, and it is "
-                    "not known whether they changed since this run started"
+                    "contents of the image files; the current contents are recorded now, and it "
+                    "is not known whether they changed since this run started"
                 )
         write_atomically(self.lock_file, json.dumps(lock, indent=1, sort_keys=True))
         if contents is not None:

@@ -131,17 +131,14 @@ class Pretraining:
         """
         if state_file is not None and state_file.is_file():
             self._load(state_file)
-        every, start, first = (
-            max(1, _IMAGES_PER_REPORT // self.config.batch_size),
-            time.monotonic(),
-            self.step,
-        )
+        every = max(1, _IMAGES_PER_REPORT // self.config.batch_size)
+        start_s, first = time.monotonic(), self.step
         while self.step < self.config.num_steps:
             losses = self._update()
             self.step += 1
             is_last = self.step == self.config.num_steps
             if self.step % every == 0 or is_last:
-                seconds = (time.monotonic() - start) / (self.step - first)
+                seconds = (time.monotonic() - start_s) / (self.step - first)
                 parts = "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
                 print(
                     f"step {self.step}/{self.config.num_steps}  {parts}  {seconds:.2f} s/step",

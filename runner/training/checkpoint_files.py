@@ -80,7 +80,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, config_hash: str) -> 
     """Writes a checkpoint under a temporary name, flushes it to disk and renames it.
 
     An existing checkpoint of this name is replaced. If writing fails, the temporary folder is
-    removed and existing checkpoints remain as they are.
+    removed and existing checkpoints are not changed.
 
     Raises:
         DiskFullError: the storage is full.

@@ -28,7 +28,7 @@ _OPTIONS = {
 
 
 def styled_file_name(dataset: str, method: str, config: StyleConfig) -> str:
-    """Name of the file of a data set's texts in styles of its own training captions."""
+    """Name of the file of texts in styles that were clustered from the same data set's captions."""
     options = config.model_dump() | {"encoder": config.encoder or CAPTION_ENCODER}
     content = json.dumps([STYLES_VERSION, method, options], sort_keys=True)
     return f"{dataset}_dual-{method}-{hashlib.sha256(content.encode()).hexdigest()[:8]}.json"
