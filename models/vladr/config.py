@@ -24,6 +24,7 @@ from models.components.reid_network import (
     TripletTermConfig,
     check_any_enabled,
 )
+from models.heads.attribute_decoder import Initialisation
 from models.learner import OptimizerConfig, ScheduleConfig
 from models.losses.contrastive import Similarity
 from models.vladr.prompts import Control, Descriptions, MatchTermConfig
@@ -157,6 +158,11 @@ class Config(BalancedConfig):
         default=4, ge=1, description="K, number of attributes (head, upper, lower, foot)"
     )
     num_decoder_heads: int = Field(default=8, ge=1, description="attention heads of the decoder")
+    decoder_initialisation: Initialisation = Field(
+        default="random",
+        description="initial values of the decoder. random: small queries and Xavier weights; "
+        "identity: v_k starts as a weighted mean of the projected patches, for few updates",
+    )
     descriptions: Descriptions = Field(
         default="parts",
         description="the K texts of an image. parts: part descriptions; whole: the whole "

@@ -26,7 +26,9 @@ class AttributeNetwork(ReidNetwork):
     def __init__(self, image: PatchTower, config: Config, generator: torch.Generator) -> None:
         super().__init__(image, config.neck_bias)
         size, num_heads = image.embed_dim, config.num_decoder_heads
-        self.decoder = AttributeDecoder(config.num_attributes, size, size, num_heads, generator)
+        self.decoder = AttributeDecoder(
+            config.num_attributes, size, size, num_heads, generator, config.decoder_initialisation
+        )
         self.granularity = config.granularity
         embeds_attributes = config.embedding == "necks_attributes"
         self.attribute_share = config.attribute_share if embeds_attributes else 0.0

@@ -63,3 +63,19 @@ def test_initial_values_depend_only_on_the_generator():
 def test_width_not_divisible_by_the_heads():
     with pytest.raises(ValueError, match="multiple of num_heads=3, got 8"):
         AttributeDecoder(3, 8, 6, 3, torch.Generator())
+
+
+def test_identity_initialisation_starts_as_weighted_means_of_patches() -> None:
+    decoder = AttributeDecoder(3, 8, 8, 2, torch.Generator().manual_seed(0), "identity")
+    patches = torch.randn(4, 5, 8, generator=torch.Generator().manual_seed(1))
+    weights = decoder.attention(patches)
+    heads = patches.unflatten(2, (2, 4)).transpose(1, 2)
+    means = torch.einsum("bhkl,bhld->bkhd", weights, heads).flatten(2)
+    torch.testing.assert_close(decoder(patches), torch.nn.functional.normalize(means, dim=-1))
+    features = decoder(patches)
+    assert float((features[:, 0] - features[:, 1]).norm(dim=1).min()) > 0.05
+
+
+def test_identity_initialisation_needs_equal_sizes() -> None:
+    with pytest.raises(ValueError, match="initialisation=random"):
+        AttributeDecoder(3, 8, 6, 2, torch.Generator(), "identity")
