@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -240,11 +241,28 @@ def _as_option(key: str, value: Any) -> str:
 
 def _check_same_space(folder: Path, space: SearchSpace) -> None:
     copy = folder / SPACE_FILE
-    if copy.is_file() and copy.read_text(encoding="utf-8") != space.text:
-        raise ValueError(
-            f"search space {space.name}: differs from the one that the sweep in {folder} was "
-            f"started with; give {copy}, or start another sweep with --name"
-        )
+    if not copy.is_file() or (started_with := copy.read_text(encoding="utf-8")) == space.text:
+        return
+    raise ValueError(
+        f"search space {space.name}: differs from the one that the sweep in {folder} was started "
+        f"with: {_first_difference(started_with, space.text)}; give {copy}, or start another sweep "
+        "with --name"
+    )
+
+
+def _first_difference(before: str, after: str) -> str:
+    """Describes where two files with different texts differ."""
+    old, new = before.splitlines(), after.splitlines()
+    if sorted(old) == sorted(new):
+        return "its lines have another order, and samplers draw parameters in the order of the file"
+    for number, (was, now) in enumerate(itertools.zip_longest(old, new), start=1):
+        if was != now:
+            return f"line {number} was {_quoted(was)}, got {_quoted(now)}"
+    return "line ends"
+
+
+def _quoted(line: str | None) -> str:
+    return "absent" if line is None else repr(line.strip())
 
 
 def _check_settings(settings: SweepSettings) -> None:

@@ -123,8 +123,13 @@ def test_the_same_command_resumes_a_sweep(plan: Callable[..., SweepPlan]) -> Non
             plan("--resume", *other)
     (first.folder / SPACE_FILE).write_text("# another\n" + first.space_text)
     with pytest.raises(
-        ValueError, match=r"differs from the one that the sweep in .* was started with"
+        ValueError,
+        match=r"differs from the one that the sweep in .* was started with: line 1 was '# another'",
     ):
+        plan("--resume")
+    reordered = "\n".join(reversed(first.space_text.splitlines()))
+    (first.folder / SPACE_FILE).write_text(reordered)
+    with pytest.raises(ValueError, match="its lines have another order"):
         plan("--resume")
 
 
