@@ -153,7 +153,7 @@ def test_a_step_of_the_vladr_ladder_changes_one_thing() -> None:
     steps = {
         "mtad": {texts: "identity_attributes"},
         # L_CMA takes the place of L_global as the term that reads the attribute texts.
-        "cma": {texts: "identity", "learner.losses.cma.weight": 1},
+        "cma": {texts: "identity", "learner.losses.cma.weight": 10},
         "ida-prototype": printed,
         "ida-prototype-relation": {"learner.alignment": ["prototype_relation"]},
         "ida-affinity": {"learner.alignment": ["affinity"]},

@@ -81,7 +81,7 @@ def test_other_configuration_is_rejected_with_keys(configured):
         RunStorage.of(other).open(other, fresh=False)
     message = str(caught.value)
     assert "seed: 0 there, 5 here" in message
-    assert "learner.losses.cma.weight: 1.0 there, 0.25 here" in message
+    assert "learner.losses.cma.weight: 10.0 there, 0.25 here" in message
     assert "num_workers" not in message, "what changes no result is no difference"
     assert "choose another run.name, or start over with --fresh" in message
 
