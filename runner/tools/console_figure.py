@@ -14,7 +14,7 @@ from rich.text import Text
 
 from runner.results.run_folder import RunStorage
 from runner.tracking.console import ProgressView
-from runner.tracking.event_log import read_events
+from runner.tracking.event_log import Event, read_events
 
 OUTPUT = Path(__file__).resolve().parents[2] / "docs" / "pictures" / "console.svg"
 
@@ -34,7 +34,7 @@ def draw_console(run_folder: Path, num_domains: int, width: int) -> str:
     view = ProgressView(console)
     num_iterations = 0
     for event in read_events(RunStorage(run_folder).events_file).events:
-        view.handle(event)
+        view.handle(_with_default_storage(event))
         if event.get("domain_index") == num_domains and event["event"] == "iteration":
             num_iterations += event["stage"] == "icar"
         if num_iterations > 30:
@@ -43,6 +43,13 @@ def draw_console(run_folder: Path, num_domains: int, width: int) -> str:
     svg = console.export_svg(title="lifelong-reid")
     # The fonts are on a server; without them the reader's monospace font is used.
     return re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)
+
+
+def _with_default_storage(event: Event) -> Event:
+    """Event with the default folder of runs, so that the figure has no path of this machine."""
+    if event["event"] != "run":
+        return event
+    return {**event, "params": {**event.get("params", {}), "storage.root": "runs"}}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
