@@ -22,6 +22,7 @@ from runner.sweep.settings import (
     shown_url,
 )
 from runner.sweep.space import SearchSpace, check_space, load_space
+from runner.sweep.space_file import read_space_file
 from tasks.schema import Benchmark
 
 DEFAULT_PRESET = "demo-sweep"
@@ -240,25 +241,27 @@ def _as_option(key: str, value: Any) -> str:
 
 
 def _check_same_space(folder: Path, space: SearchSpace) -> None:
+    """Comments and layout may change; the preset, the parameters and their order may not."""
     copy = folder / SPACE_FILE
-    if not copy.is_file() or (started_with := copy.read_text(encoding="utf-8")) == space.text:
+    if not copy.is_file() or copy.read_text(encoding="utf-8") == space.text:
         return
+    stored = read_space_file(copy)
+    difference = _first_difference(stored.text, space.text)
+    if (stored.preset, stored.parameters) == (space.preset, space.parameters):
+        if list(stored.parameters) == list(space.parameters):
+            return
+        difference = "its parameters are in another order, in which samplers draw them"
     raise ValueError(
         f"search space {space.name}: differs from the one that the sweep in {folder} was started "
-        f"with: {_first_difference(started_with, space.text)}; give {copy}, or start another sweep "
-        "with --name"
+        f"with: {difference}; give {copy}, or start another sweep with --name"
     )
 
 
 def _first_difference(before: str, after: str) -> str:
-    """Describes where two files with different texts differ."""
-    old, new = before.splitlines(), after.splitlines()
-    if sorted(old) == sorted(new):
-        return "its lines have another order, and samplers draw parameters in the order of the file"
-    for number, (was, now) in enumerate(itertools.zip_longest(old, new), start=1):
-        if was != now:
-            return f"line {number} was {_quoted(was)}, got {_quoted(now)}"
-    return "line ends"
+    """Describes the first line in which two different texts differ."""
+    lines = itertools.zip_longest(before.splitlines(), after.splitlines())
+    number, was, now = next((n, was, now) for n, (was, now) in enumerate(lines, 1) if was != now)
+    return f"line {number} was {_quoted(was)}, got {_quoted(now)}"
 
 
 def _quoted(line: str | None) -> str:
