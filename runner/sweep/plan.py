@@ -241,16 +241,20 @@ def _as_option(key: str, value: Any) -> str:
 
 
 def _check_same_space(folder: Path, space: SearchSpace) -> None:
-    """Comments and layout may change; the preset, the parameters and their order may not."""
+    """Checks that a resumed sweep has the parameters it was started with, in the same order.
+
+    Comments and the layout of the file may differ.
+    """
     copy = folder / SPACE_FILE
     if not copy.is_file() or copy.read_text(encoding="utf-8") == space.text:
         return
     stored = read_space_file(copy)
-    difference = _first_difference(stored.text, space.text)
-    if (stored.preset, stored.parameters) == (space.preset, space.parameters):
-        if list(stored.parameters) == list(space.parameters):
-            return
-        difference = "its parameters are in another order, in which samplers draw them"
+    if (stored.preset, stored.parameters) != (space.preset, space.parameters):
+        difference = _first_difference(stored.text, space.text)
+    elif list(stored.parameters) != list(space.parameters):
+        difference = "its parameters are in another order, and samplers draw them in this order"
+    else:
+        return
     raise ValueError(
         f"search space {space.name}: differs from the one that the sweep in {folder} was started "
         f"with: {difference}; give {copy}, or start another sweep with --name"
@@ -258,7 +262,7 @@ def _check_same_space(folder: Path, space: SearchSpace) -> None:
 
 
 def _first_difference(before: str, after: str) -> str:
-    """Describes the first line in which two different texts differ."""
+    """Describes the first line that differs between files with different parameters."""
     lines = itertools.zip_longest(before.splitlines(), after.splitlines())
     number, was, now = next((n, was, now) for n, (was, now) in enumerate(lines, 1) if was != now)
     return f"line {number} was {_quoted(was)}, got {_quoted(now)}"
