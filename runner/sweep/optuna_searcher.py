@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import sqlite3
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -22,10 +21,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from runner.sweep.objectives import Objective
-from runner.sweep.settings import Sampler, SweepSettings, parse_url
+from runner.sweep.settings import SweepSettings, parse_url
 from runner.sweep.trial_records import PROGRESS
 from runner.tracking.sqlite_files import LOCK_WAIT_S, LOCKED, OPTUNA, sqlite_problem
-from tasks.loading.sampling import derive_seed
 
 BUSY_WAIT_S = 60.0
 """Longest wait for a lock during a sweep, for instance while a dashboard reads the study."""
@@ -185,46 +183,6 @@ def open_study(settings: SweepSettings, storage: BaseStorage) -> optuna.Study:
             "choose another --name"
         )
     return study
-
-
-def make_sampler(settings: SweepSettings, num_known: int) -> BaseSampler:
-    """Creates the sampler.
-
-    Args:
-        settings: kind of sampler, seed, and number of trials.
-        num_known: number of existing trials; part of the seed, so that a resumed sweep does not
-            sample the same values again.
-    """
-    seed = derive_seed(settings.sampler_seed, "sampler", num_known) % 2**32
-    # With the defaults of Optuna (10 random trials, populations of 50) all trials of a small sweep
-    # would be random.
-    num_random = max(2, min(10, settings.num_trials // 4))
-    match settings.sampler:
-        case "tpe":
-            is_parallel = settings.concurrent > 1
-            return TPESampler(seed=seed, n_startup_trials=num_random, constant_liar=is_parallel)
-        case "random":
-            return RandomSampler(seed=seed)
-        case "gp":
-            return GPSampler(seed=seed, n_startup_trials=num_random)
-        case "nsga2":
-            return NSGAIISampler(
-                seed=seed, population_size=max(4, min(50, settings.num_trials // 4))
-            )
-
-
-def check_sampler(sampler: Sampler) -> None:
-    """Checks that the libraries of a sampler are installed.
-
-    Raises:
-        ValueError: a library is missing; the message has the command that installs it.
-    """
-    missing = [each for each in ("scipy", "torch") if importlib.util.find_spec(each) is None]
-    if sampler == "gp" and missing:
-        raise ValueError(
-            f"--sampler gp needs {' and '.join(missing)}: pip install {' '.join(missing)}, or "
-            "choose tpe"
-        )
 
 
 def open_storage(url: str) -> RDBStorage:

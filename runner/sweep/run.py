@@ -27,9 +27,7 @@ from runner.sweep.console import SweepView
 from runner.sweep.mlflow import SweepTracker
 from runner.sweep.optuna_searcher import (
     StudySearcher,
-    check_sampler,
     enqueued_numbers,
-    make_sampler,
     num_ended,
     open_storage,
     open_study,
@@ -38,6 +36,7 @@ from runner.sweep.optuna_searcher import (
 from runner.sweep.outcome import Outcome
 from runner.sweep.plan import SweepPlan, check_objectives
 from runner.sweep.resources import Allocation, allocate, trial_bundles
+from runner.sweep.samplers import check_sampler, make_sampler
 from runner.sweep.schedulers import make_scheduler
 from runner.sweep.settings import SPACE_FILE, write_settings
 from runner.sweep.shared_images import share_images
@@ -160,7 +159,7 @@ def _run_tuner(
     searcher = StudySearcher(
         plan.space.suggest,
         settings.objectives,
-        make_sampler(settings, len(study.get_trials(deepcopy=False))),
+        make_sampler(settings),
         open_storage(settings.study_url(folder)),
         settings.name,
     )

@@ -7,14 +7,14 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
 from optuna.samplers import RandomSampler
 from optuna.storages import InMemoryStorage
 from optuna.trial import Trial, TrialState
 
 from runner.sweep.objectives import parse_objectives
-from runner.sweep.optuna_searcher import StudySearcher, make_sampler, open_storage, open_study
+from runner.sweep.optuna_searcher import StudySearcher, open_storage, open_study
+from runner.sweep.samplers import make_sampler
 from runner.sweep.schedulers import make_scheduler
 from runner.sweep.settings import SweepSettings, read_settings, write_settings
 from runner.sweep.trial_records import Report, TrialRecord, read_records, write_record
@@ -100,13 +100,37 @@ def test_a_finished_trial_without_a_value_fails() -> None:
     assert searcher.study.trials[0].state == TrialState.FAIL
 
 
-def test_a_resumed_sampler_samples_other_values() -> None:
-    settings = SweepSettings(**{**vars(SETTINGS), "sampler": "random"})
-    draws = []
-    for num_known in (0, 0, 3):
-        study = optuna.create_study(sampler=make_sampler(settings, num_known))
-        draws.append(study.ask().suggest_float("x", 0, 1))
-    assert draws[0] == draws[1] != draws[2]
+@pytest.mark.parametrize("sampler", ["tpe", "random", "gp", "nsga2"])
+def test_an_interrupted_sweep_has_the_values_of_an_unbroken_one(sampler: Any) -> None:
+    settings = SweepSettings(
+        **{**vars(SETTINGS), "sampler": sampler, "num_trials": 8, "concurrent": 1}
+    )
+
+    def values_of(kills: set[int]) -> list[dict[str, Any]]:
+        storage = InMemoryStorage()
+
+        def start() -> StudySearcher:
+            objectives = parse_objectives("seen_mAP")
+            return StudySearcher(suggest, objectives, make_sampler(settings), storage, "s")
+
+        searcher = start()
+        for number in range(8):
+            if number in kills:
+                trial = searcher.study.ask()
+                trial.suggest_categorical("learner.a", ["x", "y"])
+                if sampler == "gp":  # counts its partly stored trial among the running ones
+                    trial.suggest_float("learner.b.c", 0.0, 1.0)
+                searcher = start()  # the driver was killed
+            suggested = searcher.suggest(str(number))
+            assert suggested is not None
+            assert suggested["number"] == number
+            score = 30 + 10 * json.loads(suggested["values"])["learner.b.c"]
+            searcher.on_trial_complete(str(number), result_of(2, score, finished=True))
+        return [each.params for each in searcher.study.trials]
+
+    unbroken = values_of(set())
+    assert len({each["learner.b.c"] for each in unbroken}) > 3
+    assert values_of({1, 4, 7}) == unbroken
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "gp", "nsga2"])
@@ -114,7 +138,7 @@ def test_all_samplers_support_one_and_several_objectives(sampler: Any) -> None:
     settings = SweepSettings(**{**vars(SETTINGS), "sampler": sampler, "num_trials": 8})
     for objective in ("seen_mAP", "seen_mAP,forgetting_mAP"):
         searcher = StudySearcher(
-            suggest, parse_objectives(objective), make_sampler(settings, 0), None, "s"
+            suggest, parse_objectives(objective), make_sampler(settings), None, "s"
         )
         for number in range(5):
             searcher.suggest(str(number))
