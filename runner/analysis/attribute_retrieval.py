@@ -37,6 +37,7 @@ from tasks.synthetic.captions import PARTS, write_captions
 
 FILE = "attributes.json"
 GLOBAL = "f"
+ALL = "all"
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class AttributeScores:
         mAP: [K][K + 1], one row per caption.
         own: mean of the diagonal: captions and feature of the same attribute.
         other: mean of the off-diagonal without f: different attributes; None for K = 1.
+        whole: mean of the last column: the global feature f.
         chance: mAP of a random ranking.
     """
 
@@ -59,6 +61,7 @@ class AttributeScores:
     mAP: tuple[tuple[float, ...], ...]  # noqa: N815 - the field's spelling
     own: float
     other: float | None
+    whole: float
     chance: float
 
 
@@ -68,41 +71,53 @@ def search_by_captions(
     *,
     num_people: int,
     after: str | None = None,
+    domains: Sequence[str] = (),
     use_gpu: bool = False,
-) -> tuple[TrainedRun, AttributeScores]:
-    """Scores retrieval by captions on synthetic test people of the last learned domain.
+) -> tuple[TrainedRun, tuple[AttributeScores, ...]]:
+    """Scores retrieval by captions on synthetic test people, one domain at a time.
 
-    The prompts in a checkpoint belong to its last domain, so people of that domain are used. Writes
-    the scores to FILE in the run folder.
+    Writes the scores to FILE in the run folder.
 
     Args:
         name: run folder, or the run's name under `storage_root`.
         storage_root: folder of runs.
-        num_people: number P of test people, those of the benchmark first.
+        num_people: number P of test people of a domain, those of the benchmark first.
         after: load the checkpoint after this seen domain; default: the last domain.
+        domains: domains of the people, or "all" for every seen and unseen domain; default: the
+            domain that the checkpoint learned last.
         use_gpu: compute on the first CUDA device.
 
     Raises:
         FileNotFoundError: there is no such run.
-        ValueError: another learner, no trained attribute features, or no synthetic benchmark.
+        ValueError: another learner, no trained attribute features, no synthetic benchmark, or an
+            unknown domain.
     """
     run = load_run(name, storage_root, after=after, use_gpu=use_gpu)
-    learner = _attribute_learner(run)
-    domain = after or seen_and_unseen(run.config.benchmark)[0][-1]
-    config = run.config
+    learner, config = _attribute_learner(run), run.config
+    seen, unseen = seen_and_unseen(config.benchmark)
+    chosen = tuple(domains) or (after or seen[-1],)
+    if chosen == (ALL,):
+        chosen = (*seen, *unseen)
+    if unknown := [each for each in chosen if each not in {*seen, *unseen}]:
+        raise ConfigError(
+            f"--domain {unknown[0]}: expected {ALL}, or one of {', '.join((*seen, *unseen))}"
+        )
     size = config.backbone.image_height, config.backbone.image_width
-    panel = render_panel(config.benchmark.synthetic, domain, num_people, 1, size)
-    captions = _captions(learner, panel, config)
-    features = _features(learner, panel.old.pixels, config, run.device)
-    scores = score_captions(captions, features, panel.positions, domain, attribute_names(learner))
+    scores: list[AttributeScores] = []
+    for domain in chosen:
+        panel = render_panel(config.benchmark.synthetic, domain, num_people, 1, size)
+        captions = _captions(learner, panel, config)
+        features = _features(learner, panel.old.pixels, config, run.device)
+        names = attribute_names(learner)
+        scores.append(score_captions(captions, features, panel.positions, domain, names))
     results = {
         **run.facts(),
         "git_revision": git_revision(),
         "num_people": num_people,
-        **asdict(scores),
+        "domains": [asdict(each) for each in scores],
     }
     write_atomically(scores_file(run), json.dumps(results, indent=1))
-    return run, scores
+    return run, tuple(scores)
 
 
 def _attribute_learner(run: TrainedRun) -> Method:
@@ -160,6 +175,7 @@ def score_captions(
         tuple(tuple(row) for row in scores.tolist()),
         float(np.trace(square)) / num_attributes,
         float(off_diagonal.mean()) if len(off_diagonal) else None,
+        float(scores[:, -1].mean()),
         100 * chance_scores(Split(query, gallery, "text")).mAP,
     )
 

@@ -6,12 +6,14 @@ The captions describe single parts of synthetic people.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 from runner.commands._arguments import (
     add_after,
+    add_domains,
     add_gpu,
     add_output_arguments,
     add_runs_folder,
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from runner.analysis.attribute_retrieval import AttributeScores
 
 HELP = "retrieve synthetic people by part captions with the attribute features of vladr runs"
-EXAMPLE = "RUN --people 200"
+EXAMPLE = "RUN --people 200 --domain all"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,8 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add_runs_folder(parser)
     add_after(parser)
+    add_domains(parser, "domains of the people, or all (default: the one learned last)")
     parser.add_argument(
-        "--people", type=int, default=100, metavar="N", help="number of test people (default: 100)"
+        "--people",
+        type=int,
+        default=100,
+        metavar="N",
+        help="number of test people of a domain (default: 100)",
     )
     add_gpu(parser)
     parser.set_defaults(overrides=[])
@@ -60,11 +67,15 @@ def main(options: argparse.Namespace, output: Output) -> int:
             options.runs_folder,
             num_people=options.people,
             after=options.after,
+            domains=options.domain,
             use_gpu=options.gpu,
         )
         file = scores_file(run)
         documents.append({"run": run.storage.folder.name, **json.loads(file.read_text())})
-        output.results.print(_table(run.storage.folder.name, scores))
+        title = run.storage.folder.name
+        output.results.print(
+            _table(title, scores[0]) if len(scores) == 1 else _means(title, scores)
+        )
         output.note(f"Results   {file}")
     output.write_json(documents)
     return 0
@@ -86,4 +97,20 @@ def _table(run: str, scores: AttributeScores) -> Table:
         )
     for name, row in zip(scores.captions, scores.mAP, strict=True):
         table.add_row(name, *(f"{value:.1f}" for value in row))
+    return table
+
+
+def _means(run: str, domains: Sequence[AttributeScores]) -> Table:
+    table = Table(
+        title=f"{run}: people by captions of their parts, mAP (%)",
+        caption="own: the attribute of the caption; other: the other attributes",
+        title_justify="left",
+        caption_justify="left",
+    )
+    table.add_column("domain")
+    for name in ("own", "other", domains[0].features[-1], "chance"):
+        table.add_column(name, justify="right")
+    for each in domains:
+        values = (each.own, each.other, each.whole, each.chance)
+        table.add_row(each.domain, *("" if value is None else f"{value:.1f}" for value in values))
     return table

@@ -86,12 +86,23 @@ def test_command(
     assert "attribute head" in shown
     stored = json.loads((finished.folder / FILE).read_text())
     assert stored["num_people"] == 6
-    assert stored["domain"] == "plaza"
-    assert np.shape(stored["mAP"]) == (4, 5)
-    assert stored["own"] == pytest.approx(np.mean([stored["mAP"][k][k] for k in range(4)]))
+    (scores,) = stored["domains"]
+    assert scores["domain"] == "plaza"
+    assert np.shape(scores["mAP"]) == (4, 5)
+    assert scores["own"] == pytest.approx(np.mean([scores["mAP"][k][k] for k in range(4)]))
+    assert scores["whole"] == pytest.approx(np.mean([row[-1] for row in scores["mAP"]]))
     assert main(["attributes", str(finished.folder), "--people", "6", "--json"]) == 0
     again = json.loads(capsys.readouterr().out)[0]
     assert {key: again[key] for key in stored} == stored
+    command = ["attributes", str(finished.folder), "--people", "6"]
+    assert main([*command, "--domain", "all"]) == 0
+    shown = capsys.readouterr().out
+    every = json.loads((finished.folder / FILE).read_text())["domains"]
+    assert len(every) > 1
+    assert every[0] == scores
+    assert all(each["domain"] in shown for each in every)
+    assert main([*command, "--domain", "beach"]) == 2
+    assert "--domain beach" in capsys.readouterr().err
 
 
 def test_invalid_runs_and_options(
