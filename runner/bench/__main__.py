@@ -38,6 +38,8 @@ BENCHES = (
     "fusion",
     "sweep",
 )
+ENDURANCE = ("soak", "chaos")
+"""Hours rather than minutes, so they run only when they are named."""
 BUSY_LOAD = 1.0
 
 
@@ -54,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     result = BenchResult(())
     with tempfile.TemporaryDirectory(prefix="lifelong-reid-bench-") as scratch:
         workbench = Workbench(Path(scratch), options.repeats, sizes)
-        for name in [name for name in BENCHES if name in (options.only or BENCHES)]:
+        for name in [each for each in (*BENCHES, *ENDURANCE) if each in (options.only or BENCHES)]:
             start_s = time.perf_counter()
             result += importlib.import_module(f"runner.bench.{name}").measure(workbench)
             console.print(f"{name}: {time.perf_counter() - start_s:.0f} s")
@@ -69,8 +71,18 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m runner.bench", description="Measures the overhead of the runner."
     )
-    parser.add_argument("--only", nargs="+", choices=BENCHES, help="run only these benchmarks")
-    parser.add_argument("--repeats", type=_positive, default=3, help="repeats of each measurement")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=(*BENCHES, *ENDURANCE),
+        help=f"run only these benchmarks; {' and '.join(ENDURANCE)} run only if they are named",
+    )
+    parser.add_argument(
+        "--repeats",
+        type=_positive,
+        default=3,
+        help="repeats of each measurement, runs of soak, kills of chaos (default: 3)",
+    )
     parser.add_argument(
         "--output", type=Path, default=Path("bench.json"), help="JSON file to write"
     )
