@@ -179,11 +179,11 @@ def _standard_name(name: str) -> str:
 def _csv(file: Path) -> tuple[list[str], Iterator[tuple[str, list[str]]]]:
     """Return the header, and the location and cells of each row that is not blank."""
     lines = utf8_lines(file)
-    first = next((number for number, line in enumerate(lines) if line.strip()), None)
-    if first is None:
-        raise TableError([f"{file}: expected a header and a row for each image, got an empty file"])
-    declared = re.fullmatch(r"sep=(.)", lines[first].strip("\r"))  # written by Excel
+    first = next((number for number, line in enumerate(lines) if line.strip()), len(lines))
+    declared = re.fullmatch(r"sep=(.)", lines[first]) if first < len(lines) else None  # by Excel
     first += 1 if declared else 0
+    if first == len(lines):
+        raise TableError([f"{file}: expected a header and a row for each image, got an empty file"])
     delimiter = declared[1] if declared else _delimiter(lines[first])
     # A record spans several lines if a quoted cell has line ends, so the reader gets all lines.
     rows = _records(file, lines[first:], first, delimiter)
