@@ -31,7 +31,7 @@ from runner.training.termination import TerminatedError, on_sigterm, raise_termi
 from tasks.benchmarks import BenchmarkConfig, load_benchmark
 from tasks.retrieval.metrics import ResultMatrix
 from tasks.retrieval.random_baseline import chance_average
-from tasks.schema import Benchmark
+from tasks.schema import Benchmark, FrozenConfig
 
 
 @dataclass(frozen=True)
@@ -156,12 +156,18 @@ def read_benchmark(config: RunConfig) -> Benchmark:
 
 
 def resolve_folders(settings: BenchmarkConfig) -> BenchmarkConfig:
-    """Makes the folders of the section absolute."""
-    folders = {
-        name: str(base_folder() / Path(getattr(settings, name)).expanduser())
-        for name in ("root", "derived")
-    }
-    return settings.model_copy(update=folders)
+    """Makes the folders of the section, and the file of a table, absolute."""
+
+    def absolute(section: FrozenConfig, *names: str) -> dict[str, str]:
+        given = {name: getattr(section, name) for name in names}
+        return {
+            name: str(base_folder() / Path(path).expanduser())
+            for name, path in given.items()
+            if path is not None
+        }
+
+    table = settings.table.model_copy(update=absolute(settings.table, "file", "images"))
+    return settings.model_copy(update=absolute(settings, "root", "derived") | {"table": table})
 
 
 def summarise(

@@ -7,7 +7,7 @@ of them in any order. To add a named order, add it to `ORDERS`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -18,6 +18,7 @@ from pydantic import Field, field_validator, model_validator
 from tasks.dataset_files import LocatedDataset, ReadOptions
 from tasks.datasets import synthetic
 from tasks.datasets.synthetic import SyntheticConfig
+from tasks.orders import ORDERS
 from tasks.protocol.contents import read_contents
 from tasks.protocol.identities import (
     IdentityRule,
@@ -30,37 +31,21 @@ from tasks.protocol.identities import (
 from tasks.protocol.lock import locked_images, protocol_lock
 from tasks.protocol.split_checks import check_splits
 from tasks.reading import (
+    TABLE,
     check_allowed,
     dataset_names,
     file_beside,
     find_dataset,
     read_located,
+    table_domains,
 )
 from tasks.schema import Benchmark, Domain, RawDomain
 from tasks.suggestion import suggestion
 from tasks.synthetic.styled_texts import with_machine_texts, with_styled_texts
 from tasks.text.caption_styles import TFIDF, CaptionEncoder, LoadEncoder, TfidfEncoder
-from tasks.text.descriptions import attach, read_descriptions, with_dual_texts
+from tasks.text.descriptions import attach, read_descriptions, with_dual_texts, with_whole_caption
 from tasks.text.style_config import SYNTHETIC_ENCODER, StyleConfig, StyleMethod
 from tasks.text.styled_files import describe_command, read_style_facts, styled_file_name
-
-_UNSEEN = ("cuhk01", "cuhk02", "viper", "prid2011", "ilids", "grid", "sensereid")
-
-ORDERS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = MappingProxyType(
-    {
-        "lreid-1": (("market1501", "cuhk_sysu", "lpw", "msmt17", "cuhk03"), _UNSEEN),
-        "lreid-2": (("lpw", "msmt17", "market1501", "cuhk_sysu", "cuhk03"), _UNSEEN),
-        "lreid-1-duke": (("market1501", "cuhk_sysu", "dukemtmc", "msmt17", "cuhk03"), _UNSEEN),
-        "lreid-2-duke": (("dukemtmc", "msmt17", "market1501", "cuhk_sysu", "cuhk03"), _UNSEEN),
-        "lreid-51": (("msmt17", "cuhk_sysu", "lpw", "market1501", "cuhk03"), _UNSEEN),
-        "lreid-52": (("lpw", "market1501", "cuhk03", "msmt17", "cuhk_sysu"), _UNSEEN),
-        "lreid-53": (("cuhk_sysu", "lpw", "cuhk03", "msmt17", "market1501"), _UNSEEN),
-        "lreid-54": (("cuhk03", "msmt17", "lpw", "market1501", "cuhk_sysu"), _UNSEEN),
-        "lreid-55": (("market1501", "msmt17", "lpw", "cuhk_sysu", "cuhk03"), _UNSEEN),
-        "t2i-1": (("cuhk_pedes", "icfg_pedes", "rstpreid"), ()),
-    }
-)
-"""Seen domains in lifelong order, and unseen domains, of the benchmarks of the literature."""
 
 _SYNTHETIC, _SYNTHETIC_TEXT, _CUSTOM = "synthetic", "synthetic-t2i", "custom"
 
@@ -72,7 +57,8 @@ class BenchmarkConfig(ReadOptions):
         default=_SYNTHETIC,
         description="synthetic (generated images), synthetic-t2i (the same images, text-to-image "
         "retrieval), an order of the literature (lreid-1, lreid-2, lreid-1-duke, lreid-2-duke, "
-        "lreid-51 to lreid-55, t2i-1), one data set, or custom (defined by order and unseen)",
+        "lreid-51 to lreid-55, t2i-1), one data set, table (all domains of a table), or custom "
+        "(defined by order and unseen)",
     )
     root: str = Field(default="data", description="folder of the data sets")
     identities: IdentityRule = Field(
@@ -144,15 +130,27 @@ class BenchmarkConfig(ReadOptions):
             ("order", self.order, known_seen),
             ("unseen", self.unseen or (), known_unseen),
         ):
-            if unknown := [name for name in given if name not in known]:
+            if unknown := [name for name in given if not self._may_have(name, known)]:
                 raise ValueError(
                     f"{field}: expected domains of {self.name!r} ({', '.join(known)}), got "
                     f"{unknown[0]!r}"
                 )
-        seen, unseen = seen_and_unseen(self)
+        # The domains of a table are not known before its file is read.
+        is_table = self.name == TABLE
+        seen, unseen = (self.order, self.unseen or ()) if is_table else seen_and_unseen(self)
+        has_table = is_table or any(name.partition(":")[0] == TABLE for name in seen + unseen)
+        if self.style and has_table:
+            raise ValueError(
+                f"style={self.style} requires files of `describe --style`, which tables do not "
+                "have; remove style, and put identity and clothing texts into the table"
+            )
         if repeated := [name for name in set(seen + unseen) if (seen + unseen).count(name) > 1]:
             raise ValueError(f"{sorted(repeated)[0]} appears twice in order and unseen; remove one")
         return self
+
+    def _may_have(self, name: str, known: Sequence[str]) -> bool:
+        is_in_table = TABLE in known and name.startswith(f"{TABLE}:")
+        return self.name == TABLE or name in known or is_in_table
 
 
 def benchmark_names() -> list[str]:
@@ -169,9 +167,17 @@ def known_domains(config: BenchmarkConfig) -> tuple[tuple[str, ...], tuple[str, 
 
 
 def seen_and_unseen(config: BenchmarkConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the names of the seen domains in training order, and of the unseen domains."""
+    """Return the names of the seen domains in training order, and of the unseen domains.
+
+    Raises:
+        FileNotFoundError, TableError: the file of the benchmark `table` is missing or invalid.
+    """
     if config.is_synthetic:
         seen, unseen = config.synthetic.domain_names
+    elif config.name == TABLE:
+        learned, tested = table_domains(Path(config.root), config)
+        seen = tuple(name for name in learned if name not in (config.unseen or ()))
+        unseen = tuple(name for name in tested if name not in config.order)
     else:
         seen, unseen = ORDERS.get(config.name, ((config.name,), ()))
     return config.order or seen, unseen if config.unseen is None else config.unseen
@@ -200,13 +206,14 @@ def check_benchmark(config: BenchmarkConfig) -> None:
 def _find(config: BenchmarkConfig) -> dict[str, LocatedDataset]:
     """Find all data sets; one error reports all that are missing."""
     seen, unseen = seen_and_unseen(config)
+    prefix = f"{TABLE}:" if config.name == TABLE else ""
     for name in (*seen, *unseen):
-        check_allowed(name, config)
+        check_allowed(f"{prefix}{name}", config)
     datasets: dict[str, LocatedDataset] = {}
     missing: list[str] = []
     for name in (*seen, *unseen):
         try:
-            datasets[name] = find_dataset(name, Path(config.root), config)
+            datasets[name] = find_dataset(f"{prefix}{name}", Path(config.root), config)
         except FileNotFoundError as error:
             missing.append(str(error))
     if len(missing) > 1:
@@ -278,7 +285,7 @@ def load_benchmark(
             to learn has people in training and test images.
     """
     check_benchmark(config)
-    seen_raw, unseen_raw = _read(config, load_encoder)
+    seen_raw, unseen_raw = read_domains(config, load_encoder)
     if not learn:
         seen_raw, unseen_raw = [], seen_raw + unseen_raw
         config = config.model_copy(update={"num_validation_identities": 0})
@@ -304,9 +311,10 @@ def load_benchmark(
     return Benchmark(config.name, seen, unseen, lock, contents=contents)
 
 
-def _read(
-    config: BenchmarkConfig, load_encoder: LoadEncoder | None
+def read_domains(
+    config: BenchmarkConfig, load_encoder: LoadEncoder | None = None
 ) -> tuple[list[RawDomain], list[RawDomain]]:
+    """Read the seen and unseen domains with their original ids; see `load_benchmark`."""
     seen, unseen = seen_and_unseen(config)
     if config.is_synthetic:
         domains = synthetic.read(Path(config.root), config.synthetic)
@@ -322,19 +330,16 @@ def _read(
             )
     else:
         by_name = {
-            name: _with_styled_file(
-                read_located(dataset, Path(config.root), config), dataset, config
-            )
+            name: replace(_read_with_styles(dataset, config), name=name)
             for name, dataset in _find(config).items()
         }
     by_name = {name: with_dual_texts(raw) for name, raw in by_name.items()}
     return [by_name[name] for name in seen], [by_name[name] for name in unseen]
 
 
-def _with_styled_file(
-    raw: RawDomain, dataset: LocatedDataset, config: BenchmarkConfig
-) -> RawDomain:
-    """Replace the file of dual texts by that of `benchmark.style`, if set."""
+def _read_with_styles(dataset: LocatedDataset, config: BenchmarkConfig) -> RawDomain:
+    """Read a data set; the file of dual texts is that of `benchmark.style`, if set."""
+    raw = read_located(dataset, Path(config.root), config)
     if config.style is None:
         return raw
     file = _styled_file(dataset, config, config.style)
@@ -366,14 +371,16 @@ def _seen_domain(raw: RawDomain, config: BenchmarkConfig) -> Domain:
     if raw.description_file is not None:
         descriptions = read_descriptions(raw.description_file)
         if descriptions.num_duplicates:
-            logging.getLogger(__name__).warning(
-                "%d lines of %s repeat an image; the last line of each image is used",
-                descriptions.num_duplicates, descriptions.path,
-            )  # fmt: skip
+            message = "%d lines of %s repeat an image; the last line of each image is used"
+            logger = logging.getLogger(__name__)
+            logger.warning(message, descriptions.num_duplicates, descriptions.path)
         train = attach(train, descriptions)
     return Domain(
         name=raw.name,
-        train=tuple(replace(each, person_id=contiguous[each.person_id]) for each in train),
+        train=tuple(
+            with_whole_caption(replace(each, person_id=contiguous[each.person_id]))
+            for each in train
+        ),
         validation=raw.validation or split_validation(raw.train, validation_ids, raw.test.query_by),
         test=raw.test,
     )

@@ -20,6 +20,24 @@ from tasks.schema import FrozenConfig, Record
 from tasks.text.text_files import check_encodable, read_json_file, utf8_lines
 
 
+class TableOptions(FrozenConfig):
+    """Location of a table of images, and its camera rule."""
+
+    file: str | None = Field(
+        default=None,
+        description="CSV or Parquet file; null: table.csv or table.parquet in root or root/table",
+    )
+    images: str | None = Field(
+        default=None,
+        description="folder to which relative image paths refer; null: the folder of the file",
+    )
+    camera_filter: bool = Field(
+        default=True,
+        description="leave images of the query's person by the query's camera out of its gallery; "
+        "false: rank all images, for data by one camera or without camera ids",
+    )
+
+
 class ReadOptions(FrozenConfig):
     """Options that select variants of data sets; relevant ones enter the protocol lock."""
 
@@ -41,6 +59,9 @@ class ReadOptions(FrozenConfig):
     )
     split_files: dict[str, str] = Field(
         default_factory=dict, description="JSON files of random splits, by data set name"
+    )
+    table: TableOptions = Field(
+        default_factory=TableOptions, description="table of images, for the data set table"
     )
     msmt17_val_in_train: bool = Field(
         default=False, description="add MSMT17's list_val.txt to the training list"
@@ -90,6 +111,7 @@ class DatasetFacts:
         licence: short summary of the terms of use.
         source: paper or page that describes the data set.
         withdrawn: how and when the authors withdrew the data set, or "".
+        has_text_files: whether files of descriptions beside the data set are read.
     """
 
     title: str
@@ -98,6 +120,7 @@ class DatasetFacts:
     licence: str
     source: str
     withdrawn: str = ""
+    has_text_files: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,17 +343,23 @@ def check_images(dataset: LocatedDataset, records: Iterable[Record], listed_in: 
     Raises:
         FileNotFoundError: images are missing; names the first and counts the others.
     """
-    present: dict[str, set[str]] = {}
-    missing: list[str] = []
-    for record in records:
-        folder, name = os.path.split(record.image_path)
-        if folder not in present:
-            present[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
-        if name not in present[folder]:
-            missing.append(record.image_path)
+    missing = missing_images(record.image_path for record in records)
     if missing:
         raise FileNotFoundError(
             f"{dataset.title}: {listed_in} lists {missing[0]}, which does not exist"
             + (f", and {len(missing) - 1} more" if len(missing) > 1 else "")
             + ". Download the missing images, or the list that matches these images."
         )
+
+
+def missing_images(paths: Iterable[str]) -> list[str]:
+    """Return the image paths that do not exist, in their order; read each folder once."""
+    present: dict[str, set[str]] = {}
+    missing: list[str] = []
+    for path in paths:
+        folder, name = os.path.split(path)
+        if folder not in present:
+            present[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+        if name not in present[folder]:
+            missing.append(path)
+    return missing

@@ -2,7 +2,7 @@
 
 A reader is a module `tasks/datasets/<name>.py` with `FACTS`, the static description of the data
 set, and `read(dataset, options) -> RawDomain`. The module name is the data set name; there is no
-registry.
+registry. `table:<domain>` names one domain of the reader `table`.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ from tasks.dataset_files import (
     ReadOptions,
     is_system_name,
 )
+from tasks.datasets import table
 from tasks.schema import RawDomain
 
+TABLE = "table"
 _SYNTHETIC = "synthetic"
 _NUM_LEVELS = 3
 _MAX_ID = 2**63 - 1
@@ -35,6 +37,11 @@ def dataset_names() -> list[str]:
     """Return the names of all data sets on disk that have a reader (all but `synthetic`)."""
     names = (module.name for module in pkgutil.iter_modules(tasks.datasets.__path__))
     return sorted(name for name in names if name != _SYNTHETIC and not name.startswith("_"))
+
+
+def has_reader(name: str) -> bool:
+    """Return whether a name is that of a data set, or of a domain of a table."""
+    return name in dataset_names() or name.startswith(f"{TABLE}:")
 
 
 def dataset_facts(name: str) -> DatasetFacts:
@@ -67,6 +74,8 @@ def read_located(dataset: LocatedDataset, root: Path, options: ReadOptions) -> R
     """
     raw: RawDomain = _module(dataset.name).read(dataset, options)
     _check_ids(dataset, raw)
+    if not dataset.facts.has_text_files:
+        return raw
     parts = raw.description_file or file_beside(dataset, root, f"{dataset.name}_description.txt")
     dual = raw.dual_file or file_beside(dataset, root, f"{dataset.name}_dual.json")
     return replace(raw, description_file=parts, dual_file=dual)
@@ -107,9 +116,12 @@ def find_dataset(name: str, root: Path, options: ReadOptions) -> LocatedDataset:
             and the deeper folder that has it, if any.
     """
     facts = dataset_facts(name)
-    configured = options.roots.get(name)
+    reader = name.partition(":")[0]
+    if reader == TABLE and (located := table.located(options)):
+        return replace(located, name=name)
+    configured = options.roots.get(reader)
     start = Path(configured).expanduser() if configured else root
-    setting = f"benchmark.roots.{name}" if configured else "benchmark.root"
+    setting = f"benchmark.roots.{reader}" if configured else "benchmark.root"
     if not start.is_dir():
         raise FileNotFoundError(
             f"{facts.title}: the folder {start} does not exist. Set {setting} to the folder of all "
@@ -120,11 +132,21 @@ def find_dataset(name: str, root: Path, options: ReadOptions) -> LocatedDataset:
         for layout in facts.layouts:
             if _is_complete(folder, layout):
                 return LocatedDataset(name, facts, folder, layout)
-    raise FileNotFoundError(_missing_message(name, facts, start, candidates))
+    raise FileNotFoundError(_missing_message(reader, facts, start, candidates))
 
 
 def _is_complete(folder: Path, layout: Layout) -> bool:
     return all((folder / need).exists() for need in layout.needs)
+
+
+def table_domains(root: Path, options: ReadOptions) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the domains of a table with and without training images, in the order of the file.
+
+    Raises:
+        FileNotFoundError: the table does not exist.
+        TableError: the table is invalid.
+    """
+    return table.domain_names(find_dataset(TABLE, root, options))
 
 
 def _missing_message(
@@ -195,12 +217,12 @@ def _listing(folder: Path) -> str:
 
 
 def _module(name: str) -> ModuleType:
-    if name not in dataset_names():
+    if not has_reader(name):
         raise ValueError(
             f"expected a data set with a reader, got {name!r}; choose one of "
             f"{', '.join(dataset_names())}"
         )
-    return importlib.import_module(f"tasks.datasets.{name}")
+    return importlib.import_module(f"tasks.datasets.{name.partition(':')[0]}")
 
 
 def file_beside(dataset: LocatedDataset, root: Path, file_name: str, *others: Path) -> Path | None:

@@ -37,6 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dataset", nargs="+", action="extend", default=[], metavar="NAME",
         help="check only these data sets (default: all supported ones)",
     )  # fmt: skip
+    parser.add_argument(
+        "--table", metavar="FILE", help="check a CSV or Parquet file of images instead of data sets"
+    )
+    parser.add_argument(
+        "--template", action="store_true", help="create the CSV file of --table with example rows"
+    )
     parser.add_argument("--deep", action="store_true", help="decode every image, on all cores")
     add_config_arguments(parser)
     add_output_arguments(parser)
@@ -52,21 +58,42 @@ def main(options: argparse.Namespace, output: Output) -> int:
     from pathlib import Path
 
     from runner.config.run_config import load_config
-    from runner.doctor.examine import check_names, examine
+    from runner.doctor.examine import check_names, examine, examine_table
     from runner.doctor.view import show
     from tasks.reading import dataset_names
 
+    if options.template:
+        return _write_template(options.table, output)
     datasets, overrides = split_overrides([*options.dataset, *options.overrides])
     check_names(datasets, "--dataset")
     settings = benchmark_settings(load_config(options.preset, overrides), options.data)
     check_names(list(settings.roots), "benchmark.roots")
     check_names(list(settings.split_files), "benchmark.split_files")
     root = Path(settings.root)
-    reports = examine(list(dict.fromkeys(datasets)) or dataset_names(), root, settings)
+    if options.table is None:
+        reports = examine(list(dict.fromkeys(datasets)) or dataset_names(), root, settings)
+    else:
+        table = settings.table.model_copy(update={"file": options.table})
+        reports = examine_table(root, settings.model_copy(update={"table": table}))
+        root, datasets = Path(options.table), list(reports)
     if options.deep:
         reports = _open_images(reports, output.status)
     output.write_json({name: report.to_json() for name, report in reports.items()})
     show(output.results, reports, root, datasets)
+    return 0
+
+
+def _write_template(table: str | None, output: Output) -> int:
+    """Writes example rows to the file of --table."""
+    from pathlib import Path
+
+    from tasks.table_export import write_template
+
+    if table is None:
+        raise ValueError("--template: expected --table FILE, the CSV file to create")
+    write_template(Path(table))
+    output.write_json({"file": table})
+    output.results.print(f"{table}: replace the example rows by your images", soft_wrap=True)
     return 0
 
 

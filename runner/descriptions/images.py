@@ -15,7 +15,7 @@ from runner.analysis.gallery_search import images_below
 from tasks.benchmarks import BenchmarkConfig
 from tasks.datasets import synthetic
 from tasks.loading.image_files import is_plain, open_rgb
-from tasks.reading import dataset_names, read_dataset
+from tasks.reading import dataset_facts, dataset_names, has_reader, read_dataset
 from tasks.schema import RawDomain, Record
 from tasks.suggestion import suggestion
 
@@ -65,6 +65,11 @@ def find_images(
     if dataset is None:
         return _in_folder(folder, split)
     seen, unseen = settings.synthetic.domain_names
+    if has_reader(dataset) and not dataset_facts(dataset).has_text_files:
+        raise ValueError(
+            f"--dataset: expected a data set whose descriptions are in files, got {dataset!r}; "
+            "describe a folder by --data, and put the texts into columns of the table"
+        )
     if dataset in dataset_names():
         return _in_domain(read_dataset(dataset, Path(settings.root), settings), split)
     if dataset in seen + unseen:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -17,7 +17,16 @@ from typing import Any, Literal
 from runner.doctor.checks import counts_of, faults_and_notes, parts_of
 from runner.doctor.open_images import open_images
 from tasks.dataset_files import Counts, DatasetFacts, LocatedDataset, NotExtractedError, ReadOptions
-from tasks.reading import dataset_facts, dataset_names, find_dataset, find_deeper, read_located
+from tasks.datasets.table import TableError
+from tasks.reading import (
+    TABLE,
+    dataset_facts,
+    dataset_names,
+    find_dataset,
+    find_deeper,
+    read_located,
+    table_domains,
+)
 from tasks.schema import RawDomain
 from tasks.suggestion import suggestion
 
@@ -117,6 +126,42 @@ def examine(names: Sequence[str], root: Path, options: ReadOptions) -> dict[str,
     return _locate_absent(_resolve_shared_folders(reports, options), root)
 
 
+def examine_table(root: Path, options: ReadOptions) -> dict[str, Report]:
+    """Reads all domains of a table; opens no image.
+
+    Args:
+        root: folder of the data sets, where `options.table.file` is not set.
+        options: location of the table.
+
+    Returns:
+        Reports by domain; a single report of the whole table if it cannot be read.
+
+    Raises:
+        FileNotFoundError: the table does not exist.
+    """
+    try:
+        names = [name for names in table_domains(root, options) for name in names]
+    except ValueError as error:
+        facts = dataset_facts(TABLE)
+        return {TABLE: Report(TABLE, facts.title, "broken", faults=_messages(error))}
+    reports = {name: _examine(f"{TABLE}:{name}", root, options, options.derived) for name in names}
+    if len({report.faults for report in reports.values()}) == 1 and _are_broken(reports.values()):
+        return {TABLE: replace(next(iter(reports.values())), name=TABLE)}
+    note = (
+        "One domain: methods learn it alone and forget nothing. Name several domains in column "
+        "domain, or combine this one with other data sets by benchmark.name=custom."
+    )
+    notes = (note,) if len(names) == 1 else ()
+    return {
+        name: replace(report, name=name, notes=(*notes, *report.notes))
+        for name, report in reports.items()
+    }
+
+
+def _are_broken(reports: Iterable[Report]) -> bool:
+    return all(report.status == "broken" for report in reports)
+
+
 def _examine(name: str, root: Path, options: ReadOptions, scratch: str) -> Report:
     facts = dataset_facts(name)
     try:
@@ -124,7 +169,7 @@ def _examine(name: str, root: Path, options: ReadOptions, scratch: str) -> Repor
     except FileNotFoundError as error:
         return _not_found(name, facts, str(error), root, options)
     except OSError as error:
-        return Report(name, facts.title, "broken", faults=(_message(error),))
+        return Report(name, facts.title, "broken", faults=_messages(error))
     report = _located(place, options)
     # Read images extracted by an earlier run; otherwise write generated splits to a scratch folder.
     is_derived = (Path(options.derived).expanduser() / name).is_dir()
@@ -135,7 +180,7 @@ def _examine(name: str, root: Path, options: ReadOptions, scratch: str) -> Repor
     except NotExtractedError:
         return _not_extracted(report, options)
     except Exception as error:  # a bug in one reader must not stop the others
-        return replace(report, status="broken", faults=(_message(error),))
+        return replace(report, status="broken", faults=_messages(error))
     return _with_records(replace(report, notes=(*report.notes, *messages)), raw)
 
 
@@ -193,10 +238,11 @@ def _changed_variants(name: str, options: ReadOptions) -> list[str]:
     ]
 
 
-def _message(error: Exception) -> str:
-    """Message of an error; the type is added unless a reader raised it."""
-    has_message = type(error) in (ValueError, FileNotFoundError) and str(error)
-    return str(error) if has_message else f"cannot be read: {type(error).__name__}: {error}"
+def _messages(error: Exception) -> tuple[str, ...]:
+    """Lines of the message of an error; the type is added unless a reader raised it."""
+    has_message = type(error) in (ValueError, TableError, FileNotFoundError) and str(error)
+    message = str(error) if has_message else f"cannot be read: {type(error).__name__}: {error}"
+    return tuple(message.splitlines())
 
 
 class _WarningCollector(logging.Handler):

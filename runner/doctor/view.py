@@ -40,7 +40,8 @@ def show(
         requested: data sets shown in full; other absent ones are only listed by name.
     """
     shown = [each for each in reports.values() if not each.is_absent or each.name in requested]
-    _print(console, Text(f"Data sets under {_printable(str(root))}", style="bold"))
+    place = f"{'in' if root.is_file() else 'under'} {_printable(str(root))}"
+    _print(console, Text(f"Data sets {place}", style="bold"))
     in_table = [each for each in shown if each.status != "missing"]
     if in_table:
         console.print()

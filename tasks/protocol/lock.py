@@ -69,20 +69,27 @@ def without_contents(lock: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def num_queries_without_match(split: Split) -> int:
-    """Count queries without a match in the gallery; evaluation excludes them.
+    """Count queries without a match in the gallery; evaluation excludes them."""
+    return len(queries_without_match(split))
+
+
+def queries_without_match(split: Split) -> list[Record]:
+    """Return the queries without a match in the gallery.
 
     A match of an image query shows the same person by another camera; a match of a text query
     shows the same person.
     """
     if split.query_by == "text":
         gallery_ids = {record.person_id for record in split.gallery}
-        return sum(1 for record in split.query if record.person_id not in gallery_ids)
+        return [record for record in split.query if record.person_id not in gallery_ids]
     cameras: dict[int, set[int]] = {}
     for record in split.gallery:
         cameras.setdefault(record.person_id, set()).add(record.camera_id)
-    return sum(
-        1 for record in split.query if not cameras.get(record.person_id, set()) - {record.camera_id}
-    )
+    return [
+        record
+        for record in split.query
+        if not cameras.get(record.person_id, set()) - {record.camera_id}
+    ]
 
 
 def leaked_test_identities(lock: Mapping[str, Any], benchmark: Benchmark) -> dict[str, list[int]]:

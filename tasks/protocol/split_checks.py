@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 
-from tasks.protocol.lock import num_queries_without_match
+from tasks.protocol.lock import num_queries_without_match, queries_without_match
 from tasks.schema import RawDomain, Record, Split
 
 
@@ -42,9 +42,10 @@ def unmatched_queries(kind: str, split: Split) -> str | None:
         kind: "" or "validation ".
         split: queries and gallery.
     """
-    number = num_queries_without_match(split)
-    if not number:
+    unmatched = queries_without_match(split)
+    if not unmatched:
         return None
+    number = len(unmatched)
     camera = "" if split.query_by == "text" else " by another camera"
     if number == len(split.query):
         remedy = (
@@ -58,7 +59,8 @@ def unmatched_queries(kind: str, split: Split) -> str | None:
         )
     return (
         f"{number:,} of {len(split.query):,} {kind}queries have no image of their person{camera} "
-        "in the gallery and are excluded from rankings. Check that the gallery is complete."
+        f"in the gallery and are excluded from rankings (the first is {unmatched[0].image_path}). "
+        "Check that the gallery is complete."
     )
 
 

@@ -157,6 +157,13 @@ def attach(records: Iterable[Record], descriptions: Descriptions) -> tuple[Recor
             f"of {len(listed)} training images; describe them or remove the images"
         )
     return tuple(
-        replace(record, parts=parts, captions=record.captions or (join_parts(parts),))
-        for record, parts in zip(listed, (descriptions.parts[name] for name in names), strict=True)
+        with_whole_caption(replace(record, parts=descriptions.parts[name]))
+        for record, name in zip(listed, names, strict=True)
     )
+
+
+def with_whole_caption(record: Record) -> Record:
+    """Joins part sentences to a caption for a record without one."""
+    if record.captions or not record.parts:
+        return record
+    return replace(record, captions=(join_parts(record.parts),))

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tasks.dataset_files import LocatedDataset, ReadOptions
+from tasks.dataset_files import LocatedDataset, ReadOptions, TableOptions
 from tasks.protocol.identities import listed_identities
 from tasks.protocol.splits import camera_plan, split_from_file
-from tasks.reading import dataset_facts, read_located
+from tasks.reading import dataset_facts, read_dataset, read_located
 from tasks.schema import RawDomain, Record, Split
 from tasks.text.descriptions import read_descriptions, with_dual_texts
 
@@ -101,7 +101,15 @@ def read_split(file: Path) -> None:
     split_from_file(place, camera_plan(images, (0, 1)), file, index=0, source="file")
 
 
-READERS = (read_ids, read_parts, read_dual, read_captions, read_split)
+def read_csv(file: Path) -> None:
+    read_dataset("table", file.parent, ReadOptions(table=TableOptions(file=str(file))))
+
+
+def read_parquet(file: Path) -> None:
+    read_csv(file.rename(file.with_suffix(".parquet")))
+
+
+READERS = (read_ids, read_parts, read_dual, read_captions, read_split, read_csv, read_parquet)
 
 
 def check(reader: Callable[[Path], None], folder: Path, content: bytes) -> None:
