@@ -78,7 +78,7 @@ def test_options_have_one_meaning(capsys: pytest.CaptureFixture[str]) -> None:
     by_name = {"attributes", "compare", "disentangle", "evaluate", "index", "interpolate", "report"}
     assert with_runs == by_name | {"search", "sync"}
     assert {command for command, text in texts.items() if "--data DIR" in text} == {
-        *("describe", "doctor", "export", "index"),
+        *("describe", "doctor", "index", "write-table"),
     }
     assert {command for command, text in texts.items() if "--study URL" in text} == {"sweep"}
     for text in texts.values():

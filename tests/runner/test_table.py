@@ -100,14 +100,14 @@ def test_a_run_on_an_exported_table_has_the_same_scores(
     assert numbers_of(second) == numbers_of(first)
 
 
-def test_export_prints_overrides_that_read_the_table(
+def test_write_table_prints_overrides_that_read_the_table(
     people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "a b.csv"
     sizes = ["benchmark.synthetic.num_seen_domains=1", "benchmark.synthetic.num_unseen_domains=1"]
     sizes += ["benchmark.synthetic.num_train_identities=4", "benchmark.synthetic.supersampling=1"]
     sizes += ["benchmark.synthetic.num_test_identities=2", "benchmark.synthetic.num_cameras=2"]
-    assert main(["export", str(file), "--data", str(tmp_path), *sizes]) == 0
+    assert main(["write-table", str(file), "--data", str(tmp_path), *sizes]) == 0
     printed = capsys.readouterr().out
     overrides = shlex.split(printed.partition("to use it: ")[2])
     settings = load_config("demo", overrides).benchmark

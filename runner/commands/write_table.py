@@ -18,7 +18,7 @@ EXAMPLE = "demo.csv --preset demo"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of `export`."""
+    """Adds the arguments of `write-table`."""
     parser.add_argument("file", type=Path, metavar="FILE", help="CSV file to create")
     parser.add_argument(
         "--data", metavar="DIR", help="folder of the data sets (default: benchmark.root)"
