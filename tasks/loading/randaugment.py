@@ -58,19 +58,22 @@ def randaugment(
         [B, 3, H, W] uint8; geometric operations fill uncovered pixels with black.
     """
     order = np.arange(len(images))
+    # Two buffers in turn: the pages of a new allocation would cost more than an operation.
+    spare = torch.empty_like(images)
     limit = kernels.chunk(images[:1].numel())
     for operation, sign in zip(operations.T, signs.T, strict=True):
         # Images of one kind are neighbours, so that no group has to be copied out and back.
         kinds = (2 * operation + (sign > 0))[order]
         permutation = np.argsort(kinds, kind="stable")
-        images = images.index_select(0, kernels.index(permutation, images.device))
+        torch.index_select(images, 0, kernels.index(permutation, images.device), out=spare)
+        images, spare = spare, images
         order, kinds = order[permutation], kinds[permutation]
         present, sizes = np.unique(kinds, return_counts=True)
         for kind, group in zip(present.tolist(), images.split(sizes.tolist()), strict=True):
             name, direction = OPERATIONS[kind // 2], 1 if kind % 2 else -1
             for part in group.split(limit or len(group)):
                 _apply(name, part, direction, magnitude, kernels)
-    return images.index_select(0, kernels.index(np.argsort(order), images.device))
+    return torch.index_select(images, 0, kernels.index(np.argsort(order), images.device), out=spare)
 
 
 def _apply(name: str, images: Tensor, sign: int, magnitude: int, kernels: Kernels) -> None:
@@ -81,20 +84,23 @@ def _apply(name: str, images: Tensor, sign: int, magnitude: int, kernels: Kernel
         images.bitwise_and_(-(1 << round(4 * magnitude / MAX_MAGNITUDE)) & 255)
     elif name == "solarize":
         threshold = math.ceil(255 * (MAX_MAGNITUDE - magnitude) / MAX_MAGNITUDE)
-        images.copy_(torch.where(images >= threshold, images.bitwise_not(), images))
-    elif name == "autocontrast":
-        images.copy_(_autocontrast(images))
+        images.bitwise_xor_((images >= threshold).view(torch.uint8).neg_())  # 255 - level
     elif name == "equalize":
         images.copy_(_equalize(images, kernels))
     elif name != "identity":
         factor = float(np.float32(1 + 0.9 * magnitude / MAX_MAGNITUDE * sign))
-        images.copy_(_enhance(name, images.float(), factor))
+        kernels.store(_enhance(name, images.float(), factor), images)
 
 
 def _enhance(name: str, pixels: Tensor, factor: float) -> Tensor:
-    """Interpolate between a base (factor 0) and an image (factor 1), both float32."""
+    """Compute an operation in float32; `pixels` may be modified.
+
+    All but "autocontrast" interpolate between a base (factor 0) and the image (factor 1).
+    """
     if name == "brightness":
         return pixels.mul_(factor).round_().clamp_(0, 255)
+    if name == "autocontrast":
+        return _autocontrast(pixels)
     if name == "sharpness":
         inner = pixels[:, :, 1:-1, 1:-1]
         inner.copy_(_interpolate(_smooth(pixels), inner, factor))  # the border stays unchanged
@@ -134,16 +140,15 @@ def _smooth(pixels: Tensor) -> Tensor:
     return total.add_(pixels[:, :, 1:-1, 1:-1], alpha=4).add_(6.5).mul_(1 / 13).floor_()
 
 
-def _autocontrast(images: Tensor) -> Tensor:
+def _autocontrast(pixels: Tensor) -> Tensor:
     """Map the darkest level of each channel to 0 and the brightest to 255.
 
     Rounded like (255 * (level - low) + span // 2) // span in integers; see `_smooth`.
     """
-    low = images.amin(dim=(2, 3), keepdim=True).float()
-    span = images.amax(dim=(2, 3), keepdim=True).float() - low
-    stretched = (images - low).mul_(255).add_((span / 2).floor_().add_(0.5))
-    stretched.div_(span.clamp(min=1)).floor_()
-    return torch.where(span > 0, stretched, images)
+    low = pixels.amin(dim=(2, 3), keepdim=True)
+    span = pixels.amax(dim=(2, 3), keepdim=True) - low
+    pixels.sub_(low).mul_(255).add_((span / 2).floor_().add_(0.5)).div_(span.clamp(min=1)).floor_()
+    return pixels.add_(low * (span == 0))  # a channel of one level stays unchanged
 
 
 def _equalize(images: Tensor, kernels: Kernels) -> Tensor:
