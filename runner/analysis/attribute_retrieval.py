@@ -216,8 +216,8 @@ def _features(
     parts: list[Tensor] = []
     with torch.no_grad(), evaluating(network), autocast(config.precision, device):
         for start in range(0, len(pixels), size):
-            batch = np.ascontiguousarray(pixels[start : start + size])
-            encoded = network.image(normalise(batch, config.data.transform).to(device))
+            batch = pixels[start : start + size]
+            encoded = network.image(normalise(batch, config.data.transform, device))
             whole = functional.normalize(encoded.projected, dim=1)[:, None]
             parts.append(torch.cat([network.decoder(encoded.patches), whole], 1).float().cpu())
     return torch.cat(parts)

@@ -33,6 +33,7 @@ BENCHES = (
     "domain_switch",
     "ranking",
     "doctor",
+    "views",
     "training_step",
     "tracking",
     "fusion",

@@ -22,6 +22,7 @@ class Sizes:
         num_icar_epochs: epochs of VLADR's image stage on each of two domains.
         step_backbone: open_clip name of the backbone of the training step.
         step_image_height: height of its input in pixels; the width is half of it.
+        view_height: height in pixels of images that are augmented; the width is half of it.
         ranking_divisor: divisor of the sizes of the real data sets for ranking.
         num_doctor_images: images opened by `doctor`.
         num_trials: trials of the sweep.
@@ -33,6 +34,7 @@ class Sizes:
     num_icar_epochs: int = 5
     step_backbone: str = "ViT-B-16-quickgelu"
     step_image_height: int = 256
+    view_height: int = 256
     ranking_divisor: int = 1
     num_doctor_images: int = 50_000
     num_trials: int = 4
@@ -40,7 +42,7 @@ class Sizes:
     @staticmethod
     def quick() -> Sizes:
         """Minimal sizes to check that all benchmarks work; the measurements are meaningless."""
-        return Sizes(24, 4, 2, 2, "tiny-clip", 64, 50, 240, 2)
+        return Sizes(24, 4, 2, 2, "tiny-clip", 64, 64, 50, 240, 2)
 
 
 class Workbench:

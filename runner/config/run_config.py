@@ -52,8 +52,8 @@ PRESETS = Path(__file__).parents[1] / "presets"
 
 NOT_IN_HASH = frozenset(
     {
-        *("run", "preset", "storage", "tracking", "checkpoints", "cluster"),
-        *("benchmark.root", "benchmark.roots", "benchmark.derived"),
+        *("run", "preset", "storage", "tracking", "checkpoints", "cluster", "data.augment_on"),
+        *("benchmark.root", "benchmark.roots", "benchmark.derived", "data.augment_threads"),
     }
 )
 """Fields that do not change a result: names, storage, tracking, checkpoints, hardware.

@@ -116,6 +116,15 @@ class DataConfig(FrozenConfig):
     evaluation_batch_size: int = Field(
         default=128, ge=1, description="images per worker in an evaluation batch"
     )
+    augment_on: Literal["auto", "cpu", "device"] = Field(
+        default="auto",
+        description="where flips, crops and RandAugment are computed, with the same result: cpu, "
+        "on augment_threads; device, where the learner is trained; auto, on a CUDA device, "
+        "otherwise on the CPU. Erasing and normalisation are always done on the device",
+    )
+    augment_threads: int = Field(
+        default=1, ge=1, description="threads per worker that augment images on the CPU"
+    )
     transform: TransformConfig = Field(
         default_factory=lambda: TransformConfig.model_construct(),
         description="weak, strong and test transforms",

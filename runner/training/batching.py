@@ -1,9 +1,14 @@
-"""Training batches of an epoch: sampling, decoding, augmentation."""
+"""Training batches of an epoch: sampling, decoding, augmentation, transfer to the device.
+
+Images travel as uint8 and are normalised on the device where the learner is trained.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -11,10 +16,13 @@ from torch import Tensor
 
 from models.learner import ReplayShape, Stage
 from runner.config.run_config import RunConfig
+from runner.config.sections import DataConfig
 from runner.streaming.image_stream import BlockImages, DomainStream, ImageSource, OpenedDomain
 from runner.training.collectives import WorkerGroup
+from tasks.loading.draws import Draws
+from tasks.loading.kernels import DeviceKernels, HostKernels, send
 from tasks.loading.sampling import cycled_plan, derive_seed, epoch_plan, image_seeds
-from tasks.loading.transforms import TransformConfig, augment
+from tasks.loading.transforms import TransformConfig, draw_view, normalise_pixels, view_pixels
 from tasks.schema import Batch, Record
 
 
@@ -31,6 +39,30 @@ class Replay:
     records: Sequence[Record]
     images: ImageSource
     shape: ReplayShape
+
+
+@dataclass(frozen=True)
+class PixelBatch:
+    """Part of a training batch in host memory, in pinned memory for a CUDA device.
+
+    Attributes:
+        indices: see `Batch`.
+        person_ids: see `Batch`.
+        camera_ids: see `Batch`.
+        draws: random decisions of each view.
+        images: [B, H, W, 3] uint8 before augmentation; None if it is done, or without views.
+        pixels: [B, 3, H, W] uint8 of each view before erasing and normalisation; empty if the
+            views are computed on the device.
+        replay: see `Batch`.
+    """
+
+    indices: Tensor
+    person_ids: Tensor
+    camera_ids: Tensor
+    draws: Mapping[str, Draws]
+    images: Tensor | None = None
+    pixels: Mapping[str, Tensor] = field(default_factory=dict)
+    replay: PixelBatch | None = None
 
 
 def open_replay(
@@ -85,9 +117,10 @@ def training_batches(
     opened: OpenedDomain,
     stage: Stage,
     epoch: int,
-    replay: Replay | None = None,
-) -> Iterator[Batch]:
-    """Yields this worker's share of the global batches of an epoch, augmented, on the CPU.
+    replay: Replay | None,
+    device: torch.device,
+) -> Iterator[PixelBatch]:
+    """Yields this worker's share of the global batches of an epoch, for `to_device`.
 
     The global batches depend only on (seed, domain, stage, epoch), not on the number of workers.
     Exemplars use a separate seed, so they do not change the other images of a batch.
@@ -97,19 +130,57 @@ def training_batches(
     seed = derive_seed(config.seed, *keys)
     person_ids = opened.domain.person_ids
     plan = epoch_plan(person_ids, data.persons_per_batch, data.images_per_person, seed)
-    train = opened.domain.train
-    batches = _planned(plan, seed, train, opened.images, group, stage.views, data.transform)
-    if replay is None:
-        yield from batches
-        return
-    seed = derive_seed(config.seed, *keys, "replay")
-    person_ids = np.array([record.person_id for record in replay.records])
-    plan = cycled_plan(person_ids, *replay.shape, seed, len(plan))
-    exemplars = _planned(
-        plan, seed, replay.records, replay.images, group, stage.views, data.transform
-    )
-    for batch, replayed in zip(batches, exemplars, strict=True):
-        yield replace(batch, replay=replayed)
+    with ThreadPoolExecutor(data.augment_threads, "augment") as pool:
+        views = _Views(stage.views, data, device, pool)
+        batches = _planned(plan, seed, opened.domain.train, opened.images, group, views)
+        if replay is None:
+            yield from batches
+            return
+        seed = derive_seed(config.seed, *keys, "replay")
+        person_ids = np.array([record.person_id for record in replay.records])
+        plan = cycled_plan(person_ids, *replay.shape, seed, len(plan))
+        exemplars = _planned(plan, seed, replay.records, replay.images, group, views)
+        for batch, replayed in zip(batches, exemplars, strict=True):
+            yield replace(batch, replay=replayed)
+
+
+@dataclass(frozen=True)
+class _Views:
+    """Computes the views of a batch, or leaves that to the device."""
+
+    names: Sequence[str]
+    data: DataConfig
+    device: torch.device
+    pool: ThreadPoolExecutor
+
+    def draw(self, seeds: np.ndarray, images: np.ndarray) -> dict[str, Draws]:
+        """Draws the decisions of each view of images [B, H, W, 3]."""
+        size = (images.shape[1], images.shape[2])
+        return {name: draw_view(name, seeds, size, self.data.transform) for name in self.names}
+
+    def pixels(self, images: Tensor, draws: Mapping[str, Draws]) -> dict[str, Tensor]:
+        """Computes the views of images [B, H, W, 3] on the threads: uint8 [B, 3, H, W] each."""
+        num_images, height, width, _ = images.shape
+        size, pinned = (num_images, 3, height, width), self.device.type == "cuda"
+        views = {name: torch.empty(size, dtype=torch.uint8, pin_memory=pinned) for name in draws}
+        transform, kernels = self.data.transform, HostKernels()
+
+        def compute(name: str, share: slice) -> None:
+            part = draws[name].part(share)
+            views[name][share] = view_pixels(images[share], part, transform, kernels)
+
+        bounds = np.linspace(0, num_images, self.data.augment_threads + 1).astype(int).tolist()
+        shares = [slice(start, stop) for start, stop in itertools.pairwise(bounds)]
+        tasks = [self.pool.submit(compute, name, share) for name in draws for share in shares]
+        for task in tasks:
+            task.result()
+        return views
+
+    @property
+    def on_device(self) -> bool:
+        """Whether views are computed on the device."""
+        on = self.data.augment_on
+        return on == "device" or (on == "auto" and self.device.type == "cuda")
 
 
 def _planned(
@@ -118,38 +189,53 @@ def _planned(
     records: Sequence[Record],
     images: ImageSource,
     group: WorkerGroup,
-    views: Sequence[str],
-    transform: TransformConfig,
-) -> Iterator[Batch]:
-    """Yields this worker's columns of each batch of a plan, augmented."""
+    views: _Views,
+) -> Iterator[PixelBatch]:
+    """Yields this worker's columns of each batch of a plan."""
     person_ids = np.array([record.person_id for record in records], dtype=np.int64)
     camera_ids = np.array([record.camera_id for record in records])
     size = plan.shape[1] // group.world_size
     share = slice(group.rank * size, (group.rank + 1) * size)
     local = plan[:, share]
-    pixels = images.batches(local) if views else None
+    decoded = images.batches(local) if views.names else None
+
+    def host(values: np.ndarray | Tensor) -> Tensor:
+        tensor = torch.as_tensor(values)
+        return tensor.pin_memory() if views.device.type == "cuda" else tensor
+
     for number, indices in enumerate(local):
-        augmented: dict[str, Tensor] = {}
-        if pixels is not None:
-            raw = next(pixels)
-            seeds = image_seeds(seed, number, plan.shape[1])[share]
-            augmented = {name: augment(raw, name, seeds, transform) for name in views}
-        yield Batch(
-            torch.from_numpy(indices),
-            torch.from_numpy(person_ids[indices]),
-            torch.from_numpy(camera_ids[indices]),
-            augmented,
+        batch = PixelBatch(
+            host(indices), host(person_ids[indices]), host(camera_ids[indices]), draws={}
         )
+        if decoded is not None:
+            raw = next(decoded)
+            draws = views.draw(image_seeds(seed, number, plan.shape[1])[share], raw)
+            if views.on_device:
+                batch = replace(batch, draws=draws, images=host(raw))
+            else:
+                pixels = views.pixels(torch.from_numpy(raw), draws)
+                batch = replace(batch, draws=draws, pixels=pixels)
+        yield batch
 
 
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """Copies a batch to `device`; returns it unchanged if the device is the CPU."""
-    if device.type == "cpu":
-        return batch
+def to_device(batch: PixelBatch, device: torch.device, transform: TransformConfig) -> Batch:
+    """Copies a batch to `device`, computes missing views there, and normalises all views.
+
+    The host does not wait for a CUDA device.
+    """
+    images = None if batch.images is None else send(batch.images, device)
+    views: dict[str, Tensor] = {}
+    for name, draws in batch.draws.items():
+        if images is None:
+            pixels = send(batch.pixels[name], device)
+        else:
+            pixels = view_pixels(images, draws, transform, DeviceKernels())
+        erased = send(torch.from_numpy(draws.erased), device)
+        views[name] = normalise_pixels(pixels, transform, erased)
     return Batch(
-        batch.indices.to(device),
-        batch.person_ids.to(device),
-        batch.camera_ids.to(device),
-        {name: view.to(device, non_blocking=True) for name, view in batch.views.items()},
-        to_device(batch.replay, device) if batch.replay is not None else None,
+        send(batch.indices, device),
+        send(batch.person_ids, device),
+        send(batch.camera_ids, device),
+        views,
+        to_device(batch.replay, device, transform) if batch.replay is not None else None,
     )

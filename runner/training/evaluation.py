@@ -87,7 +87,7 @@ class Embedder:
         precision = autocast(self.precision, self.device)
         with torch.no_grad(), evaluating(self.learner), precision:
             for readable, pixels in self.stream.test_images([records[index] for index in share]):
-                images = normalise(pixels, self.data.transform).to(self.device)
+                images = normalise(pixels, self.data.transform, self.device)
                 descriptions = [records[index].identity for index in share[readable]]
                 features.append(self.learner.embed_gallery(images, descriptions).float())
                 positions.append(share[readable])
@@ -132,7 +132,7 @@ class Embedder:
             with torch.no_grad(), evaluating(self.learner), precision:
                 for start in range(0, len(share), size):
                     pixels = opened.images.fetch(share[start : start + size])
-                    images = normalise(pixels, self.data.transform).to(self.device)
+                    images = normalise(pixels, self.data.transform, self.device)
                     encoded = encode(images)
                     chunks.append({name: value.float() for name, value in encoded.items()})
             return {

@@ -308,7 +308,7 @@ class LifelongLoop:
         }
         logger = StepLogger(self.context.events, position, self.config.global_batch)
         batches = training_batches(
-            self.config, self.context.group, opened, stage, epoch, self._replay
+            self.config, self.context.group, opened, stage, epoch, self._replay, self.device
         )
         self.learner.train()
         for number, batch in enumerate(prefetch(islice(batches, first, None), depth=2), first):
@@ -321,8 +321,9 @@ class LifelongLoop:
             set_learning_rate(optimizer, stage.optimizer.lr * factor)
             # Other dropout masks on every worker; rank 0 draws those of a run with one worker.
             self._seed(opened.domain.name, stage.name, epoch, number, *((rank,) if rank else ()))
+            inputs = to_device(batch, self.device, self.config.data.transform)
             with autocast(self.config.precision, self.device):
-                result: StepResult = module(to_device(batch, self.device), stage.name)
+                result: StepResult = module(inputs, stage.name)
             optimizer.zero_grad(set_to_none=True)
             result.loss.backward()
             optimizer.step()

@@ -1,11 +1,13 @@
 """Weak, strong and test views of image batches, deterministic for a seed per image.
 
-Random numbers of the whole batch come from one counter-based generator. The geometry of a batch is
-a single gather operation, and no global generator is used.
+`draw_view` draws the random decisions of a batch on the CPU from a counter-based generator; no
+global generator is used. `view_pixels` applies them on the CPU or on a device, with the same uint8
+result. `normalise_pixels` converts to float32, where the learner is trained.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -14,8 +16,10 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from tasks.loading.randaugment import MAX_MAGNITUDE, OPERATIONS, randaugment
-from tasks.loading.sampling import counter_draws, derive_seed, mix64
+from tasks.loading.draws import DRAWS_PER_ERASING, Draws, erased_rectangles, uniforms
+from tasks.loading.kernels import MAX_MAGNITUDE, DeviceKernels, HostKernels, Kernels, send
+from tasks.loading.randaugment import OPERATIONS, randaugment
+from tasks.loading.sampling import derive_seed, mix64
 from tasks.schema import FrozenConfig
 
 VIEWS = ("test", "weak", "strong")
@@ -25,13 +29,8 @@ _MEAN_STD = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
-_NUM_ERASE_ATTEMPTS = 10
-
 Images = npt.NDArray[np.uint8]
 """[B, H, W, 3] uint8."""
-
-Uniforms = npt.NDArray[np.float64]
-"""[B, ...] in [0, 1)."""
 
 
 class TransformConfig(FrozenConfig):
@@ -91,43 +90,152 @@ class TransformConfig(FrozenConfig):
         return values
 
 
-def normalise(images: Images | Tensor, config: TransformConfig) -> Tensor:
-    """Normalise images: (image / 255 - mean) / std.
+def normalise(
+    images: Images, config: TransformConfig, device: torch.device | None = None
+) -> Tensor:
+    """Copy images to a device and normalise them there: (image / 255 - mean) / std.
 
     Args:
         images: [B, H, W, 3] uint8.
         config: selects mean and standard deviation.
+        device: default: the CPU.
 
     Returns:
-        [B, 3, H, W] float32 on the device of `images`; shares no memory with it.
+        [B, 3, H, W] float32 on `device`; shares no memory with `images`.
 
     Raises:
         ValueError: `images` is not uint8 [B, H, W, 3].
     """
     _check_images(images)
-    mean, std = _MEAN_STD[config.mean_std]
-    tensor = images if isinstance(images, Tensor) else torch.from_numpy(_writable(images))
-    pixels = tensor.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-    shape = (1, 3, 1, 1)
-    centre = torch.tensor(mean, device=pixels.device).mul_(255).view(shape)
-    scale = torch.tensor(std, device=pixels.device).mul_(255).view(shape)
-    return pixels.sub_(centre).div_(scale)
+    tensor = send(torch.from_numpy(_writable(images)), device or torch.device("cpu"))
+    return normalise_pixels(tensor.permute(0, 3, 1, 2), config)
+
+
+@lru_cache
+def _centre_and_scale(mean_std: str, device: torch.device) -> tuple[Tensor, Tensor]:
+    """255 * mean and 255 * standard deviation, [1, 3, 1, 1]; copied to each device only once."""
+    centre, scale = (
+        torch.tensor(values).mul_(255).view(1, 3, 1, 1).to(device) for values in _MEAN_STD[mean_std]
+    )
+    return centre, scale
+
+
+def normalise_pixels(
+    pixels: Tensor, config: TransformConfig, erased: Tensor | None = None
+) -> Tensor:
+    """Normalise images and erase rectangles, filled with 0, the mean colour.
+
+    Args:
+        pixels: [B, 3, H, W] uint8, on any device.
+        config: selects mean and standard deviation.
+        erased: [B, E, 4] see `Draws.erased`, on the same device; None erases nothing.
+
+    Returns:
+        [B, 3, H, W] float32 on the device of `pixels`; shares no memory with it.
+    """
+    centre, scale = _centre_and_scale(config.mean_std, pixels.device)
+    images = pixels.to(torch.float32, memory_format=torch.contiguous_format)
+    images.sub_(centre).div_(scale)
+    if erased is not None and erased.shape[1] > 0:
+        top, bottom, left, right = erased[..., None].unbind(2)
+        y, x = (torch.arange(side, device=images.device) for side in images.shape[2:])
+        inside_rows, inside_columns = (y >= top) & (y < bottom), (x >= left) & (x < right)
+        inside = (inside_rows[..., None] & inside_columns[:, :, None]).any(dim=1)
+        images.masked_fill_(inside[:, None], 0.0)
+    return images
+
+
+def draw_view(
+    view: str, seeds: npt.NDArray[np.integer], size: tuple[int, int], config: TransformConfig
+) -> Draws:
+    """Draw the random decisions of a view.
+
+    View "test": none. View "weak": flip, zero padding and crop, random erasing. View "strong":
+    flip, reflection padding and crop, RandAugment. Views of the same seed are unrelated.
+
+    Args:
+        view: one of `VIEWS`.
+        seeds: [B] integers, one per image.
+        size: height and width of the images in pixels.
+        config: see `TransformConfig`.
+
+    Raises:
+        ValueError: the view is unknown, or seeds are not [B] integers.
+    """
+    if view not in VIEWS:
+        raise ValueError(f"view: expected one of {', '.join(VIEWS)}, got {view!r}")
+    if seeds.ndim != 1 or not np.issubdtype(seeds.dtype, np.integer):
+        raise ValueError(
+            f"seeds: expected [B] integers, one for each image, "
+            f"got {list(seeds.shape)} of {seeds.dtype}"
+        )
+    num_erasings = len(config.erase_probabilities) if view == "weak" else 0
+    num_operations = config.randaugment_ops if view == "strong" else 0
+    num_rest = num_erasings * DRAWS_PER_ERASING + 2 * num_operations
+    states = mix64(seeds.astype(np.uint64) ^ np.uint64(derive_seed("view", view)))
+    draws = uniforms(states, 3 + num_rest)
+    erased = np.zeros((len(seeds), num_erasings, 4), np.int64)
+    for number in range(num_erasings):
+        erased[:, number] = erased_rectangles(
+            draws[:, 3 + number * DRAWS_PER_ERASING :][:, :DRAWS_PER_ERASING],
+            config.erase_probabilities[number],
+            size,
+            config.erase_area,
+            config.erase_aspect,
+        )
+    choices, directions = np.split(draws[:, 3 : 3 + 2 * num_operations], 2, axis=1)
+    is_augmented = view != "test"
+    offsets = (draws[:, 1:3] * (2 * config.pad_pixels + 1)).astype(np.int64)
+    return Draws(
+        flipped=(draws[:, 0] < config.flip_probability) & is_augmented,
+        offsets=offsets if is_augmented else np.full_like(offsets, config.pad_pixels),
+        border="reflect" if view == "strong" else "constant",
+        operations=(choices * len(OPERATIONS)).astype(np.int64),
+        signs=np.where(directions < 0.5, -1, 1),
+        erased=erased,
+    )
+
+
+def view_pixels(
+    images: Tensor, draws: Draws, config: TransformConfig, kernels: Kernels | None = None
+) -> Tensor:
+    """Flip, crop and change images as drawn; erasing follows in `normalise_pixels`.
+
+    The result of an image is a pure function of its pixels, its draws and the configuration, bit
+    for bit, on every device and independently of the rest of the batch.
+
+    Args:
+        images: [B, H, W, 3] uint8, on any device; not modified.
+        draws: decisions for these images.
+        config: see `TransformConfig`.
+        kernels: implementation; default: that of the device of `images`.
+
+    Returns:
+        [B, 3, H, W] uint8 on the device of `images`.
+
+    Raises:
+        ValueError: `images` is not uint8 [B, H, W, 3], or `draws` are for another number of images.
+    """
+    _check_images(images)
+    if len(draws.flipped) != len(images):
+        raise ValueError(
+            f"seeds: expected {len(images)} integers, one for each image, "
+            f"got [{len(draws.flipped)}]"
+        )
+    if kernels is None:
+        kernels = HostKernels() if images.device.type == "cpu" else DeviceKernels()
+    cropped = kernels.crop(images, draws, config.pad_pixels)
+    if draws.operations.size == 0:
+        return cropped
+    return randaugment(
+        cropped, draws.operations, draws.signs, config.randaugment_magnitude, kernels
+    )
 
 
 def augment(
-    images: Images,
-    view: str,
-    seeds: npt.NDArray[np.integer],
-    config: TransformConfig,
+    images: Images, view: str, seeds: npt.NDArray[np.integer], config: TransformConfig
 ) -> Tensor:
-    """Augment and normalise a batch.
-
-    View "test": normalise. View "weak": flip, zero padding and crop, normalise, random erasing
-    (filled with 0, the mean colour). View "strong": flip, reflection padding and crop, RandAugment,
-    normalise.
-
-    The result of an image is a pure function of its pixels, view, seed and configuration, bit for
-    bit, independently of the rest of the batch. Views of the same seed are unrelated.
+    """Augment and normalise a batch on the CPU; see `draw_view` and `view_pixels`.
 
     Args:
         images: [B, H, W, 3] uint8; not modified.
@@ -142,91 +250,9 @@ def augment(
         ValueError: the view is unknown, images are not uint8 [B, H, W, 3], or seeds are not [B].
     """
     _check_images(images)
-    if view not in VIEWS:
-        raise ValueError(f"view: expected one of {', '.join(VIEWS)}, got {view!r}")
-    if seeds.shape != (len(images),) or not np.issubdtype(seeds.dtype, np.integer):
-        raise ValueError(
-            f"seeds: expected {len(images)} integers, one for each image, "
-            f"got {list(seeds.shape)} of {seeds.dtype}"
-        )
-    if view == "test":
-        return normalise(images, config)
-    salt = np.uint64(derive_seed("view", view))
-    states = mix64(seeds.astype(np.uint64) ^ salt)
-    if view == "weak":
-        return _weak(images, states, config)
-    return _strong(images, states, config)
-
-
-def _weak(images: Images, states: npt.NDArray[np.uint64], config: TransformConfig) -> Tensor:
-    num_erasings = len(config.erase_probabilities)
-    draws_per_erasing = 3 + 2 * _NUM_ERASE_ATTEMPTS
-    draws = _uniforms(states, 3 + num_erasings * draws_per_erasing)
-    cropped = _flip_and_crop(images, draws[:, :3], "constant", config)
-    normalised = normalise(cropped, config)
-    erasings = draws[:, 3:].reshape(len(images), num_erasings, draws_per_erasing)
-    for number, probability in enumerate(config.erase_probabilities):
-        _erase(normalised, erasings[:, number], probability, config)
-    return normalised
-
-
-def _strong(images: Images, states: npt.NDArray[np.uint64], config: TransformConfig) -> Tensor:
-    draws = _uniforms(states, 3 + 2 * config.randaugment_ops)
-    cropped = _flip_and_crop(images, draws[:, :3], "reflect", config)
-    choices, directions = np.split(draws[:, 3:], 2, axis=1)
-    operations = (choices * len(OPERATIONS)).astype(np.int64)
-    signs = np.where(directions < 0.5, -1, 1)
-    return normalise(randaugment(cropped, operations, signs, config.randaugment_magnitude), config)
-
-
-def _uniforms(states: npt.NDArray[np.uint64], num_draws: int) -> Uniforms:
-    """[B] -> [B, num_draws] in [0, 1), multiples of 2**-53."""
-    return (counter_draws(states, num_draws) >> np.uint64(11)).astype(np.float64) * 2.0**-53
-
-
-def _flip_and_crop(
-    images: Images,
-    draws: Uniforms,
-    border: Literal["constant", "reflect"],
-    config: TransformConfig,
-) -> Images:
-    """Flip, pad and crop to the original size; `draws` is [B, 3]."""
-    num_images, height, width, _ = images.shape
-    pad = config.pad_pixels
-    padded = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode=border)
-    offsets = (draws[:, 1:] * (2 * pad + 1)).astype(np.int64)
-    rows = offsets[:, :1] + np.arange(height)
-    columns = np.arange(width)
-    flipped = draws[:, :1] < config.flip_probability
-    columns = offsets[:, 1:] + np.where(flipped, columns[::-1], columns)
-    rows += np.arange(num_images)[:, None] * padded.shape[1]
-    pixels = rows[:, :, None] * padded.shape[2] + columns[:, None, :]
-    return padded.reshape(-1, 3).take(pixels, axis=0)
-
-
-def _erase(images: Tensor, draws: Uniforms, probability: float, config: TransformConfig) -> None:
-    """Random erasing in place (Zhong et al., 2020); `draws` is [B, 3 + 2 * attempts].
-
-    Area is uniform, aspect ratio log-uniform. The first of ten rectangles that fits is erased;
-    nothing is erased if none fits.
-    """
-    height, width = images.shape[2:]
-    minimum, maximum = config.erase_area
-    area = height * width * (minimum + (maximum - minimum) * draws[:, 3::2])
-    low, high = np.log(config.erase_aspect)
-    # Round, so that last-bit differences between implementations of exp do not move an edge.
-    aspect = np.exp(low + (high - low) * draws[:, 4::2])
-    heights = np.rint(np.sqrt(area * aspect)).astype(np.int64)
-    widths = np.rint(np.sqrt(area / aspect)).astype(np.int64)
-    fits = (heights >= 1) & (heights < height) & (widths >= 1) & (widths < width)
-    first = fits.argmax(axis=1)
-    chosen = np.flatnonzero((draws[:, 0] < probability) & fits.any(axis=1))
-    pixels = images.numpy()
-    for image in chosen:
-        size_y, size_x = heights[image, first[image]], widths[image, first[image]]
-        top = int(draws[image, 1] * (height - size_y + 1))
-        left = int(draws[image, 2] * (width - size_x + 1))
-        pixels[image, :, top : top + size_y, left : left + size_x] = 0.0
+    draws = draw_view(view, seeds, images.shape[1:3], config)
+    pixels = view_pixels(torch.from_numpy(_writable(images)), draws, config)
+    return normalise_pixels(pixels, config, torch.from_numpy(draws.erased))
 
 
 def _check_images(images: Images | Tensor) -> None:

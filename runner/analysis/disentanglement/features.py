@@ -58,8 +58,8 @@ def extract_features(
     parts: list[dict[str, Tensor]] = []
     with torch.no_grad(), evaluating(network), autocast(config.precision, device):
         for start in range(0, len(pixels), size):
-            batch = np.ascontiguousarray(pixels[start : start + size])
-            images = normalise(batch, config.data.transform).to(device)
+            batch = pixels[start : start + size]
+            images = normalise(batch, config.data.transform, device)
             parts.append(
                 {name: rows.float().cpu() for name, rows in _extract(network, images).items()}
             )
@@ -99,8 +99,8 @@ def extract_fusion_gate(
     ):  # fmt: skip
         for start in range(0, len(described), size):
             chosen = described[start : start + size]
-            images = normalise(np.ascontiguousarray(pixels[chosen]), config.data.transform)
-            learner.embed_gallery(images.to(device), [descriptions[int(index)] for index in chosen])
+            images = normalise(pixels[chosen], config.data.transform, device)
+            learner.embed_gallery(images, [descriptions[int(index)] for index in chosen])
     return torch.cat(gates)
 
 

@@ -86,7 +86,7 @@ def _attention(run: TrainedRun, learner: Method, pixels: np.ndarray) -> Tensor:
     assert isinstance(tower, PatchTower)
     precision = autocast(run.config.precision, run.device)
     with torch.no_grad(), evaluating(network), precision:
-        images = normalise(np.ascontiguousarray(pixels), run.config.data.transform).to(run.device)
+        images = normalise(pixels, run.config.data.transform, run.device)
         weights = network.decoder.attention(tower(images).patches).float().mean(dim=1)
     return weights.cpu().unflatten(-1, tower.grid_size)
 

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from models.learner import StepResult
 from runner.bench import __main__ as bench
-from runner.bench import ranking
+from runner.bench import ranking, views
 from runner.bench.measurements import BenchResult, Measurement, Target, ratio
 from runner.bench.timed_runs import Gap, gaps, run_command, steady_images_per_s
 from runner.bench.tracking import free_port
@@ -184,6 +184,18 @@ def test_both_steps_train_the_same_losses():
     steps = build_steps("tiny-clip", 64)
     assert set(steps) == {"ours", "reference"}
     assert all(step() > 0 for step in steps.values())
+
+
+def test_views_are_measured_beside_torchvision(tmp_path):
+    result = views.measure(Workbench(tmp_path, repeats=1, sizes=Sizes.quick())).to_json()
+    assert all(len(each["values"]) == 3 for name, each in result.items() if name != "ratios")
+    ratios = result["ratios"]
+    assert set(ratios) == {
+        "views.weak.ours / torchvision",
+        "views.strong.ours / torchvision",
+        "views.both.2_threads / 1_thread",
+    }
+    assert all(value > 0 for each in ratios.values() for value in each["values"])
 
 
 def test_different_loss_terms_are_an_error():

@@ -24,7 +24,14 @@ from runner.experiment import run_experiment
 from runner.streaming.image_decoding import decode_many
 from runner.streaming.image_stream import BlockImages, DomainStream, LocalStream, OpenedDomain
 from runner.training import loop
-from runner.training.batching import Replay, check_replay_shape, open_replay, training_batches
+from runner.training.batching import (
+    PixelBatch,
+    Replay,
+    check_replay_shape,
+    open_replay,
+    to_device,
+    training_batches,
+)
 from runner.training.collectives import LocalGroup
 from tasks.loading.sampling import cycled_plan, derive_seed, epoch_plan, image_seeds
 from tasks.loading.transforms import augment
@@ -36,6 +43,7 @@ HEIGHT, WIDTH = 64, 32
 NUM_EXEMPLARS = 14
 EMPTY = Split((), ())
 RUNS = itertools.count()
+CPU = torch.device("cpu")
 
 
 class Worker(LocalGroup):
@@ -84,6 +92,18 @@ def assert_same_batches(first: Sequence[Batch], second: Sequence[Batch]) -> None
         assert all(torch.equal(one.views[name], other.views[name]) for name in one.views)
 
 
+def batches_of(
+    config: RunConfig,
+    group: LocalGroup,
+    opened: OpenedDomain,
+    stage: Stage,
+    epoch: int,
+    replay: Replay | None = None,
+) -> list[Batch]:
+    batches = training_batches(config, group, opened, stage, epoch, replay, CPU)
+    return [to_device(batch, CPU, config.data.transform) for batch in batches]
+
+
 def exemplars(batches: Sequence[Batch]) -> list[Batch]:
     replayed = [batch.replay for batch in batches if batch.replay is not None]
     assert len(replayed) == len(batches)
@@ -125,7 +145,7 @@ def test_a_cycled_plan_concatenates_epoch_plans(
 def test_exemplar_batches_equal_a_naive_loop(
     config: RunConfig, opened: OpenedDomain, replay: Replay
 ) -> None:
-    batches = list(training_batches(config, LocalGroup(), opened, stage("weak"), 1, replay))
+    batches = batches_of(config, LocalGroup(), opened, stage("weak"), 1, replay)
     assert len(batches) > 2
     seed = derive_seed(config.seed, "second", "learn", 1, "replay")
     ids = np.array([record.person_id for record in replay.records])
@@ -148,8 +168,8 @@ def test_exemplar_batches_equal_a_naive_loop(
 def test_exemplars_do_not_change_the_training_images(
     config: RunConfig, opened: OpenedDomain, replay: Replay, views: tuple[str, ...]
 ) -> None:
-    without = list(training_batches(config, LocalGroup(), opened, stage(*views), 0))
-    with_replay = list(training_batches(config, LocalGroup(), opened, stage(*views), 0, replay))
+    without = batches_of(config, LocalGroup(), opened, stage(*views), 0)
+    with_replay = batches_of(config, LocalGroup(), opened, stage(*views), 0, replay)
     assert_same_batches(without, with_replay)
     assert all(batch.replay is None for batch in without)
     assert all(set(batch.views) == set(views) for batch in exemplars(with_replay))
@@ -160,7 +180,7 @@ def test_workers_divide_the_global_batch(
 ) -> None:
     def batches(rank: int, world_size: int) -> list[Batch]:
         group = Worker(rank, world_size)
-        return exemplars(list(training_batches(config, group, opened, stage("weak"), 0, replay)))
+        return exemplars(batches_of(config, group, opened, stage("weak"), 0, replay))
 
     whole, shares = batches(0, 1), [batches(0, 2), batches(1, 2)]
     for number, batch in enumerate(whole):
@@ -178,8 +198,8 @@ def test_exemplars_depend_on_seed_domain_stage_and_epoch(
         domain = replace(opened.domain, name=changes.get("domain", "second"))
         stage_ = replace(stage(), name=changes.get("stage", "learn"))
         renamed = OpenedDomain(domain, opened.images, 0)
-        batches = training_batches(settings, LocalGroup(), renamed, stage_, epoch, replay)
-        return [batch.indices.tolist() for batch in exemplars(list(batches))]
+        batches = batches_of(settings, LocalGroup(), renamed, stage_, epoch, replay)
+        return [batch.indices.tolist() for batch in exemplars(batches)]
 
     assert sampled() == sampled()
     others = [
@@ -288,10 +308,12 @@ def test_an_indivisible_batch_is_an_error() -> None:
 def test_batches_of_later_domains_include_exemplars(
     tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = list[tuple[str, Batch]]()
+    seen = list[tuple[str, PixelBatch]]()
     original = loop.training_batches
 
-    def record(config: RunConfig, group: Any, opened: OpenedDomain, *rest: Any) -> Iterator[Batch]:
+    def record(
+        config: RunConfig, group: Any, opened: OpenedDomain, *rest: Any
+    ) -> Iterator[PixelBatch]:
         for batch in original(config, group, opened, *rest):
             seen.append((opened.domain.name, batch))
             yield batch
@@ -309,7 +331,7 @@ def test_batches_of_later_domains_include_exemplars(
             assert batch.replay is None
             continue
         assert batch.replay is not None
-        assert batch.replay.views["weak"].shape == (4, 3, HEIGHT, WIDTH)
+        assert batch.replay.pixels["weak"].shape == (4, 3, HEIGHT, WIDTH)
         assert len(batch.replay.person_ids.unique()) == 2
         # Two of ten identities are for validation, so the first domain has eight for training.
         assert batch.replay.person_ids.max() < 8

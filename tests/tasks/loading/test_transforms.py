@@ -11,7 +11,9 @@ from PIL import Image, ImageOps
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
-from tasks.loading.randaugment import OPERATIONS, randaugment
+from tasks.loading import randaugment as operations
+from tasks.loading.kernels import HostKernels
+from tasks.loading.randaugment import OPERATIONS
 from tasks.loading.transforms import VIEWS, TransformConfig, augment, normalise
 
 CONFIG = TransformConfig(pad_pixels=4)
@@ -29,6 +31,12 @@ def random_images(count, height=32, width=16, seed=0):
 
 def random_seeds(count, seed=0):
     return np.random.default_rng(seed).integers(0, 2**63, count)
+
+
+def randaugment(images, codes, signs, magnitude):
+    planar = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+    result = operations.randaugment(planar, codes, signs, magnitude, HostKernels())
+    return result.permute(0, 2, 3, 1).numpy()
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -92,7 +100,7 @@ def test_normalise(mean_std, mean, std):
     result = normalise(images, config)
     expected = ((images / 255 - mean) / std).transpose(0, 3, 1, 2)
     np.testing.assert_allclose(result.numpy(), expected, atol=1e-5)
-    assert torch.equal(normalise(torch.from_numpy(images), config), result)
+    assert torch.equal(normalise(images, config, torch.device("cpu")), result)
     assert torch.equal(augment(images, "test", random_seeds(3), config), result)
     assert torch.equal(normalise(images[:, ::-1, ::-1], config), result.flip(2, 3))
 
