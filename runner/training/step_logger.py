@@ -75,7 +75,7 @@ class StepLogger:
                     iteration=iteration,
                     loss=loss,
                     terms=terms_by_name,
-                    weights=dict(step.weights),
+                    weights={name: float(weight) for name, weight in step.weights.items()},
                     lr=learning_rate,
                     images_per_s=images_per_s,
                     **clipped,
