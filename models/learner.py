@@ -104,19 +104,19 @@ class StepResult:
     Attributes:
         loss: scalar with gradient.
         terms: unweighted scalar loss terms by name.
-        weights: weight of each term by name.
+        weights: weight of each term by name; scalar tensors if they are learned.
     """
 
     loss: Tensor
     terms: Mapping[str, Tensor]
-    weights: Mapping[str, float]
+    weights: Mapping[str, float | Tensor]
 
     @staticmethod
-    def of(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> StepResult:
+    def of(terms: Mapping[str, Tensor], weights: Mapping[str, float | Tensor]) -> StepResult:
         """Compute the weighted sum of the terms and build the result."""
         assert terms, "expected at least one loss term, got none"
         loss = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
-        return StepResult(loss, dict(terms), {name: float(weights[name]) for name in terms})
+        return StepResult(loss, dict(terms), {name: weights[name] for name in terms})
 
 
 class Collective(Protocol):

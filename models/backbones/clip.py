@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from models.backbones.clip_weights import create_clip
 from models.backbones.config import BackboneConfig
 from models.backbones.tower import (
-    ImageFeatures,
     PatchTower,
     TextFeatures,
     TextTower,
@@ -64,13 +63,8 @@ class ImageEncoder(PatchTower):
         """Size D of the joint embedding."""
         return self.visual.output_dim
 
-    def forward(self, images: Tensor) -> ImageFeatures:
-        """Encode normalised images [B, 3, H, W].
-
-        Raises:
-            ValueError: the images do not have the size this encoder was built for.
-        """
-        self.check_images(images)
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Encode images [B, 3, H, W] of the right size as the fields of `ImageFeatures`."""
         visual = self.visual
         patches = visual.conv1(images).flatten(2).transpose(1, 2)
         class_token = visual.class_embedding.to(patches.dtype).expand(len(images), 1, -1)
@@ -78,7 +72,11 @@ class ImageEncoder(PatchTower):
         tokens = visual.ln_pre(tokens + visual.positional_embedding.to(tokens.dtype))
         tokens = visual.ln_post(visual.transformer(tokens))
         projected = tokens @ visual.proj
-        return ImageFeatures(tokens[:, 0], projected[:, 0], projected[:, 1:])
+        return tokens[:, 0], projected[:, 0], projected[:, 1:]
+
+    def blocks(self) -> Sequence[nn.Module]:
+        """Return the transformer blocks."""
+        return list(self.visual.transformer.resblocks)
 
     def last_layer(self) -> Sequence[nn.Parameter]:
         """Return the final layer norm, because g is taken before the projection."""
@@ -195,6 +193,7 @@ def build(config: BackboneConfig, seed: int) -> ClipBackbone:
         RuntimeError: the weights of a tag could not be downloaded.
     """
     clip = create_clip(config.name, config.weights, seed)
+    clip.set_grad_checkpointing(config.checkpoint_activations)
     image_size = (config.image_height, config.image_width)
     image = ImageEncoder(cast("VisionTransformer", clip.visual), image_size)
     return ClipBackbone(image, TextEncoder(clip, config.context_length))

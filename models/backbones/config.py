@@ -70,6 +70,12 @@ class BackboneConfig(FrozenConfig):
         description="vit-bert: dropout of embeddings, attention and MLPs in a tower that the stage "
         "trains; a frozen tower has none",
     )
+    checkpoint_activations: bool = Field(
+        default=False,
+        description="ViT, BERT: keep only the input of each block of a trained tower and compute "
+        "the block again in the backward pass: less memory for about a third more computation; "
+        "for ViT-L and larger",
+    )
     pooling_exponent: float = Field(
         default=1.0,
         gt=0,
@@ -157,6 +163,11 @@ class BackboneConfig(FrozenConfig):
             raise ValueError(
                 f"backbone.weights: expected {', '.join(known)} or a local file for {self.name}; "
                 f"got {self.weights!r}"
+            )
+        if self.checkpoint_activations:
+            raise ValueError(
+                f"backbone.checkpoint_activations: expected false for {self.name}, whose BN layers "
+                "would count every batch twice; remove it, or use a ViT"
             )
         if self.context_length is not None:
             raise ValueError(

@@ -87,6 +87,12 @@ class ResNetEncoder(ImageTower):
         """Return the pooled feature by name."""
         return {self.metric: self(images)}
 
+    def blocks(self) -> Sequence[nn.Module]:
+        """Return the residual blocks."""
+        visual = self.visual
+        layers = (visual.layer1, visual.layer2, visual.layer3, visual.layer4)
+        return [block for layer in layers for block in layer]
+
     def last_layer(self) -> Sequence[nn.Parameter]:
         """Return the parameters of the last residual block."""
         return list(self.visual.layer4[-1].parameters())

@@ -7,12 +7,13 @@ a `PatchTower`, and both towers project into a joint space of dimension D.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 class ImageTower(nn.Module, ABC):
@@ -40,6 +41,10 @@ class ImageTower(nn.Module, ABC):
         Raises:
             ValueError: the images do not have the size this tower was built for.
         """
+
+    @abstractmethod
+    def blocks(self) -> Sequence[nn.Module]:
+        """Return the repeated blocks of the tower, which can be compiled one by one."""
 
     @abstractmethod
     def last_layer(self) -> Sequence[nn.Parameter]:
@@ -112,6 +117,9 @@ class PatchTower(ImageTower):
     grid_size: tuple[int, int]
     """Number of patch rows and columns; their product is L."""
 
+    num_parts: int = 1
+    """Number of parts of a batch that are encoded one after another if gradients are recorded."""
+
     @property
     @abstractmethod
     def width(self) -> int:
@@ -123,12 +131,17 @@ class PatchTower(ImageTower):
         """Size D of the joint embedding."""
 
     @abstractmethod
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Encode images [B, 3, H, W] of the right size as the fields of `ImageFeatures`."""
+
     def forward(self, images: Tensor) -> ImageFeatures:
         """Encode normalised images [B, 3, H, W].
 
         Raises:
             ValueError: the images do not have the size this tower was built for.
         """
+        self.check_images(images)
+        return ImageFeatures(*encode_in_parts(self.encode, images, self.num_parts))
 
     @property
     def feature_dims(self) -> Mapping[str, int]:
@@ -138,6 +151,33 @@ class PatchTower(ImageTower):
     def features(self, images: Tensor) -> dict[str, Tensor]:
         """Encode images [B, 3, H, W] as g [B, W] and f [B, D]."""
         return self(images).named()
+
+
+def encode_in_parts(
+    encode: Callable[[Tensor], tuple[Tensor, ...]], images: Tensor, num_parts: int
+) -> tuple[Tensor, ...]:
+    """Encode a batch in parts, keeping the activations of at most one part.
+
+    The forward pass keeps only the features. The backward pass starts from the gradient of the
+    features of the whole batch; it computes the activations of one part again, propagates through
+    them and frees them. Losses may therefore relate all images of the batch. Without gradients the
+    batch is encoded at once.
+
+    Args:
+        encode: images [B, 3, H, W] -> features [B, ...]; computes each image independently.
+        images: [B, 3, H, W].
+        num_parts: number of parts of about equal size, >= 1.
+
+    Returns:
+        The features of all images, in order.
+
+    Source: gradient caching (Gao et al. 2021, Scaling Deep Contrastive Learning Batch Size under
+    Memory Limited Setup), by activation checkpointing.
+    """
+    if num_parts == 1 or not torch.is_grad_enabled():
+        return encode(images)
+    parts = [checkpoint(encode, part, use_reentrant=False) for part in images.chunk(num_parts)]
+    return tuple(torch.cat(features) for features in zip(*parts, strict=True))
 
 
 class TextTower(nn.Module, ABC):

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from models.backbones.config import BackboneConfig
 from models.backbones.tower import (
-    ImageFeatures,
     PatchTower,
     TextFeatures,
     TextTower,
@@ -55,16 +54,15 @@ class VitEncoder(PatchTower):
         """Size D of the joint embedding."""
         return self.projection.shape[1]
 
-    def forward(self, images: Tensor) -> ImageFeatures:
-        """Encode normalised images [B, 3, H, W]; the class token is taken after the last norm.
-
-        Raises:
-            ValueError: the images do not have the size this encoder was built for.
-        """
-        self.check_images(images)
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Encode images [B, 3, H, W] of the right size; the class token follows the last norm."""
         tokens = cast(Tensor, self.visual(images).last_hidden_state)
         projected = tokens @ self.projection
-        return ImageFeatures(tokens[:, 0], projected[:, 0], projected[:, 1:])
+        return tokens[:, 0], projected[:, 0], projected[:, 1:]
+
+    def blocks(self) -> Sequence[nn.Module]:
+        """Return the transformer layers."""
+        return list(self.visual.layers)
 
     def last_layer(self) -> Sequence[nn.Parameter]:
         """Return the final layer norm, because g is taken before the projection."""
@@ -200,6 +198,10 @@ def build(config: BackboneConfig, seed: int) -> VitBertBackbone:
         torch.default_generator.manual_seed(seed)
         backbone = assemble(read_towers(config), config.context_length)
     load_joint(backbone, config)
+    if config.checkpoint_activations:
+        backbone.text.bert.config.use_cache = False  # not supported with checkpointing
+        for model in (backbone.image.visual, backbone.text.bert):
+            model.activation_checkpointing_enable()
     backbone.image.resize((config.image_height, config.image_width))
     return backbone
 

@@ -28,6 +28,22 @@ class BatchTexts(NamedTuple):
     mask: Tensor
 
 
+class BatchTokens(NamedTuple):
+    """Texts of B images before encoding.
+
+    Attributes:
+        entries: [B, 3] text indices of caption, identity and clothing description.
+        inverse: [B, 3] rows of `tokens`.
+        tokens: [T, L] of the distinct texts, without common padding.
+        longest_identity: length of the longest identity description, in tokens.
+    """
+
+    entries: Tensor
+    inverse: Tensor
+    tokens: Tensor
+    longest_identity: int
+
+
 class DomainTexts(nn.Module):
     """Tokenised texts of the current domain; images refer to them by index.
 
@@ -84,23 +100,33 @@ class DomainTexts(nn.Module):
         captions = self.captions[indices].gather(1, column[:, None])
         return torch.cat([captions, self.dual[indices]], dim=1)
 
-    def encode(self, indices: Tensor, text: TextTower) -> BatchTexts:
-        """Encode the texts of B images with gradient; equal texts are encoded once."""
+    def batch_tokens(self, indices: Tensor, text: TextTower) -> BatchTokens:
+        """Look up the texts of B images; equal texts are listed once.
+
+        The host waits for the number and length of the texts, so call it before the towers.
+        """
         entries = self.entries(indices)
         distinct, inverse = torch.unique(entries, return_inverse=True)
         tokens = self.tokens[distinct]
-        length = int(text.end_positions(tokens).max()) + 1
-        features = text.features(tokens[:, :length])
-        identity = inverse[:, 1]
-        # Cut the padding of longer captions to save computation.
-        mask = features.mask[identity]
-        longest = int(mask.sum(1).max())
-        return BatchTexts(
-            entries,
-            features.sentence[inverse],
-            features.tokens[identity, :longest],
-            mask[:, :longest],
-        )
+        lengths = text.end_positions(tokens) + 1
+        longest, longest_identity = torch.stack(
+            [lengths.max(), lengths[inverse[:, 1]].max()]
+        ).tolist()
+        return BatchTokens(entries, inverse, tokens[:, :longest], longest_identity)
+
+
+def encode_batch(batch: BatchTokens, text: TextTower) -> BatchTexts:
+    """Encode the texts of a batch with gradient."""
+    features = text.features(batch.tokens)
+    identity = batch.inverse[:, 1]
+    # Cut the padding of longer captions to save computation.
+    length = batch.longest_identity
+    return BatchTexts(
+        batch.entries,
+        features.sentence[batch.inverse],
+        features.tokens[identity, :length],
+        features.mask[identity, :length],
+    )
 
 
 def check_training_texts(domain: Domain) -> None:

@@ -20,7 +20,6 @@ from typing import Literal
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.optim.adam import adam
 
 from models.learner import LearnerConfig, StepResult
 from tasks.schema import FrozenConfig
@@ -28,6 +27,7 @@ from tasks.schema import FrozenConfig
 Gather = Callable[[Tensor], Tensor]
 
 _MIN_INITIAL_LOSS = 1e-6
+_ADAM_BETAS, _ADAM_EPS = (0.9, 0.999), 1e-8
 
 
 class GradNormConfig(FrozenConfig):
@@ -186,15 +186,17 @@ class GradNorm(nn.Module):
         if not self.config.enabled or len(tasks) < 2:
             return result
         weights = dict(result.weights)
-        for task, weight in zip(tasks, self._weights(tasks).tolist(), strict=True):
-            weights[self.names[task]] *= weight
+        for task, weight in zip(tasks, self._weights(tasks).unbind(), strict=True):
+            weights[self.names[task]] = weight * weights[self.names[task]]
         if torch.is_grad_enabled():
-            self._update_weights(tasks, result, shared, gather)
+            # The gradients are taken outside autocast, like those of the step.
+            with torch.autocast(result.loss.device.type, enabled=False):
+                self._update_weights(tasks, result, shared, gather)
         return StepResult.of(result.terms, weights)
 
     def _weights(self, tasks: list[int]) -> Tensor:
         """Return the weights of the given tasks; they sum to the number of tasks."""
-        return self.log_weights[tasks].softmax(0) * len(tasks)
+        return _rows(self.log_weights, tasks).softmax(0) * len(tasks)
 
     @torch.no_grad()
     def _update_weights(
@@ -204,44 +206,59 @@ class GradNorm(nn.Module):
         shared: Sequence[nn.Parameter],
         gather: Gather,
     ) -> None:
+        """Update the log weights; conditions are tensors, so that the host never waits."""
         names = [self.names[task] for task in tasks]
         measured = gather(loss_gradients(names, result, shared)[None]).mean(0)
         losses, norms = measured[:, 0], torch.linalg.vector_norm(measured[:, 1:], dim=1)
-        if not bool((losses.isfinite() & norms.isfinite()).all()):
-            return
-        if self._update_initial_losses(tasks, losses):
-            return
-        config, weights = self.config, self._weights(tasks)
-        rates = training_rates(losses, self.initial_losses[tasks])
-        self._step(tasks, log_weight_gradient(weights, norms, rates, config))
-        clipped = self.log_weights[tasks].exp().clamp(config.min_weight, config.max_weight)
-        self.log_weights[tasks] = (clipped * (len(tasks) / clipped.sum())).log()
+        is_finite = (losses.isfinite() & norms.isfinite()).all()
+        is_warm = self._update_initial_losses(tasks, losses, is_finite)
+        rates = training_rates(losses, _rows(self.initial_losses, tasks))
+        gradient = log_weight_gradient(self._weights(tasks), norms, rates, self.config)
+        self._step(tasks, gradient, is_finite & is_warm)
 
-    def _update_initial_losses(self, tasks: list[int], losses: Tensor) -> bool:
-        """Accumulate the initial losses; return True if any was incomplete."""
-        warming = self.num_warm[tasks] < self.config.warm_iterations
-        self.initial_losses[tasks] += losses * warming / self.config.warm_iterations
-        self.num_warm[tasks] += warming
-        return bool(warming.any())
+    def _update_initial_losses(self, tasks: list[int], losses: Tensor, is_finite: Tensor) -> Tensor:
+        """Accumulate finite initial losses; return whether all were complete before."""
+        num_warm, size = _rows(self.num_warm, tasks), self.config.warm_iterations
+        is_warm = num_warm >= size
+        counts = is_finite & ~is_warm
+        initial = _rows(self.initial_losses, tasks)
+        _assign(self.initial_losses, tasks, initial + losses / size, counts)
+        _assign(self.num_warm, tasks, num_warm + 1, counts)
+        return is_warm.all()
 
-    def _step(self, tasks: list[int], gradient: Tensor) -> None:
-        """Take one Adam step for each of the given tasks; each task counts its own updates."""
-        adam(
-            [self.log_weights[task] for task in tasks],
-            list(gradient),
-            [self.first_moments[task] for task in tasks],
-            [self.second_moments[task] for task in tasks],
-            [],
-            [self.num_updates[task] for task in tasks],
-            foreach=False,
-            amsgrad=False,
-            beta1=0.9,
-            beta2=0.999,
-            lr=self.config.lr,
-            weight_decay=0.0,
-            eps=1e-8,
-            maximize=False,
-        )
+    def _step(self, tasks: list[int], gradient: Tensor, is_due: Tensor) -> None:
+        """If due, take one Adam step for each of the given tasks, which count their own updates.
+
+        Adam of torch.optim copies the number of updates to the host.
+        """
+        config, (beta, beta_squared) = self.config, _ADAM_BETAS
+        num_updates = _rows(self.num_updates, tasks) + 1
+        first = torch.lerp(gradient, _rows(self.first_moments, tasks), beta)
+        second = torch.lerp(gradient.square(), _rows(self.second_moments, tasks), beta_squared)
+        denominator = (second / (1 - beta_squared**num_updates)).sqrt() + _ADAM_EPS
+        step = config.lr * first / (1 - beta**num_updates) / denominator
+        log_weights = _rows(self.log_weights, tasks) - step
+        clipped = log_weights.exp().clamp(config.min_weight, config.max_weight)
+        log_weights = (clipped * (len(tasks) / clipped.sum())).log()
+        for buffer, values in (
+            (self.num_updates, num_updates),
+            (self.first_moments, first),
+            (self.second_moments, second),
+            (self.log_weights, log_weights),
+        ):
+            _assign(buffer, tasks, values, is_due)
+
+
+def _rows(buffer: Tensor, tasks: list[int]) -> Tensor:
+    """Select elements of a vector; unlike an index list, this copies nothing from the host."""
+    return torch.stack([buffer[task] for task in tasks])
+
+
+def _assign(buffer: Tensor, tasks: list[int], values: Tensor, condition: Tensor) -> None:
+    """Replace elements of a vector where `condition` [K] or scalar holds, in place."""
+    kept = torch.where(condition, values, _rows(buffer, tasks))
+    for task, value in zip(tasks, kept.unbind(), strict=True):
+        buffer[task] = value
 
 
 def loss_gradients(

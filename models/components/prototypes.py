@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +63,7 @@ class PrototypeMemory(nn.Module):
         self.register_buffer("current", torch.zeros(num_attributes, dim))
         self.register_buffer("current_count", torch.tensor(0))
         self.register_buffer("current_domain", torch.tensor(-1))
+        self._rows: tuple[Tensor, int, dict[str, Tensor]] | None = None
 
     @property
     def num_attributes(self) -> int:
@@ -171,19 +173,35 @@ class PrototypeMemory(nn.Module):
 
     def attribute_prototypes(self) -> Tensor:
         """Return the mean prototypes [T, K, D] of frozen domains, in the order of freezing."""
-        is_mean = (self.keys[:, 2] < 0) & (self.keys[:, 3] == 0)
-        return self.vectors[is_mean].reshape(-1, *self.current.shape)
+        return self._select("means")
 
     def centroids(self) -> Tensor:
         """Return all centroids [N_c, K, D], ordered by domain and component.
 
         Components of different attributes are not related.
         """
-        return self.vectors[self.keys[:, 3] > 0].reshape(-1, *self.current.shape)
+        return self._select("centroids")
 
     def identity_prototypes(self) -> Tensor:
         """Return all identity prototypes [N_old, K, D], ordered by domain and identity."""
-        return self.vectors[self.keys[:, 2] >= 0].reshape(-1, *self.current.shape)
+        return self._select("identities")
+
+    def _select(self, kind: Literal["means", "centroids", "identities"]) -> Tensor:
+        """Return the rows of one kind as [N, K, D].
+
+        Their numbers are computed once per table: the host waits for the number of selected rows.
+        """
+        keys, version = self.keys, self.keys._version
+        if self._rows is None or self._rows[0] is not keys or self._rows[1] != version:
+            has_identity, is_centroid = keys[:, 2] >= 0, keys[:, 3] > 0
+            masks = {
+                "means": ~has_identity & ~is_centroid,
+                "centroids": is_centroid,
+                "identities": has_identity,
+            }
+            rows = {name: mask.nonzero()[:, 0] for name, mask in masks.items()}
+            self._rows = keys, version, rows
+        return self.vectors[self._rows[2][kind]].reshape(-1, *self.current.shape)
 
     def _mean(self, features: Tensor) -> Tensor:
         expected = list(self.current.shape)

@@ -21,9 +21,11 @@ from models.bdam.config import Config
 from models.bdam.network import DecouplingNetwork, decoupling_terms, gather_loss_inputs
 from models.bdam.texts import (
     BatchTexts,
+    BatchTokens,
     DomainTexts,
     check_gallery_descriptions,
     check_training_texts,
+    encode_batch,
 )
 from models.components.cross_domain_alignment import (
     AlignmentFeatures,
@@ -112,8 +114,9 @@ class Method(Learner):
         """Compute the loss terms on the global batch."""
         assert stage == STAGE
         losses, gather = self.config.losses, self.collective.gather
+        tokens = self.texts.batch_tokens(batch.indices, self._tower)
         features = self.network.decouple(batch.views["weak"])
-        texts = self._encode_batch_texts(batch.indices)
+        texts = self._encode_batch_texts(tokens)
         inputs = gather_loss_inputs(self.network, features, texts, batch.person_ids, gather)
         terms = decoupling_terms(inputs, losses)
         if self.config.forms and self._num_begun > 1:
@@ -200,10 +203,10 @@ class Method(Learner):
         assert tower is not None
         return tower
 
-    def _encode_batch_texts(self, indices: Tensor) -> BatchTexts:
+    def _encode_batch_texts(self, tokens: BatchTokens) -> BatchTexts:
         """Encode the texts of a batch, with gradient if the text tower trains."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.text is None):
-            texts = self.texts.encode(indices, self._tower)
+            texts = encode_batch(tokens, self._tower)
         if self.training:
             self.texts.step += 1
         return texts

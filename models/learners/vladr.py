@@ -234,11 +234,13 @@ class Method(Learner):
 
     def _image_terms(self, batch: Batch) -> dict[str, Tensor]:
         losses, gather = self.config.losses, self.collective.gather
+        person_ids, indices = gather(batch.person_ids), gather(batch.indices)
+        targets = person_ids + self._offset
+        # Before the towers: the host waits for the number of candidates.
+        candidates = self._candidates(person_ids)
         features = self.network.image(torch.cat([batch.views["weak"], batch.views["strong"]]))
         class_token = self._gather_views(features.class_token)
         projected = self._gather_views(features.projected)
-        person_ids, indices = gather(batch.person_ids), gather(batch.indices)
-        targets = person_ids + self._offset
         terms = mean_terms(
             [
                 self.network.identity_terms(
@@ -259,7 +261,7 @@ class Method(Learner):
                 {"class_token": class_token[n], "projected": projected[n]},
                 attributes[n],
                 olds[n],
-                person_ids,
+                candidates,
                 indices,
             )
             for n in range(num_views)
@@ -275,13 +277,17 @@ class Method(Learner):
         features: Mapping[str, Tensor],
         attributes: Tensor | None,
         old: AlignmentFeatures | None,
-        person_ids: Tensor,
+        candidates: tuple[Tensor, Tensor],
         indices: Tensor,
     ) -> dict[str, Tensor]:
         """Compute L_global, L_CMA and L_IDA of one view from g, f, v and the old features."""
         losses, terms = self.config.losses, dict[str, Tensor]()
         if losses.image_text.weight:
-            terms["image_text"] = self._image_text(features["projected"], person_ids)
+            text, targets = candidates
+            temperature = losses.image_text.temperature
+            terms["image_text"] = image_text_cross_entropy(
+                features["projected"], text, targets, temperature
+            )
         if losses.cma.weight:
             assert attributes is not None
             on_caption = losses.cma.positives == "caption"
@@ -311,14 +317,13 @@ class Method(Learner):
             config.forms, config.losses, new, old, self.memory, self.embeddings
         )
 
-    def _image_text(self, projected: Tensor, person_ids: Tensor) -> Tensor:
+    def _candidates(self, person_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the texts [C, D] that L_global compares images with, and their targets [B]."""
         settings = self.config.losses.image_text
-        if settings.candidates == "domain":
-            text, targets = self.textual.identity_features, person_ids
-        else:
-            identities, targets = batch_candidates(person_ids)
-            text = self.textual.identity_features[identities]
-        return image_text_cross_entropy(projected, text, targets, settings.temperature)
+        if settings.candidates == "domain" or not settings.weight:
+            return self.textual.identity_features, person_ids
+        identities, targets = batch_candidates(person_ids)
+        return self.textual.identity_features[identities], targets
 
     def _attributes(
         self, patches: Tensor, num_views: int, batch_size: int

@@ -48,7 +48,7 @@ def adversarial_matching(
     masked = positives & valid[:, None]
     share = logits.masked_fill(masked, -torch.inf).logsumexp(1) - logits.logsumexp(1)
     if floor > 0:
-        share = share.clamp(min=torch.tensor(floor, dtype=share.dtype).log().item())
+        share = share.clamp(min=share.new_full((), floor).log())
     return masked_mean(-share, valid)
 
 

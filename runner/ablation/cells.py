@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from runner.ablation.table_file import TableConfig
-from runner.config.run_config import ConfigError, RunConfig, in_hash, load_config
+from runner.config.hashed_fields import in_hash
+from runner.config.run_config import ConfigError, RunConfig, load_config
 from runner.experiment import read_benchmark, resolve_folders
 from runner.results.finished_runs import FinishedRun, read_finished
 from runner.results.run_folder import RunStorage

@@ -12,7 +12,8 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from runner.config.run_config import PRESETS, ConfigError, in_hash
+from runner.config.hashed_fields import in_hash
+from runner.config.run_config import PRESETS, ConfigError
 from runner.training.model_selection import Which
 from tasks.schema import FrozenConfig
 from tasks.suggestion import suggestion

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,6 +15,7 @@ from models.learner import Encode, LocalCollective, Stage, StepResult
 from models.learners.vladr import IDENTITY_STAGE, IMAGE_STAGE, Config, Method
 from runner.bench.measurements import BenchResult, Measurement, Target, ratio
 from runner.bench.reference_step import TERMS, ReferenceStep, build_reference_optimizer
+from runner.bench.step_sections import TOTAL, Step, timed_step
 from runner.bench.workbench import Workbench
 from runner.profiling.interleave import interleaved
 from runner.training.optim import build_optimizer, set_learning_rate, set_trainable
@@ -26,9 +25,9 @@ from tasks.synthetic.domains import training_domains
 from tasks.synthetic.people import sample_person
 
 NUM_PERSONS, IMAGES_PER_PERSON = 4, 4
+OUR_PASSES = ("both_views",)
+REFERENCE_PASSES = ("weak_view", "strong_view", "weak_view_again")
 TOLERANCE = 1e-3
-
-Step = Callable[[], float]
 
 
 def measure(workbench: Workbench) -> BenchResult:
@@ -44,15 +43,20 @@ def measure(workbench: Workbench) -> BenchResult:
         seconds = interleaved(variants, workbench.repeats)
     finally:
         torch.set_num_threads(threads)
-    ours, reference = (
-        Measurement(f"step.{name}", "s", tuple(seconds[name])) for name in ("ours", "reference")
-    )
+    measured = {
+        f"step.{name}.{section}": Measurement(
+            f"step.{name}.{section}", "s", tuple(each[section] for each in steps)
+        )
+        for name, steps in seconds.items()
+        for section in steps[0]
+    }
+    ours, reference = (measured[f"step.{name}.{TOTAL}"] for name in ("ours", "reference"))
     speedup = ratio("step.reference / ours", reference, ours, Target(">=", 2.0))
-    return BenchResult((ours, reference), (speedup,))
+    return BenchResult(tuple(measured.values()), (speedup,))
 
 
 def build_steps(backbone: str, image_height: int) -> dict[str, Step]:
-    """Builds the functions `ours` and `reference`, which do one step and return its seconds.
+    """Builds the functions `ours` and `reference`, which do one step and time its sections.
 
     Raises:
         RuntimeError: the losses of the two versions differ.
@@ -68,10 +72,18 @@ def build_steps(backbone: str, image_height: int) -> dict[str, Step]:
     batch = _batch(second, image_height, generator)
     reference = ReferenceStep(twin, second)
     check_agreement(learner(batch, stage.name), reference.forward(batch))
+    assert learner.old is not None
+    assert twin.old is not None
     return {
-        "ours": _timed(lambda: learner(batch, stage.name), _our_optimizer(learner, stage)),
-        "reference": _timed(
-            lambda: reference.forward(batch), build_reference_optimizer(twin, stage.optimizer)
+        "ours": timed_step(
+            lambda: learner(batch, stage.name),
+            _our_optimizer(learner, stage),
+            {learner.network.image: OUR_PASSES, learner.old.module.image: ("old_model",)},
+        ),
+        "reference": timed_step(
+            lambda: reference.forward(batch),
+            build_reference_optimizer(twin, stage.optimizer),
+            {twin.network.image: REFERENCE_PASSES, twin.old.module.image: ("old_model",)},
         ),
     }
 
@@ -168,15 +180,3 @@ def _our_optimizer(learner: Method, stage: Stage) -> torch.optim.Optimizer:
     optimizer = build_optimizer(learner, stage.optimizer)
     set_learning_rate(optimizer, stage.optimizer.lr)
     return optimizer
-
-
-def _timed(forward: Callable[[], StepResult], optimizer: torch.optim.Optimizer) -> Step:
-    def step() -> float:
-        start_s = time.perf_counter()
-        loss = forward().loss
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        return time.perf_counter() - start_s
-
-    return step

@@ -60,7 +60,7 @@ def main(options: argparse.Namespace, output: Output) -> int:
 
     from runner.ablation.cells import check_rows, plan_cells, read_cells, table_folder
     from runner.ablation.table_file import load_table
-    from runner.config.run_config import in_hash
+    from runner.config.hashed_fields import in_hash
 
     chosen, overrides = split_overrides([*options.rows, *options.overrides])
     seeds = _seeds(options.seeds)

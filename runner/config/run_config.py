@@ -24,6 +24,7 @@ from pydantic_core import ErrorDetails
 import models.learners
 from models.backbones.config import BackboneConfig
 from models.learner import LearnerConfig
+from runner.config.hashed_fields import hashed_values
 from runner.config.plain_values import (
     ConfigError,
     as_mapping,
@@ -43,32 +44,13 @@ from runner.config.sections import (
     RunNameConfig,
     StorageConfig,
     TrackingConfig,
+    TrainingConfig,
 )
 from tasks.benchmarks import BenchmarkConfig
 from tasks.schema import FrozenConfig
 from tasks.suggestion import suggestion
 
 PRESETS = Path(__file__).parents[1] / "presets"
-
-NOT_IN_HASH = frozenset(
-    {
-        *("run", "preset", "storage", "tracking", "checkpoints", "cluster", "data.augment_on"),
-        *("benchmark.root", "benchmark.roots", "benchmark.derived", "data.augment_threads"),
-    }
-)
-"""Fields that do not change a result: names, storage, tracking, checkpoints, hardware.
-
-The location of the data is among them because the protocol lock pins the data themselves.
-"""
-
-SWITCHES = (
-    *("learner.gradnorm.enabled", "backbone.image_tower", "backbone.text_tower"),
-    *("evaluation.every_epochs", "evaluation.protocol", "benchmark.style"),
-)
-"""Fields that disable a section, or leave it at its default, if false, none, 0 or "standard".
-
-Such a section does not change a result, so the hash excludes it.
-"""
 
 
 class RunConfig(FrozenConfig):
@@ -89,6 +71,7 @@ class RunConfig(FrozenConfig):
     backbone: BackboneConfig = Field(default_factory=lambda: BackboneConfig())
     data: DataConfig = Field(default_factory=lambda: DataConfig())
     learner: SerializeAsAny[LearnerConfig]
+    training: TrainingConfig = Field(default_factory=lambda: TrainingConfig())
     evaluation: EvaluationConfig = Field(default_factory=lambda: EvaluationConfig())
     checkpoints: CheckpointConfig = Field(default_factory=lambda: CheckpointConfig())
     cluster: ClusterConfig = Field(default_factory=lambda: ClusterConfig())
@@ -121,17 +104,7 @@ class RunConfig(FrozenConfig):
     @property
     def hash(self) -> str:
         """Hash (eight hexadecimal digits) of all settings that may change the result."""
-        values = flatten(self)
-        disabled = tuple(
-            key.removesuffix("enabled")
-            for key in SWITCHES
-            if not values.get(key) or values[key] == "standard"
-        )
-        hashed = {
-            key: value
-            for key, value in values.items()
-            if in_hash(key) and not key.startswith(disabled)
-        }
+        hashed = hashed_values(flatten(self))
         return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()[:8]
 
     @property
@@ -224,11 +197,6 @@ def flatten(config: BaseModel) -> dict[str, Any]:
     return dict(leaves(config.model_dump(mode="json")))
 
 
-def in_hash(key: str) -> bool:
-    """Whether the field at a dotted path may change the result of a run."""
-    return not any(key == each or key.startswith(f"{each}.") for each in NOT_IN_HASH)
-
-
 def public_values(config: RunConfig) -> dict[str, Any]:
     """Nested plain values to write: environment references as given, passwords masked."""
     return with_values(config.model_dump(mode="json"), config.references)
@@ -282,6 +250,12 @@ def _check_batch(config: RunConfig) -> None:
             f"cluster.num_workers: expected a divisor of the batch size; the batch of "
             f"data.persons_per_batch x data.images_per_person = {config.global_batch} images "
             f"cannot be split over {workers} workers"
+        )
+    if config.training.gradient_accumulation > 1 and config.backbone.is_resnet:
+        raise ConfigError(
+            f"training.gradient_accumulation: expected 1 for {config.backbone.name}, got "
+            f"{config.training.gradient_accumulation}; its BN layers need the whole batch at once: "
+            "use a ViT, a smaller batch or more workers"
         )
 
 

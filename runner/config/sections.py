@@ -131,6 +131,30 @@ class DataConfig(FrozenConfig):
     )
 
 
+class TrainingConfig(FrozenConfig):
+    """The optimiser update, and how the image tower is computed in it."""
+
+    clip_norm: float | None = Field(
+        default=None,
+        gt=0,
+        description="maximum L2 norm of the gradient of all trainable parameters, averaged over "
+        "all workers; larger gradients are scaled down; null = off",
+    )
+    gradient_accumulation: int = Field(
+        default=1,
+        ge=1,
+        description="number of parts in which a worker computes the image tower for one batch. "
+        "Each part is computed again in the backward pass, so that the activations of only one "
+        "part are in memory. The losses are those of the whole batch. ViT only; with "
+        "backbone.dropout the masks depend on this number",
+    )
+    compile: bool = Field(
+        default=False,
+        description="compile the blocks of the trained image tower with torch.compile; needs a "
+        "C++ compiler on a CPU; the first iterations take longer",
+    )
+
+
 class TrackingConfig(FrozenConfig):
     """Tracking with MLflow; the event log of a run is written even if tracking is off."""
 

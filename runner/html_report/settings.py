@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from runner.config.run_config import ConfigError, flatten, in_hash, load_config
+from runner.config.hashed_fields import in_hash
+from runner.config.run_config import ConfigError, flatten, load_config
 from runner.results.finished_runs import FinishedRun
 from runner.tracking.mlflow_client import public_uri
 from tasks.protocol.lock_differences import lock_differences

@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from runner.config.hashed_fields import in_hash
 from runner.config.json_files import DamagedFileError
-from runner.config.run_config import ConfigError, RunConfig, flatten, in_hash, load_config
+from runner.config.run_config import ConfigError, RunConfig, flatten, load_config
 from runner.results.run_folder import RunStorage, find_run
 from tasks.protocol.lock import has_contents, without_contents
 from tasks.retrieval.metrics import METRICS, ResultMatrix

@@ -14,13 +14,13 @@ from typing import IO, Any
 
 import yaml
 
+from runner.config.hashed_fields import in_hash
 from runner.config.json_files import DamagedFileError, read_lines, read_object, write_atomically
 from runner.config.run_config import (
     ConfigError,
     RunConfig,
     base_folder,
     flatten,
-    in_hash,
     load_config,
     to_yaml,
 )

@@ -13,11 +13,11 @@ from typing import Any
 from omegaconf import OmegaConf
 from pydantic import TypeAdapter, ValidationError
 
+from runner.config.hashed_fields import in_hash
 from runner.config.run_config import (
     ConfigError,
     RunConfig,
     flatten,
-    in_hash,
     learner_names,
     load_config,
     schema_fields,

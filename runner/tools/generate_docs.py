@@ -19,8 +19,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
+from runner.config.hashed_fields import NOT_IN_HASH
 from runner.config.run_config import (
-    NOT_IN_HASH,
     PRESETS,
     RunConfig,
     learner_names,

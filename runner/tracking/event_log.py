@@ -11,7 +11,7 @@ A line is `{"time": unix seconds, "event": kind, ...fields}`. The kinds and thei
 - `stage`: domain, domain_index (from 0), stage, epochs, iterations_per_epoch, first_iteration.
 - `iteration`: domain, domain_index, stage, epoch, iteration (counted over the whole run; a resumed
   run writes repeated iterations again under the same number), loss, terms, weights, lr,
-  images_per_s.
+  images_per_s; gradient_norm (before clipping) with `training.clip_norm`.
 - `evaluation`: step (0..T), split ("test" or "validation"), scores ({domain: {metric: percent}}),
   seconds.
 - `candidate`: domain, epoch (epochs of the last stage that are done), validation and test (scores

@@ -3,7 +3,8 @@
 A lifelong run is one parent run and one nested run per domain. The parent holds the result matrix
 (`test.mAP.<domain>` at steps 0..T), the averages over learned and unseen domains, the version and
 size of the prototypes after each domain, the summary and the timings. A domain's run holds its
-iterations (`loss`, `terms.*`, `lr`, `images_per_s`), and version and size of the prototypes.
+iterations (`loss`, `terms.*`, `lr`, `images_per_s`, `gradient_norm`), and version and size of the
+prototypes.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ class RunHistory:
             return
         self._iterations.add(iteration)
         domain = self._domain_payload(event)
-        values = {name: event.get(name) for name in ("loss", "lr", "images_per_s")}
+        values = {name: event.get(name) for name in ("loss", "lr", "images_per_s", "gradient_norm")}
         values |= {f"terms.{name}": value for name, value in (event.get("terms") or {}).items()}
         for name, value in (event.get("weights") or {}).items():
             # Most weights are constant, so only changes are sent.

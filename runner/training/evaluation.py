@@ -41,11 +41,15 @@ def pinned_settings(evaluation: EvaluationConfig) -> dict[str, Any]:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Sets a module to eval mode, then restores the previous mode of each submodule."""
+    """Sets a module to eval mode, then restores the previous mode of each submodule.
+
+    Compiled blocks run eagerly: each new batch size would compile them again.
+    """
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
-        yield
+        with torch.compiler.set_stance("force_eager"):
+            yield
     finally:
         for part, mode in modes:
             part.training = mode

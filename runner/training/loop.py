@@ -38,6 +38,7 @@ from runner.training.optim import (
     learning_rate_factor,
     set_learning_rate,
     set_trainable,
+    update,
 )
 from runner.training.precision import autocast
 from runner.training.prototype_store import PrototypeStore
@@ -324,10 +325,9 @@ class LifelongLoop:
             inputs = to_device(batch, self.device, self.config.data.transform)
             with autocast(self.config.precision, self.device):
                 result: StepResult = module(inputs, stage.name)
-            optimizer.zero_grad(set_to_none=True)
-            result.loss.backward()
-            optimizer.step()
-            logger.add(self.state.iteration, result, stage.optimizer.lr * factor)
+            gradient_norm = update(optimizer, result.loss, self.config.training.clip_norm)
+            learning_rate = stage.optimizer.lr * factor
+            logger.add(self.state.iteration, result, learning_rate, gradient_norm)
             self.state.iteration += 1
             self.state.count("trained_images", self.config.global_batch)
             if number + 1 < iterations and self.context.stop.is_set():

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from models.learner import OptimizerConfig, ScheduleConfig
 
@@ -65,6 +65,31 @@ def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.O
             return torch.optim.AdamW(arguments, lr=config.lr)
         case "sgd":
             return torch.optim.SGD(arguments, lr=config.lr, momentum=config.momentum)
+
+
+def update(
+    optimizer: torch.optim.Optimizer, loss: Tensor, clip_norm: float | None
+) -> Tensor | None:
+    """Computes the gradients of a loss and updates the parameters.
+
+    Args:
+        optimizer: optimiser of all trainable parameters.
+        loss: scalar with gradient.
+        clip_norm: maximum L2 norm of all gradients together, after averaging over the workers;
+            None does not limit it.
+
+    Returns:
+        The norm before clipping, a scalar without gradient; None if `clip_norm` is None.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    norm = None
+    if clip_norm is not None:
+        groups = optimizer.param_groups
+        parameters = [parameter for group in groups for parameter in group["params"]]
+        norm = nn.utils.clip_grad_norm_(parameters, clip_norm)
+    optimizer.step()
+    return norm
 
 
 def _check_patterns(module: nn.Module, purpose: str, patterns: Iterable[str]) -> None:

@@ -28,17 +28,26 @@ class StepLogger:
         self.events = events
         self.position = position
         self.batch_size = batch_size
-        self.steps: list[tuple[int, StepResult, float]] = []
+        self.steps: list[tuple[int, StepResult, float, Tensor | None]] = []
         self.start_s = time.perf_counter()
 
-    def add(self, iteration: int, result: StepResult, learning_rate: float) -> None:
-        """Adds the result of iteration `iteration` of the run (0-based)."""
+    def add(
+        self,
+        iteration: int,
+        result: StepResult,
+        learning_rate: float,
+        gradient_norm: Tensor | None = None,
+    ) -> None:
+        """Adds the result of iteration `iteration` of the run (0-based).
+
+        `gradient_norm` is the norm before clipping, None without clipping.
+        """
         detached = StepResult(
             result.loss.detach(),
             {name: term.detach() for name, term in result.terms.items()},
             result.weights,
         )
-        self.steps.append((iteration, detached, learning_rate))
+        self.steps.append((iteration, detached, learning_rate, gradient_norm))
         if len(self.steps) >= FLUSH_ITERATIONS:
             self.flush()
 
@@ -50,13 +59,14 @@ class StepLogger:
         """
         if not self.steps:
             return
-        values = torch.stack([_scalars(step) for _, step, _ in self.steps]).tolist()
+        values = torch.stack([_scalars(step, norm) for _, step, _, norm in self.steps]).tolist()
         elapsed = time.perf_counter() - self.start_s
         images_per_s = len(self.steps) * self.batch_size / max(elapsed, 1e-9)
-        for (iteration, step, learning_rate), (loss, *terms) in zip(
+        for (iteration, step, learning_rate, norm), (loss, gradient_norm, *terms) in zip(
             self.steps, values, strict=True
         ):
             terms_by_name = dict(zip(step.terms, terms, strict=True))
+            clipped = {} if norm is None else {"gradient_norm": gradient_norm}
             self._check_finite(iteration, loss, terms_by_name)
             if self.events is not None:
                 self.events.emit(
@@ -65,9 +75,10 @@ class StepLogger:
                     iteration=iteration,
                     loss=loss,
                     terms=terms_by_name,
-                    weights=dict(step.weights),
+                    weights={name: float(weight) for name, weight in step.weights.items()},
                     lr=learning_rate,
                     images_per_s=images_per_s,
+                    **clipped,
                 )
         self.steps.clear()
         self.start_s = time.perf_counter()
@@ -82,5 +93,6 @@ class StepLogger:
             )
 
 
-def _scalars(step: StepResult) -> Tensor:
-    return torch.stack([value.float() for value in (step.loss, *step.terms.values())])
+def _scalars(step: StepResult, gradient_norm: Tensor | None) -> Tensor:
+    norm = torch.zeros_like(step.loss) if gradient_norm is None else gradient_norm
+    return torch.stack([value.float() for value in (step.loss, norm, *step.terms.values())])

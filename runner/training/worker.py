@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from models.backbones.building import build_backbone
+from models.backbones.tower import PatchTower
 from models.learner import Learner
 from runner.config.run_config import RunConfig, learner_module
 from runner.results.run_folder import RunStorage
@@ -30,6 +31,11 @@ def build_learner(config: RunConfig, group: WorkerGroup) -> Learner:
     seed = derive_seed(config.seed, "learner")
     torch.manual_seed(seed)
     backbone = build_backbone(config.backbone, seed, group if group.world_size > 1 else None)
+    if isinstance(backbone.image, PatchTower):
+        backbone.image.num_parts = config.training.gradient_accumulation
+    if config.training.compile:
+        for block in backbone.image.blocks():
+            block.compile()
     return learner_module(config.learner.name).Method(config.learner, backbone, group)
 
 

@@ -292,7 +292,7 @@ def train(share, num_workers, gather):
         own[share] = num_workers  # what `Collective.gather` does to the gradient of one's rows
         mixed = features.detach() + own * (features - features.detach())
         result = balance(batch_step(mixed), list(layer.parameters()), gather)
-        seen.append(result.weights)
+        seen.append({name: float(weight) for name, weight in result.weights.items()})
     return seen, balance.state_dict()
 
 
@@ -314,6 +314,15 @@ def test_two_workers_balance_as_one():
         assert theirs == pytest.approx(step, rel=1e-5)
     for name, tensor in state.items():
         assert torch.allclose(found[0][1][name], tensor, rtol=1e-4), name
+
+
+def test_gradients_are_measured_outside_autocast(theta):
+    under_autocast = []
+    copy = theta.clone()
+    copy.register_hook(lambda _: under_autocast.append(torch.is_autocast_enabled("cpu")))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        GradNorm(config(), "ab")(linear_step(copy), [theta], alone)
+    assert under_autocast == [False, False]
 
 
 def test_invalid_balancing_is_rejected(theta):

@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 from torch.nn import functional
 
-from models.bdam.texts import DomainTexts
+from models.bdam.texts import DomainTexts, encode_batch
 from models.components.prototypes import PrototypeMemory
 from models.learners.bdam import Config, Method
 from tasks.schema import Split
@@ -34,7 +34,7 @@ def test_captions_take_turns_and_features_are_those_of_the_words(course, domain,
     seen = []
     with torch.no_grad():
         for _ in range(3):
-            encoded = texts.encode(indices, backbone.text)
+            encoded = encode_batch(texts.batch_tokens(indices, backbone.text), backbone.text)
             numbers = dict(
                 zip(encoded.entries[:, 0].tolist(), encoded.sentences[:, 0], strict=True)
             )

@@ -20,7 +20,13 @@ from runner.bench import ranking, views
 from runner.bench.measurements import BenchResult, Measurement, Target, ratio
 from runner.bench.timed_runs import Gap, gaps, run_command, steady_images_per_s
 from runner.bench.tracking import free_port
-from runner.bench.training_step import build_steps, check_agreement, described_domain
+from runner.bench.training_step import (
+    OUR_PASSES,
+    REFERENCE_PASSES,
+    build_steps,
+    check_agreement,
+    described_domain,
+)
 from runner.bench.workbench import Sizes, Workbench
 from runner.config.run_config import load_config
 from runner.profiling.interleave import interleaved
@@ -183,7 +189,15 @@ def test_both_steps_train_the_same_losses():
     """Building them compares their losses on one batch, and raises where they differ."""
     steps = build_steps("tiny-clip", 64)
     assert set(steps) == {"ours", "reference"}
-    assert all(step() > 0 for step in steps.values())
+    rest = {"heads_and_losses", "backward", "optimizer", "total"}
+    passes = {"ours": set(OUR_PASSES), "reference": set(REFERENCE_PASSES)}
+    for name, step in steps.items():
+        for _ in range(2):
+            seconds = step()
+            assert seconds.keys() == passes[name] | {"old_model"} | rest
+            total = seconds.pop("total")
+            assert min(seconds.values()) > 0
+            assert sum(seconds.values()) == pytest.approx(total)
 
 
 def test_views_are_measured_beside_torchvision(tmp_path):
