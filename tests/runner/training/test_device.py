@@ -75,6 +75,7 @@ def test_choice_of_gpu_algorithms(monkeypatch: pytest.MonkeyPatch):
         assert not torch.are_deterministic_algorithms_enabled()
 
 
+@pytest.mark.timeout(900)  # every operation passes through Python
 @pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize(
     ("learner", "overrides"),
