@@ -4,8 +4,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Of `make warm-start`: tiny-clip or tiny-vit-bert.
 BACKBONE ?= tiny-clip
+# Of `make gpu-check`: a GPU machine may have its own packages, without Ray and MLflow.
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 
-.PHONY: setup run test test-slow lint types bench docs docs-site warm-start clean
+.PHONY: setup run test test-slow lint types bench gpu-check docs docs-site warm-start clean
 
 setup: .venv/.complete
 
@@ -36,6 +38,9 @@ types: setup
 
 bench: setup
 	$(BIN)/python -m runner.bench
+
+gpu-check:
+	$(GPU_PYTHON) -m runner.tools.gpu_check
 
 docs: setup
 	$(BIN)/python -m runner.tools.generate_docs

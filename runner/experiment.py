@@ -220,6 +220,7 @@ def summarise(
         "memory_version": outcome["memory_version"],
         "memory_versions": outcome["memory_versions"],
         "num_starts": attempt,
+        "device": outcome["device"],
         "timings": timings,
     }
 

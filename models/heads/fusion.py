@@ -43,8 +43,9 @@ class FusionConfig(FrozenConfig):
     )
     mamba_block: Block = Field(
         default="auto",
-        description="mamba: implementation of the block; auto: mamba_ssm if it is installed and "
-        "there is a CUDA device, else transformers (slow); their checkpoints are compatible",
+        description="mamba: computation on a GPU. mamba_ssm: its CUDA kernels; transformers: the "
+        "loop of transformers' MambaMixer (slow); auto: the kernels if they work. On a CPU always "
+        "the loop. Checkpoints are the same",
     )
     num_transformer_layers: int = Field(
         default=4, ge=1, description="transformer: number of layers"

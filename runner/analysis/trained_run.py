@@ -17,6 +17,7 @@ from runner.streaming.image_stream import LocalStream
 from runner.training.checkpoint_files import read_learner
 from runner.training.checkpoints import selected_name
 from runner.training.collectives import LocalGroup
+from runner.training.device import compute_device
 from runner.training.evaluation import Embedder
 from runner.training.model_selection import Which
 from runner.training.worker import build_learner
@@ -75,14 +76,14 @@ def load_run(
         use_gpu: compute on the first CUDA device.
 
     Raises:
-        FileNotFoundError, ValueError: the run or the checkpoint does not exist.
+        FileNotFoundError, ValueError: the run or the checkpoint does not exist, or there is no GPU.
     """
+    device = compute_device(use_gpu, "--gpu")
     storage = RunStorage(find_run(run, storage_root))
     config = load_config(str(storage.config_file))
     file = _checkpoint_file(storage, after) if checkpoint == "last" else _chosen(storage, after)
     learner = build_learner(config, LocalGroup())
     learner.load_state(read_learner(file))
-    device = torch.device("cuda" if use_gpu else "cpu")
     return TrainedRun(storage, config, file.name, learner.to(device).eval(), device)
 
 

@@ -1,5 +1,7 @@
 """Runs the benchmarks: `python -m runner.bench [--only NAME ...] [--repeats N] [--output FILE]`.
 
+`python -m runner.bench --gpu` measures on one GPU instead, and needs neither Ray nor MLflow.
+
 Prints a table and writes JSON: {"median", "values", "unit"} for each measurement, the same for each
 of "ratios", and "machine". Measurements with a target also have "aim" and "met".
 """
@@ -23,6 +25,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from runner.bench import gpu
 from runner.bench.measurements import BenchResult, Measurement
 from runner.bench.workbench import Sizes, Workbench
 from runner.results.run_folder import git_revision, write_atomically
@@ -53,6 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(
             f"The machine is busy (load {facts['load_average']:.1f}); measurements are unreliable."
         )
+    if options.gpu:
+        return _measure_gpu(options, console, facts)
     sizes = Sizes.quick() if options.quick else Sizes()
     result = BenchResult(())
     with tempfile.TemporaryDirectory(prefix="lifelong-reid-bench-") as scratch:
@@ -63,8 +68,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
             console.print(f"{name}: {time.perf_counter() - start_s:.0f} s")
             # Write after each benchmark, so that a later error does not lose the results.
             write_atomically(options.output, json.dumps(report(result, facts), indent=1))
+    return _show(console, result, options.output)
+
+
+def _measure_gpu(options: argparse.Namespace, console: Console, facts: dict[str, Any]) -> int:
+    """Measures the rows of `runner.bench.gpu`, or lists them on a machine without a GPU."""
+    if not torch.cuda.is_available():
+        console.print(
+            f"No CUDA device. On a machine with one, this measures ({gpu.backbone_of_step()}):"
+        )
+        for row in gpu.ROWS:
+            console.print(f"  {row.name}: {row.description}")
+        return 0
+    sizes = gpu.GpuSizes.quick() if options.quick else gpu.GpuSizes()
+    device, result = torch.device("cuda", 0), BenchResult(())
+    facts |= {"gpu": torch.cuda.get_device_name(device), "backbone": gpu.backbone_of_step()}
+    rows = gpu.measure_rows(
+        gpu.ROWS, device, sizes, options.repeats, options.budget_s, console.print
+    )
+    for part in rows:
+        result += part
+        write_atomically(options.output, json.dumps(report(result, facts), indent=1))
+    return _show(console, result, options.output)
+
+
+def _show(console: Console, result: BenchResult, output: Path) -> int:
     console.print(table(result))
-    console.print(f"Written to {options.output}", soft_wrap=True)
+    console.print(f"Written to {output}", soft_wrap=True)
     return 0
 
 
@@ -77,6 +107,13 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         choices=(*BENCHES, *ENDURANCE),
         help=f"run only these benchmarks; {' and '.join(ENDURANCE)} run only if they are named",
+    )
+    parser.add_argument("--gpu", action="store_true", help="measure on one GPU only")
+    parser.add_argument(
+        "--budget-s",
+        type=_positive,
+        default=3600,
+        help="--gpu: rows that would begin after this number of seconds are skipped",
     )
     parser.add_argument(
         "--repeats",
@@ -135,7 +172,9 @@ def _format(value: float) -> str:
 
 def machine() -> dict[str, Any]:
     """Describes the machine: CPUs available to this process, processor and package versions."""
-    versions = {name: importlib.metadata.version(name) for name in ("torch", "ray", "mlflow")}
+    installed = {each.metadata["Name"].lower() for each in importlib.metadata.distributions()}
+    names = [name for name in ("torch", "ray", "mlflow") if name in installed]
+    versions = {name: importlib.metadata.version(name) for name in names}
     return {
         "cpus": len(os.sched_getaffinity(0)),
         "processor": _processor(),

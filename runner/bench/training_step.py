@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from models.backbones.clip import BackboneConfig, build
+from models.backbones.tower import ImageTextBackbone
 from models.learner import Encode, LocalCollective, Stage, StepResult
 from models.learners.vladr import IDENTITY_STAGE, IMAGE_STAGE, Config, Method
 from runner.bench.measurements import BenchResult, Measurement, Target, ratio
@@ -64,12 +65,16 @@ def build_steps(backbone: str, image_height: int) -> dict[str, Step]:
     generator = torch.Generator().manual_seed(0)
     first = described_domain(0, images_per_person=1)
     second = described_domain(1, images_per_person=IMAGES_PER_PERSON)
-    learner = _learner_in_second_domain(backbone, image_height, first, second, generator)
+    settings = BackboneConfig(
+        name=backbone, weights="random", image_height=image_height, image_width=image_height // 2
+    )
+    torch.manual_seed(0)
+    learner = learner_in_second_domain(build(settings, 0), image_height, first, second, generator)
     (stage,) = [stage for stage in learner.stages() if stage.name == IMAGE_STAGE]
     set_trainable(learner, stage.trainable)
     learner.train()
     twin = copy.deepcopy(learner)
-    batch = _batch(second, image_height, generator)
+    batch = random_batch(second, image_height, generator)
     reference = ReferenceStep(twin, second)
     check_agreement(learner(batch, stage.name), reference.forward(batch))
     assert learner.old is not None
@@ -105,12 +110,12 @@ def check_agreement(ours: StepResult, reference: StepResult) -> None:
         raise RuntimeError(f"step: expected equal loss terms, got (ours, reference): {differing}")
 
 
-def described_domain(index: int, images_per_person: int) -> Domain:
-    """Creates a domain of four synthetic people with part descriptions, without image files."""
+def described_domain(index: int, images_per_person: int, num_persons: int = NUM_PERSONS) -> Domain:
+    """Creates a domain of synthetic people with part descriptions, without image files."""
     style = training_domains()[index]
     rng = np.random.default_rng(index)
     records = list[Record]()
-    for person_id in range(NUM_PERSONS):
+    for person_id in range(num_persons):
         person = sample_person(style.wardrobe, rng)
         for number in range(images_per_person):
             parts = write_captions(person, rng).parts
@@ -134,17 +139,15 @@ def _config() -> Config:
     return Config.model_validate(values)
 
 
-def _learner_in_second_domain(
-    backbone: str, image_height: int, first: Domain, second: Domain, generator: Generator
+def learner_in_second_domain(
+    backbone: ImageTextBackbone,
+    image_height: int,
+    first: Domain,
+    second: Domain,
+    generator: Generator,
 ) -> Method:
-    settings = BackboneConfig(
-        name=backbone,
-        weights="random",
-        image_height=image_height,
-        image_width=image_height // 2,
-    )
-    torch.manual_seed(0)
-    learner = Method(_config(), build(settings, 0), LocalCollective())
+    """Creates a VLADR learner on the CPU before the image stage of its second domain."""
+    learner = Method(_config(), backbone, LocalCollective())
     for domain in (first, second):
         images = _images(len(domain.train), image_height, generator)
 
@@ -165,7 +168,8 @@ def _learner_in_second_domain(
     return learner
 
 
-def _batch(domain: Domain, image_height: int, generator: Generator) -> Batch:
+def random_batch(domain: Domain, image_height: int, generator: Generator) -> Batch:
+    """Creates a batch of all training images of a domain, with random pixels in both views."""
     indices = torch.arange(len(domain.train))
     views = {name: _images(len(indices), image_height, generator) for name in ("weak", "strong")}
     person_ids = torch.tensor([record.person_id for record in domain.train])

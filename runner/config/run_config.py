@@ -62,7 +62,7 @@ class RunConfig(FrozenConfig):
     )
     precision: Precision = Field(
         default="float32",
-        description="precision of forward passes; bfloat16 = autocast with float32 parameters",
+        description="of the network: bfloat16 = autocast, float32 parameters; tf32 = TF32 on a GPU",
     )
     run: RunNameConfig = Field(default_factory=lambda: RunNameConfig())
     storage: StorageConfig = Field(default_factory=lambda: StorageConfig())

@@ -58,6 +58,16 @@ class ClusterConfig(FrozenConfig):
         description="number of Ray Train workers; 0 = train in this process without Ray",
     )
     use_gpu: bool = Field(default=False, description="use one GPU per worker, with NCCL")
+    deterministic: bool = Field(
+        default=False,
+        description="GPU: use deterministic algorithms only, so that a repeated run is bit-equal; "
+        "slower, and an error where torch has none. CPU runs are always deterministic",
+    )
+    cudnn_benchmark: bool = Field(
+        default=False,
+        description="GPU: let cuDNN measure convolution algorithms and choose the fastest; the "
+        "choice may differ between runs",
+    )
     cpus_per_worker: float | None = Field(
         default=None,
         gt=0,
@@ -232,7 +242,7 @@ def _check_uri(uri: str) -> None:
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 
 
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "tf32", "bfloat16"]
 
 
 class EvaluationConfig(FrozenConfig):

@@ -26,9 +26,10 @@ from torch.utils.weak import WeakIdKeyDictionary
 from models.heads.fusion import Fused, Fusion, Modality
 from models.heads.mamba import MambaStack
 from models.learners.bdam import Method
-from runner.config.run_config import RunConfig, override_values
+from runner.config.run_config import RunConfig
 from runner.profiling.interleave import interleaved
 from runner.training.collectives import LocalGroup
+from runner.training.device import compute_device
 from runner.training.evaluation import evaluating
 from runner.training.precision import autocast
 from runner.training.worker import build_learner
@@ -70,15 +71,15 @@ class FusionCost:
 def measure_costs(configs: Mapping[str, RunConfig], repeats: int) -> dict[str, FusionCost]:
     """Measures the costs of several configurations of BDAM, in turn.
 
-    Times are measured on a GPU if one is available, otherwise with one CPU thread. FLOPs are
-    counted on the CPU with the Mamba block of transformers, so they do not depend on the machine.
+    Times are measured on a GPU if `cluster.use_gpu` asks for one, otherwise with one CPU thread.
+    FLOPs are counted on the CPU, where Mamba is a loop, so they do not depend on the machine.
 
     Args:
         configs: configurations with learner bdam, by name.
         repeats: number of repeats; each time is the median of five consecutive batches.
 
     Raises:
-        ValueError: a configuration has another learner.
+        ValueError: a configuration has another learner, or asks for a GPU where there is none.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # like the runs of an ablation table
@@ -89,8 +90,10 @@ def measure_costs(configs: Mapping[str, RunConfig], repeats: int) -> dict[str, F
 
 
 def _measure_costs(configs: Mapping[str, RunConfig], repeats: int) -> dict[str, FusionCost]:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    learners = {name: _ProfiledLearner(config, device) for name, config in configs.items()}
+    learners = {
+        name: _ProfiledLearner(config, compute_device(config.cluster.use_gpu))
+        for name, config in configs.items()
+    }
     for learner in learners.values():
         learner.embed_batch()  # warm-up
     image_ms = interleaved({name: each.time_image for name, each in learners.items()}, repeats)
@@ -164,7 +167,7 @@ class _ProfiledLearner:
 
     def flops(self) -> tuple[float, float]:
         """Counts the FLOPs per image of the fusion module and of the whole embedding."""
-        learner = _build_bdam(_with_transformers_block(self.config)).eval()
+        learner = _build_bdam(self.config).eval()
         images = self.images.cpu()
 
         def embed() -> Tensor:
@@ -229,7 +232,7 @@ class TensorMemory(TorchDispatchMode):
 
 
 def fusion_flops(fusion: Fusion, inputs: tuple[Modality, Modality | None]) -> int:
-    """Counts the FLOPs of one call of a fusion module, whose Mamba blocks are of transformers."""
+    """Counts the FLOPs of one call of a fusion module on the CPU."""
     with _countable_operations():
         return _count_flops(lambda: fusion(*inputs)) + _mamba_flops(fusion, inputs)
 
@@ -248,12 +251,6 @@ def _build_bdam(config: RunConfig) -> Method:
             f"learner.name: expected bdam, got {config.learner.name}; only bdam has fusion modules"
         )
     return learner
-
-
-def _with_transformers_block(config: RunConfig) -> RunConfig:
-    return override_values(
-        config.model_dump(mode="json"), ["learner.fusion.mamba_block=transformers"]
-    )
 
 
 def _inputs_of(fusion: Fusion, embed: Callable[[], Tensor]) -> tuple[Modality, Modality | None]:

@@ -19,7 +19,9 @@ from runner.streaming.image_stream import DomainStream, LocalStream
 from runner.tracking.event_log import EventLog
 from runner.training.checkpoints import CheckpointStore
 from runner.training.collectives import LocalGroup, WorkerGroup
+from runner.training.device import compute_device, device_name
 from runner.training.loop import LifelongLoop, WorkerContext
+from runner.training.precision import cuda_algorithms, float32_products
 from runner.training.prototype_store import LocalPrototypeStore, PrototypeStore
 from runner.training.termination import StopRequest, stop_at_next_checkpoint
 from tasks.loading.sampling import derive_seed
@@ -70,9 +72,11 @@ def run_worker(
     context = WorkerContext(
         stream, prototypes, group, checkpoints, events, device, stop or StopRequest()
     )
-    state = LifelongLoop(config, benchmark, learner, context).run()
+    with cuda_algorithms(config.cluster, device), float32_products(config.precision, device):
+        state = LifelongLoop(config, benchmark, learner, context).run()
     return {
         **state.to_json(),
+        "device": device_name(device),
         "stored_bytes_per_domain": learner.stored_bytes_per_domain(),
         "num_parameters": sum(parameter.numel() for parameter in learner.parameters()),
         "num_trainable_parameters": num_trainable_parameters(learner),
@@ -103,7 +107,7 @@ def run_in_process(
     stream = LocalStream(
         benchmark, config.data, height, width, unreadable_file, decode=decoder or decode_many
     )
-    device = torch.device("cuda" if config.cluster.use_gpu else "cpu")
+    device = compute_device(config.cluster.use_gpu)
     threads = torch.get_num_threads()
     try:
         prototypes, group = LocalPrototypeStore(), LocalGroup()

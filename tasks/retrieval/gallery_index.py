@@ -38,6 +38,9 @@ MIN_CANDIDATES = 200
 CANDIDATES_PER_RESULT = 10
 BLOCK_VALUES = 2**24
 """Maximum number of vector values or results in memory at once."""
+GPU_CODE_BYTES = (1, 2, 3, 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 96)
+GPU_CODE_DIMENSIONS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 28, 32)
+"""Bytes per code, and dimensions per byte, of faiss's GpuIndexIVFPQ; it refuses all others."""
 MAX_ON_GPU = 2048
 """Maximum number of results and probed lists of a GPU search in faiss."""
 
@@ -91,15 +94,23 @@ class IvfPq:
 
         The number of lists is the power of two nearest to 2 sqrt(N); an eighth of them is probed.
         On the CPU, a code has 4 bits for 4 dimensions: faiss scans such codes with SIMD, several
-        times faster than 8-bit codes of the same size, so more lists can be probed. The GPU does
-        not support them; there a code has 8 bits for 8 dimensions. If the width is not divisible,
-        a code covers the next larger number of dimensions that divides it.
+        times faster than 8-bit codes of the same size, so more lists can be probed. If the width
+        is not divisible, a code covers the next larger number of dimensions that divides it.
+
+        On a GPU, a code has 8 bits for 8 dimensions, or for the next larger number that faiss
+        supports there. A width for which it supports none has the codes of the CPU.
         """
         num_lists = 2 ** round(math.log2(2 * math.sqrt(num_entries)))
-        num_bits = 8 if for_gpu else 4
-        dimensions = next(n for n in range(min(num_bits, width), width + 1) if width % n == 0)
         num_probes = min(MAX_ON_GPU, max(1, num_lists // 8))
-        return IvfPq(num_lists, num_probes, width // dimensions, num_bits)
+        on_gpu = [
+            size
+            for size in GPU_CODE_DIMENSIONS
+            if size >= min(8, width) and width % size == 0 and width // size in GPU_CODE_BYTES
+        ]
+        if for_gpu and on_gpu:
+            return IvfPq(num_lists, num_probes, width // on_gpu[0], 8)
+        dimensions = next(n for n in range(min(4, width), width + 1) if width % n == 0)
+        return IvfPq(num_lists, num_probes, width // dimensions, 4)
 
 
 class GalleryIndex:

@@ -16,6 +16,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from tasks.retrieval.exact_products import exact_products
+
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -62,8 +64,7 @@ def inner_products(
             with np.errstate(over="ignore", invalid="ignore"):  # checked by the caller
                 np.matmul(query[start:stop].numpy(), gallery.numpy().T, out=block.numpy())
             return block
-        # Under a caller's autocast, products would be rounded to bfloat16, which creates ties.
-        with torch.no_grad(), torch.autocast(block.device.type, enabled=False):
+        with torch.no_grad(), exact_products(block.device):
             return torch.mm(query[start:stop], gallery.T, out=block)
 
     return products

@@ -29,6 +29,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from tasks.retrieval.exact_products import exact_products
 from tasks.retrieval.normalised_features import normalise_rows
 from tasks.retrieval.ranking import Ids, RankingScores, rank_rows
 from tasks.schema import FrozenConfig
@@ -149,8 +150,7 @@ class _Images:
 
     def distances(self, rows: slice, columns: slice) -> Tensor:
         """Squared Euclidean distances [n, M] of all pairs."""
-        # Under a caller's autocast, they would be rounded to bfloat16, which creates ties.
-        with torch.autocast(self.features.device.type, enabled=False):
+        with exact_products(self.features.device):
             products = self.features[rows] @ self.features[columns].T
         distances = products.mul_(-2.0).add_(self.squared_norms[columns])
         return distances.add_(self.squared_norms[rows, None]).clamp_(min=0.0)

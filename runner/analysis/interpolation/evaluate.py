@@ -16,8 +16,6 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from models.components.interpolation import interpolate
 from models.learner import LearnerState
 from runner.analysis.cross_evaluation import settings_for
@@ -28,6 +26,7 @@ from runner.experiment import read_benchmark
 from runner.results.run_folder import RunStorage, find_run, git_revision, write_atomically
 from runner.tracking.event_log import EventLog, read_events
 from runner.training.checkpoint_files import read_learner
+from runner.training.device import compute_device
 from runner.training.evaluation import Embedder, evaluate_domains
 from tasks.protocol.lock import leaked_test_identities
 from tasks.protocol.lock_differences import lock_differences
@@ -213,8 +212,7 @@ def interpolate_run(
     """
     storage = RunStorage(find_run(run, storage_root))
     steps = interpolation_steps(storage, domains)
-    if use_gpu and not torch.cuda.is_available():
-        raise ValueError("--gpu: expected a CUDA device, got none; omit --gpu")
+    compute_device(use_gpu, "--gpu")  # before the folder of results is made
     trained = load_run(str(storage.folder), storage_root, use_gpu=use_gpu)
     settings = settings_for(trained, None, overrides)
     benchmark = read_benchmark(settings)

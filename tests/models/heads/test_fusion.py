@@ -1,16 +1,10 @@
 import copy
-import logging
-import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
 from pydantic import ValidationError
-from torch.nn import functional
 
-from models.heads import mamba
 from models.heads.fusion import Fusion, FusionConfig, Modality
-from models.heads.mamba import MambaStack, block_shapes, choose_block
 
 MIXERS = ["mamba", "transformer", "simple"]
 
@@ -39,99 +33,6 @@ def pair(num=3, num_image_tokens=4, num_text_tokens=3, mask=None):
     text_tokens = draw(num, num_text_tokens, 5, seed=2)
     image = Modality(image_tokens.mean(1), image_tokens)
     return image, Modality(text_tokens.mean(1), text_tokens, mask)
-
-
-def stack(num_layers=1, width=6, dropout=0.0):
-    torch.manual_seed(0)
-    return MambaStack(width, num_layers, 3, 4, dropout, "transformers")
-
-
-def naive_scan(block, tokens):
-    """Mamba's recurrence for one sample [L, D], position by position, channel by channel."""
-    state_size, inner = block.A_log.shape[1], block.A_log.shape[0]
-    rank = block.dt_proj.weight.shape[1]
-    both = [block.in_proj.weight @ token for token in tokens]
-    branch, gates = [b[:inner] for b in both], [b[inner:] for b in both]
-    width = block.conv1d.weight.shape[2]
-    memory = torch.zeros(inner, state_size)
-    out = []
-    for position in range(len(tokens)):
-        seen = block.conv1d.bias.clone()
-        for back in range(width):
-            if position - back >= 0:
-                seen += block.conv1d.weight[:, 0, width - 1 - back] * branch[position - back]
-        x = seen / (1 + (-seen).exp())
-        selected = block.x_proj.weight @ x
-        raw, b, c = selected.split([rank, state_size, state_size])
-        step = torch.log1p((block.dt_proj.weight @ raw + block.dt_proj.bias).exp())
-        y = torch.zeros(inner)
-        for d in range(inner):
-            for n in range(state_size):
-                decay = (-step[d] * block.A_log[d, n].exp()).exp()
-                memory[d, n] = decay * memory[d, n] + step[d] * b[n] * x[d]
-                y[d] += c[n] * memory[d, n]
-            y[d] += block.D[d] * x[d]
-        z = gates[position]
-        out.append(block.out_proj.weight @ (y * z / (1 + (-z).exp())))
-    return torch.stack(out)
-
-
-@pytest.mark.parametrize("length", [1, 2, 6])
-@torch.no_grad()
-def test_the_block_equals_the_scan_written_out(length):
-    layers = scrambled(stack()).eval()
-    tokens = draw(2, length, 6)
-    layer = layers.layers[0]
-    found = layers(tokens, torch.ones(2, length, dtype=torch.bool))
-    for sample in range(2):
-        normed = functional.layer_norm(tokens[sample], (6,), layer.norm.weight, layer.norm.bias)
-        wanted = tokens[sample] + naive_scan(layer.block, normed)
-        assert torch.allclose(found[sample], wanted, atol=1e-5)
-
-
-def test_training_computes_what_evaluation_does():
-    layers, tokens = stack(2), draw(2, 5, 6)
-    mask = torch.ones(2, 5, dtype=torch.bool)
-    assert torch.allclose(layers.train()(tokens, mask), layers.eval()(tokens, mask), atol=1e-6)
-
-
-def test_both_blocks_hold_the_same_parameters():
-    # The names are those of mamba_ssm.Mamba; building one with others is refused.
-    block = stack(width=20).layers[0].block
-    found = {name: tuple(value.shape) for name, value in block.state_dict().items()}
-    assert found == block_shapes(20, 3, 4)
-    assert found["dt_proj.weight"] == (40, 2)
-
-
-def test_a_block_of_other_shapes_is_refused(monkeypatch):
-    class Narrowed(torch.nn.Module):
-        def __init__(self, d_model, d_state, d_conv, expand, layer_idx):
-            super().__init__()
-            self.in_proj = torch.nn.Linear(d_model, d_model, bias=False)
-
-    monkeypatch.setitem(sys.modules, "mamba_ssm", SimpleNamespace(Mamba=Narrowed))
-    with pytest.raises(ValueError, match="mamba_block=mamba_ssm: expected parameters"):
-        mamba.build_block("mamba_ssm", 6, 3, 4, 0)
-
-
-def test_choice_of_the_mamba_block():
-    assert choose_block("auto", installed=True, cuda=True) == "mamba_ssm"
-    assert choose_block("auto", installed=True, cuda=False) == "transformers"
-    assert choose_block("auto", installed=False, cuda=True) == "transformers"
-    assert choose_block("transformers", installed=True, cuda=True) == "transformers"
-    assert choose_block("mamba_ssm", installed=True, cuda=True) == "mamba_ssm"
-    with pytest.raises(ValueError, match="mamba_ssm, not installed"):
-        choose_block("mamba_ssm", installed=False, cuda=True)
-    with pytest.raises(ValueError, match="expected a CUDA device, found none"):
-        choose_block("mamba_ssm", installed=True, cuda=False)
-
-
-def test_slow_block_is_logged_once(caplog):
-    with caplog.at_level(logging.WARNING, logger="models.heads.mamba"):
-        build(num_layers=3, mamba_block="transformers")
-    records = [record for record in caplog.records if record.name == "models.heads.mamba"]
-    assert len(records) == 1
-    assert "transformers' MambaMixer" in records[0].getMessage()
 
 
 @pytest.mark.parametrize("mixer", MIXERS)

@@ -439,11 +439,3 @@ def test_the_number_of_torch_threads_is_restored(tiny_config: MakeConfig, tmp_pa
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("learner", LEARNERS)
-def test_a_run_on_a_gpu(learner: str, tmp_path: Path, tiny_config: MakeConfig) -> None:
-    config = tiny_config(tmp_path, learner, *STATEFUL[learner], "cluster.use_gpu=true")
-    results = run_experiment(config).results
-    assert all(value is not None for value in results["summary"].values())

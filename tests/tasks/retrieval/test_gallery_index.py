@@ -15,7 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.retrieval import gallery_index
-from tasks.retrieval.gallery_index import MIN_TRAINING_ENTRIES, GalleryEntry, GalleryIndex, IvfPq
+from tasks.retrieval.gallery_index import (
+    GPU_CODE_BYTES,
+    GPU_CODE_DIMENSIONS,
+    MIN_TRAINING_ENTRIES,
+    GalleryEntry,
+    GalleryIndex,
+    IvfPq,
+)
 
 NUM_LARGE = 12_000
 FACTS = {"learner": "vladr", "step": 3}
@@ -188,10 +195,22 @@ def test_exact_below_selects_the_index_kind(large_features):
         (1_000_000, 512, True, IvfPq(2048, 256, 64, 8)),
         (100_000_000, 512, True, IvfPq(16384, 2048, 64, 8)),
         (200_000, 3, False, IvfPq(1024, 128, 1, 4)),
+        (1_000_000, 1280, True, IvfPq(2048, 256, 64, 8)),  # 160 bytes are not supported
+        (1_000_000, 2048, True, IvfPq(2048, 256, 64, 8)),
+        (1_000_000, 1021, True, IvfPq(2048, 256, 1, 4)),  # prime: the codes of the CPU
     ],
 )
 def test_default_ivf_pq_parameters(num_entries, width, for_gpu, expected):
     assert IvfPq.for_gallery(num_entries, width, for_gpu=for_gpu) == expected
+
+
+@given(st.integers(1, 4096))
+def test_8_bit_codes_have_a_length_that_the_gpu_supports(width):
+    codes = IvfPq.for_gallery(200_000, width, for_gpu=True)
+    assert width % codes.num_subvectors == 0
+    if codes.num_bits == 8:
+        assert codes.num_subvectors in GPU_CODE_BYTES
+        assert width // codes.num_subvectors in GPU_CODE_DIMENSIONS
 
 
 # ---- on disk
