@@ -52,11 +52,11 @@ PRESETS = Path(__file__).parents[1] / "presets"
 
 NOT_IN_HASH = frozenset(
     {
-        *("run", "preset", "storage", "tracking", "checkpoints", "cluster"),
-        *("benchmark.root", "benchmark.roots", "benchmark.derived"),
+        *("run", "preset", "storage", "tracking", "checkpoints", "cluster", "benchmark.root"),
+        *("benchmark.roots", "benchmark.derived", "data.evaluation_cache_share"),
     }
 )
-"""Fields that do not change a result: names, storage, tracking, checkpoints, hardware.
+"""Fields that do not change a result: names, storage, tracking, checkpoints, hardware, caches.
 
 The location of the data is among them because the protocol lock pins the data themselves.
 """
