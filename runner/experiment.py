@@ -65,7 +65,8 @@ def run_experiment(
             and imports neither ray nor mlflow; `sync` tracks it afterwards.
         fresh: whether to delete the files of earlier starts of the same run.
         view: shows the events of the run on the console.
-        shared: images that are already decoded; see `runner.sweep.shared_images`.
+        shared: images that are already decoded, for one of several runs on a machine; this run
+            keeps no others. See `runner.on_ray.shared_images`.
 
     Raises:
         ValueError, OSError: the configuration or the data is invalid.
@@ -232,6 +233,9 @@ def _compute(
     attempt: int,
     shared: SharedFiles | None,
 ) -> dict[str, Any]:
+    if shared is not None:  # a cache in each run on the machine would multiply the memory
+        data = config.data.model_copy(update={"evaluation_cache_share": 0.0})
+        config = config.model_copy(update={"data": data})
     if config.cluster.num_workers == 0:
         from runner.training.worker import run_in_process
 

@@ -23,6 +23,7 @@ from runner.results.finished_runs import FinishedRun, read_finished
 from runner.results.run_folder import RunStorage
 from tasks.benchmarks import missing_styled_texts
 from tasks.protocol.lock_differences import lock_differences
+from tasks.schema import Benchmark
 from tasks.suggestion import suggestion
 
 Key = tuple[str, int]
@@ -163,12 +164,15 @@ def missing_texts_message(missing: Mapping[str, Sequence[str]], wanted: Collecti
     return "\n".join(lines)
 
 
-def check_data(cells: Sequence[Cell], finished: Mapping[Key, FinishedRun]) -> None:
+def check_data(cells: Sequence[Cell], finished: Mapping[Key, FinishedRun]) -> list[Benchmark]:
     """Reads the data of all rows before the first run starts, to fail early.
 
     Args:
         cells: cells to run.
         finished: finished cells of the table.
+
+    Returns:
+        The different benchmarks of the rows whose images have the size of those of the first row.
 
     Raises:
         ValueError: texts of `benchmark.style` have not been written, data are missing or invalid,
@@ -176,12 +180,16 @@ def check_data(cells: Sequence[Cell], finished: Mapping[Key, FinishedRun]) -> No
     """
     if missing := missing_texts(cells):
         raise ValueError(missing_texts_message(missing, dict.fromkeys(cell.row for cell in cells)))
-    for row, cell in {cell.row: cell for cell in reversed(cells)}.items():
+    benchmarks = dict[str, Benchmark]()
+    rows = {cell.row: cell for cell in reversed(cells)}
+    for row, cell in rows.items():
         try:
-            lock = read_benchmark(cell.config).lock
+            benchmark = read_benchmark(cell.config)
         except (ValueError, OSError) as error:
             raise ValueError(f"row {row}: {error}") from error
-        current = json.loads(json.dumps(lock))
+        if _image_size(cell) == _image_size(cells[0]):
+            benchmarks.setdefault(cell.config.benchmark.model_dump_json(), benchmark)
+        current = json.loads(json.dumps(benchmark.lock))
         for (other, seed), run in finished.items():
             if other == row and (
                 differences := lock_differences(
@@ -192,6 +200,7 @@ def check_data(cells: Sequence[Cell], finished: Mapping[Key, FinishedRun]) -> No
                     f"row {row}: seed {seed} is finished under another protocol lock "
                     f"({differences[0].sentence}); restore the data, or remove {run.folder}"
                 )
+    return list(benchmarks.values())
 
 
 def table_folder(name: str, cells: Sequence[Cell], overrides: Sequence[str], real: bool) -> Path:
@@ -206,6 +215,11 @@ def table_folder(name: str, cells: Sequence[Cell], overrides: Sequence[str], rea
     hashes = {cell.row: cell.config.model_copy(update={"seed": 0}).hash for cell in cells}
     digest = hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
     return folder / f"{name}-{digest[:8]}"
+
+
+def _image_size(cell: Cell) -> tuple[int, int]:
+    backbone = cell.config.backbone
+    return backbone.image_height, backbone.image_width
 
 
 def _config(table: TableConfig, row: str, overrides: Sequence[str], *, real: bool) -> RunConfig:

@@ -17,6 +17,7 @@ from runner.config.run_config import RunConfig, base_folder
 from runner.experiment import run_experiment
 from runner.on_ray.cluster import connected
 from runner.on_ray.resources import wait_for_resources
+from runner.on_ray.shared_images import SharedImages
 from runner.on_ray.task_settings import base_folder_of_driver, connection_config
 
 _EXPECTED_ERRORS = (ValueError, OSError, RuntimeError, FloatingPointError)
@@ -69,7 +70,10 @@ def ray_jobs(cells: Sequence[Cell], jobs: int | None) -> Iterator[int]:
 
 
 def run_cells(
-    cells: Sequence[Cell], num_jobs: int, on_end: Callable[[CellResult], None]
+    cells: Sequence[Cell],
+    num_jobs: int,
+    on_end: Callable[[CellResult], None],
+    shared: SharedImages,
 ) -> list[CellResult]:
     """Runs all cells, also if some fail; must be called inside `ray_jobs`.
 
@@ -77,6 +81,7 @@ def run_cells(
         cells: cells in the order in which they start.
         num_jobs: largest number of concurrent cells.
         on_end: called with the result of each cell.
+        shared: images that are decoded once for all cells.
     """
     home = str(base_folder())
     waiting, running = list(cells), dict[Any, tuple[Cell, float]]()
@@ -91,7 +96,7 @@ def run_cells(
         while waiting or running:
             while waiting and len(running) < num_jobs:
                 cell = waiting.pop(0)
-                running[_submit(cell, home)] = cell, time.monotonic()
+                running[_submit(cell, home, shared)] = cell, time.monotonic()
             done, _ = ray.wait(list(running), num_returns=1)
             for reference in done:
                 cell, _ = running.pop(reference)
@@ -104,7 +109,7 @@ def run_cells(
     return results
 
 
-def _submit(cell: Cell, home: str) -> Any:
+def _submit(cell: Cell, home: str, shared: SharedImages) -> Any:
     cluster = cell.config.cluster
     task = ray.remote(_run).options(
         name=f"{cell.row}-seed{cell.seed}",
@@ -114,7 +119,8 @@ def _submit(cell: Cell, home: str) -> Any:
         max_retries=cluster.max_failures,
     )
     tracking = cell.config.tracking.without_password()
-    return task.remote(cell.config.model_copy(update={"tracking": tracking}), home)
+    config = cell.config.model_copy(update={"tracking": tracking})
+    return task.remote(config, home, shared)
 
 
 def _error_of(reference: Any) -> str | None:
@@ -125,11 +131,11 @@ def _error_of(reference: Any) -> str | None:
         return f"{type(error).__name__}: {lines[0]}"
 
 
-def _run(config: RunConfig, home: str) -> str | None:
+def _run(config: RunConfig, home: str, shared: SharedImages) -> str | None:
     """Ray task: executes the run in this process and returns an error message or None."""
     with base_folder_of_driver(home):
         try:
-            run_experiment(config)
+            run_experiment(config, shared=shared)
         except _EXPECTED_ERRORS as error:
             return f"{type(error).__name__}: {error}"
         except Exception:  # a bug; other cells may not be affected

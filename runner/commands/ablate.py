@@ -126,14 +126,17 @@ def _run_missing(
     from runner.ablation.console import ProgressLines, show_plan, time_estimator
     from runner.ablation.run import ray_jobs, run_cells
     from runner.ablation.summary import Failure
+    from runner.on_ray.shared_images import share_images
 
-    check_data(missing, finished)
+    benchmarks = check_data(missing, finished)
     times = time_estimator(table, cells, finished)
     with ray_jobs(missing, jobs) as num_jobs:
         show_plan(console, table, cells, len(finished), missing, times, num_jobs)
         lines = ProgressLines(console, times, len(missing), num_jobs, table.checkpoint)
+        shared = share_images(benchmarks, missing[0].config)
+        console.print(str(shared), highlight=False)
         try:
-            endings = run_cells(missing, num_jobs, lines.show)
+            endings = run_cells(missing, num_jobs, lines.show, shared)
         except KeyboardInterrupt:
             console.print(
                 f"{lines.num_ended} of {len(missing)} runs ended; run the same command again to "

@@ -9,11 +9,12 @@ NOT_IN_HASH = frozenset(
     {
         *("run", "preset", "storage", "tracking", "checkpoints", "cluster"),
         *("benchmark.root", "benchmark.roots", "benchmark.derived"),
-        *("data.augment_on", "data.augment_threads"),
+        *("data.augment_on", "data.augment_threads", "data.evaluation_cache_share"),
         *("training.compile", "training.gradient_accumulation", "backbone.checkpoint_activations"),
     }
 )
-"""Fields that do not change a result: names, storage, tracking, checkpoints, hardware, memory.
+"""Fields that do not change a result: names, storage, tracking, checkpoints, hardware,
+memory, caches.
 
 The location of the data is among them because the protocol lock pins the data themselves.
 """

@@ -117,8 +117,19 @@ class DataConfig(FrozenConfig):
         gt=0,
         le=0.45,
         description="maximum share of a node's object store for one decoded domain (two domains "
-        "are held at a time), and for all images shared between the trials of a sweep; images of "
-        "larger domains are decoded on demand",
+        "are held at a time), and for all training images shared between the trials of a sweep or "
+        "the runs of an ablation table; images of larger domains are decoded on demand",
+    )
+    evaluation_cache_share: float = Field(
+        default=0.2,
+        ge=0,
+        le=0.9,
+        description="maximum share of memory for decoded test and validation images, which are "
+        "kept until the end of the run; 0 = decode them for each evaluation. With workers, the "
+        "share is that of the smallest node's object store, and at most what two decoded domains "
+        "leave (1 - 2 object_store_share); without Ray, that of the memory available when the "
+        "first evaluation starts. Splits that do not fit are decoded for each evaluation; those "
+        "with the largest files are kept first",
     )
     decode_cpus: float = Field(
         default=0.25, gt=0, le=1, description="Ray CPUs reserved per decoding task"

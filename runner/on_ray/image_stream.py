@@ -2,7 +2,8 @@
 
 Ray Data decodes each domain once into the object store, and workers gather their batches from
 shared memory. Test images are decoded by plain tasks instead, because each Ray Data pipeline takes
-about three seconds before its first row.
+about three seconds before its first row. Each worker keeps its share of them in the object store
+from one evaluation to the next.
 """
 
 from __future__ import annotations
@@ -28,8 +29,13 @@ from runner.on_ray.stream_actor import (
     block_pixels,
     decode_rows,
 )
-from runner.streaming.decoded_cache import SharedDecoder
-from runner.streaming.image_decoding import DecodedImages, decode_many
+from runner.streaming.decoded_cache import (
+    EvaluationCache,
+    SharedBlock,
+    SharedDecoder,
+    decode_block,
+)
+from runner.streaming.image_decoding import DecodedImages
 from runner.streaming.image_stream import (
     IMAGES_PER_BLOCK,
     BlockImages,
@@ -37,6 +43,7 @@ from runner.streaming.image_stream import (
     FileImages,
     OpenedDomain,
     decoded_bytes,
+    evaluation_cache,
     path_chunks,
     stream_test_images,
 )
@@ -121,6 +128,7 @@ class RayStream:
         self._shared = shared
         self._decode = _task_decoder(self._options, shared)
         self._open: dict[int, BlockImages] = {}
+        self._kept: EvaluationCache | None = None
 
     def open(self, index: int) -> OpenedDomain:
         """Waits for the actor; the blocks are views of shared memory, one copy per node."""
@@ -169,12 +177,21 @@ class RayStream:
         ray.get(self._actor.release.remote(self._benchmark.steps[index].name))
 
     def test_images(self, records: Sequence[Record]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Decodes with plain tasks, prefetching a bounded number of chunks."""
+        """Decodes with plain tasks, prefetching a bounded number of chunks.
+
+        The images to keep stay in the object store as long as this process maps them.
+        """
+        if self._kept is None:
+            share = self._config.evaluation_cache_share
+            share = min(share, 1 - 2 * self._config.object_store_share)
+            budget_bytes = share * smallest_store_bytes()
+            size = self._options.height, self._options.width
+            self._kept = evaluation_cache(self._benchmark, budget_bytes, *size)
         return stream_test_images(
             self._benchmark,
             records,
             self._config.evaluation_batch_size,
-            self._decode,
+            _task_decoder(self._options, self._shared, self._kept),
             lambda images: ray.get(self._actor.report_unreadable.remote(images)),
         )
 
@@ -182,6 +199,8 @@ class RayStream:
         """Releases the blocks here; the actor keeps running."""
         for index in list(self._open):
             self._close(index)
+        if self._kept is not None:
+            self._kept.clear()
 
     def _close(self, index: int) -> None:
         if index in self._open:
@@ -219,33 +238,43 @@ class StreamedImages:
         return self.files.fetch(indices)
 
 
-def _task_decoder(options: DecodeOptions, shared: SharedDecoder | None) -> ChunkDecoder:
+def _task_decoder(
+    options: DecodeOptions, shared: SharedDecoder | None, kept: EvaluationCache | None = None
+) -> ChunkDecoder:
+    """Decodes chunks of files with tasks, unless they are in one of the caches.
+
+    Args:
+        options: image size and task settings.
+        shared: images that are already decoded.
+        kept: keeps decoded images for the next call.
+    """
     # SPREAD: use any node with a free CPU, and not the placement group of the calling worker,
     # whose CPUs the worker holds.
     remote = ray.remote(num_cpus=options.task_cpus, scheduling_strategy="SPREAD")
-    task: Any = remote(decode_many)
+    task: Any = remote(decode_block)
+    size = options.height, options.width
+    caches = [each for each in (shared, kept) if each is not None]
+
+    def result(paths: list[str], source: SharedDecoder | ray.ObjectRef) -> DecodedImages:
+        if isinstance(source, SharedDecoder):
+            return source(paths, *size)
+        block: SharedBlock = ray.get(source)
+        if kept is not None:
+            kept.keep(block)
+        return block.images
 
     def decode(chunks: Iterable[list[str]]) -> Iterator[tuple[list[str], DecodedImages]]:
-        size = options.height, options.width
-        pending: deque[tuple[list[str], ray.ObjectRef | DecodedImages]] = deque()
+        pending: deque[tuple[list[str], SharedDecoder | ray.ObjectRef]] = deque()
         for paths in chunks:
-            if shared is not None and shared.contains(paths, *size):
-                pending.append((paths, shared(paths, *size)))
-            else:
-                pending.append((paths, task.remote(paths, *size)))
+            cached = next((each for each in caches if each.contains(paths, *size)), None)
+            pending.append((paths, cached or task.remote(paths, *size)))
             if len(pending) == CHUNKS_IN_FLIGHT:
-                yield _result(pending)
-        while pending:
-            yield _result(pending)
+                paths, source = pending.popleft()
+                yield paths, result(paths, source)
+        for paths, source in pending:
+            yield paths, result(paths, source)
 
     return decode
-
-
-def _result(
-    pending: deque[tuple[list[str], ray.ObjectRef | DecodedImages]],
-) -> tuple[list[str], DecodedImages]:
-    paths, decoded = pending.popleft()
-    return paths, decoded if isinstance(decoded, DecodedImages) else ray.get(decoded)
 
 
 def _domain_files(

@@ -1,4 +1,4 @@
-"""Cache of images that another process has already decoded.
+"""Cache of decoded images: shared by the trials of a sweep, or kept by a run between evaluations.
 
 A `SharedDecoder` replaces `decode_many`, so the streams of sweep trials need no special code. A
 cached image is used only if path, file size, modification time, height and width all match those at
@@ -10,19 +10,22 @@ This module imports neither torch nor ray: each decoding process loads it.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from runner.streaming.image_decoding import DecodedImages, decode_many
+from runner.streaming.image_decoding import DecodedImages, Decoder, decode_many
 
 if TYPE_CHECKING:
-    from tasks.schema import Benchmark
+    from tasks.schema import Domain
 
 _MISSING = (-1, -1)
 """The stamp of a missing file."""
+
+_SIZE_SAMPLES = 32
+"""Files per split whose sizes estimate the decoding time of the split."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +44,12 @@ class SharedBlock:
     images: DecodedImages
 
 
-def decode_block(paths: Sequence[str], height: int, width: int) -> SharedBlock:
-    """Decodes files into a block that other processes can use."""
+def decode_block(
+    paths: Sequence[str], height: int, width: int, decode: Decoder | None = None
+) -> SharedBlock:
+    """Decodes files, by default with `decode_many`, into a block that can be cached."""
     stamps = [_stamp(path) for path in paths]
-    return SharedBlock(paths, stamps, decode_many(paths, height, width))
+    return SharedBlock(paths, stamps, (decode or decode_many)(paths, height, width))
 
 
 class SharedFiles(Protocol):
@@ -75,13 +80,18 @@ class SharedDecoder:
     """
 
     def __init__(self, blocks: Sequence[SharedBlock], height: int, width: int) -> None:
-        self._pixels = [block.images.pixels for block in blocks]
+        self._pixels: list[np.ndarray] = []
+        self._entries: dict[str, _CacheEntry] = {}
         self._height, self._width = height, width
-        self._entries = {
-            path: _CacheEntry(number, row, stamp, row not in block.images.errors)
-            for number, block in enumerate(blocks)
-            for row, (path, stamp) in enumerate(zip(block.paths, block.stamps, strict=True))
-        }
+        for block in blocks:
+            self.add(block)
+
+    def add(self, block: SharedBlock) -> None:
+        """Adds a block; the pixels are not copied."""
+        number, errors = len(self._pixels), block.images.errors
+        self._pixels.append(block.images.pixels)
+        for row, (path, stamp) in enumerate(zip(block.paths, block.stamps, strict=True)):
+            self._entries[path] = _CacheEntry(number, row, stamp, row not in errors)
 
     def __call__(self, paths: Sequence[str], height: int, width: int) -> DecodedImages:
         """Returns the same result as `decode_many`.
@@ -125,24 +135,70 @@ class SharedDecoder:
         return self._pixels[first.block][first.row : first.row + len(entries)]
 
 
-def files_by_priority(benchmark: Benchmark) -> list[list[str]]:
-    """Groups the files of a benchmark, in descending order of the work saved by sharing them.
+class EvaluationCache(SharedDecoder):
+    """Test and validation images that a process keeps from one evaluation to the next.
 
-    First the test and validation images of each domain, because a run decodes them again for each
-    row of its result matrix; then the training images of each seen domain. Each file occurs once.
+    Args:
+        files: files to keep, chosen by `select_within_budget`; blocks with others are not kept.
+        height: height of the decoded images in pixels.
+        width: width of the decoded images in pixels.
     """
-    tests = [
+
+    def __init__(self, files: Iterable[str], height: int, width: int) -> None:
+        super().__init__([], height, width)
+        self._files = frozenset(files)
+
+    def keep(self, block: SharedBlock) -> None:
+        """Keeps a block if all its files are to be kept and none is known.
+
+        A file that changed after it was kept is therefore decoded at each use, and the memory does
+        not grow.
+        """
+        if self._files.issuperset(block.paths) and self._entries.keys().isdisjoint(block.paths):
+            self.add(block)
+
+    def clear(self) -> None:
+        """Releases all images and keeps no others."""
+        self._pixels.clear()
+        self._entries.clear()
+        self._files = frozenset[str]()
+
+
+def evaluation_files(domains: Iterable[Domain]) -> list[list[str]]:
+    """Groups the test and validation images by split, in descending order of usefulness.
+
+    All decoded images take the same memory, and each row of the result matrix decodes every split.
+    The time that a cached byte saves is therefore proportional to the decoding time per image,
+    which grows with the size of the file: splits are sorted by the mean size of their files,
+    estimated from a sample. Each file occurs once.
+    """
+    splits = [
         (*split.query, *split.gallery) if split.query_by == "image" else split.gallery
-        for domain in benchmark.domains
+        for domain in domains
         for split in (domain.test, domain.validation)
     ]
-    known = set[str]()
-    groups: list[list[str]] = []
-    for records in (*tests, *(domain.train for domain in benchmark.seen)):
-        paths = dict.fromkeys(record.image_path for record in records)
-        groups.append([path for path in paths if path not in known])
-        known.update(paths)
-    return [group for group in groups if group]
+    groups = _distinct([record.image_path for record in records] for records in splits)
+    return sorted(groups, key=_mean_file_size, reverse=True)
+
+
+def training_files(domains: Iterable[Domain], known: Collection[str] = ()) -> list[list[str]]:
+    """Groups the training images by domain, in order. Each file occurs once, without `known`."""
+    return _distinct(([record.image_path for record in each.train] for each in domains), known)
+
+
+def _distinct(groups: Iterable[Sequence[str]], known: Collection[str] = ()) -> list[list[str]]:
+    """Removes repeated files, files in `known` and empty groups."""
+    seen = set(known)
+    result: list[list[str]] = []
+    for group in groups:
+        result.append([path for path in dict.fromkeys(group) if path not in seen])
+        seen.update(group)
+    return [group for group in result if group]
+
+
+def _mean_file_size(paths: Sequence[str]) -> float:
+    sample = paths[:: max(1, len(paths) // _SIZE_SAMPLES)]
+    return sum(_stamp(path)[0] for path in sample) / len(sample)
 
 
 def select_within_budget(groups: Sequence[Sequence[str]], num_images: int) -> list[Sequence[str]]:

@@ -8,7 +8,6 @@ batches.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,7 +18,14 @@ from typing import Protocol
 import numpy as np
 
 from runner.config.sections import DataConfig
+from runner.streaming.decoded_cache import (
+    EvaluationCache,
+    decode_block,
+    evaluation_files,
+    select_within_budget,
+)
 from runner.streaming.image_decoding import DecodedImages, Decoder, decode_many
+from runner.streaming.memory import available_memory_bytes, physical_memory_bytes
 from runner.streaming.prefetch import prefetch
 from runner.streaming.unreadable_images import (
     UnreadableImage,
@@ -88,6 +94,9 @@ class DomainStream(Protocol):
 
     def test_images(self, records: Sequence[Record]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Decodes images in order, prefetching a bounded number of them.
+
+        Images of test and validation splits are kept for the next call, within the budget
+        `data.evaluation_cache_share`.
 
         Args:
             records: this worker's share of test or validation splits of any domains, or exemplars
@@ -204,12 +213,13 @@ class LocalStream:
         self._height, self._width = height, width
         self._decode_files = decode
         self._unreadable = UnreadableImages(unreadable_file)
-        capacity = 0.3 * _physical_memory_bytes() if capacity_bytes is None else capacity_bytes
+        capacity = 0.3 * physical_memory_bytes() if capacity_bytes is None else capacity_bytes
         self._budget_bytes = config.object_store_share * capacity
         self._stopped = threading.Event()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode")
         self._decoded: dict[int, Future[_DecodedDomain]] = {}
         self._open: dict[int, BlockImages] = {}
+        self._kept: EvaluationCache | None = None
 
     def open(self, index: int) -> OpenedDomain:
         """Waits for the decoding thread, which then decodes the next domain."""
@@ -238,11 +248,14 @@ class LocalStream:
 
     def test_images(self, records: Sequence[Record]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Prefetches one chunk in a thread."""
+        if self._kept is None:
+            budget_bytes = self._config.evaluation_cache_share * available_memory_bytes()
+            self._kept = evaluation_cache(self._benchmark, budget_bytes, self._height, self._width)
         return stream_test_images(
             self._benchmark,
             records,
             self._config.evaluation_batch_size,
-            self._prefetch_chunks,
+            self._prefetch_test_chunks,
             self._unreadable.add,
         )
 
@@ -252,6 +265,22 @@ class LocalStream:
         self._thread.shutdown(wait=True, cancel_futures=True)
         for index in list(self._decoded):
             self.release(index)
+        if self._kept is not None:
+            self._kept.clear()
+
+    def _prefetch_test_chunks(
+        self, chunks: Iterable[list[str]]
+    ) -> Iterator[tuple[list[str], DecodedImages]]:
+        return prefetch(((paths, self._decode_test(paths)) for paths in chunks), depth=1)
+
+    def _decode_test(self, paths: list[str]) -> DecodedImages:
+        assert self._kept is not None
+        size = self._height, self._width
+        if self._kept.contains(paths, *size):
+            return self._kept(paths, *size)
+        block = decode_block(paths, *size, self._decode_files)
+        self._kept.keep(block)
+        return block.images
 
     def _prefetch_chunks(
         self, chunks: Iterable[list[str]]
@@ -317,6 +346,16 @@ def stream_test_images(
         start += len(paths)
 
 
+def evaluation_cache(
+    benchmark: Benchmark, budget_bytes: float, height: int, width: int
+) -> EvaluationCache:
+    """Creates an empty cache for the most useful splits that fit a number of bytes together."""
+    num_images = int(budget_bytes / decoded_bytes(1, height, width))
+    groups = evaluation_files(benchmark.domains) if num_images else []
+    chosen = select_within_budget(groups, num_images)
+    return EvaluationCache((path for group in chosen for path in group), height, width)
+
+
 def path_chunks(records: Sequence[Record], chunk_size: int) -> Iterator[list[str]]:
     """Yields the files of the records in order, `chunk_size` at a time."""
     for start in range(0, len(records), chunk_size):
@@ -340,7 +379,3 @@ def writable_pixels(paths: Sequence[str], decoded: DecodedImages) -> np.ndarray:
 def decoded_bytes(num_images: int, height: int, width: int) -> int:
     """Returns the memory of decoded images in bytes."""
     return num_images * height * width * 3
-
-
-def _physical_memory_bytes() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

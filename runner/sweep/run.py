@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import optuna
 import ray
@@ -21,6 +20,7 @@ from runner.config.run_config import RunConfig, base_folder
 from runner.experiment import read_benchmark, tracking_uri
 from runner.on_ray.cluster import connected, quiet_ray
 from runner.on_ray.resources import wait_for_resources
+from runner.on_ray.shared_images import SharedImages, share_images
 from runner.on_ray.task_settings import connection_config
 from runner.results.run_folder import write_atomically
 from runner.sweep.console import SweepView
@@ -39,7 +39,6 @@ from runner.sweep.resources import Allocation, allocate, trial_bundles
 from runner.sweep.samplers import check_sampler, make_sampler
 from runner.sweep.schedulers import make_scheduler
 from runner.sweep.settings import SPACE_FILE, write_settings
-from runner.sweep.shared_images import share_images
 from runner.sweep.space import as_params
 from runner.sweep.trial import TrialTask, drop_checkpoints, run_trial
 from runner.sweep.trial_records import TrialRecord
@@ -124,9 +123,9 @@ def _run(
 
         if allocation is not None:
             recorder = Recorder(folder, view.show, on_end)
-            shared = None
+            shared = SharedImages()
             if plan.shares_images:
-                shared = share_images(benchmark, config, plan.space.parameters)
+                shared = share_images([benchmark], config, plan.space.parameters)
                 view.print(str(shared))
             _run_tuner(plan, allocation, config, benchmark, study, records, recorder, shared)
             recorder.drop_checkpoints()
@@ -139,7 +138,7 @@ def _run(
 
 def _run_tuner(
     plan: SweepPlan, allocation: Allocation, config: RunConfig, benchmark: Benchmark,
-    study: optuna.Study, records: list[TrialRecord], recorder: Recorder, shared: Any,
+    study: optuna.Study, records: list[TrialRecord], recorder: Recorder, shared: SharedImages,
 ) -> None:  # fmt: skip
     """Runs the missing trials with Ray Tune."""
     folder, settings = plan.folder, plan.settings

@@ -13,10 +13,12 @@ from PIL import Image
 
 from runner.streaming import decoded_cache
 from runner.streaming.decoded_cache import (
+    EvaluationCache,
     SharedDecoder,
     decode_block,
-    files_by_priority,
+    evaluation_files,
     select_within_budget,
+    training_files,
 )
 from runner.streaming.image_decoding import DecodedImages, decode_many
 from tasks.schema import Benchmark, Domain, Record, Split
@@ -114,9 +116,45 @@ def test_test_images_have_priority_and_files_are_unique() -> None:
     by_text = Split(records("b", "t"), records("g", "q"), "text")
     unseen = Domain("unseen", records("never"), Split((), ()), by_text)
     benchmark = Benchmark("two", (seen,), (unseen,), {})
-    assert files_by_priority(benchmark) == [["q"], ["v", "w"], ["g"], ["a", "b"]]
+    tests = evaluation_files(benchmark.domains)
+    assert tests == [["q"], ["v", "w"], ["g"]]
+    known = {path for group in tests for path in group}
+    assert training_files(benchmark.seen, known) == [["a", "b"]]
+    assert training_files(benchmark.domains, ["a"]) == [["b"], ["never"]]
     # Joint training uses the same files.
-    assert files_by_priority(benchmark.for_course("joint")) == files_by_priority(benchmark)
+    joint = benchmark.for_course("joint")
+    assert evaluation_files(joint.domains) == tests
+    assert training_files(joint.seen) == [["a", "b"]]
+
+
+def test_splits_with_large_files_are_kept_first(tmp_path: Path) -> None:
+    def split(name: str, *sizes: int) -> Split:
+        files = [tmp_path / f"{name}{number}" for number in range(len(sizes))]
+        for file, size in zip(files, sizes, strict=True):
+            file.write_bytes(bytes(size))
+        return Split(tuple(Record(str(file), 0, 0) for file in files), ())
+
+    none = Split((), ())
+    small = Domain("small", (), split("v", 5, 5), split("a", 1, 3))
+    large = Domain("large", (), none, split("b", 6, 9, 9))
+    groups = evaluation_files([small, large])
+    assert [[Path(path).name for path in group] for group in groups] == [
+        ["b0", "b1", "b2"],
+        ["v0", "v1"],
+        ["a0", "a1"],
+    ]
+
+
+def test_the_evaluation_cache_keeps_only_blocks_of_its_files(paths: list[str]) -> None:
+    cache = EvaluationCache(paths[:8], HEIGHT, WIDTH)
+    cache.keep(decode_block(paths[:5], HEIGHT, WIDTH))
+    cache.keep(decode_block(paths[6:9], HEIGHT, WIDTH))  # paths[8] does not fit the budget
+    cache.keep(decode_block(paths[4:6], HEIGHT, WIDTH))  # paths[4] is known
+    assert cache.contains(paths[:5], HEIGHT, WIDTH)
+    assert not any(cache.contains([path], HEIGHT, WIDTH) for path in paths[5:])
+    cache.clear()
+    cache.keep(decode_block(paths[:5], HEIGHT, WIDTH))
+    assert not cache.contains(paths[:1], HEIGHT, WIDTH)
 
 
 def test_groups_beyond_the_budget_are_skipped() -> None:

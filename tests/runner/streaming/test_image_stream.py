@@ -13,8 +13,14 @@ import pytest
 from PIL import Image
 
 from runner.config.sections import DataConfig
-from runner.streaming.decoded_cache import SharedDecoder, decode_block, files_by_priority
-from runner.streaming.image_decoding import decode_many
+from runner.streaming import image_stream
+from runner.streaming.decoded_cache import (
+    SharedDecoder,
+    decode_block,
+    evaluation_files,
+    training_files,
+)
+from runner.streaming.image_decoding import DecodedImages, decode_many
 from runner.streaming.image_stream import IMAGES_PER_BLOCK, BlockImages, DomainStream, LocalStream
 from runner.streaming.unreadable_images import UnreadableImage, UnreadableImages
 from tasks.schema import Benchmark, Domain, Record, Split
@@ -82,7 +88,8 @@ def corrupt(benchmark: Benchmark, folder: Path) -> tuple[Benchmark, Path, Path]:
 
 def shared_decoder(benchmark: Benchmark) -> SharedDecoder:
     """Decodes all files of a benchmark in blocks of different sizes."""
-    blocks = [decode_block(paths, HEIGHT, WIDTH) for paths in files_by_priority(benchmark)]
+    groups = [*evaluation_files(benchmark.domains), *training_files(benchmark.seen)]
+    blocks = [decode_block(paths, HEIGHT, WIDTH) for paths in groups]
     return SharedDecoder(blocks, HEIGHT, WIDTH)
 
 
@@ -98,11 +105,19 @@ class Harness:
     exits: contextlib.ExitStack
 
     def start(
-        self, benchmark: Benchmark, *, fits: bool = True, max_bad_share: float = 0.0
+        self,
+        benchmark: Benchmark,
+        *,
+        fits: bool = True,
+        max_bad_share: float = 0.0,
+        cache_share: float = 0.2,
     ) -> DomainStream:
         share = 0.3 if fits else 1e-9
         config = DataConfig(
-            max_bad_share=max_bad_share, object_store_share=share, evaluation_batch_size=8
+            max_bad_share=max_bad_share,
+            object_store_share=share,
+            evaluation_batch_size=8,
+            evaluation_cache_share=cache_share,
         )
         if self.kind in ("local", "shared"):
             decode = decode_many if self.kind == "local" else shared_decoder(benchmark)
@@ -221,6 +236,67 @@ def test_unreadable_test_images_are_skipped(
     (entry,) = harness.entries()
     assert (entry["path"], entry["domain"], entry["split"]) == (str(text), "second", "test")
     assert list(stream.test_images([])) == []
+
+
+@pytest.mark.parametrize("cache_share", [0.2, 0.0], ids=["cache", "no cache"])
+def test_test_images_follow_changes_of_their_files(
+    harness: Harness, benchmark_: Benchmark, tmp_path: Path, cache_share: float
+) -> None:
+    """A cached image is never served for a file that changed; a lost file is listed."""
+    gallery = [
+        Record(save_random_image(tmp_path / f"{number}.jpg", number), number, 0)
+        for number in range(16)
+    ]
+    domain = replace(benchmark_.seen[1], test=Split(tuple(gallery[:2]), tuple(gallery[2:])))
+    stream = harness.start(Benchmark("tiny", (domain,), (), {}), cache_share=cache_share)
+
+    def decoded() -> list[int]:
+        chunks = list(stream.test_images(gallery))
+        positions = [int(position) for positions, _ in chunks for position in positions]
+        expected = naive([gallery[position] for position in positions])
+        np.testing.assert_array_equal(np.concatenate([each for _, each in chunks]), expected)
+        for _, pixels in chunks:
+            pixels[:] = 0  # the consumer owns its copy
+        return positions
+
+    assert decoded() == decoded() == list(range(16))
+    Path(gallery[3].image_path).unlink()
+    save_random_image(Path(gallery[3].image_path), 99)
+    assert decoded() == decoded() == list(range(16))
+    Path(gallery[12].image_path).write_text("not an image")
+    expected = [position for position in range(16) if position != 12]
+    assert decoded() == decoded() == expected
+    assert [entry["path"] for entry in harness.entries()] == [gallery[12].image_path]
+
+
+def test_test_images_are_decoded_once(
+    benchmark_: Benchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    num_decoded: list[int] = []
+
+    def counting(paths: Sequence[str], height: int, width: int) -> DecodedImages:
+        num_decoded.append(len(paths))
+        return decode_many(paths, height, width)
+
+    def decode_twice(share: float, available_bytes: int) -> int:
+        num_decoded.clear()
+        monkeypatch.setattr(image_stream, "available_memory_bytes", lambda: available_bytes)
+        config = DataConfig(evaluation_batch_size=NUM_TEST, evaluation_cache_share=share)
+        file = tmp_path / "quarantine.jsonl"
+        stream = LocalStream(benchmark_, config, HEIGHT, WIDTH, file, decode=counting)
+        records = [record for each in benchmark_.seen for record in each.test.query]
+        records += [record for each in benchmark_.seen for record in each.test.gallery]
+        for _ in range(2):
+            list(stream.test_images(records))
+        stream.close()
+        return sum(num_decoded)
+
+    num_images = 3 * NUM_TEST
+    enough_bytes = 10 * num_images * HEIGHT * WIDTH * 3
+    assert decode_twice(0.1, enough_bytes) == num_images
+    assert decode_twice(0.0, enough_bytes) == 2 * num_images
+    # Two of three splits fit: some chunks are decoded once.
+    assert num_images < decode_twice(0.075, enough_bytes) < 2 * num_images
 
 
 def test_a_released_domain_can_be_opened_again(harness: Harness, benchmark_: Benchmark) -> None:
@@ -383,6 +459,39 @@ def test_a_restarted_actor_decodes_again(ray_stream: tuple[str, Benchmark, DataC
     before = stream.open(0).images.fetch(np.arange(4))
     ray.kill(ray.get_actor(f"stream-{name}"), no_restart=False)
     np.testing.assert_array_equal(stream.open(0).images.fetch(np.arange(4)), before)
+
+
+def test_the_object_store_keeps_test_images_until_the_stream_closes(
+    ray_stream: tuple[str, Benchmark, DataConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    from runner.on_ray import image_stream as ray_image_stream
+
+    name, benchmark, config = ray_stream
+    stream = ray_image_stream.RayStream(name, benchmark, config, HEIGHT, WIDTH)
+    # Five copies of each path in 150 KB: objects below 100 KB are not stored in the object store.
+    records = [record for each in benchmark.seen for record in each.test.gallery] * 2
+    expected = naive(records)
+
+    def evaluated() -> np.ndarray:
+        return np.concatenate([pixels for _, pixels in stream.test_images(records)])
+
+    def no_task(*_: object) -> None:
+        raise AssertionError("expected cached images, got a decoding task")
+
+    np.testing.assert_array_equal(evaluated(), expected)
+    assert stream._kept is not None
+    (kept,) = {id(each): each for each in stream._kept._pixels}.values()
+    assert not kept.flags.writeable  # a view of shared memory
+    del kept
+    with monkeypatch.context() as patch:
+        patch.setattr(ray_image_stream, "decode_block", no_task)
+        np.testing.assert_array_equal(evaluated(), expected)
+    ray.kill(ray.get_actor(f"stream-{name}"), no_restart=False)
+    np.testing.assert_array_equal(evaluated(), expected)
+    stream.close()
+    assert stream._kept._pixels == []
 
 
 def test_the_actor_does_not_decode_shared_images(

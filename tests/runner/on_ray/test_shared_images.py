@@ -12,7 +12,7 @@ import pytest
 from runner.config.run_config import RunConfig
 from runner.experiment import read_benchmark, run_experiment
 from runner.streaming import decoded_cache
-from runner.streaming.decoded_cache import files_by_priority
+from runner.streaming.decoded_cache import evaluation_files, training_files
 from runner.streaming.image_decoding import decode_many
 from tasks.schema import Benchmark
 
@@ -34,15 +34,20 @@ def benchmark_(config: RunConfig) -> Benchmark:
 
 @pytest.fixture(scope="module")
 def shared(benchmark_: Benchmark, config: RunConfig) -> Any:
-    from runner.sweep.shared_images import share_images
+    from runner.on_ray.shared_images import share_images
 
-    return share_images(benchmark_, config)
+    return share_images([benchmark_], config)
+
+
+def all_files(benchmark: Benchmark) -> list[str]:
+    groups = [*evaluation_files(benchmark.domains), *training_files(benchmark.seen)]
+    return [path for group in groups for path in group]
 
 
 def test_all_images_are_shared(shared: Any, benchmark_: Benchmark) -> None:
-    paths = [path for portion in files_by_priority(benchmark_) for path in portion]
+    paths = all_files(benchmark_)
     assert shared.num_shared == shared.num_images == len(paths)
-    assert str(shared) == f"{len(paths)} of {len(paths)} images are decoded once for all trials"
+    assert str(shared) == f"{len(paths)} of {len(paths)} images are decoded once for all runs"
     served = shared.decoder()(paths, *SIZE)
     np.testing.assert_array_equal(served.pixels, decode_many(paths, *SIZE).pixels)
     assert not served.errors
@@ -55,7 +60,7 @@ def test_shared_images_are_not_copied_and_survive_trials(
     import ray
     from ray.exceptions import RayActorError
 
-    paths = files_by_priority(benchmark_)[0][:4]
+    paths = all_files(benchmark_)[:4]
 
     class Trial:
         def look(self, shared: Any) -> tuple[bool, int]:
@@ -92,31 +97,42 @@ def test_a_run_on_shared_images_gives_the_same_results(
 
 
 def test_images_beyond_the_budget_are_not_shared(benchmark_: Benchmark, config: RunConfig) -> None:
-    from runner.sweep.shared_images import share_images
+    from runner.on_ray.shared_images import share_images
 
-    portions = files_by_priority(benchmark_)
-    fits = len(portions[0]) * SIZE[0] * SIZE[1] * 3
-    data = config.data.model_copy(update={"object_store_share": fits / 300_000_000})
-    some = share_images(benchmark_, config.model_copy(update={"data": data}))
-    assert 0 < some.num_shared < some.num_images
-    assert "decode the others themselves: all together exceed data.object_store_share" in str(some)
-    paths = [path for portion in portions for path in portion]
+    tests, train = evaluation_files(benchmark_.domains), training_files(benchmark_.seen)
+    num_tests = sum(map(len, tests))
+
+    def share(evaluation_images: int, training_images: int) -> Any:
+        def share_of_store(num_images: int) -> float:
+            return (num_images + 0.5) * SIZE[0] * SIZE[1] * 3 / 300_000_000
+
+        shares = {
+            "evaluation_cache_share": share_of_store(evaluation_images),
+            "object_store_share": share_of_store(training_images),
+        }
+        data = config.data.model_copy(update=shares)
+        return share_images([benchmark_], config.model_copy(update={"data": data}))
+
+    some = share(num_tests, 1)
+    assert some.num_shared == num_tests < some.num_images
+    assert "decode the others themselves: all together exceed data.evaluation_cache_s" in str(some)
     decoder = some.decoder()
     assert decoder is not None
-    assert decoder.contains(portions[0], *SIZE)
-    assert not decoder.contains(paths, *SIZE)
+    assert decoder.contains(tests[0], *SIZE)
+    assert not decoder.contains(train[0], *SIZE)
+    paths = all_files(benchmark_)
     served = decoder(paths, *SIZE)
     np.testing.assert_array_equal(served.pixels, decode_many(paths, *SIZE).pixels)
-    data = config.data.model_copy(update={"object_store_share": 1e-9})
-    none = share_images(benchmark_, config.model_copy(update={"data": data}))
+    assert share(1, len(train[0])).num_shared == len(train[0])
+    none = share(0, 0)
     assert none.num_shared == 0
     assert none.decoder() is None
 
 
 def test_a_searched_image_size_shares_nothing(benchmark_: Benchmark, config: RunConfig) -> None:
-    from runner.sweep.shared_images import share_images
+    from runner.on_ray.shared_images import share_images
 
-    images = share_images(benchmark_, config, ["learner.lr", "backbone.image_width"])
+    images = share_images([benchmark_], config, ["learner.lr", "backbone.image_width"])
     assert images.num_shared == 0
     assert "backbone.image_width is searched" in str(images)
     assert images.decoder() is None

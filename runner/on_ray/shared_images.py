@@ -1,7 +1,8 @@
-"""Decoded images shared by the trials of a sweep through the Ray object store.
+"""Decoded images shared by runs in several processes through the Ray object store.
 
+The runs are the trials of a sweep or the cells of an ablation table; both are called trials here.
 The driver decodes the images before the first trial and owns the blocks, so that they live as long
-as the sweep; an object that a trial puts into the store is deleted with that trial. Every node
+as the driver; an object that a trial puts into the store is deleted with that trial. Every node
 holds one copy, which its trials read without copying. Plain tasks decode the images instead of
 Ray Data: all blocks are kept, so no backpressure is needed, and starting a pipeline takes as long
 as decoding a small benchmark.
@@ -24,8 +25,9 @@ from runner.streaming.decoded_cache import (
     SharedBlock,
     SharedDecoder,
     decode_block,
-    files_by_priority,
+    evaluation_files,
     select_within_budget,
+    training_files,
 )
 from runner.streaming.image_stream import IMAGES_PER_BLOCK, decoded_bytes
 from tasks.schema import Benchmark
@@ -42,7 +44,7 @@ a task; without a timeout it could wait for the CPU that the trial itself holds.
 
 @dataclass(frozen=True)
 class SharedImages:
-    """Shared images, passed to the trials (`tune.with_parameters`) for `run_experiment`.
+    """Shared images, passed to the trials for `run_experiment`.
 
     The driver must keep this object while the trials run, because it owns the blocks.
 
@@ -55,16 +57,16 @@ class SharedImages:
         why: reason why the other images are not shared, or "".
     """
 
-    blocks: tuple[ray.ObjectRef, ...]
-    height: int
-    width: int
-    num_shared: int
-    num_images: int
-    why: str
+    blocks: tuple[ray.ObjectRef, ...] = ()
+    height: int = 0
+    width: int = 0
+    num_shared: int = 0
+    num_images: int = 0
+    why: str = ""
 
     def __str__(self) -> str:
-        text = f"{self.num_shared} of {self.num_images} images are decoded once for all trials"
-        return f"{text}; trials decode the others themselves: {self.why}" if self.why else text
+        text = f"{self.num_shared} of {self.num_images} images are decoded once for all runs"
+        return f"{text}; the runs decode the others themselves: {self.why}" if self.why else text
 
     def decoder(self) -> SharedDecoder | None:
         """Maps the blocks into the memory of this process.
@@ -82,27 +84,34 @@ class SharedImages:
 
 
 def share_images(
-    benchmark: Benchmark, config: RunConfig, searched: Iterable[str] = ()
+    benchmarks: Sequence[Benchmark], config: RunConfig, searched: Iterable[str] = ()
 ) -> SharedImages:
-    """Decodes the images of a benchmark into the object store and waits until all are stored.
+    """Decodes the images of benchmarks into the object store and waits until all are stored.
 
-    The images take at most `data.object_store_share` of the smallest node's object store.
+    Test and validation images take at most `data.evaluation_cache_share` of the smallest node's
+    object store, training images at most `data.object_store_share`.
 
     Args:
-        benchmark: benchmark of the trials. Trials decode other files themselves.
+        benchmarks: benchmarks of the trials. Trials decode other files themselves.
         config: configuration of a trial, without the sampled values.
         searched: configuration paths whose values differ between trials.
     """
-    height, width = config.backbone.image_height, config.backbone.image_width
-    portions = files_by_priority(benchmark)
-    num_images = sum(map(len, portions))
+    data, height, width = config.data, config.backbone.image_height, config.backbone.image_width
+    tests = evaluation_files(domain for each in benchmarks for domain in each.domains)
+    known = {path for group in tests for path in group}
+    train = training_files((domain for each in benchmarks for domain in each.seen), known)
+    num_images = sum(map(len, (*tests, *train)))
     if sizes := SIZE_KEYS.intersection(searched):
         return SharedImages((), height, width, 0, num_images, f"{min(sizes)} is searched")
-    budget_bytes = config.data.object_store_share * smallest_store_bytes()
-    chosen = select_within_budget(portions, int(budget_bytes / decoded_bytes(1, height, width)))
+    capacity = smallest_store_bytes() / decoded_bytes(1, height, width)
+    chosen = [
+        *select_within_budget(tests, int(data.evaluation_cache_share * capacity)),
+        *select_within_budget(train, int(data.object_store_share * capacity)),
+    ]
     num_shared = sum(map(len, chosen))
-    why = "" if num_shared == num_images else "all together exceed data.object_store_share"
-    blocks = _decode(chosen, height, width, config.data.decode_cpus)
+    limits = "data.evaluation_cache_share or data.object_store_share"
+    why = "" if num_shared == num_images else f"all together exceed {limits}"
+    blocks = _decode(chosen, height, width, data.decode_cpus)
     return SharedImages(tuple(blocks), height, width, num_shared, num_images, why)
 
 
