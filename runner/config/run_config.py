@@ -120,19 +120,21 @@ class RunConfig(FrozenConfig):
 
     @property
     def hash(self) -> str:
-        """Hash (eight hexadecimal digits) of all settings that may change the result."""
+        """Hash (eight hexadecimal digits) of `effective_settings`."""
+        text = json.dumps(self.effective_settings, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+    @property
+    def effective_settings(self) -> dict[str, Any]:
+        """All settings that may change the result, by dotted path."""
         values = flatten(self)
         disabled = tuple(
             key.removesuffix("enabled")
             for key in SWITCHES
             if not values.get(key) or values[key] == "standard"
         )
-        hashed = {
-            key: value
-            for key, value in values.items()
-            if in_hash(key) and not key.startswith(disabled)
-        }
-        return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()[:8]
+        kept = [key for key in values if in_hash(key) and not key.startswith(disabled)]
+        return {key: values[key] for key in kept}
 
     @property
     def run_name(self) -> str:
@@ -394,7 +396,5 @@ def _leaves(section: type[BaseModel], path: str) -> Iterator[tuple[str, type[Bas
 
 
 def _section(annotation: Any) -> type[BaseModel] | None:
-    for candidate in (annotation, *get_args(annotation)):
-        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-            return candidate
-    return None
+    types = [each for each in (annotation, *get_args(annotation)) if isinstance(each, type)]
+    return next((each for each in types if issubclass(each, BaseModel)), None)
