@@ -12,7 +12,8 @@ import torch
 
 from models.learner import Learner
 from runner.config.run_config import RunConfig, load_config
-from runner.results.run_folder import RunStorage, find_run
+from runner.results.run_folder import RunStorage
+from runner.results.run_lookup import find_run
 from runner.streaming.image_stream import LocalStream
 from runner.training.checkpoint_files import read_learner
 from runner.training.checkpoints import selected_name

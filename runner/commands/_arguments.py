@@ -46,11 +46,18 @@ def add_runs_folder(parser: argparse.ArgumentParser) -> None:
     add_renamed(parser, "--storage", "--runs")
 
 
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Adds the name of one run."""
+    parser.add_argument(
+        "run", metavar="RUN",
+        help="folder of a run; or its name in the folder of runs, the beginning of its name, "
+        "or `latest`",
+    )  # fmt: skip
+
+
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the run and the arguments of its trained model."""
-    parser.add_argument(
-        "run", metavar="RUN", help="folder of a run, or its name in the folder of runs"
-    )
+    add_run(parser)
     add_model_arguments(parser)
 
 

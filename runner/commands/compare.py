@@ -19,8 +19,10 @@ EXAMPLE = "RUN_A RUN_B --metric mAP"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `compare`."""
     parser.add_argument(
-        "names", nargs="*", metavar="RUN", help="names of runs in the folder of runs, or folders"
-    )
+        "names", nargs="*", metavar="RUN",
+        help="folders of runs; or in the folder of runs their names, beginnings of names that "
+        "fit one run, or `latest`",
+    )  # fmt: skip
     add_runs_folder(parser)
     parser.add_argument(
         "--metric", choices=("mAP", "R1", "both"), default="both",

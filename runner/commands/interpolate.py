@@ -12,6 +12,7 @@ from runner.commands._arguments import (
     add_gpu,
     add_output_arguments,
     add_overrides,
+    add_run,
     add_runs_folder,
     split_overrides,
 )
@@ -23,9 +24,7 @@ EXAMPLE = "RUN --alphas 0.25,0.5"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `interpolate`."""
-    parser.add_argument(
-        "run", metavar="RUN", help="folder of a run, or its name in the folder of runs"
-    )
+    add_run(parser)
     add_runs_folder(parser)
     parser.add_argument(
         "--alphas", default="0.1:0.9:0.1", metavar="START:STOP:STEP",

@@ -5,7 +5,12 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
-from runner.commands._arguments import add_output_arguments, add_overrides, add_runs_folder
+from runner.commands._arguments import (
+    add_output_arguments,
+    add_overrides,
+    add_run,
+    add_runs_folder,
+)
 from runner.commands._output import Output
 
 HELP = "send unsent events of a run to MLflow"
@@ -14,9 +19,7 @@ EXAMPLE = "RUN tracking.uri=http://localhost:5000"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `sync`."""
-    parser.add_argument(
-        "run", metavar="RUN", help="folder of a run, or its name in the folder of runs"
-    )
+    add_run(parser)
     add_runs_folder(parser)
     add_overrides(parser, "overrides of the run's configuration, such as tracking.uri=...")
     add_output_arguments(parser)
@@ -26,7 +29,7 @@ def main(options: argparse.Namespace, output: Output) -> int:
     """Sends the events and prints how many were sent."""
     from runner.config.run_config import load_config
     from runner.experiment import tracking_uri
-    from runner.results.run_folder import find_run
+    from runner.results.run_lookup import find_run
     from runner.tracking.mlflow_client import public_uri
     from runner.tracking.tracker import sync
 

@@ -103,9 +103,14 @@ class RunConfig(FrozenConfig):
 
     @property
     def hash(self) -> str:
-        """Hash (eight hexadecimal digits) of all settings that may change the result."""
-        hashed = hashed_values(flatten(self))
-        return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()[:8]
+        """Hash (eight hexadecimal digits) of `effective_settings`."""
+        text = json.dumps(self.effective_settings, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+    @property
+    def effective_settings(self) -> dict[str, Any]:
+        """All settings that may change the result, by dotted path."""
+        return hashed_values(flatten(self))
 
     @property
     def run_name(self) -> str:
@@ -368,7 +373,5 @@ def _leaves(section: type[BaseModel], path: str) -> Iterator[tuple[str, type[Bas
 
 
 def _section(annotation: Any) -> type[BaseModel] | None:
-    for candidate in (annotation, *get_args(annotation)):
-        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-            return candidate
-    return None
+    types = [each for each in (annotation, *get_args(annotation)) if isinstance(each, type)]
+    return next((each for each in types if issubclass(each, BaseModel)), None)

@@ -13,7 +13,8 @@ from typing import Any, Literal
 from runner.config.hashed_fields import in_hash
 from runner.config.json_files import DamagedFileError
 from runner.config.run_config import ConfigError, RunConfig, flatten, load_config
-from runner.results.run_folder import RunStorage, find_run
+from runner.results.run_folder import RunStorage
+from runner.results.run_lookup import find_run
 from tasks.protocol.lock import has_contents, without_contents
 from tasks.retrieval.metrics import METRICS, ResultMatrix
 

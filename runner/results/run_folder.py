@@ -29,7 +29,7 @@ from tasks.protocol.contents import DomainContents, differing_files
 from tasks.protocol.lock import has_contents
 from tasks.protocol.lock_differences import lock_differences
 
-__all__ = ["RunStorage", "find_run", "git_revision", "write_atomically"]
+__all__ = ["RunStorage", "git_revision", "write_atomically"]
 
 
 RESULTS_REMEDY = "repeat the command that started the run, which makes it again without training"
@@ -91,6 +91,18 @@ class RunStorage:
         if self._owner is not None:
             self._owner.close()
             self._owner = None
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether a process of this machine is writing the run now."""
+        try:
+            with (self.folder / ".owner").open() as owner:
+                fcntl.flock(owner, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:  # no such file, or a file system without locks
+            return False
+        return False
 
     def results(self) -> dict[str, Any] | None:
         """Content of results.json, or None if the run is not finished.
@@ -288,30 +300,6 @@ def _file_text(
     shown = list(itertools.islice(differing_files(before, now), limit + 1))
     more = ", ..." if len(shown) > limit else ""
     return f"; changed files: {', '.join(shown[:limit])}{more}" if shown else ""
-
-
-def find_run(run: str, storage_root: str = "runs") -> Path:
-    """Finds the folder of a run, given the folder or the run's name under `storage_root`.
-
-    Raises:
-        FileNotFoundError: there is no such run.
-    """
-    folder = Path(run)
-    if not folder.is_dir():
-        folder = base_folder() / Path(storage_root).expanduser() / run
-    if not (folder / "config.yaml").is_file():
-        raise FileNotFoundError(
-            f"expected a run's folder or its name in the folder of runs, found no run at {folder}"
-            f"{_runs_in(folder.parent)}; give the folder of the run, or set --runs"
-        )
-    return folder
-
-
-def _runs_in(folder: Path) -> str:
-    """Names of some runs in a folder, for an error message."""
-    names = sorted(file.parent.name for file in folder.glob("*/config.yaml"))
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"; {folder} holds {', '.join(names[:3])}{more}" if names else ""
 
 
 def git_revision() -> str | None:

@@ -76,7 +76,7 @@ def test_options_have_one_meaning(capsys: pytest.CaptureFixture[str]) -> None:
     texts = {command: help_of(capsys, command) for command in commands()}
     with_runs = {command for command, text in texts.items() if "--runs DIR" in text}
     by_name = {"attributes", "compare", "disentangle", "evaluate", "index", "interpolate", "report"}
-    assert with_runs == by_name | {"search", "sync"}
+    assert with_runs == by_name | {"list", "search", "sync"}
     assert {command for command, text in texts.items() if "--data DIR" in text} == {
         *("describe", "doctor", "index", "write-table"),
     }
@@ -308,8 +308,8 @@ def test_optional_overrides_are_not_named_as_required(capsys: pytest.CaptureFixt
 def test_a_missing_run_lists_the_runs_that_exist(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in "abcde":
+    for name in "abcdefg":
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.yaml").touch()
     assert main(["compare", "nothing", "--runs", str(tmp_path)]) == 2
-    assert f"{tmp_path} holds a, b, c and 2 more" in capsys.readouterr().err
+    assert f"{tmp_path} holds a, b, c, d, e and 2 more" in capsys.readouterr().err

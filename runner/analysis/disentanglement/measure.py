@@ -40,7 +40,8 @@ from runner.analysis.synthetic_attributes import GROUPS, attribute_indicators, p
 from runner.analysis.synthetic_panel import Panel, render_panel
 from runner.analysis.trained_run import TrainedRun, load_run
 from runner.config.run_config import RunConfig, load_config
-from runner.results.run_folder import RunStorage, find_run, git_revision, write_atomically
+from runner.results.run_folder import RunStorage, git_revision, write_atomically
+from runner.results.run_lookup import find_run
 from runner.training.collectives import LocalGroup
 from runner.training.model_selection import Which
 from runner.training.worker import build_learner

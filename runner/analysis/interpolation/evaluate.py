@@ -23,7 +23,8 @@ from runner.analysis.interpolation.results import AlphaScores, scores_of_event, 
 from runner.analysis.trained_run import TrainedRun, embedding, load_run
 from runner.config.run_config import RunConfig, flatten
 from runner.experiment import read_benchmark
-from runner.results.run_folder import RunStorage, find_run, git_revision, write_atomically
+from runner.results.run_folder import RunStorage, git_revision, write_atomically
+from runner.results.run_lookup import find_run
 from runner.tracking.event_log import EventLog, read_events
 from runner.training.checkpoint_files import read_learner
 from runner.training.device import compute_device
