@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -67,6 +68,15 @@ class FakeCudaTensor(Tensor):
 
     def tolist(self) -> Any:
         return self.cpu().tolist()
+
+    # torch's C++ code would place lists and numbers on the device that it sees, and lose them.
+    def __getitem__(self, index: Any) -> Any:
+        return super().__getitem__(_placed(index))
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        if not isinstance(value, Tensor):
+            value = torch.tensor(value, dtype=self.dtype, device=DEVICE)
+        super().__setitem__(_placed(index), value)
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -132,6 +142,7 @@ def _dispatch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         return args[0].clone()
     if func is aten._fused_sdp_choice.default:
         return 0  # the mathematical form: fused kernels of CUDA have no CPU version
+    assert not any(other.is_meta for other in others), f"{func}: the simulation lost a value"
     _check_devices(func, args, fakes, others)
     _check_generators(func, (args, kwargs), "cuda" if on_cuda else "cpu")
     if device is not None and on_cuda:
@@ -149,6 +160,13 @@ def _dispatch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         return known[id(value)] if id(value) in known else FakeCudaTensor(value)
 
     return tree_map(wrapped, result)
+
+
+def _placed(index: Any) -> Any:
+    """Copy lists and arrays of indices to `DEVICE`, as torch does for an index of a CUDA tensor."""
+    if isinstance(index, tuple):
+        return tuple(_placed(each) for each in index)
+    return torch.tensor(index, device=DEVICE) if isinstance(index, list | np.ndarray) else index
 
 
 def _host(value: Any) -> Any:

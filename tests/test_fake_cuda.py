@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -32,6 +33,16 @@ def test_what_a_gpu_allows():
         assert cuda[torch.tensor([2])].tolist() == [2]
         assert torch.zeros(3).copy_(cuda).tolist() == [0, 1, 2]
         assert torch.tensor([1, 2], device=DEVICE).is_cuda
+
+
+def test_indices_and_values_that_are_no_tensors():
+    with fake_cuda():
+        cuda = torch.zeros(4, device=DEVICE)
+        cuda[[0, 2]] += 1
+        cuda[np.array([3])] = 2
+        cuda[cuda == 0] = 5.0
+        assert cuda.tolist() == [1, 5, 1, 2]
+        assert cuda[[True, False, False, True]].tolist() == [1, 2]
 
 
 def test_a_cpu_generator_is_refused():
