@@ -28,11 +28,18 @@ from runner.bench.measurements import BenchResult, Measurement
 from runner.bench.ranking import SCALES, Scale, random_split
 from runner.bench.training_step import described_domain, learner_in_second_domain, random_batch
 from runner.config.sections import Precision
-from runner.training.batching import to_device
 from runner.training.optim import build_optimizer, set_learning_rate, set_trainable
 from runner.training.precision import autocast, float32_products
-from tasks.loading.transforms import TransformConfig, augment, normalise
+from tasks.loading.kernels import DeviceKernels, send
+from tasks.loading.transforms import (
+    TransformConfig,
+    draw_view,
+    normalise,
+    normalise_pixels,
+    view_pixels,
+)
 from tasks.retrieval.ranking import evaluate_ranking
+from tasks.schema import Batch
 
 IMAGES_PER_PERSON = 4
 NUM_WARMUP = 3
@@ -144,7 +151,7 @@ def _build_step(
     set_learning_rate(optimizer, stage.optimizer.lr)
     if compiled:
         learner.network.image.compile()
-    batch = to_device(random_batch(second, sizes.image_height, generator), device)
+    batch = _on_device(random_batch(second, sizes.image_height, generator), device)
 
     def step() -> None:
         with autocast(precision, device):
@@ -154,6 +161,15 @@ def _build_step(
         optimizer.step()
 
     return step
+
+
+def _on_device(batch: Batch, device: torch.device) -> Batch:
+    return Batch(
+        batch.indices.to(device),
+        batch.person_ids.to(device),
+        batch.camera_ids.to(device),
+        {name: view.to(device) for name, view in batch.views.items()},
+    )
 
 
 def has_open_clip() -> bool:
@@ -197,19 +213,28 @@ def build_vit_b16(sizes: GpuSizes) -> ImageTextBackbone:
 
 
 def measure_views(device: torch.device, sizes: GpuSizes, repeats: int) -> list[Measurement]:
-    """Measures both training views on the CPU with their copy, and the test view on the GPU."""
+    """Measures both training views, augmented on the CPU or on the GPU, and the test view."""
     rng = np.random.default_rng(0)
     shape = (sizes.num_views, sizes.image_height, sizes.image_height // 2, 3)
-    images = rng.integers(0, 256, shape, dtype=np.uint8)
+    images = torch.from_numpy(rng.integers(0, 256, shape, dtype=np.uint8))
     seeds, settings = np.arange(sizes.num_views), TransformConfig()
-    raw = torch.from_numpy(images).to(device)
+
+    def view(name: str, on_gpu: bool) -> Tensor:
+        draws = draw_view(name, seeds, (shape[1], shape[2]), settings)
+        if on_gpu:
+            pixels = view_pixels(send(images, device), draws, settings, DeviceKernels())
+        else:
+            pixels = send(view_pixels(images, draws, settings), device)
+        return normalise_pixels(pixels, settings, send(torch.from_numpy(draws.erased), device))
+
     calls: dict[str, Callable[[], Tensor]] = {
-        f"gpu.views.{view}_on_cpu": lambda view=view: augment(images, view, seeds, settings).to(
-            device
+        f"gpu.views.{name}_on_{'gpu' if on_gpu else 'cpu'}": lambda name=name, on_gpu=on_gpu: view(
+            name, on_gpu
         )
-        for view in ("weak", "strong")
+        for name in ("weak", "strong")
+        for on_gpu in (False, True)
     }
-    calls["gpu.views.test_on_gpu"] = lambda: normalise(raw, settings)
+    calls["gpu.views.test_on_gpu"] = lambda: normalise(images.numpy(), settings, device)
     return [
         _speed_and_memory(name, call, sizes.num_views, sizes.num_steps, device, repeats)[0]
         for name, call in calls.items()
@@ -241,7 +266,11 @@ ROWS = (
         for compiled in (False, True)
         if (precision, compiled) != ("tf32", True)
     ),
-    Row("gpu.views", "weak and strong views on the CPU and their copy, test view", measure_views),
+    Row(
+        "gpu.views",
+        "weak and strong views on the CPU with their copy, and on the GPU; test view",
+        measure_views,
+    ),
     Row("gpu.ranking", "exact ranking of 11,659 queries against 82,161 images", measure_ranking),
 )
 
