@@ -120,6 +120,8 @@ def connected(config: RunConfig) -> Iterator[None]:
     quiet_ray()
     settings: dict[str, Any] = {}
     if address == "local":
+        # An actor that waits for a notice that a node will be taken away; this machine gets none.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         resources = {"CPU": len(os.sched_getaffinity(0)), "GPU": torch.cuda.device_count()}
         worker_cpus(config, resources)
         settings = {
