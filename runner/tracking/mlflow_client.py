@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from runner.config.redaction import masked, masked_uri
 from runner.config.sections import DATABASES, TrackingConfig
+from runner.tracking.moved_database import follow_artefacts
 from runner.tracking.sqlite_files import MLFLOW, sqlite_problem
 
 if TYPE_CHECKING:
@@ -252,6 +253,7 @@ def _connect(config: TrackingConfig) -> MlflowClient:
     database = database_file(config.uri)
     if database is not None:
         _check_database(database)
+        follow_artefacts(database)
 
     from mlflow import MlflowClient  # slow to import
 

@@ -375,6 +375,52 @@ def test_state_is_stored_per_server(database, run_folder, tmp_path):
         check_whole_run(client_of(uri), "two", run_folder)
 
 
+@pytest.mark.parametrize("move", [shutil.move, shutil.copytree])
+def test_a_moved_or_copied_folder_is_not_sent_again(tmp_path, move):
+    from mlflow.tracking._tracking_service import utils
+
+    first = tmp_path / "first" / "runs"
+    folder = first / "demo-vladr-seed1"
+    folder.mkdir(parents=True)
+    emit_whole_run(folder)
+    (folder / "results.json").write_text("{}")
+    sync(folder, TrackingConfig(uri=f"sqlite:///{first}/mlflow.db"))
+    second = tmp_path / "second"
+    move(str(first), str(second))
+    utils._artifact_repos_cache.clear()  # by run id; the next command is another process
+    before = {path: path.read_bytes() for path in first.rglob("*.json")}
+    moved = second / folder.name
+    (moved / "results.json").write_text('{"new": 1}')
+    uri = f"sqlite:///{second}/mlflow.db"
+    report = sync(moved, TrackingConfig(uri=uri))
+    assert (report.num_events_sent, report.num_artefacts_sent) == (0, 1)
+    check_whole_run(client_of(uri), "lifelong-reid", moved)
+    assert {path: path.read_bytes() for path in first.rglob("*.json")} == before
+    (sent,) = second.glob("mlartifacts/*/artifacts/results.json")
+    assert sent.read_text() == '{"new": 1}'
+    assert sync(moved, TrackingConfig(uri=uri)).num_artefacts_sent == 0
+
+
+def test_a_copy_of_a_run_without_its_database_is_sent_as_a_whole(run_folder, database, tmp_path):
+    emit_whole_run(run_folder)
+    sync(run_folder, TrackingConfig(uri=database, experiment="copies"))
+    copy = shutil.copytree(run_folder, tmp_path / "elsewhere" / run_folder.name)
+    uri = f"sqlite:///{tmp_path}/elsewhere/mlflow.db"
+    report = sync(copy, TrackingConfig(uri=uri, experiment="copies"))
+    assert report.num_events_sent > 10
+    check_whole_run(client_of(uri), "copies", copy)
+
+
+def test_artefacts_outside_the_folder_of_the_database_stay_there(run_folder, tmp_path):
+    emit_whole_run(run_folder)
+    (run_folder / "results.json").write_text("{}")
+    uri = f"sqlite:///{tmp_path}/shared/mlflow.db"
+    (tmp_path / "shared" / "mlartifacts").mkdir(parents=True)
+    for _ in range(2):
+        sync(run_folder, TrackingConfig(uri=uri))
+    assert list(run_folder.parent.glob("mlartifacts/*/artifacts/results.json"))
+
+
 def test_a_deleted_run_is_explained(database, run_folder):
     config = TrackingConfig(uri=database, experiment="deleted")
     emit_run(run_folder)
