@@ -29,6 +29,7 @@ from runner.training.evaluation import check_protocol, check_queries, pinned_set
 from runner.training.model_selection import check_selection, selection_summary
 from runner.training.termination import TerminatedError, on_sigterm, raise_terminated
 from tasks.benchmarks import BenchmarkConfig, load_benchmark
+from tasks.protocol.lock import lock_hash
 from tasks.retrieval.metrics import ResultMatrix
 from tasks.retrieval.random_baseline import chance_average
 from tasks.schema import Benchmark, FrozenConfig
@@ -107,10 +108,12 @@ def _run(
                 if config.storage.report:
                     _write_report(storage, events)
                 events.emit("finished", summary=results["summary"], timings=results["timings"])
-            except TerminatedError:
-                tracking_timeout_s = 2.0  # the machine is about to be taken away
+            except (TerminatedError, KeyboardInterrupt) as error:
+                is_sigterm = isinstance(error, TerminatedError)
+                # After SIGTERM the machine is about to be taken away; after Ctrl-C, a user waits.
+                tracking_timeout_s = 2.0 if is_sigterm else 10.0
                 with suppress(OSError):
-                    events.emit("log", level="warning", message="stopped by SIGTERM")
+                    events.emit("stopped", reason="SIGTERM" if is_sigterm else "Ctrl-C")
                 raise
             except BaseException as error:
                 with suppress(OSError):  # a full disk must not hide the error
@@ -266,6 +269,7 @@ def _emit_run(events: EventLog, config: RunConfig, benchmark: Benchmark, attempt
         seed=config.seed,
         seen=[domain.name for domain in benchmark.seen],
         unseen=[domain.name for domain in benchmark.unseen],
+        lock=lock_hash(benchmark.lock),
         params=dict(leaves(public_values(config))),
         git_revision=git_revision(),
         attempt=attempt,

@@ -336,7 +336,8 @@ def check_descriptions(domain: Domain, num_attributes: int, descriptions: Descri
             raise ValueError(
                 f"domain {domain.name}: learner vladr expected a description for every image, got "
                 f"none for {record.image_path}; put {domain.name}_description.txt beside the data "
-                "set, or use a learner without text (learner.name=finetune)"
+                f"set, write it with `describe --dataset {domain.name}` and its --export, or use a "
+                "learner without text (learner.name=finetune)"
             )
         if descriptions == "parts" and len(record.parts) != num_attributes:
             raise ValueError(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,7 +11,9 @@ from runner.ablation.cells import Key
 from runner.ablation.quantities import Quantities, Quantity, quantities_for, value_of
 from runner.ablation.table_file import TableConfig
 from runner.results.finished_runs import Estimate, FinishedRun, averaged, estimate
+from runner.results.paired import PairedDifference, paired_difference
 from runner.results.published import PublishedResults
+from tasks.protocol.lock import lock_hash
 from tasks.protocol.lock_differences import Difference, is_test_comparable, lock_differences
 
 if TYPE_CHECKING:
@@ -27,19 +27,6 @@ class Published:
     scores: Mapping[str, float]
     source: str
     remarks: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class PairedDifference:
-    """Differences between a row and its reference at equal seeds.
-
-    Attributes:
-        by_seed: row minus reference for each seed that both have finished.
-        estimate: mean and sample standard deviation; None without a common seed.
-    """
-
-    by_seed: Mapping[int, float]
-    estimate: Estimate | None
 
 
 @dataclass(frozen=True)
@@ -121,14 +108,14 @@ class TableSummary:
         if reference is None:
             return PairedDifference({}, None)
         values, reference_values = row.values(quantity), reference.values(quantity)
-        by_seed = {
-            seed: value - reference_value
+        comparable = {
+            seed: values.get(seed)
             for seed in self.seeds
-            if (value := values.get(seed)) is not None
-            and (reference_value := reference_values.get(seed)) is not None
+            if seed in row.runs
+            and seed in reference.runs
             and _is_comparable(row.runs[seed], reference.runs[seed], quantity)
         }
-        return PairedDifference(by_seed, estimate(by_seed.values()))
+        return paired_difference(comparable, reference_values)
 
     @property
     def runs(self) -> list[tuple[Key, FinishedRun]]:
@@ -201,11 +188,6 @@ def summarise(
         published = _published(table, row, runs, literature)
         rows.append(Row(row, config.label or row, runs, published))
     return TableSummary(name, table, tuple(seeds), tuple(settings), tuple(rows), tuple(failures))
-
-
-def lock_hash(lock: Mapping[str, Any]) -> str:
-    """SHA-256 of the content of a protocol lock."""
-    return hashlib.sha256(json.dumps(lock, sort_keys=True).encode()).hexdigest()
 
 
 def _is_comparable(one: FinishedRun, other: FinishedRun, quantity: Quantity) -> bool:

@@ -17,10 +17,11 @@ from rich.text import Text
 from runner.ablation.costs import costs_table
 from runner.ablation.notes import notes
 from runner.ablation.quantities import OF_DOMAINS, Quantity
-from runner.ablation.summary import Row, TableSummary, lock_hash
+from runner.ablation.summary import Row, TableSummary
 from runner.results.finished_runs import Estimate
 from runner.results.format import MISSING, format_count, format_estimate, format_score
 from runner.results.table import Column, Table
+from tasks.protocol.lock import lock_hash
 
 _COSTS = (
     "num_fusion_parameters", "fusion_flops", "image_flops", "fusion_ms", "image_ms", "memory_bytes",

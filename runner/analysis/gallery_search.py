@@ -43,8 +43,11 @@ class Query:
 
     @property
     def name(self) -> str:
-        """Name shown in tables."""
-        return self.text or Path(self.image.image_path).name
+        """Name shown in tables; data sets may have equal file names, so theirs comes first."""
+        if self.text:
+            return self.text
+        name = Path(self.image.image_path).name
+        return f"{self.domain}: {name}" if self.domain else name
 
     @property
     def image(self) -> Record:

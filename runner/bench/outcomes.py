@@ -89,7 +89,7 @@ def tracked_steps(database: Path, outcome: Outcome) -> list[str]:
             "HAVING COUNT(*) > 1)"
         ).fetchone()
         (num_losses,) = connection.execute(
-            "SELECT COUNT(DISTINCT step) FROM metrics WHERE key = 'loss'"
+            "SELECT COUNT(DISTINCT step) FROM metrics WHERE key LIKE '%/loss'"
         ).fetchone()
     problems = [f"{doubled} metrics were sent twice to MLflow"] if doubled else []
     if num_losses != len(outcome.iterations.values):

@@ -1,8 +1,9 @@
 """Compare finished runs with one another and with published results.
 
-Differences between their protocols are printed before the scores. Runs of one
-method on several data sets, each learned alone, share a row: one column per
-data set.
+Differing settings and protocols are printed before the scores. Runs that differ
+only in the seed form one row, and rows with common seeds are compared seed by
+seed. Runs of one method on several data sets, each learned alone, share a row:
+one column per data set.
 """
 
 from __future__ import annotations
@@ -41,6 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "those of the runs' benchmarks are shown",
     )  # fmt: skip
     published.add_argument("--no-published", action="store_true", help="omit published results")
+    parser.add_argument(
+        "--format", choices=("console", "markdown", "latex", "csv"), default="console",
+        help="print the scores as one table in this format (default: console)",
+    )  # fmt: skip
     parser.set_defaults(overrides=[])
     add_output_arguments(parser)
 
@@ -48,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace, output: Output) -> int:
     """Compares the runs and prints the tables."""
     from runner.results.comparison import compare_runs
+    from runner.results.comparison_export import export
     from runner.results.comparison_view import show_comparison, shown_metrics
     from runner.results.finished_runs import read_finished
     from runner.results.published import PublishedResults, load_published
@@ -71,7 +77,11 @@ def main(options: argparse.Namespace, output: Output) -> int:
     )
     output.write_json(comparison.to_json())
     metrics = shown_metrics(comparison, options.metric)
-    show_comparison(output.results, comparison, metrics)
+    if options.format == "console":
+        show_comparison(output.results, comparison, metrics)
+    else:
+        text = export(comparison, metrics, options.format)
+        output.results.print(text, end="", soft_wrap=True)
     return 0
 
 

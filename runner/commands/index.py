@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from runner import program_name
 from runner.commands._arguments import (
@@ -18,6 +19,9 @@ from runner.commands._arguments import (
     split_overrides,
 )
 from runner.commands._output import Output
+
+if TYPE_CHECKING:
+    from runner.analysis.trained_run import TrainedRun
 
 HELP = "embed gallery images with the model of a finished run"
 EXAMPLE = "RUN --data photos/"
@@ -73,8 +77,18 @@ def main(options: argparse.Namespace, output: Output) -> int:
         f"indexed {len(index)} images ({index.kind}, width {index.width}){unreadable}"
     )
     output.note(f"Index   {folder}")
-    output.note(
-        f"Search  {program_name()} search {shlex.quote(str(run.storage.folder))} --image FILE"
-        + " --checkpoint validation" * (options.checkpoint == "validation")
-    )
+    output.note(f"Search  {_search_command(options, run)}")
     return 0
+
+
+def _search_command(options: argparse.Namespace, run: TrainedRun) -> str:
+    """Command that searches this index with this model."""
+    query = ["--text", "TEXT"] if run.learner.embeds_texts else ["--image", "FILE"]
+    words = ["search", str(run.storage.folder), *query]
+    if options.checkpoint != "last":
+        words += ["--checkpoint", options.checkpoint]
+    if options.after is not None:
+        words += ["--after", options.after]
+    if options.output is not None:
+        words += ["--index", str(options.output)]
+    return f"{program_name()} {shlex.join(words)}"

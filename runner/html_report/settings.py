@@ -10,11 +10,9 @@ from typing import Any
 from runner.config.hashed_fields import in_hash
 from runner.config.run_config import ConfigError, flatten, load_config
 from runner.results.finished_runs import FinishedRun
+from runner.results.setting_differences import ABSENT
 from runner.tracking.mlflow_client import public_uri
 from tasks.protocol.lock_differences import lock_differences
-
-ABSENT = "-"
-"""Value of a setting that a run does not have."""
 
 
 @dataclass(frozen=True)

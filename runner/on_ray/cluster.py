@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -222,7 +224,7 @@ def _fit(
         "attempt": attempt,
         "shared": shared,
     }
-    with stop_workers(storage.stop_file):
+    with stop_workers(storage.stop_file), _interrupt_by_ctrl_c():
         for number in range(cluster.max_failures + 1):
             # A new name for each start: the training loop resumes from its own checkpoints.
             name = f"start-{attempt}" + (f"-{number}" if number else "")
@@ -236,6 +238,24 @@ def _fit(
             assert result.return_value is not None
             return result.return_value
     raise AssertionError("the last failure is raised")
+
+
+@contextlib.contextmanager
+def _interrupt_by_ctrl_c() -> Iterator[None]:
+    """Raises KeyboardInterrupt for Ctrl-C during a fit, as in a run without Ray.
+
+    Ray Train installs a handler of SIGINT that ends the workers and raises SystemExit, and leaves
+    it installed after the fit.
+    """
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    previous = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        raise KeyboardInterrupt from error
+    finally:
+        if in_main_thread:
+            signal.signal(signal.SIGINT, previous)
 
 
 def _trainer(

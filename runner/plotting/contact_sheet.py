@@ -94,10 +94,19 @@ def _fitted(
     line: str,
     font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
 ) -> str:
-    """Truncates the line where it would overlap the next cell."""
+    """Shortens a line that would overlap the next cell.
+
+    The middle is left out: file names of one folder often differ only at the end.
+    """
     max_width = _WIDTH + 2 * _FRAME + _GAP - 4
     if draw.textlength(line, font=font) <= max_width:
         return line
-    while line and draw.textlength(f"{line}…", font=font) > max_width:
-        line = line[:-1]
-    return f"{line}…"
+    kept = len(line)
+    while kept > 1 and draw.textlength(_shortened(line, kept), font=font) > max_width:
+        kept -= 1
+    return _shortened(line, kept)
+
+
+def _shortened(line: str, num_characters: int) -> str:
+    end = num_characters * 2 // 3
+    return f"{line[: num_characters - end]}…{line[len(line) - end :]}"

@@ -14,7 +14,9 @@ from runner.results.finished_runs import (
     averaged,
     group_runs,
 )
+from runner.results.paired import GroupDifference, group_differences
 from runner.results.published import PublishedResults, PublishedRow
+from runner.results.setting_differences import setting_differences
 from tasks.protocol.lock_differences import Difference, is_test_comparable, lock_differences
 from tasks.retrieval.metrics import METRICS
 
@@ -33,6 +35,8 @@ class Comparison:
         literature: source of the published rows.
         incomparable: (label, column) of scores not comparable with the first of the column.
         trained_otherwise: by label, differences from the training data of `reference_of`.
+        settings: settings that differ, with the value of each group; see `setting_differences`.
+        paired: differences from the first group at equal seeds.
     """
 
     groups: tuple[RunGroup, ...]
@@ -42,6 +46,8 @@ class Comparison:
     literature: PublishedResults
     incomparable: frozenset[tuple[str, Column]]
     trained_otherwise: Mapping[str, list[Difference]]
+    settings: Mapping[str, tuple[Any, ...]]
+    paired: tuple[GroupDifference, ...]
 
     @property
     def by_text(self) -> bool:
@@ -108,8 +114,13 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """Groups with unrounded scores, differences, and published rows with their sources."""
+        labels = [group.label for group in self.groups]
         return {
+            "differing_settings": {
+                key: dict(zip(labels, values, strict=True)) for key, values in self.settings.items()
+            },
             "runs": [self._group_json(group) for group in self.groups],
+            "paired": [each.to_json() for each in self.paired],
             "differences": [
                 {
                     "domain": each.domain,
@@ -198,18 +209,21 @@ def compare_runs(
         group.label: _training_differences(differences(_reference(groups, group), group))
         for group in groups
     }
+    incomparable = frozenset(
+        (label, column)
+        for column in columns
+        for label in _incomparable(groups, column, differences)
+    )
     return Comparison(
         groups=groups,
         differences=_shown_differences(groups),
         columns=columns,
         published=(*own, *(row for row in requested if row not in own)),
         literature=literature,
-        incomparable=frozenset(
-            (label, column)
-            for column in columns
-            for label in _incomparable(groups, column, differences)
-        ),
+        incomparable=incomparable,
         trained_otherwise={label: each for label, each in trained_otherwise.items() if each},
+        settings=setting_differences([group.first.config for group in groups]),
+        paired=group_differences(groups, columns, incomparable),
     )
 
 

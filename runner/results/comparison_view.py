@@ -11,6 +11,7 @@ from rich.text import Text
 
 from runner.results.comparison import Comparison
 from runner.results.finished_runs import Checkpoint
+from runner.results.format import format_estimate
 from runner.results.score_table import (
     GAP,
     NOT_COMPARABLE,
@@ -18,6 +19,7 @@ from runner.results.score_table import (
     footnotes,
     score_tables,
 )
+from runner.results.setting_differences import ABSENT, plain
 
 NO_LOCK = (
     "Published rows carry no lock: differences in identity lists and random splits cannot be "
@@ -46,6 +48,7 @@ def show_comparison(console: Console, comparison: Comparison, metrics: Sequence[
     """
     if comparison.groups:
         _show_runs(console, comparison)
+        _show_settings(console, comparison)
     _show_differences(console, comparison)
     tables = score_tables(comparison, metrics, console.width)
     for table in tables:
@@ -54,6 +57,7 @@ def show_comparison(console: Console, comparison: Comparison, metrics: Sequence[
     if not tables:
         _print(console, Text(f"No published scores of {', '.join(metrics)}."))
         return
+    _show_paired(console, comparison, metrics[0])
     notes = [*_notes(comparison, is_bold_seen=console.is_terminal), *_sources(comparison)]
     if notes:
         console.print()
@@ -113,6 +117,53 @@ def _short(revision: str | None) -> str:
     return "unknown" if revision is None else revision[:8] + ("+" if revision[-1:] == "+" else "")
 
 
+def _show_settings(console: Console, comparison: Comparison) -> None:
+    """Prints the settings that differ between groups."""
+    table = Table.grid(padding=(0, GAP, 0, 0))
+    table.add_column(overflow="fold", ratio=1)
+    table.add_column(overflow="fold", ratio=1)
+    for key, values in comparison.settings.items():
+        groups: dict[str, list[str]] = {}
+        for group, value in zip(comparison.groups, values, strict=True):
+            if value != ABSENT:
+                groups.setdefault(plain(value), []).append(group.label)
+        shown = [f"{','.join(labels)} {value}" for value, labels in groups.items()]
+        table.add_row(Text(key), Text("   ".join(shown)))
+    if table.row_count:
+        console.print()
+        _print(console, Text("Settings that differ:", style="bold yellow"))
+        _print(console, table)
+    elif len(comparison.groups) > 1 and len({g.first.settings for g in comparison.groups}) == 1:
+        console.print()
+        _print(console, Text("Settings agree."))
+
+
+def _show_paired(console: Console, comparison: Comparison, metric: str) -> None:
+    """Prints the differences at equal seeds of the first metric shown."""
+    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="dim")
+    for heading in ("", "score", "difference", "n", "p", "by seed"):
+        table.add_column(heading, justify="left" if heading in ("", "score") else "right")
+    previous = ""
+    for each in comparison.paired:
+        if each.metric != metric and not (each.column.kind == "forgetting" and metric == "mAP"):
+            continue
+        name = f"{each.label} - {each.reference}"
+        by_seed, p_value = each.difference.by_seed, each.difference.p_value
+        table.add_row(
+            Text("" if name == previous else name),
+            Text(f"{each.column.name} {each.metric}"),
+            Text(format_estimate(each.difference.estimate, "+")),
+            str(len(by_seed)),
+            "-" if p_value is None else f"{p_value:.2g}",
+            Text(" ".join(f"{value:+.1f}" for value in by_seed.values())),
+        )
+        previous = name
+    if table.row_count:
+        console.print()
+        _print(console, Text("Differences at equal seeds, with p of a paired t-test:"))
+        _print(console, table)
+
+
 def _show_differences(console: Console, comparison: Comparison) -> None:
     if comparison.differences:
         console.print()
@@ -157,6 +208,13 @@ def _notes(comparison: Comparison, *, is_bold_seen: bool) -> list[str]:
         notes.append("Bold: best of the comparable runs.")
     if any(len(group.members) > 1 for group in comparison.groups):
         notes.append("±: sample standard deviation over seeds.")
+    seeds = {
+        group.label: ", ".join(str(member.config.seed) for member in group.members)
+        for group in comparison.groups
+    }
+    if len(set(seeds.values())) > 1:
+        each = "; ".join(f"{label} {numbers}" for label, numbers in seeds.items())
+        notes.append(f"Seeds differ ({each}): only the differences at equal seeds are paired.")
     if any(map(comparison.is_marked, comparison.columns)):
         notes.append(
             f"{NOT_COMPARABLE} does not compare with the first run in its column: other test data "

@@ -10,9 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from runner.config.hashed_fields import in_hash
 from runner.config.json_files import DamagedFileError
-from runner.config.run_config import ConfigError, RunConfig, flatten, load_config
+from runner.config.run_config import ConfigError, RunConfig, load_config
 from runner.results.run_folder import RunStorage
 from runner.results.run_lookup import find_run
 from tasks.protocol.lock import has_contents, without_contents
@@ -61,8 +60,7 @@ class FinishedRun:
 
     @property
     def _settings(self) -> dict[str, Any]:
-        values = {key: value for key, value in flatten(self.config).items() if in_hash(key)}
-        return {**values, "seed": None}
+        return {**self.config.effective_settings, "seed": None}
 
     @property
     def learns_one_data_set(self) -> bool:
@@ -159,7 +157,13 @@ class RunGroup:
 
     def estimate(self, column: Column, metric: str) -> Estimate | None:
         """Estimate in percent; None if a member lacks the score."""
-        return estimate(_value(member.matrix, column, metric) for member in self.members)
+        return estimate(self.values(column, metric).values())
+
+    def values(self, column: Column, metric: str) -> dict[int, float | None]:
+        """Score of each member in percent, by seed."""
+        return {
+            member.config.seed: _value(member.matrix, column, metric) for member in self.members
+        }
 
     def domains_of(self, column: Column) -> frozenset[str]:
         """Domains over which the score is averaged."""

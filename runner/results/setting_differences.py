@@ -10,6 +10,8 @@ from runner.config.run_config import ConfigError, RunConfig, flatten, load_confi
 ABSENT = "-"
 """Value of a setting that a run does not have."""
 
+_SHOWN = ("seed", "learner.name", "backbone.name", "benchmark.name")
+
 
 def setting_differences(configs: Sequence[RunConfig]) -> dict[str, tuple[Any, ...]]:
     """Settings that may change the result and differ between runs that have them.
@@ -17,12 +19,15 @@ def setting_differences(configs: Sequence[RunConfig]) -> dict[str, tuple[Any, ..
     A setting that only some learners have is included if it differs among these.
 
     Returns:
-        The value in each run by dotted path, without the seed; `ABSENT` in a run without it.
+        The value in each run by dotted path; `ABSENT` in a run without it. Without the seed and
+        the names of learner, backbone and benchmark, which are shown with every run.
     """
     values = [flatten(config) for config in configs]
     # A section that is switched off in every run changes nothing.
     keys = dict.fromkeys(key for config in configs for key in config.effective_settings)
-    rows = {key: tuple(each.get(key, ABSENT) for each in values) for key in keys if key != "seed"}
+    rows = {
+        key: tuple(each.get(key, ABSENT) for each in values) for key in keys if key not in _SHOWN
+    }
     return {key: row for key, row in rows.items() if _num_different(row) > 1}
 
 

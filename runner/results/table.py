@@ -12,6 +12,11 @@ from rich import box
 from rich import table as rich_table
 from rich.text import Text
 
+_LATEX = {each: rf"\{each}" for each in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "±": r"$\pm$", "\n": " ",
+}  # fmt: skip
+
 
 def _text(value: Any) -> str:
     return "" if value is None else str(value)
@@ -100,6 +105,23 @@ class Table:
         ]
         return "\n".join(lines)
 
+    def to_latex(self) -> str:
+        """LaTeX table for the package booktabs."""
+        alignment = "".join("l" if column.align == "left" else "r" for column in self.columns)
+        lines = [_latex_line(cells) for cells in self._texts()]
+        return "\n".join(
+            [
+                rf"\begin{{tabular}}{{{alignment}}}",
+                r"\toprule",
+                _latex_line([column.title for column in self.columns]),
+                r"\midrule",
+                *lines,
+                r"\bottomrule",
+                r"\end{tabular}",
+                "",
+            ]
+        )
+
     def to_csv(self) -> str:
         """CSV with a header line; missing values are empty fields."""
         stream = io.StringIO()
@@ -118,6 +140,11 @@ class Table:
             [column.format(value) for column, value in zip(self.columns, row, strict=True)]
             for row in self.rows
         ]
+
+
+def _latex_line(cells: Sequence[str]) -> str:
+    escaped = ["".join(_LATEX.get(each, each) for each in cell) for cell in cells]
+    return f"{' & '.join(escaped)} \\\\"
 
 
 def _markdown_line(cells: Sequence[str]) -> str:

@@ -21,6 +21,7 @@ from runner.tracking.mlflow_payloads import mean_score
 
 _POLL_S = 0.2
 _LINE_INTERVAL_S = 5.0  # seconds between two lines of one stage without a terminal
+_BAR_WIDTH, _MIN_BAR_WIDTH = 24, 4
 _MIN_TIMED_S = 3.0  # minimum measured time for an estimate of the remaining time
 
 
@@ -77,7 +78,8 @@ class ProgressView:
             "domain_finished": self._show_domain_finished,
             "log": self._show_log,
             "finished": self._show_finished,
-            "failed": self._show_failed,
+            "failed": self._show_end,
+            "stopped": self._show_end,
         }
         if event["event"] in handlers:
             handlers[event["event"]](event)
@@ -128,7 +130,7 @@ class ProgressView:
         line.append("; ".join(averages))
         seconds = as_number(event.get("seconds"))
         line.append("" if seconds is None else f"  ({seconds:.1f} s)", style="dim")
-        self._print(line)
+        self._print(line, can_wrap=True)
         self._activity = "preparing the next step"
 
     def _show_domain_finished(self, event: Event) -> None:
@@ -138,13 +140,15 @@ class ProgressView:
             stored = format_bytes(as_number(event.get("stored_bytes_per_domain")) or 0)
             parts.append(f"prototypes version {version}, stored per domain {stored}")
         number = f"{int(event['domain_index']) + 1}/{len(self._run.get('seen') or []) or '?'}"
-        self._print(Text(f"learned {number} {event['domain']}: {', '.join(parts)}", style="dim"))
+        text = f"learned {number} {event['domain']}: {', '.join(parts)}"
+        self._print(Text(text, style="dim"), can_wrap=True)
         self._activity = "preparing the next step"
 
     def _show_log(self, event: Event) -> None:
         warning = event.get("level") == "warning"
         prefix = "warning: " if warning else ""
-        self._print(Text(f"{prefix}{event['message']}", style="yellow" if warning else "dim"))
+        text = Text(f"{prefix}{event['message']}", style="yellow" if warning else "dim")
+        self._print(text, can_wrap="`" not in event["message"])
 
     def _show_finished(self, event: Event) -> None:
         self._activity = "done"
@@ -153,11 +157,15 @@ class ProgressView:
             Text("finished" if seconds is None else f"finished in {format_duration(seconds)}")
         )
 
-    def _show_failed(self, _: Event) -> None:
-        self._activity = "failed"  # the command line prints the error
+    def _show_end(self, event: Event) -> None:
+        self._activity = event["event"]  # the command line prints the reason
 
-    def _print(self, line: Text) -> None:
-        self._console.print(line, soft_wrap=True)
+    def _print(self, line: Text, *, can_wrap: bool = False) -> None:
+        """Prints a line; a terminal shows lines that can wrap with breaks between words.
+
+        Other lines contain paths or commands, which a break would make impossible to copy.
+        """
+        self._console.print(line, soft_wrap=not (can_wrap and self._console.is_terminal))
 
     def _is_line_due(self, event: Event) -> bool:
         elapsed = float(event["time"]) - self._last_line_time
@@ -200,18 +208,25 @@ class ProgressView:
             self._spinner.update(text=Text(f"{self._activity} ..."))
             waiting: RenderableType = self._spinner
             return waiting if event is None else Group(self._bar(event), waiting)
-        rates = " | ".join(part for part in (*_rates(event), _losses(event)) if part)
-        return Group(self._bar(event), Text(rates, style="dim", no_wrap=True, overflow="ellipsis"))
+        position = Text(self._position(event), style="bold", no_wrap=True, overflow="ellipsis")
+        position.append("".join(f" | {rate}" for rate in _rates(event)), style="dim")
+        losses = Text(_losses(event), style="dim", no_wrap=True, overflow="ellipsis")
+        return Group(self._bar(event), position, losses)
 
     def _bar(self, event: Event) -> Table:
-        row = Table.grid(padding=(0, 1))
-        for _ in range(3):
-            row.add_column(no_wrap=True)
-        bar = ProgressBar(
-            total=self._num_iterations or 1.0, completed=int(event["iteration"]) + 1, width=24
-        )
+        """Progress of the whole run; the bar takes what count and time left do not need."""
         tail = ", ".join(part for part in (self._count(event), self._time_left()) if part)
-        row.add_row(Text(self._position(event), style="bold"), bar, Text(tail))
+        width = min(_BAR_WIDTH, self._console.width - len(tail) - 2)
+        row = Table.grid(padding=(0, 1))
+        if width >= _MIN_BAR_WIDTH:
+            bar = ProgressBar(
+                total=self._num_iterations or 1.0,
+                completed=int(event["iteration"]) + 1,
+                width=width,
+            )
+            row.add_row(bar, Text(tail, no_wrap=True))
+        else:
+            row.add_row(Text(tail, no_wrap=True))
         return row
 
 

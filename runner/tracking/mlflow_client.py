@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from runner.config.redaction import masked, masked_uri
 from runner.config.sections import DATABASES, TrackingConfig
+from runner.tracking.moved_database import follow_artefacts
 from runner.tracking.sqlite_files import MLFLOW, sqlite_problem
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ MAX_TEXT_LENGTH = 4000
 
 _SQLITE = "sqlite:///"
 
-Status: TypeAlias = Literal["RUNNING", "FINISHED", "FAILED"]
+Status: TypeAlias = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
 
 class TrackingError(RuntimeError):
@@ -157,7 +158,7 @@ class TrackingClient:
         self._client.log_artifact(run_id, str(file), folder)
 
     def set_status(self, run_id: str, status: Status, time_ms: int | None = None) -> None:
-        """Sets the status; "FINISHED" and "FAILED" end the run at `time_ms` (default now).
+        """Sets the status; all but "RUNNING" end the run at `time_ms` (default now).
 
         Raises:
             TrackingError: the run was deleted on the server.
@@ -196,8 +197,12 @@ def public_uri(uri: str) -> str:
 
 
 def valid_name(name: str) -> str:
-    """`name` with the characters MLflow refuses replaced by "_", cut to 250 characters."""
-    return re.sub(r"[^\w\-. :]", "_", name)[:_MAX_NAME_LENGTH]
+    """`name` with the characters MLflow refuses replaced by "_", cut to 250 characters.
+
+    MLflow groups names by their slashes, and refuses empty parts and those of dots alone.
+    """
+    parts = [re.sub(r"[^\w\-. :]", "_", part) for part in name.split("/")]
+    return "/".join(part if part.strip(".") else "_" for part in parts)[:_MAX_NAME_LENGTH]
 
 
 def database_file(uri: str) -> Path | None:
@@ -248,6 +253,7 @@ def _connect(config: TrackingConfig) -> MlflowClient:
     database = database_file(config.uri)
     if database is not None:
         _check_database(database)
+        follow_artefacts(database)
 
     from mlflow import MlflowClient  # slow to import
 

@@ -1,10 +1,11 @@
 """Converts the events of a run to MLflow payloads: plain data, independent of the MLflow package.
 
-A lifelong run is one parent run and one nested run per domain. The parent holds the result matrix
-(`test.mAP.<domain>` at steps 0..T), the averages over learned and unseen domains, the version and
-size of the prototypes after each domain, the summary and the timings. A domain's run holds its
-iterations (`loss`, `terms.*`, `lr`, `images_per_s`, `gradient_norm`), and version and size of the
-prototypes.
+A lifelong run is one parent run and one nested run per domain. MLflow sorts metrics by name and
+groups those with a slash, so the names of the parent put the averages first: `R1_seen`,
+`R1_unseen`, `mAP_forgetting`, `mAP_seen` and `mAP_unseen` over the steps 0..T. The result matrix
+follows (`test/mAP/<domain>`, `test/R1/<domain>`), with `memory/*`, `time/*` and the validation
+averages. A domain's run holds its iterations by stage (`<stage>/loss`, `<stage>/lr`, ...): curves
+of different stages are not joined.
 """
 
 from __future__ import annotations
@@ -14,8 +15,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from runner.config.run_config import in_hash
 from runner.tracking.event_log import Event, as_number
 from runner.tracking.mlflow_client import MetricPoint, Status
+from runner.tracking.mlflow_note import NOTE_TAG, run_note
+from tasks.retrieval.metrics import ResultMatrix
+
+_METRICS = ("mAP", "R1")
+_SUMMARY = ("forgetting", "backward_transfer", "forward_transfer", "average_incremental")
+_TAGS = ("name", "preset", "learner", "benchmark", "seed", "git_revision", "lock", "attempt")
 
 PARENT = "run"
 """The key of the parent run; a domain's run has a key like "02-market1501"."""
@@ -56,6 +64,8 @@ class RunHistory:
         self._attempt = 1
         self._seen_domains: list[str] = []
         self._unseen_domains: list[str] = []
+        self._run: Event = {}
+        self._rows: dict[int, Mapping[str, Mapping[str, Any]]] = {}
         self._iterations: set[int] = set()
         self._points: set[tuple[str, str, int]] = set()
         self._params: set[tuple[str, str]] = set()
@@ -73,6 +83,7 @@ class RunHistory:
             "domain_finished": self._take_domain_finished,
             "finished": self._take_finished,
             "failed": self._take_failed,
+            "stopped": self._take_stopped,
         }
         for event in events:
             if event["event"] in handlers:
@@ -86,11 +97,14 @@ class RunHistory:
         self._attempt = int(event.get("attempt") or 1)
         self._seen_domains = list(event.get("seen") or [])
         self._unseen_domains = list(event.get("unseen") or [])
-        self._add_params(parent, event.get("params") or {})
-        names = ("name", "preset", "learner", "benchmark", "seed", "git_revision", "attempt")
+        self._run = event
+        # Other settings are in the artefact config.yaml.
+        params = (event.get("params") or {}).items()
+        self._add_params(parent, {name: value for name, value in params if in_hash(name)})
         parent.tags.update(
-            {name: str(event[name]) for name in names if event.get(name) is not None}
+            {name: str(event[name]) for name in _TAGS if event.get(name) is not None}
         )
+        parent.tags[NOTE_TAG] = run_note(event)
         if event.get("git_revision"):
             parent.tags["mlflow.source.git.commit"] = str(event["git_revision"])
         self._set_status(parent, "RUNNING", event)
@@ -107,45 +121,79 @@ class RunHistory:
             return
         self._iterations.add(iteration)
         domain = self._domain_payload(event)
-        values = {name: event.get(name) for name in ("loss", "lr", "images_per_s", "gradient_norm")}
-        values |= {f"terms.{name}": value for name, value in (event.get("terms") or {}).items()}
+        stage = str(event["stage"])
+        names = ("loss", "lr", "images_per_s", "gradient_norm")
+        values = {f"{stage}/{name}": event.get(name) for name in names}
+        terms = (event.get("terms") or {}).items()
+        values |= {f"{stage}/term/{name}": value for name, value in terms}
         for name, value in (event.get("weights") or {}).items():
             # Most weights are constant, so only changes are sent.
-            if self._weights.get((domain.run, name)) != value:
-                self._weights[domain.run, name] = value
-                values[f"weights.{name}"] = value
+            path = f"{stage}/weight/{name}"
+            if self._weights.get((domain.run, path)) != value:
+                self._weights[domain.run, path] = value
+                values[path] = value
         domain.metrics += _points(values, event, iteration)
 
     def _take_evaluation(self, event: Event) -> None:
         step, split, scores = int(event["step"]), event["split"], event["scores"]
-        values: dict[str, Any] = {f"{split}.seconds": event.get("seconds")}
-        for domain, row in scores.items():
-            values |= {f"{split}.{metric}.{domain}": value for metric, value in row.items()}
-        for metric in next(iter(scores.values()), {}):
+        is_test = split == "test"
+        values: dict[str, Any] = {}
+        for metric in _METRICS:
+            prefix = "" if is_test else f"{split}/"
             learned, unseen = self._seen_domains[:step], self._unseen_domains
-            values[f"{split}.seen_{metric}"] = mean_score(scores, metric, learned)
-            values[f"{split}.unseen_{metric}"] = mean_score(scores, metric, unseen)
+            values[f"{prefix}{metric}_seen"] = mean_score(scores, metric, learned)
+            values[f"{prefix}{metric}_unseen"] = mean_score(scores, metric, unseen)
+            for domain, row in scores.items() if is_test else ():
+                values[f"test/{metric}/{domain.replace('/', '_')}"] = row.get(metric)
+        if is_test:
+            self._rows.setdefault(step, scores)
+            values["mAP_forgetting"] = self._forgetting(step)
         self._add_points(self._payload(PARENT, event), values, event, step)
 
     def _take_domain_finished(self, event: Event) -> None:
         domain = self._domain_payload(event)
-        self._add_points(domain, _flat("seconds", event.get("timings") or {}), event, 0)
-        memory = {name: event.get(name) for name in ("memory_version", "stored_bytes_per_domain")}
+        self._add_points(domain, _flat("time", event.get("timings") or {}), event, 0)
+        memory = {
+            "memory/version": event.get("memory_version"),
+            "memory/stored_bytes_per_domain": event.get("stored_bytes_per_domain"),
+        }
         self._add_points(domain, memory, event, 0)
         step = int(event["domain_index"]) + 1
         self._add_points(self._payload(PARENT, event), memory, event, step)
         self._set_status(domain, "FINISHED", event)
 
+    def _forgetting(self, step: int) -> float | None:
+        """Forgetting in mAP after a step; None if a score is missing."""
+        learned = tuple(self._seen_domains[:step])
+        if not learned:
+            return None
+        matrix = ResultMatrix(learned, ())
+        for each in range(1, step + 1):
+            for domain in learned:
+                score = as_number(self._rows.get(each, {}).get(domain, {}).get("mAP"))
+                if score is None:
+                    return None
+                matrix.record(each, domain, {"mAP": score})
+        return matrix.forgetting("mAP")
+
     def _take_finished(self, event: Event) -> None:
-        values = _flat("summary", event.get("summary") or {})
-        values |= _flat("seconds", event.get("timings") or {})
-        self._add_points(self._payload(PARENT, event), values, event, 0)
+        parent, step = self._payload(PARENT, event), max(self._rows, default=0)
+        summary = event.get("summary") or {}
+        values = {f"mAP_{name}": summary.get(f"{name}_mAP") for name in _SUMMARY}
+        self._add_points(parent, values, event, step)
+        self._add_points(parent, _flat("time", event.get("timings") or {}), event, 0)
+        parent.tags[NOTE_TAG] = run_note(self._run, self._rows.get(step, {}), summary)
         self._end("FINISHED", event)
 
     def _take_failed(self, event: Event) -> None:
         parent = self._payload(PARENT, event)
         parent.tags[f"error.attempt_{self._attempt}"] = str(event.get("error"))
         self._end("FAILED", event)
+
+    def _take_stopped(self, event: Event) -> None:
+        parent = self._payload(PARENT, event)
+        parent.tags[f"stopped.attempt_{self._attempt}"] = str(event.get("reason"))
+        self._end("KILLED", event)
 
     def _end(self, status: Status, event: Event) -> None:
         running = [run for run, was in self._status.items() if was == "RUNNING"]
@@ -200,7 +248,7 @@ def _points(values: Mapping[str, Any], event: Event, step: int) -> Iterator[Metr
 def _flat(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in values.items():
-        path = f"{prefix}.{name}"
+        path = f"{prefix}/{name}"
         flat |= _flat(path, value) if isinstance(value, Mapping) else {path: value}
     return flat
 

@@ -50,14 +50,22 @@ class TrackingState:
     artefacts: dict[str, str] = field(default_factory=dict)
 
     @classmethod
+    def load_all(cls, run_folder: Path) -> dict[str, TrackingState]:
+        """Loads the states of all servers by public URI.
+
+        Raises:
+            TrackingError: tracking.json is not valid JSON.
+        """
+        return {uri: cls(**saved) for uri, saved in _read_states(run_folder).items()}
+
+    @classmethod
     def load(cls, run_folder: Path, uri: str) -> TrackingState:
         """Loads the state of this server; a new state if nothing was sent to it yet.
 
         Raises:
             TrackingError: tracking.json is not valid JSON.
         """
-        saved = _read_states(run_folder).get(public_uri(uri))
-        return cls() if saved is None else cls(**saved)
+        return cls.load_all(run_folder).get(public_uri(uri)) or cls()
 
     def save(self, run_folder: Path, uri: str) -> None:
         """Replaces this server's entry of tracking.json atomically."""
@@ -84,10 +92,14 @@ class EventSender:
         self._uri = config.uri or ""
         self._client: TrackingClient | None = None
         self._unsent: tuple[list[Payload], int, int] | None = None
-        self._lock = _lock(run_folder)
-        self._state = TrackingState.load(run_folder, self._uri)
         self._history = RunHistory()
-        self._replay()
+        self._lock = _lock(run_folder)
+        try:
+            self._state = self._known_state() or TrackingState()
+            self._replay()
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def run_id(self) -> str | None:
@@ -129,6 +141,20 @@ class EventSender:
                 self._state.artefacts[path.name] = digest
                 self._save()
                 self.num_artefacts += 1
+
+    def _known_state(self) -> TrackingState | None:
+        """State of this server; None if nothing was sent to it.
+
+        A server with another URI than before is asked for the run: the folder with the database may
+        have been moved or copied, and a server may have several names.
+        """
+        states = TrackingState.load_all(self._run_folder)
+        if state := states.get(public_uri(self._uri)):
+            return state
+        for state in states.values():
+            if self._connected().find_run(f"{state.token}/{PARENT}") == state.runs.get(PARENT):
+                return state
+        return None
 
     def _replay(self) -> None:
         """Passes events that were sent earlier through the history, so none is sent again."""

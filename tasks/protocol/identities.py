@@ -81,7 +81,7 @@ def _selected_identities(ids: list[int], name: str, rule: IdentityRule) -> list[
         if rule > len(ids):
             raise ValueError(
                 f"{name} has {len(ids)} training identities, but benchmark.identities is {rule}; "
-                f"set it to {len(ids)} or less"
+                f"set benchmark.identities=all, or a number up to {len(ids)}"
             )
         return ids[:rule]
     listed = listed_identities(Path(rule), name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
@@ -52,6 +53,11 @@ def protocol_lock(
             for raw, domain in (*seen, *unseen)
         },
     }
+
+
+def lock_hash(lock: Mapping[str, Any]) -> str:
+    """SHA-256 of the content of a protocol lock."""
+    return hashlib.sha256(json.dumps(lock, sort_keys=True).encode()).hexdigest()
 
 
 def has_contents(lock: Mapping[str, Any]) -> bool:

@@ -18,6 +18,7 @@ from runner import __version__, program_name
 from runner.commands import search
 from runner.commands._arguments import split_overrides
 from runner.commands._output import Output, make_console
+from runner.config.run_config import learner_names, schema_keys
 from runner.lifelong import commands, main, make_parser
 
 ROOT = Path(__file__).parents[2]
@@ -83,6 +84,14 @@ def test_options_have_one_meaning(capsys: pytest.CaptureFixture[str]) -> None:
     assert {command for command, text in texts.items() if "--study URL" in text} == {"sweep"}
     for text in texts.values():
         assert not re.search(r"--(storage|root|images)\b", text)
+
+
+def test_help_names_only_keys_that_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    known = {key for learner in learner_names() for key in schema_keys(learner)}
+    for command in commands():
+        text = re.sub(r"\s+", "", help_of(capsys, command))  # keys may be broken into two lines
+        for key in re.findall(r"((?:learner|benchmark|storage|tracking)\.[\w.]+)=", text):
+            assert key in known, f"{command} --help names {key}"
 
 
 @pytest.mark.parametrize(("words", "old", "new"), RENAMED)

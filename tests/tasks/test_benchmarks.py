@@ -110,7 +110,8 @@ def test_invalid_identity_file(root: Path, tmp_path: Path, text: str, message: s
 
 
 def test_too_few_identities(root: Path) -> None:
-    with pytest.raises(ValueError, match=r"plaza has 7 training identities, .*identities is 500"):
+    message = r"plaza has 7 training identities, .* is 500; set benchmark\.identities=all"
+    with pytest.raises(ValueError, match=message):
         load(root, identities=500)
     with pytest.raises(ValueError, match=r"is 2, but benchmark\.identities=6 leaves 1 of 7"):
         load(root, identities=6)

@@ -211,6 +211,7 @@ def test_an_image_without_a_description_is_named(domain):
     train = list(plaza.train)
     train[5] = dataclasses.replace(train[5], captions=(), parts=())
     message = r"plaza: learner vladr .* got none for plaza/0005\.jpg; put plaza_description\.txt"
+    message += r".*`describe --dataset plaza`"
     with pytest.raises(ValueError, match=message):
         Method.check_domain(Config(), dataclasses.replace(plaza, train=tuple(train)))
 

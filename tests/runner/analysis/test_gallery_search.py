@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
+import shlex
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from runner.analysis.cross_evaluation import benchmark_to_test, settings_for
 from runner.analysis.gallery_search import (
@@ -21,10 +24,11 @@ from runner.analysis.gallery_search import (
     search,
 )
 from runner.analysis.trained_run import TrainedRun, load_run
+from runner.commands.index import _search_command
 from runner.config.run_config import RunConfig
 from runner.experiment import RunResult, run_experiment
 from runner.lifelong import main
-from runner.plotting.contact_sheet import SheetCell, draw_sheet
+from runner.plotting.contact_sheet import SheetCell, _fitted, draw_sheet
 from tasks.schema import Record
 from tests.tasks.datasets.miniatures.painting import paint
 
@@ -138,7 +142,10 @@ def test_the_commands_on_a_folder_of_images(
     folder = str(run.storage.folder)
     made = ["--data", str(gallery), "--output", str(tmp_path / "index")]
     assert main(["index", folder, *made]) == 0
-    assert "indexed 3 images" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "indexed 3 images" in shown
+    hint = shlex.split(next(line for line in shown.splitlines() if line.startswith("Search")))
+    assert hint[-5:] == [folder, "--image", "FILE", *index]
     assert "broken.jpg" in (tmp_path / "index-quarantine.jsonl").read_text()
     sheet = tmp_path / "sheet.png"
     query = ["--image", str(gallery / "1" / "a.png"), "--k", "2", "--output", str(sheet)]
@@ -174,6 +181,32 @@ def test_bad_input(
     assert main(given) == 2
     errors = capsys.readouterr().err
     assert any(part in errors for part in message.split("|")), errors
+
+
+def test_an_index_of_texts_suggests_a_text_query_of_the_same_model() -> None:
+    run: Any = SimpleNamespace(
+        learner=SimpleNamespace(embeds_texts=True),
+        storage=SimpleNamespace(folder=Path("runs/my run")),
+    )
+    options = argparse.Namespace(checkpoint="validation", after="plaza", output=None)
+    words = ["search", "runs/my run", "--text", "TEXT", "--checkpoint", "validation"]
+    assert shlex.split(_search_command(options, run))[-8:] == [*words, "--after", "plaza"]
+
+
+def test_queries_of_several_domains_have_different_names() -> None:
+    record = Record("/data/plaza/0001.png", 1, 0)
+    names = [Query(record, domain=each).name for each in ("plaza", "station")]
+    assert names == ["plaza: 0001.png", "station: 0001.png"]
+    assert Query(record).name == "0001.png"
+
+
+def test_names_that_differ_at_the_end_stay_different_on_a_sheet() -> None:
+    draw, font = ImageDraw.Draw(Image.new("L", (9, 9))), ImageFont.load_default(11)
+    names = [f"holiday-pictures-of-2024-{number:04d}.jpg" for number in range(3)]
+    fitted = [_fitted(draw, name, font) for name in names]
+    assert len(set(fitted)) == 3
+    assert all(name.startswith("hol") and "…" in name for name in fitted)
+    assert _fitted(draw, "short", font) == "short"
 
 
 def test_contact_sheet_truncates_lines_and_scales_images(tmp_path: Path) -> None:

@@ -64,9 +64,9 @@ def test_metrics_in_mlflow_are_counted(tmp_path: Path) -> None:
     file = tmp_path / "mlflow.db"
     with sqlite3.connect(file) as database:
         database.execute("CREATE TABLE metrics (run_uuid TEXT, key TEXT, step INTEGER)")
-        database.executemany("INSERT INTO metrics VALUES ('r', 'loss', ?)", [(0,), (1,)])
+        database.executemany("INSERT INTO metrics VALUES ('r', 'icar/loss', ?)", [(0,), (1,)])
     assert tracked_steps(file, outcome(3, 2)) == []
     assert "2 losses, the event log 3" in tracked_steps(file, outcome(3, 2, 1))[0]
     with sqlite3.connect(file) as database:
-        database.execute("INSERT INTO metrics VALUES ('r', 'loss', 1)")
+        database.execute("INSERT INTO metrics VALUES ('r', 'icar/loss', 1)")
     assert "1 metrics were sent twice" in tracked_steps(file, outcome(3, 2))[0]

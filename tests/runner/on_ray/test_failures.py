@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -78,7 +79,9 @@ def fit(
         class Trainer:
             def fit(self) -> Any:
                 outcome = outcomes[len(names) - 1]
-                if isinstance(outcome, Exception):
+                if isinstance(outcome, SystemExit):  # as Ray Train's handler of SIGINT
+                    signal.signal(signal.SIGINT, lambda *_: None)
+                if isinstance(outcome, BaseException):
                     raise outcome
                 return SimpleNamespace(return_value=outcome)
 
@@ -116,3 +119,10 @@ def test_other_failures_end_the_run(
 ) -> None:
     with pytest.raises(RuntimeError, match=expected):
         fit([*outcomes, {"a": 1}])
+
+
+def test_ctrl_c_interrupts_a_fit_as_a_run_without_ray(fit: Callable[..., Any]) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        fit([SystemExit(1)])
+    assert signal.getsignal(signal.SIGINT) is before

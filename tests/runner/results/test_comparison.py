@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import csv
 import io
 import json
+import math
 import re
 import statistics
 from collections.abc import Callable, Mapping
@@ -596,7 +598,8 @@ def test_json(make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     given = ["compare", "one", "two", "--json", "--runs", str(tmp_path)]
     assert lifelong.main(given) == 0
     actual = json.loads(capsys.readouterr().out)
-    assert list(actual) == ["runs", "differences", "published"]
+    keys = ["differing_settings", "runs", "paired", "differences", "published"]
+    assert list(actual) == keys
     (difference,) = actual["differences"]
     assert difference["sentence"] == "lpw: test gallery lists differ"
     one, two = actual["runs"]
@@ -734,3 +737,99 @@ def test_invalid_published_row_is_rejected(change: dict[str, Any], message: str)
     assert PublishedResults.model_validate({**content, "rows": [fine]})
     with pytest.raises(ValueError, match=message):
         PublishedResults.model_validate({**content, "rows": [fine | change]})
+
+
+WITHOUT = [*DRAWN, "data.images_per_person=2"]
+
+
+def test_differing_settings_come_first(
+    make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = "learner.interpolation.mode=fixed"
+    make("with", *DRAWN)
+    make("without", *DRAWN, other)
+    make("third", *WITHOUT, "seed=4")
+    words = ["compare", "with", "without", "third", "--runs", str(tmp_path)]
+    assert lifelong.main(words) == 0
+    text = capsys.readouterr().out
+    assert text.index("Settings that differ") < text.index("mAP/R1")
+    assert row(text, "learner.interpolation.mode") == ["A,C", "none", "B", "fixed"]
+    assert row(text, "data.images_per_person") == ["A,B", "4", "C", "2"]
+    assert "\nseed" not in text
+    assert "Seeds differ (A 0; B 0; C 4)" in text
+    assert lifelong.main([*words, "--json"]) == 0
+    settings = json.loads(capsys.readouterr().out)["differing_settings"]
+    assert settings["learner.interpolation.mode"] == {"A": "none", "B": "fixed", "C": "none"}
+
+
+def test_settings_of_a_disabled_section_do_not_differ(make: Make) -> None:
+    one, other = make("one", *DRAWN), make("other", *DRAWN, "learner.gradnorm.alpha=0.5")
+    comparison = compare(one, other)
+    assert comparison.settings == {}
+    assert len(comparison.groups) == 2, "a repeated seed starts a new group"
+
+
+def test_equal_seeds_are_compared_in_pairs(make: Make) -> None:
+    folders = [make(f"a{seed}", *DRAWN, f"seed={seed}", score=by_index(seed)) for seed in range(3)]
+    folders += [
+        make(f"b{seed}", *WITHOUT, f"seed={seed}", score=by_index(seed + gain))
+        for seed, gain in ((1, 2.0), (2, 3.0), (7, 9.0))
+    ]
+    comparison = compare(*folders)
+    pair = next(each for each in comparison.paired if each.column.kind == "seen average")
+    assert (pair.label, pair.reference) == ("B", "A")
+    assert pair.difference.by_seed == pytest.approx({1: 2.0, 2: 3.0})
+    # t = 2.5 / (0.7071 / sqrt(2)) = 5 with one degree of freedom: p = 2 / pi * atan(1 / 5)
+    assert pair.difference.p_value == pytest.approx(2 / math.pi * math.atan(1 / 5))
+    text = shown(comparison, metric="mAP")
+    assert row(text, "B - A  seen average mAP") == ["+2.5", "±", "0.7", "2", "0.13", "+2.0", "+3.0"]
+    assert "Seeds differ" in text
+
+
+def test_equal_differences_and_single_seeds_have_no_p(make: Make) -> None:
+    folders = [make(f"a{seed}", *DRAWN, f"seed={seed}") for seed in range(2)]
+    folders += [make(f"b{seed}", *WITHOUT, f"seed={seed}") for seed in range(2)]
+    comparison = compare(*folders)
+    assert {each.difference.p_value for each in comparison.paired} == {None}
+    assert compare(folders[0], folders[2]).paired == ()
+
+
+def test_other_test_data_are_not_paired(make: Make) -> None:
+    folders = [make(f"a{seed}", *DRAWN, f"seed={seed}") for seed in range(2)]
+    folders += [
+        make(f"b{seed}", *WITHOUT, f"seed={seed}", change=other_tests("plaza")) for seed in range(2)
+    ]
+    kinds = {each.column.kind for each in compare(*folders).paired}
+    assert kinds == {"unseen average"}
+
+
+@pytest.mark.parametrize("format", ["markdown", "latex", "csv"])
+def test_formats(
+    make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str], format: str
+) -> None:
+    make("a0", *DRAWN, score=by_index(0))
+    make("a1", *DRAWN, "seed=1", score=by_index(1))
+    make("b_b", *WITHOUT, "backbone.weights=random")
+    words = ["compare", "a0", "a1", "b_b", "--runs", str(tmp_path), "--metric", "mAP"]
+    assert lifelong.main([*words, "--format", format]) == 0
+    text = capsys.readouterr().out
+    if format == "csv":
+        first, second = csv.DictReader(io.StringIO(text))
+        assert (first["label"], first["method"], first["num_seeds"]) == ("A", "vladr", "2")
+        expected = statistics.mean([60, 61]) - 0.5 + 1
+        assert float(first["seen_average_mAP"]) == pytest.approx(expected)
+        assert float(first["seen_average_mAP_deviation"]) == pytest.approx(math.sqrt(0.5))
+        assert second["data.images_per_person"] == "2"
+        assert second["seen_average_mAP_deviation"] == ""
+        return
+    lines = text.splitlines()
+    assert all(len(line) > 80 for line in lines if "vladr" in line), "no line is wrapped"
+    assert text.count("vladr") == 2
+    if format == "markdown":
+        assert "| A | vladr |" in text
+        assert "61.0 ± 0.7" in text
+    else:
+        assert lines[0].startswith(r"\begin{tabular}{llll")
+        assert r"61.0 $\pm$ 0.7" in text
+        assert r"data.images\_per\_person" in text
+        assert lines[-1] == r"\end{tabular}"

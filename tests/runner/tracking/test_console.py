@@ -1,6 +1,7 @@
 """Console view of hand-written events."""
 
 import io
+import re
 import threading
 
 import pytest
@@ -198,6 +199,56 @@ def test_a_terminal_shows_a_live_block():
     assert "iteration 31/40, 0:00:09 left" in shown
     assert "printed above" in shown
     assert "hello" in shown
+
+
+LONG = {"domain": "market1501", "stage": "mtad_attribute", "epoch": 11, "domain_index": 2}
+
+
+@pytest.mark.parametrize("width", [45, 60, 80, 100])
+def test_epoch_and_time_left_fit_every_terminal(width):
+    console = Console(file=io.StringIO(), force_terminal=True, width=width, color_system=None)
+    view = ProgressView(console)
+    run = RUN | {"total_iterations": 123456, "seen": list("abcde")}
+    for event in (run, STAGE | LONG | {"epochs": 60}):
+        view.handle(event)
+    for number in (1000, 34567):
+        view.handle(iteration(number, 100.0 + number) | LONG)
+    console.print(view.live_lines())
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines[2:])) <= width
+    assert "iteration 34568/123456" in lines[-3]
+    assert re.search(r"\d:\d\d:\d\d left", lines[-3])
+    if width > 45:
+        assert "domain 3/5 market1501, mtad_attribute epoch 12/60" in lines[-2]
+
+
+def test_a_terminal_breaks_lines_between_words():
+    console = Console(file=io.StringIO(), force_terminal=True, width=50, color_system=None)
+    view = ProgressView(console)
+    command = f"python runner/lifelong.py sync {'folder' * 10}"
+    for event in (RUN, evaluation(2), {"event": "log", "message": f"`{command}` sends the rest"}):
+        view.handle(event)
+    text = console.file.getvalue()
+    words = [
+        "after",
+        "2/2",
+        "station:",
+        "learned",
+        "mAP",
+        "45.0,",
+        "R1",
+        "58.0;",
+        "unseen",
+        "mAP",
+        "33.3,",
+        "R1",
+        "44.4",
+        "(1.2",
+        "s)",
+    ]
+    assert [word for line in text.splitlines()[2:-1] for word in line.split()] == words
+    assert max(map(len, text.splitlines()[2:-1])) <= 50
+    assert command in text, "a command is one line"
 
 
 def test_following_skips_earlier_events(tmp_path):

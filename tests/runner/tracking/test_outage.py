@@ -63,14 +63,15 @@ def check_delivered(uri: str, results: dict[str, Any]) -> None:
     assert [run.info.status for run in runs] == ["FINISHED"] * 3
     seen = Counter[int]()
     for run in domains.values():
-        for name in ("loss", "lr", "images_per_s", "terms.identity", "terms.triplet"):
-            steps = [point.step for point in client.get_metric_history(run.info.run_id, name)]
+        for name in ("loss", "lr", "images_per_s", "term/identity", "term/triplet"):
+            points = client.get_metric_history(run.info.run_id, f"finetune/{name}")
+            steps = [point.step for point in points]
             assert len(steps) == results["num_iterations"] / len(domains), name
             seen.update(steps)
     assert seen == Counter(dict.fromkeys(range(results["num_iterations"]), 5))
     columns = results["domains"]["seen"] + results["domains"]["unseen"]
     for column, name in enumerate(columns):
-        points = client.get_metric_history(parent.info.run_id, f"test.mAP.{name}")
+        points = client.get_metric_history(parent.info.run_id, f"test/mAP/{name}")
         assert {point.step: point.value for point in points} == {
             step: row[column] for step, row in enumerate(results["scores"]["mAP"])
         }

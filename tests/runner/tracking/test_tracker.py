@@ -15,9 +15,11 @@ from runner.config.sections import TrackingConfig
 from runner.tracking import mlflow_sender
 from runner.tracking.event_log import EventLog, read_events
 from runner.tracking.mlflow_client import TrackingError, public_uri, resolve_uri
+from runner.tracking.mlflow_note import run_note
 from runner.tracking.mlflow_payloads import PARENT, RunHistory
 from runner.tracking.mlflow_sender import TrackingState
 from runner.tracking.tracker import Tracker, sync
+from tasks.retrieval.metrics import ResultMatrix
 
 SEEN = ["market", "cuhk"]
 UNSEEN = ["grid"]
@@ -69,6 +71,7 @@ def emit_run(folder: Path, attempt: int = 1, num_workers: int = 0) -> None:
         unseen=UNSEEN,
         params={"data.persons_per_batch": 16, "cluster.num_workers": num_workers, "run.name": None},
         git_revision="abc123",
+        lock="10c4",
         total_iterations=8,
         attempt=attempt,
     )
@@ -114,7 +117,7 @@ def emit_end_of_domain(folder: Path, domain_index: int) -> None:
 def emit_end(folder: Path) -> None:
     EventLog(folder / "events.jsonl").emit(
         "finished",
-        summary={"seen_mAP": 20.5, "forgetting_mAP": None},
+        summary={"seen_mAP": 20.5, "forgetting_mAP": -10.0, "forward_transfer_mAP": 3.5},
         timings={"total": 12.0},
     )
 
@@ -157,22 +160,19 @@ def check_whole_run(client, experiment: str, folder: Path) -> None:
     assert [run.info.run_name for run in runs] == [folder.name]
     parent = runs[0]
     assert parent.info.status == "FINISHED"
-    assert parent.data.params == {
-        "data.persons_per_batch": "16",
-        "cluster.num_workers": "0",
-        "run.name": "null",
-    }
+    assert parent.data.params == {"data.persons_per_batch": "16"}
+    assert parent.data.tags["lock"] == "10c4"
     assert parent.data.tags["attempt"] == "2"
     assert parent.data.tags["git_revision"] == "abc123"
     run_id = parent.info.run_id
-    assert history(client, run_id, "test.mAP.cuhk") == [(0, 1.0), (1, 11.0), (2, 21.0)]
-    assert history(client, run_id, "test.seen_mAP") == [(1, 10.0), (2, 20.5)]
-    assert history(client, run_id, "test.unseen_mAP") == [(0, 2.0), (1, 12.0), (2, 22.0)]
-    assert history(client, run_id, "summary.seen_mAP") == [(0, 20.5)]
-    assert history(client, run_id, "seconds.total") == [(0, 12.0)]
-    assert "summary.forgetting_mAP" not in parent.data.metrics
-    assert history(client, run_id, "memory_version") == [(1, 1.0), (2, 2.0)]
-    assert history(client, run_id, "stored_bytes_per_domain") == [(1, 1536.0), (2, 1536.0)]
+    assert history(client, run_id, "test/mAP/cuhk") == [(0, 1.0), (1, 11.0), (2, 21.0)]
+    assert history(client, run_id, "mAP_seen") == [(1, 10.0), (2, 20.5)]
+    assert history(client, run_id, "mAP_unseen") == [(0, 2.0), (1, 12.0), (2, 22.0)]
+    assert history(client, run_id, "mAP_forgetting") == [(2, -10.0)]
+    assert history(client, run_id, "mAP_forward_transfer") == [(2, 3.5)]
+    assert history(client, run_id, "time/total") == [(0, 12.0)]
+    assert history(client, run_id, "memory/version") == [(1, 1.0), (2, 2.0)]
+    assert history(client, run_id, "memory/stored_bytes_per_domain") == [(1, 1536.0), (2, 1536.0)]
     nested = children(client, experiment, run_id)
     assert sorted(nested) == ["01-market", "02-cuhk"]
     for name, iterations in (("01-market", range(4)), ("02-cuhk", range(4, 8))):
@@ -180,12 +180,12 @@ def check_whole_run(client, experiment: str, folder: Path) -> None:
         assert child.info.status == "FINISHED"
         assert child.data.params == {"icar.epochs": "2", "icar.iterations_per_epoch": "2"}
         losses = [(i, 10.0 - i) for i in iterations]
-        assert history(client, nested[name], "loss") == losses
-        assert history(client, nested[name], "terms.id") == [(i, 1.0 + i) for i in iterations]
-        assert len(history(client, nested[name], "terms.triplet")) == 4
-        assert history(client, nested[name], "weights.id") == [(iterations[0], 1.0)]
-        assert history(client, nested[name], "seconds.stages.icar") == [(0, 2.0)]
-        assert history(client, nested[name], "memory_version") == [(0, float(name[:2]))]
+        assert history(client, nested[name], "icar/loss") == losses
+        assert history(client, nested[name], "icar/term/id") == [(i, 1.0 + i) for i in iterations]
+        assert len(history(client, nested[name], "icar/term/triplet")) == 4
+        assert history(client, nested[name], "icar/weight/id") == [(iterations[0], 1.0)]
+        assert history(client, nested[name], "time/stages/icar") == [(0, 2.0)]
+        assert history(client, nested[name], "memory/version") == [(0, float(name[:2]))]
 
 
 # ---- payloads
@@ -195,7 +195,7 @@ def test_repeated_iterations_are_sent_once(run_folder):
     emit_whole_run(run_folder)
     deliveries = RunHistory().take(read_events(run_folder / "events.jsonl").events)
     assert [delivery.run for delivery in deliveries] == [PARENT, "01-market", "02-cuhk"]
-    losses = [point for point in deliveries[2].metrics if point.name == "loss"]
+    losses = [point for point in deliveries[2].metrics if point.name == "icar/loss"]
     assert [point.step for point in losses] == [4, 5, 6, 7]
 
 
@@ -218,7 +218,7 @@ def test_prototypes_are_points_of_the_run_and_of_each_domain(run_folder):
         delivery.run: [
             (point.step, point.value)
             for point in delivery.metrics
-            if point.name == "memory_version"
+            if point.name == "memory/version"
         ]
         for delivery in deliveries
     }
@@ -236,7 +236,52 @@ def test_no_average_over_a_missing_score(run_folder):
     )
     points = RunHistory().take(read_events(run_folder / "events.jsonl").events)[0].metrics
     names = {point.name for point in points}
-    assert names == {"test.seconds", "test.mAP.market", "test.mAP.grid", "test.unseen_mAP"}
+    assert names == {"test/mAP/market", "test/mAP/grid", "mAP_unseen"}
+
+
+def test_the_averages_come_first_in_mlflow(run_folder):
+    emit_whole_run(run_folder)
+    parent = RunHistory().take(read_events(run_folder / "events.jsonl").events)[0]
+    names = sorted({point.name for point in parent.metrics})
+    assert names[:2] == ["R1_seen", "R1_unseen"]
+    assert names == sorted(names, key=lambda name: ("/" in name, name))
+    assert len(names) < 20
+
+
+def test_forgetting_after_each_step_is_that_of_the_result_matrix(run_folder):
+    log, seen = EventLog(run_folder / "events.jsonl"), ["a", "b", "c"]
+    log.emit("run", seen=seen, unseen=[], name="x")
+    matrix = ResultMatrix(tuple(seen))
+    for step in range(4):
+        row = {each: {"mAP": 50.0 + 7 * step * (index - 1)} for index, each in enumerate(seen)}
+        log.emit("evaluation", step=step, split="test", scores=row)
+        for each in seen:
+            matrix.record(step, each, row[each])
+    (parent,) = RunHistory().take(read_events(run_folder / "events.jsonl").events)
+    points = {each.step: each.value for each in parent.metrics if each.name == "mAP_forgetting"}
+    assert sorted(points) == [2, 3]
+    assert points[3] == pytest.approx(matrix.forgetting("mAP"))
+
+
+def test_stages_are_separate_curves(run_folder):
+    log = EventLog(run_folder / "events.jsonl")
+    emit_run(run_folder)
+    for iteration, stage in enumerate(("mtad", "icar")):
+        facts = {"domain": "market", "domain_index": 0, "stage": stage}
+        log.emit("iteration", **facts, iteration=iteration, loss=1.0, lr=1e-3)
+    domain = RunHistory().take(read_events(run_folder / "events.jsonl").events)[1]
+    names = [point.name for point in domain.metrics]
+    assert names == ["mtad/loss", "mtad/lr", "icar/loss", "icar/lr"]
+
+
+def test_the_description_ends_with_the_final_table(run_folder):
+    emit_whole_run(run_folder)
+    parent = RunHistory().take(read_events(run_folder / "events.jsonl").events)[0]
+    note = parent.tags["mlflow.note.content"]
+    assert note.startswith("**vladr** on **synthetic**, seed 1")
+    assert "| cuhk | 21.0 | 50.0 |" in note
+    assert "| **seen average** | 20.5 |" in note
+    assert len(run_note({"seen": ["x" * 99] * 99}, {}, {})) <= 4000
 
 
 def test_failure_ends_open_runs(run_folder):
@@ -248,12 +293,21 @@ def test_failure_ends_open_runs(run_folder):
     assert deliveries[0].tags["error.attempt_1"] == "out of memory"
 
 
+def test_a_stopped_run_is_killed_not_failed(run_folder):
+    emit_run(run_folder, attempt=2)
+    emit_iterations(run_folder, 0, range(2))
+    EventLog(run_folder / "events.jsonl").emit("stopped", reason="Ctrl-C")
+    payloads = RunHistory().take(read_events(run_folder / "events.jsonl").events)
+    assert [payload.status for payload in payloads] == ["KILLED", "KILLED"]
+    assert payloads[0].tags["stopped.attempt_2"] == "Ctrl-C"
+
+
 def test_characters_that_mlflow_refuses_are_replaced(database, run_folder):
     EventLog(run_folder / "events.jsonl").emit(
         "evaluation", step=0, split="test", seconds=1.0, scores={"a/b(c)": {"mAP": 1.0}}
     )
     report = sync(run_folder, TrackingConfig(uri=database, experiment="names"))
-    assert "test.mAP.a_b_c_" in client_of(database).get_run(report.run_id).data.metrics
+    assert "test/mAP/a_b_c_" in client_of(database).get_run(report.run_id).data.metrics
 
 
 # ---- sync
@@ -319,6 +373,52 @@ def test_state_is_stored_per_server(database, run_folder, tmp_path):
         assert sync(run_folder, config).num_events_sent > 0
         assert sync(run_folder, config).num_events_sent == 0
         check_whole_run(client_of(uri), "two", run_folder)
+
+
+@pytest.mark.parametrize("move", [shutil.move, shutil.copytree])
+def test_a_moved_or_copied_folder_is_not_sent_again(tmp_path, move):
+    from mlflow.tracking._tracking_service import utils
+
+    first = tmp_path / "first" / "runs"
+    folder = first / "demo-vladr-seed1"
+    folder.mkdir(parents=True)
+    emit_whole_run(folder)
+    (folder / "results.json").write_text("{}")
+    sync(folder, TrackingConfig(uri=f"sqlite:///{first}/mlflow.db"))
+    second = tmp_path / "second"
+    move(str(first), str(second))
+    utils._artifact_repos_cache.clear()  # by run id; the next command is another process
+    before = {path: path.read_bytes() for path in first.rglob("*.json")}
+    moved = second / folder.name
+    (moved / "results.json").write_text('{"new": 1}')
+    uri = f"sqlite:///{second}/mlflow.db"
+    report = sync(moved, TrackingConfig(uri=uri))
+    assert (report.num_events_sent, report.num_artefacts_sent) == (0, 1)
+    check_whole_run(client_of(uri), "lifelong-reid", moved)
+    assert {path: path.read_bytes() for path in first.rglob("*.json")} == before
+    (sent,) = second.glob("mlartifacts/*/artifacts/results.json")
+    assert sent.read_text() == '{"new": 1}'
+    assert sync(moved, TrackingConfig(uri=uri)).num_artefacts_sent == 0
+
+
+def test_a_copy_of_a_run_without_its_database_is_sent_as_a_whole(run_folder, database, tmp_path):
+    emit_whole_run(run_folder)
+    sync(run_folder, TrackingConfig(uri=database, experiment="copies"))
+    copy = shutil.copytree(run_folder, tmp_path / "elsewhere" / run_folder.name)
+    uri = f"sqlite:///{tmp_path}/elsewhere/mlflow.db"
+    report = sync(copy, TrackingConfig(uri=uri, experiment="copies"))
+    assert report.num_events_sent > 10
+    check_whole_run(client_of(uri), "copies", copy)
+
+
+def test_artefacts_outside_the_folder_of_the_database_stay_there(run_folder, tmp_path):
+    emit_whole_run(run_folder)
+    (run_folder / "results.json").write_text("{}")
+    uri = f"sqlite:///{tmp_path}/shared/mlflow.db"
+    (tmp_path / "shared" / "mlartifacts").mkdir(parents=True)
+    for _ in range(2):
+        sync(run_folder, TrackingConfig(uri=uri))
+    assert list(run_folder.parent.glob("mlartifacts/*/artifacts/results.json"))
 
 
 def test_a_deleted_run_is_explained(database, run_folder):

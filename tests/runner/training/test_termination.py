@@ -34,15 +34,17 @@ MakeArguments = Callable[..., list[str]]
 Numbers = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
-def send_at_iterations(patch: pytest.MonkeyPatch, *numbers: int) -> None:
-    """Sends SIGTERM to this process during the given iterations of the run, once each."""
+def send_at_iterations(
+    patch: pytest.MonkeyPatch, *numbers: int, number_of_signal: int = signal.SIGTERM
+) -> None:
+    """Sends a signal to this process during the given iterations of the run, once each."""
     add, left = StepLogger.add, set(numbers)
 
     def add_and_send(self: StepLogger, iteration: int, *arguments: Any) -> None:
         add(self, iteration, *arguments)
         if iteration in left:
             left.remove(iteration)
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number_of_signal)
 
     patch.setattr(StepLogger, "add", add_and_send)
 
@@ -77,7 +79,18 @@ def test_a_terminated_run_resumes_within_the_epoch_with_equal_scores(
     assert iterations == list(range(expected["num_iterations"])), "an iteration was repeated"
 
 
-def test_the_command_line_ends_with_143_and_the_command_to_repeat(
+@pytest.mark.parametrize(
+    ("number", "status", "message", "reason"),
+    [
+        (signal.SIGTERM, 143, "stopped by SIGTERM; everything", "SIGTERM"),
+        (signal.SIGINT, 130, "stopped; everything", "Ctrl-C"),
+    ],
+)
+def test_a_stopped_run_ends_with_its_status_and_the_command_to_repeat(
+    number: int,
+    status: int,
+    message: str,
+    reason: str,
     tmp_path: Path,
     tiny_arguments: MakeArguments,
     no_figures: None,
@@ -86,11 +99,16 @@ def test_the_command_line_ends_with_143_and_the_command_to_repeat(
 ) -> None:
     storage = tmp_path / "with space"
     arguments = tiny_arguments(storage, "finetune")
-    send_at_iterations(monkeypatch, 1)
-    assert lifelong.main(["run", "--fresh", *arguments]) == 143
-    shown = capsys.readouterr().err
-    assert "stopped by SIGTERM" in shown
+    send_at_iterations(monkeypatch, 1, number_of_signal=number)
+    assert lifelong.main(["run", "--fresh", *arguments]) == status
+    captured = capsys.readouterr()
+    shown = captured.err
+    assert shown.startswith(message)
     assert "Traceback" not in shown
+    assert "failed" not in captured.out + shown
+    (folder,) = storage.iterdir()
+    last = read_events(folder / "events.jsonl").events[-1]
+    assert (last["event"], last["reason"]) == ("stopped", reason)
     command = shlex.split(shown.strip().splitlines()[-1])
     assert command[-len(arguments) - 1 :] == ["run", *arguments], "--fresh would start over"
     assert lifelong.main(command[command.index("run") :]) == 0
