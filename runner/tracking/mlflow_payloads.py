@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from runner.config.run_config import in_hash
+from runner.config.hashed_fields import in_hash
 from runner.tracking.event_log import Event, as_number
 from runner.tracking.mlflow_client import MetricPoint, Status
 from runner.tracking.mlflow_note import NOTE_TAG, run_note
