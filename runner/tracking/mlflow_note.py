@@ -56,6 +56,6 @@ def _table(
             values = scores.get(domain, {})
             rows.append((domain, as_number(values.get("mAP")), as_number(values.get("R1"))))
         if domains:
-            averages = (as_number(summary.get(f"{kind}_{metric}")) for metric in ("mAP", "R1"))
-            rows.append((f"**{kind} average**", *averages))
+            average = as_number(summary.get(f"{kind}_mAP")), as_number(summary.get(f"{kind}_R1"))
+            rows.append((f"**{kind} average**", *average))
     return Table(_COLUMNS, tuple(rows)).to_markdown()
