@@ -75,12 +75,19 @@ def load_run(
         checkpoint: the last checkpoint, or that of the epoch selected on validation identities.
         use_gpu: compute on the first CUDA device.
 
+    Sets the number of torch threads of this process to `cluster.threads_per_worker` of the run.
+    With torch's default of one thread per core, a busy machine is several times slower.
+
     Raises:
-        FileNotFoundError, ValueError: the run or the checkpoint does not exist.
+        FileNotFoundError, ValueError: the run or the checkpoint does not exist, or there is no
+            CUDA device.
     """
+    if use_gpu and not torch.cuda.is_available():
+        raise ValueError("--gpu: expected a CUDA device, got none; omit --gpu")
     storage = RunStorage(find_run(run, storage_root))
     config = load_config(str(storage.config_file))
     file = _checkpoint_file(storage, after) if checkpoint == "last" else _chosen(storage, after)
+    torch.set_num_threads(config.cluster.threads_per_worker)
     learner = build_learner(config, LocalGroup())
     learner.load_state(read_learner(file))
     device = torch.device("cuda" if use_gpu else "cpu")

@@ -16,8 +16,6 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from models.components.interpolation import interpolate
 from models.learner import LearnerState
 from runner.analysis.cross_evaluation import settings_for
@@ -214,8 +212,6 @@ def interpolate_run(
     """
     storage = RunStorage(find_run(run, storage_root))
     steps = interpolation_steps(storage, domains)
-    if use_gpu and not torch.cuda.is_available():
-        raise ValueError("--gpu: expected a CUDA device, got none; omit --gpu")
     trained = load_run(str(storage.folder), storage_root, use_gpu=use_gpu)
     settings = settings_for(trained, None, overrides)
     benchmark = read_benchmark(settings)
