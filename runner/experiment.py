@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from models.backbones.caption_encoder import load_caption_encoder
 from runner.config.disk_space import explain_full_disk
 from runner.config.plain_values import leaves
@@ -84,6 +86,7 @@ def _run(
     start_s = time.time()
     tracking = _tracking(config)
     storage = RunStorage.of(config)
+    _check_gpus(config)
     benchmark = read_benchmark(config)
     attempt = storage.open(config, fresh=fresh)
     try:
@@ -124,6 +127,19 @@ def _run(
         return RunResult(storage.folder, results, tracking=report)
     finally:
         storage.close()
+
+
+def _check_gpus(config: RunConfig) -> None:
+    """Refuses a run on missing GPUs of this machine before it has a folder."""
+    cluster = config.cluster
+    is_elsewhere = cluster.num_workers and (cluster.address or os.environ.get("RAY_ADDRESS"))
+    num_needed = max(1, cluster.num_workers)
+    if cluster.use_gpu and not is_elsewhere and torch.cuda.device_count() < num_needed:
+        raise ValueError(
+            f"cluster.use_gpu: expected at least {num_needed} CUDA devices, one per worker, got "
+            f"{torch.cuda.device_count()}; set cluster.use_gpu=false"
+            + (", or lower cluster.num_workers" if cluster.num_workers > 1 else "")
+        )
 
 
 def _write_figures(results: dict[str, Any], folder: Path) -> None:

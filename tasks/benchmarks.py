@@ -210,20 +210,23 @@ def _find(config: BenchmarkConfig) -> dict[str, LocatedDataset]:
     for name in (*seen, *unseen):
         check_allowed(f"{prefix}{name}", config)
     datasets: dict[str, LocatedDataset] = {}
-    missing: list[str] = []
+    missing: dict[str, list[str]] = {}
     for name in (*seen, *unseen):
         try:
             datasets[name] = find_dataset(f"{prefix}{name}", Path(config.root), config)
         except FileNotFoundError as error:
-            missing.append(str(error))
-    if len(missing) > 1:
-        missing.append(
-            f"Of {len(seen + unseen)} data sets of {config.name}, {len(missing)} are missing; "
+            title, _, problem = str(error).partition(": ")
+            missing.setdefault(problem, []).append(title)
+    lines = [f"{', '.join(titles)}: {problem}" for problem, titles in missing.items()]
+    num_missing = sum(map(len, missing.values()))
+    if num_missing > 1:
+        lines.append(
+            f"Of {len(seen + unseen)} data sets of {config.name}, {num_missing} are missing; "
             "`python runner/lifelong.py doctor` lists them. Set benchmark.order and "
             "benchmark.unseen to use a part of the benchmark."
         )
-    if missing:
-        raise FileNotFoundError("\n".join(missing))
+    if lines:
+        raise FileNotFoundError("\n".join(lines))
     return datasets
 
 

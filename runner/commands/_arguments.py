@@ -32,6 +32,23 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     add_overrides(parser, "configuration overrides, such as seed=1")
 
 
+def add_values_files(parser: argparse.ArgumentParser) -> None:
+    """Adds --with, files of settings that are laid over the preset."""
+    parser.add_argument(
+        "--with", dest="values_files", action="append", default=[], metavar="FILE",
+        help="YAML file of settings laid over the preset, such as best-values.yaml of a sweep; "
+        "may be repeated; key=value wins",
+    )  # fmt: skip
+
+
+def all_overrides(options: argparse.Namespace) -> list[str]:
+    """Overrides of the files of --with, then those of the command line."""
+    from runner.config.values_file import read_values
+
+    of_files = [override for file in options.values_files for override in read_values(Path(file))]
+    return [*of_files, *options.overrides]
+
+
 def add_overrides(parser: argparse.ArgumentParser, description: str) -> None:
     """Adds positional `key=value` overrides."""
     parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help=description)

@@ -9,7 +9,12 @@ import argparse
 import shlex
 
 from runner import program_name
-from runner.commands._arguments import add_config_arguments, add_output_arguments
+from runner.commands._arguments import (
+    add_config_arguments,
+    add_output_arguments,
+    add_values_files,
+    all_overrides,
+)
 from runner.commands._output import Output
 
 HELP = "run or resume an experiment (default command)"
@@ -19,6 +24,7 @@ EXAMPLE = "--preset demo-vladr seed=1"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `run`."""
     add_config_arguments(parser)
+    add_values_files(parser)
     parser.add_argument(
         "--fresh", action="store_true", help="start again and delete the earlier results"
     )
@@ -33,7 +39,7 @@ def main(options: argparse.Namespace, output: Output) -> int:
     from runner.results.report import results_table
     from runner.tracking.console import ProgressView
 
-    config = load_config(options.preset, options.overrides)
+    config = load_config(options.preset, all_overrides(options))
     result = run_experiment(config, fresh=options.fresh, view=ProgressView(output.progress))
     output.write_json(
         {

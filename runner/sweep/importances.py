@@ -63,7 +63,8 @@ def importances(
     ]
     num_known = len(known)
     if num_known < MIN_TRIALS:
-        return Importances({}, num_known, f"too few trials: {num_known} of {MIN_TRIALS} finished")
+        why = f"too few finished trials: expected at least {MIN_TRIALS}, got {num_known}"
+        return Importances({}, num_known, why)
     if len({value for _, value in known}) == 1:
         return Importances({}, num_known, f"all {num_known} finished trials are equal")
     common = [key for key in space.parameters if all(key in each.values for each, _ in known)]

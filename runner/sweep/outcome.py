@@ -18,7 +18,7 @@ from runner.sweep.space import DefaultPoint, SearchSpace
 from runner.sweep.trial_records import TrialRecord, read_records, trial_folder
 from tasks.benchmarks import seen_and_unseen
 
-BEST_FILE = "best.yaml"
+BEST_FILE, BEST_VALUES_FILE = "best.yaml", "best-values.yaml"
 PARETO_FOLDER = "pareto"
 
 

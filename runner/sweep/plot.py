@@ -43,7 +43,8 @@ def _figures(outcome: Outcome) -> Iterator[tuple[str, Figure]]:
     if not any(record.reports for record in outcome.records):
         return
     yield "history.png", draw_history(outcome)
-    yield "importances.png", draw_importances(outcome)
+    if any(each.of for each in outcome.importances.values()):
+        yield "importances.png", draw_importances(outcome)
     yield "slice.png", draw_slice(outcome)
     names = short_names(outcome.keys)
     for key, parameter in outcome.space.parameters.items():

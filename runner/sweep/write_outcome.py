@@ -8,8 +8,17 @@ from pathlib import Path
 
 from runner import program_name
 from runner.config.run_config import RunConfig, load_config, to_yaml
+from runner.config.values_file import values_text
 from runner.results.run_folder import write_atomically
-from runner.sweep.outcome import BEST_FILE, PARETO_FOLDER, Outcome, config_file, gather, shown_path
+from runner.sweep.outcome import (
+    BEST_FILE,
+    BEST_VALUES_FILE,
+    PARETO_FOLDER,
+    Outcome,
+    config_file,
+    gather,
+    shown_path,
+)
 from runner.sweep.settings import SweepSettings
 from runner.sweep.space import SearchSpace
 from runner.sweep.table import to_csv, to_json, to_markdown
@@ -24,7 +33,7 @@ def write_outcome(
     *,
     quick: bool = False,
 ) -> Outcome:
-    """Writes best.yaml, trials.csv, summary.json, table.md and the figures from the records.
+    """Writes the presets, trials.csv, summary.json, table.md and the figures from the records.
 
     Files are replaced atomically, so this may be called at any time, also while trials run.
 
@@ -49,11 +58,13 @@ def write_outcome(
 
 
 def _write_presets(outcome: Outcome, config: RunConfig) -> None:
-    """Writes best.yaml and, with several objectives, pareto/<number>.yaml; removes old files."""
+    """Writes best.yaml, best-values.yaml and pareto/<number>.yaml; removes old files."""
     folder = outcome.folder
     if outcome.best is None or outcome.preset is None:
-        (folder / BEST_FILE).unlink(missing_ok=True)
+        for name in (BEST_FILE, BEST_VALUES_FILE):
+            (folder / name).unlink(missing_ok=True)
     else:
+        write_atomically(folder / BEST_VALUES_FILE, _values(outcome, outcome.best))
         write_atomically(outcome.preset, _preset(outcome, outcome.best, config, outcome.preset))
     pareto = folder / PARETO_FOLDER
     files = {f"{record.number}.yaml": record for record in outcome.front}
@@ -66,6 +77,16 @@ def _write_presets(outcome: Outcome, config: RunConfig) -> None:
             file.unlink()
     if pareto.is_dir() and not files:
         shutil.rmtree(pareto)
+
+
+def _values(outcome: Outcome, trial: TrialRecord) -> str:
+    """Sampled values of the trial alone, which can be laid over another preset."""
+    file = shlex.quote(shown_path(outcome.folder / BEST_VALUES_FILE))
+    return (
+        f"# Values of trial {trial.number}, the best of sweep {outcome.settings.name}. "
+        f"Lay them over a preset:\n#   {program_name()} run --preset NAME --with {file}\n"
+        + values_text(trial.values)
+    )
 
 
 def _preset(outcome: Outcome, trial: TrialRecord, config: RunConfig, file: Path) -> str:

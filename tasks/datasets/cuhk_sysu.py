@@ -193,7 +193,7 @@ def _extract(dataset: LocatedDataset, target: Path, facts: Mapping[str, Any]) ->
     with atomic_folder(target) as folder:
         _make_folders(dataset, folder)
         # Threads are sufficient: Pillow releases the GIL while it decodes and encodes.
-        with ThreadPoolExecutor(os.cpu_count()) as threads:
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
             crop_scene = partial(_crop_scene, dataset.folder / _SCENES, folder)
             for number, _ in enumerate(threads.map(crop_scene, by_scene.values()), start=1):
                 if number % 2_000 == 0:

@@ -126,4 +126,4 @@ def map_in_processes(
 
 def useful_processes(num_images: int) -> int:
     """Number of processes to use: starting a second one only pays off from 1,000 images."""
-    return 1 if num_images < 1000 else min(os.cpu_count() or 1, 16)
+    return 1 if num_images < 1000 else min(len(os.sched_getaffinity(0)), 16)

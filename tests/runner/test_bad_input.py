@@ -134,8 +134,29 @@ def test_the_same_name_with_another_configuration(
 
 def test_a_missing_data_root(refused: Refused, tmp_path: Path) -> None:
     errors = refused(*on(tmp_path / "nowhere"))
-    assert f"Market-1501: the folder {tmp_path / 'nowhere'} does not exist" in errors
+    nowhere = f"the folder {tmp_path / 'nowhere'} does not exist"
+    assert re.search(rf"Market-1501.*: {re.escape(nowhere)}", errors)
+    assert errors.count(nowhere) == 1
     assert "Set benchmark.root" in errors
+
+
+def test_data_sets_missing_for_one_reason_are_one_line(refused: Refused, tmp_path: Path) -> None:
+    errors = refused("benchmark.name=lreid-1", f"benchmark.root={tmp_path / 'nowhere'}")
+    assert errors.count("does not exist") == 1
+    assert re.search(r"Market-1501, .*, SenseReID: the folder", errors)
+    assert "Of 12 data sets of lreid-1, 12 are missing" in errors
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_missing_gpus_leave_no_run_behind(
+    num_workers: int, refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    errors = refused("cluster.use_gpu=true", f"cluster.num_workers={num_workers}")
+    assert errors.count("CUDA") == 1
+    assert f"at least {max(1, num_workers)} CUDA devices" in errors
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_missing_folder(refused: Refused, market: Path) -> None:

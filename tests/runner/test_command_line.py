@@ -322,3 +322,31 @@ def test_a_missing_run_lists_the_runs_that_exist(
         (tmp_path / name / "config.yaml").touch()
     assert main(["compare", "nothing", "--runs", str(tmp_path)]) == 2
     assert f"{tmp_path} holds a, b, c, d, e and 2 more" in capsys.readouterr().err
+
+
+def test_values_of_a_file_are_laid_over_the_preset(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    first.write_text("learner.icar.epochs: 6\ndata:\n  persons_per_batch: 4\n")
+    second.write_text("learner.control: none\nseed: 5\n")
+    words = ["show-config", "--preset", "demo-vladr", "--with", str(first), "--with", str(second)]
+    assert main([*words, "seed=7", "--json"]) == 0
+    config = json.loads(capsys.readouterr().out)["config"]
+    assert config["learner"]["icar"]["epochs"] == 6
+    assert config["data"]["persons_per_batch"] == 4
+    assert config["seed"] == 7, "an override wins"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "does not exist"), ("- 1", "got list"), ("a: [", "expected YAML"), ("x.y: 1", "x")],
+)
+def test_a_wrong_file_of_values_is_explained(
+    content: str | None, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "values.yaml"
+    if content is not None:
+        file.write_text(content)
+    assert main(["show-config", "--with", str(file)]) == 2
+    assert message in capsys.readouterr().err

@@ -72,6 +72,16 @@ def test_training_settings_cannot_be_overridden(finished: RunResult) -> None:
         settings_for(run, None, ["backbone.image_height=96"])
 
 
+def test_a_trained_run_uses_the_threads_of_its_configuration(finished: RunResult) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        run = load_run(str(finished.folder), "runs")
+        assert torch.get_num_threads() == run.config.cluster.threads_per_worker == 1
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_another_benchmark_resets_order(finished: RunResult) -> None:
     run = load_run(str(finished.folder), "runs")
     benchmark = settings_for(run, "lreid-1", ["benchmark.unseen=[viper]"]).benchmark

@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from runner.config.run_config import load_config
+from runner.config.run_config import flatten, load_config
 from runner.config.sections import TrackingConfig
+from runner.config.values_file import read_values
 from runner.sweep.console import SweepView
 from runner.sweep.importances import MIN_TRIALS
 from runner.sweep.mlflow import SweepTracker, send_outcome
@@ -102,6 +103,9 @@ def test_the_best_preset_has_the_trials_values_and_the_users_storage(make: Make)
         default.storage, default.run, default.tracking,
     )  # fmt: skip
     assert (mine.cluster, mine.checkpoints) == (default.cluster, default.checkpoints)
+    overrides = read_values(folder / "best-values.yaml")
+    laid_over = flatten(load_config("demo-vladr", overrides))
+    assert {key: laid_over[key] for key in outcome.best.values} == dict(outcome.best.values)
     header = outcome.preset.read_text().partition("seed:")[0]
     assert f"Trial {outcome.best.number}, the best of sweep {folder.name}" in header
     assert "on validation identities, seed 0" in header
@@ -114,6 +118,7 @@ def test_without_a_finished_trial_there_is_no_preset(make: Make):
     again = write_outcome(folder, settings, outcome.space, load_config("demo-sweep"), quick=True)
     assert again.best is None
     assert not (folder / "best.yaml").exists()
+    assert not (folder / "best-values.yaml").exists()
     assert "no best trial" in (folder / "table.md").read_text()
 
 
@@ -137,10 +142,12 @@ def test_tables_have_all_trials_and_domains_saved(make: Make):
 def test_figures_and_importances(make: Make, num: int):
     folder, _, outcome = make(num, quick=False, objective="seen_mAP,forgetting_mAP")
     names = {file.name for file in (folder / "pictures").iterdir()}
-    assert {"history.png", "importances.png", "slice.png", "parallel.png", "pareto.png"} < names
+    assert {"history.png", "slice.png", "parallel.png", "pareto.png"} < names
+    assert ("importances.png" in names) == (num > MIN_TRIALS), "no page without importances"
     found = outcome.importances["seen_mAP"]
     if num < MIN_TRIALS:
-        assert (dict(found.of), found.why) == ({}, f"too few trials: 1 of {MIN_TRIALS} finished")
+        assert not found.of
+        assert found.why == f"too few finished trials: expected at least {MIN_TRIALS}, got 1"
     else:
         shares = [each.share for each in found.of.values() if not each.is_conditional]
         assert sum(shares) == pytest.approx(1)
