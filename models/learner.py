@@ -259,6 +259,38 @@ class Learner(nn.Module, ABC):
         """
         raise NotImplementedError(f"{type(self).__module__} does not embed texts")
 
+    @property
+    def query_tower(self) -> nn.Module | None:
+        """The `TextTower` of `embed_texts`; None if the method has no text queries."""
+        return None
+
+    @property
+    def reads_gallery_descriptions(self) -> bool:
+        """Whether `embed_gallery` depends on the descriptions."""
+        return False
+
+    def embed_described(self, images: Tensor, tokens: Tensor) -> Tensor:
+        """Embed gallery images with tokenised descriptions, as `embed_gallery` does.
+
+        Only methods with `reads_gallery_descriptions` depend on `tokens`.
+
+        Args:
+            images: [B, 3, H, W], normalised.
+            tokens: [B, L] descriptions, tokenised by `query_tower`, on the device of the images.
+
+        Returns:
+            [B, D] L2-normalised test embeddings.
+        """
+        del tokens
+        return self.embed_images(images)
+
+    def embedding_facts(self) -> dict[str, Any]:
+        """Return `facts` as far as `rebuild` needs them to compute test embeddings.
+
+        Exported models contain them, so they name no training image.
+        """
+        return self.facts()
+
     def end_stage(self, stage: str, probe: Probe) -> None:
         """Freeze what the stage learned and cache what the next one needs."""
 

@@ -77,7 +77,7 @@ def test_options_of_a_command_exist(page):
         name = words[0] if words[0] in command_names() else "run"
         parser = argparse.ArgumentParser()
         importlib.import_module(f"runner.commands.{name.replace('-', '_')}").add_arguments(parser)
-        assert options_among(words) <= set(re.findall(r"--[a-z][a-z-]*", parser.format_help()))
+        assert options_among(words) <= set(re.findall(r"--[a-z][a-z0-9-]*", parser.format_help()))
 
 
 def command_of(cli: click.Command, words: list[str]) -> click.Command:

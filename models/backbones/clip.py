@@ -20,8 +20,11 @@ from models.backbones.tower import (
     PatchTower,
     TextFeatures,
     TextTower,
+    Truncate,
+    padded_tokens,
     patch_grid,
     resize_positions,
+    truncate,
 )
 
 # Imported where needed: open_clip takes seconds to import (timm, transformers), which reading a
@@ -67,7 +70,8 @@ class ImageEncoder(PatchTower):
         """Encode images [B, 3, H, W] of the right size as the fields of `ImageFeatures`."""
         visual = self.visual
         patches = visual.conv1(images).flatten(2).transpose(1, 2)
-        class_token = visual.class_embedding.to(patches.dtype).expand(len(images), 1, -1)
+        # shape[0], not len(): an exported graph would keep len() as a constant batch size.
+        class_token = visual.class_embedding.to(patches.dtype).expand(images.shape[0], 1, -1)
         tokens = torch.cat([class_token, patches], dim=1)
         tokens = visual.ln_pre(tokens + visual.positional_embedding.to(tokens.dtype))
         tokens = visual.ln_post(visual.transformer(tokens))
@@ -119,18 +123,8 @@ class TextEncoder(TextTower):
         `context_length` are truncated and keep their end-of-text token. The string "<end_of_text>"
         in a text is not the special token.
         """
-        from open_clip.tokenizer import _tokenizer as tokenizer  # slow import
-
         limit = min(max_tokens or self.context_length, self.context_length)
-        first, last = tokenizer.sot_token_id, tokenizer.eot_token_id
-        rows = [
-            [first, *self._truncate(text, _word_ids(tokenizer, text), limit), last]
-            for text in texts
-        ]
-        tokens = torch.zeros(len(rows), max(map(len, rows), default=2), dtype=torch.long)
-        for index, row in enumerate(rows):
-            tokens[index, : len(row)] = torch.tensor(row)
-        return tokens
+        return clip_tokens(texts, limit, self._truncate)
 
     def end_positions(self, tokens: Tensor) -> Tensor:
         """Return the position [N] of the end-of-text token, which has the highest token id."""
@@ -146,7 +140,7 @@ class TextEncoder(TextTower):
         The tower is causal, so positions after the end of a text have no effect.
         """
         tokens = self._transform(embeddings)
-        rows = torch.arange(len(tokens), device=tokens.device)
+        rows = torch.arange(tokens.shape[0], device=tokens.device)
         return self.ln_final(tokens[rows, end_positions]) @ self.text_projection
 
     def features(self, tokens: Tensor) -> TextFeatures:
@@ -155,7 +149,7 @@ class TextEncoder(TextTower):
         projected = self.ln_final(self._transform(self.embed_tokens(tokens)))
         projected = projected @ self.text_projection
         positions = torch.arange(tokens.shape[1], device=tokens.device)
-        rows = torch.arange(len(tokens), device=tokens.device)
+        rows = torch.arange(tokens.shape[0], device=tokens.device)
         return TextFeatures(projected[rows, ends], projected, positions <= ends[:, None])
 
     def _transform(self, embeddings: Tensor) -> Tensor:
@@ -163,6 +157,18 @@ class TextEncoder(TextTower):
         self.check_length(length, len(self.positional_embedding))
         tokens = embeddings + self.positional_embedding[:length].to(embeddings.dtype)
         return self.transformer(tokens, attn_mask=self.causal_mask[:length, :length])
+
+
+def clip_tokens(texts: Sequence[str], limit: int, shorten: Truncate = truncate) -> Tensor:
+    """Tokenize N texts as CLIP BPE tokens [N, L] long of at most `limit` tokens, without a tower.
+
+    See `TextEncoder.tokenize`.
+    """
+    from open_clip.tokenizer import _tokenizer as tokenizer  # slow import
+
+    first, last = tokenizer.sot_token_id, tokenizer.eot_token_id
+    rows = [[first, *shorten(text, _word_ids(tokenizer, text), limit), last] for text in texts]
+    return padded_tokens(rows, TextEncoder.padding)
 
 
 def _word_ids(tokenizer: SimpleTokenizer, text: str) -> list[int]:

@@ -180,6 +180,25 @@ def encode_in_parts(
     return tuple(torch.cat(features) for features in zip(*parts, strict=True))
 
 
+Truncate = Callable[[str, list[int], int], list[int]]
+"""Shorten the word ids of a text: (text, ids without first and last token, maximum number of tokens
+with them) -> ids that fit."""
+
+
+def truncate(text: str, word_ids: list[int], limit: int) -> list[int]:
+    """Return the word ids that fit into `limit` tokens with first and last token."""
+    del text
+    return word_ids[: limit - 2]
+
+
+def padded_tokens(rows: Sequence[Sequence[int]], padding: int) -> Tensor:
+    """Build tokens [N, L] long from N rows of ids, padded to the length L of the longest."""
+    tokens = torch.full((len(rows), max(map(len, rows), default=2)), padding)
+    for index, row in enumerate(rows):
+        tokens[index, : len(row)] = torch.tensor(row)
+    return tokens
+
+
 class TextTower(nn.Module, ABC):
     """Text encoder whose input is token embeddings, so that learned prompts can replace words.
 
@@ -189,6 +208,9 @@ class TextTower(nn.Module, ABC):
 
     context_length: int
     """Maximum text length in tokens, including first and last token."""
+
+    padding: int = 0
+    """Token id after the end of a text."""
 
     unread: tuple[str, ...] = ()
     """Names of parameters that no feature depends on; they receive no gradient."""
@@ -236,7 +258,7 @@ class TextTower(nn.Module, ABC):
         """
         if len(word_ids) > limit - 2:
             self._truncated.add(text)
-        return word_ids[: limit - 2]
+        return truncate(text, word_ids, limit)
 
     @abstractmethod
     def end_positions(self, tokens: Tensor) -> Tensor:

@@ -19,8 +19,11 @@ from models.backbones.tower import (
     PatchTower,
     TextFeatures,
     TextTower,
+    Truncate,
+    padded_tokens,
     patch_grid,
     resize_positions,
+    truncate,
 )
 from models.backbones.vit_bert_weights import Pretrained, load_joint, read_towers
 
@@ -131,17 +134,7 @@ class BertEncoder(TextTower):
         are truncated and keep their [SEP]. The string "[SEP]" in a text is not the special token.
         """
         limit = min(max_tokens or self.context_length, self.context_length)
-        self.tokenizer.encode_special_tokens = True  # not kept by a copied tokenizer
-        rows = [[self.first, *self._word_ids(text, limit), self.last] for text in texts]
-        longest = max((len(row) for row in rows), default=2)
-        tokens = torch.full((len(rows), longest), self.padding)
-        for index, row in enumerate(rows):
-            tokens[index, : len(row)] = torch.tensor(row)
-        return tokens
-
-    def _word_ids(self, text: str, limit: int) -> list[int]:
-        ids = self.tokenizer.encode(text, add_special_tokens=False).ids
-        return self._truncate(text, ids, limit)
+        return bert_tokens(self.tokenizer, texts, limit, self._truncate)
 
     def end_positions(self, tokens: Tensor) -> Tensor:
         """Return the position [N] of [SEP], the last token before padding."""
@@ -175,6 +168,22 @@ class BertEncoder(TextTower):
         # causes a GPU synchronisation.
         mask = _mask_until(end_positions, length)[:, None, None]
         return self.bert(inputs_embeds=embeddings, attention_mask=mask).last_hidden_state
+
+
+def bert_tokens(
+    tokenizer: Tokenizer, texts: Sequence[str], limit: int, shorten: Truncate = truncate
+) -> Tensor:
+    """Tokenize N texts as WordPiece tokens [N, L] long of at most `limit` tokens, without a tower.
+
+    See `BertEncoder.tokenize`.
+    """
+    first, last, padding = (_token_id(tokenizer, name) for name in (FIRST, LAST, PADDING))
+    tokenizer.encode_special_tokens = True  # not kept by a copied tokenizer
+    ids = (tokenizer.encode(text, add_special_tokens=False).ids for text in texts)
+    rows = [
+        [first, *shorten(text, each, limit), last] for text, each in zip(texts, ids, strict=True)
+    ]
+    return padded_tokens(rows, padding)
 
 
 class VitBertBackbone(nn.Module):
@@ -235,6 +244,12 @@ def _pair(size: int | Sequence[int]) -> tuple[int, int]:
         return size, size
     height, width = size
     return height, width
+
+
+def _token_id(tokenizer: Tokenizer, name: str) -> int:
+    token_id = tokenizer.token_to_id(name)
+    assert token_id is not None, f"expected a BERT tokenizer, got one without {name}"
+    return token_id
 
 
 def _special_tokens(tokenizer: Tokenizer, vocab_size: int) -> tuple[int, int, int]:

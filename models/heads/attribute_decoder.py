@@ -77,7 +77,7 @@ class AttributeDecoder(nn.Module):
 
     def forward(self, patches: Tensor) -> Tensor:
         """Decode patch tokens [B, L, W] into L2-normalised attribute features v [B, K, D]."""
-        queries = self.queries.to(patches.dtype).expand(len(patches), -1, -1)
+        queries = self.queries.to(patches.dtype).expand(patches.shape[0], -1, -1)
         attended, _ = self.cross_attention(queries, patches, patches, need_weights=False)
         return functional.normalize(self.linear(attended), dim=-1)
 
@@ -90,7 +90,7 @@ class AttributeDecoder(nn.Module):
         Returns:
             Weights [B, H, K, L] of H heads, in [0, 1]; they sum to 1 over the patches.
         """
-        queries = self.queries.to(patches.dtype).expand(len(patches), -1, -1)
+        queries = self.queries.to(patches.dtype).expand(patches.shape[0], -1, -1)
         _, weights = self.cross_attention(
             queries, patches, patches, need_weights=True, average_attn_weights=False
         )

@@ -166,7 +166,7 @@ class Fusion(nn.Module):
     def _weigh(self, image: Tensor, text: Tensor) -> Tensor:
         """Compute weights [B, 2] from the aligned features [B, dim] of both modalities."""
         if self.gate is None:
-            return image.new_full((len(image), 2), 0.5)
+            return image.new_full((image.shape[0], 2), 0.5)
         return self.gate(torch.cat([image, text], dim=1)).softmax(1)
 
 

@@ -177,7 +177,7 @@ class Method(Learner):
         Raises:
             ValueError: the fusion needs a description that is empty.
         """
-        if not (self.config.fuses and self.config.gallery_descriptions):
+        if not self.reads_gallery_descriptions:
             return self.embed_images(images)
         if not all(descriptions):
             raise ValueError(
@@ -185,7 +185,15 @@ class Method(Learner):
                 "empty one; create them with `describe --prompt dual`, or train with "
                 "learner.gallery_descriptions=false"
             )
-        tokens = self._tower.tokenize(descriptions).to(images.device)
+        return self.embed_described(images, self._tower.tokenize(descriptions).to(images.device))
+
+    @property
+    def reads_gallery_descriptions(self) -> bool:
+        """Whether gallery images are fused with their descriptions."""
+        return self.config.fuses and self.config.gallery_descriptions
+
+    def embed_described(self, images: Tensor, tokens: Tensor) -> Tensor:
+        """Embed images [B, 3, H, W] fused with descriptions [B, L] as L2-normalised [B, D]."""
         text = self._tower.features(tokens)
         description = Modality(text.sentence, text.tokens, text.mask)
         fused = self.network.fuse(self.network.decouple(images), description)
@@ -194,6 +202,11 @@ class Method(Learner):
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Embed N captions as L2-normalised [N, D]."""
         return functional.normalize(self._tower.encode_texts(texts), dim=1)
+
+    @property
+    def query_tower(self) -> TextTower:
+        """The text tower, trained or frozen."""
+        return self._tower
 
     # Steps ----------------------------------------------------------------------------------------
 

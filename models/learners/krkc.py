@@ -255,6 +255,10 @@ class Method(Learner):
             "exemplars": self.exemplars.facts(),
         }
 
+    def embedding_facts(self) -> dict[str, Any]:
+        """Return the facts without the exemplars, which are training images."""
+        return self.facts() | {"exemplars": Exemplars(self.config.exemplars).facts()}
+
     def rebuild(self, facts: Mapping[str, Any]) -> None:
         """Create the memory model if the saved state has one; restore the exemplars."""
         self._offset = int(facts["offset"])

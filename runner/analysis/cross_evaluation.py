@@ -12,7 +12,7 @@ from typing import Any
 
 from models.backbones.caption_encoder import load_caption_encoder
 from runner.analysis.trained_run import TrainedRun, embedding
-from runner.config.run_config import ConfigError, RunConfig, override_values
+from runner.config.run_config import ConfigError, RunConfig, learner_module, override_values
 from runner.experiment import resolve_folders
 from runner.results.run_folder import git_revision, write_atomically
 from runner.training.evaluation import (
@@ -108,10 +108,11 @@ def score(run: TrainedRun, settings: RunConfig) -> Scored:
     benchmark = benchmark_to_test(run, settings)
     refuse_trained_people(run, benchmark)
     splits = {domain.name: domain.test for domain in benchmark.domains}
-    check_queries(type(run.learner), run.config.learner.name, splits)
+    method = learner_module(run.config.learner.name).Method
+    check_queries(method, run.config.learner.name, splits)
     check_protocol(settings.evaluation.protocol, splits)
     for domain in benchmark.domains:
-        type(run.learner).check_gallery(run.config.learner, domain)
+        method.check_gallery(run.config.learner, domain)
     name = f"{benchmark.name}-{_hash(benchmark.lock, run.facts())}"
     folder = run.storage.folder / "evaluations" / name
     folder.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from models.learner import Learner
-from runner.config.run_config import RunConfig, load_config
+from runner.config.run_config import RunConfig, learner_module, load_config
 from runner.results.run_folder import RunStorage
 from runner.results.run_lookup import find_run
 from runner.streaming.image_stream import LocalStream
@@ -23,6 +23,12 @@ from runner.training.evaluation import Embedder
 from runner.training.model_selection import Which
 from runner.training.worker import build_learner
 from tasks.schema import Benchmark
+
+EXPORT_FILE = "export.json"
+"""File that marks the folder of an exported model, see `runner.analysis.export`."""
+
+UNTRAINED = "weights of the backbone"
+"""Checkpoint name of a learner that trains nothing."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +90,23 @@ def load_run(
     """
     device = compute_device(use_gpu, "--gpu")
     storage = RunStorage(find_run(run, storage_root))
+    if (storage.folder / EXPORT_FILE).exists():
+        raise ValueError(
+            f"{storage.folder}: expected a run, got an exported model, which only search, index "
+            "and evaluate accept; give the run that it was exported from"
+        )
     config = load_config(str(storage.config_file))
-    file = _checkpoint_file(storage, after) if checkpoint == "last" else _chosen(storage, after)
     torch.set_num_threads(config.cluster.threads_per_worker)
+    if learner_module(config.learner.name).Method.course == "none":
+        # Nothing is trained, so the run has no checkpoint.
+        if after is not None or checkpoint != "last":
+            raise ValueError(
+                f"--after, --checkpoint: expected neither for {config.learner.name}, which trains "
+                "nothing; omit them"
+            )
+        learner = build_learner(config, LocalGroup())
+        return TrainedRun(storage, config, UNTRAINED, learner.to(device).eval(), device)
+    file = _checkpoint_file(storage, after) if checkpoint == "last" else _chosen(storage, after)
     learner = build_learner(config, LocalGroup())
     learner.load_state(read_learner(file))
     return TrainedRun(storage, config, file.name, learner.to(device).eval(), device)

@@ -80,6 +80,12 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the folder of runs, the checkpoint to load and the device."""
+    add_weights_arguments(parser)
+    add_gpu(parser)
+
+
+def add_weights_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the folder of runs and the checkpoint to load."""
     add_runs_folder(parser)
     add_after(parser)
     parser.add_argument(
@@ -87,7 +93,6 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="last: end of training; validation: epoch selected on validation identities "
         "(default: last)",
     )  # fmt: skip
-    add_gpu(parser)
 
 
 def add_after(parser: argparse.ArgumentParser) -> None:
@@ -142,10 +147,10 @@ def split_overrides(words: Iterable[str]) -> tuple[list[str], list[str]]:
 
 
 def load_trained_run(options: argparse.Namespace) -> TrainedRun:
-    """Loads the trained model that `add_run_arguments` selects."""
-    from runner.analysis.trained_run import load_run
+    """Loads the trained model that `add_run_arguments` selects, a run or an exported model."""
+    from runner.analysis.export.exported_model import load_model
 
-    return load_run(
+    return load_model(
         options.run,
         options.runs_folder,
         after=options.after,

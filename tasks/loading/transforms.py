@@ -90,6 +90,18 @@ class TransformConfig(FrozenConfig):
         return values
 
 
+def mean_and_std(config: TransformConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the channel means and standard deviations, of pixels in [0, 1], for `normalise`."""
+    return _MEAN_STD[config.mean_std]
+
+
+def denormalise(images: Tensor, config: TransformConfig) -> Tensor:
+    """Invert `normalise`: [B, 3, H, W] float32 -> [B, H, W, 3] uint8, exact for its results."""
+    mean, std = (torch.tensor(each, device=images.device) for each in mean_and_std(config))
+    pixels = images.permute(0, 2, 3, 1) * (255 * std) + 255 * mean
+    return pixels.round_().clamp_(0, 255).to(torch.uint8)
+
+
 def normalise(
     images: Images, config: TransformConfig, device: torch.device | None = None
 ) -> Tensor:

@@ -77,7 +77,7 @@ def test_options_have_one_meaning(capsys: pytest.CaptureFixture[str]) -> None:
     texts = {command: help_of(capsys, command) for command in commands()}
     with_runs = {command for command, text in texts.items() if "--runs DIR" in text}
     by_name = {"attributes", "compare", "disentangle", "evaluate", "index", "interpolate", "report"}
-    assert with_runs == by_name | {"list", "search", "sync"}
+    assert with_runs == by_name | {"export", "list", "search", "sync"}
     assert {command for command, text in texts.items() if "--data DIR" in text} == {
         *("describe", "doctor", "index", "write-table"),
     }

@@ -1,0 +1,1 @@
+"""Export of the trained model of a run as ONNX, TorchScript or safetensors."""
