@@ -18,7 +18,8 @@ from runner.analysis.export.weights import read_weights
 from runner.analysis.trained_run import EXPORT_FILE, TrainedRun, load_run
 from runner.config.json_files import read_object
 from runner.config.run_config import load_config
-from runner.results.run_folder import RunStorage, find_run
+from runner.results.run_folder import RunStorage
+from runner.results.run_lookup import find_run
 from runner.training.model_selection import Which
 from tasks.loading.transforms import TransformConfig, denormalise
 from tasks.schema import Batch, Domain

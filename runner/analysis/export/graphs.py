@@ -137,7 +137,7 @@ def graphs_of(run: TrainedRun, *, uint8: bool) -> tuple[Graph, ...]:
         images = GraphInput("images", "uint8", ("batch", height, width, 3))
     else:
         images = GraphInput("images", "float32", ("batch", 3, height, width))
-        pixels = normalise(pixels, run.config.data.transform)
+        pixels = normalise(pixels.numpy(), run.config.data.transform)
     kind = DescribedImageGraph if learner.reads_gallery_descriptions else ImageGraph
     module = kind(learner, run.config.data.transform if uint8 else None)
     inputs, example = [images], [pixels]

@@ -86,7 +86,7 @@ def _pixels(run: TrainedRun, size: int) -> Tensor:
 
 
 def _embeddings(learner: Learner, transform: TransformConfig, pixels: Tensor) -> Tensor:
-    images = normalise(pixels, transform)
+    images = normalise(pixels.numpy(), transform)
     texts = [SAMPLE_TEXTS[index % len(SAMPLE_TEXTS)] for index in range(len(pixels))]
     with torch.no_grad():
         return learner.embed_gallery(images, texts).float().cpu()
