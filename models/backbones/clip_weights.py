@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from models.backbones.config import TINY, TINY_VIT_BERT, VIT_BERT
+from models.backbones.hub import check_reachable, without_logs
 from models.backbones.torchscript import is_torchscript
 from models.backbones.weights import (
     check_warm_file,
@@ -147,11 +148,15 @@ def _pretrained(name: str, tag: str, quick_gelu: bool) -> open_clip.CLIP:
             f"backbone.weights: expected random, a local file or one of {name}'s tags "
             f"({', '.join(tags) or 'it has none'}); got {tag!r}"
         )
-    trained_quick = bool(open_clip.get_pretrained_cfg(name, tag).get("quick_gelu"))
+    facts = open_clip.get_pretrained_cfg(name, tag)
+    trained_quick = bool(facts.get("quick_gelu"))
     if trained_quick != quick_gelu:
         raise ValueError(_activation_message(f"the weights {tag}", name, trained_quick))
     try:
-        return cast("open_clip.CLIP", open_clip.create_model(name, pretrained=tag))
+        if repository := facts.get("hf_hub"):
+            check_reachable(str(repository).strip("/"))
+        with without_logs():
+            return cast("open_clip.CLIP", open_clip.create_model(name, pretrained=tag))
     except (RuntimeError, OSError) as error:
         raise RuntimeError(
             f"could not load {name} {tag} ({error}); without network access, download the file "

@@ -12,6 +12,11 @@ def notes(summary: TableSummary) -> list[str]:
     sentences: list[str] = []
     if any(len(row.runs) > 1 for row in summary.rows):
         sentences.append("±: sample standard deviation over seeds, or of the differences by seed.")
+    if not summary.has_equal_seeds:
+        sentences.append(
+            "Rows have different seeds, so their means are not over the same seeds; the "
+            "differences are over the seeds that both rows have."
+        )
     if missing := summary.missing:
         names = [f"{row} seed {seed}" for row, seed in missing[:4]]
         more = f" and {len(missing) - 4} more" if len(missing) > 4 else ""

@@ -52,7 +52,7 @@ def draw_table(summary: TableSummary) -> Figure:
         for quantity, title in summary.quantities.plotted
         if any(row.estimate(quantity) for row in summary.rows)
     ]
-    names = max(len(row.label) for row in summary.rows) * _CHARACTER_INCH
+    names = max(map(len, _labels(summary))) * _CHARACTER_INCH
     size_inch = (
         names + 0.6 + _WIDTH_INCH * max(len(panels), 1),
         1.45 + _ROW_INCH * len(summary.rows),
@@ -76,6 +76,13 @@ def _subtitle(summary: TableSummary) -> str:
     return f"{', '.join(parts)}; dashed: {summary.row(summary.table.reference).label}"
 
 
+def _labels(summary: TableSummary) -> list[str]:
+    """Labels of the rows, with their seeds if these differ and means are not over the same ones."""
+    if summary.has_equal_seeds:
+        return [row.label for row in summary.rows]
+    return [f"{row.label} (seeds {row.seeds or 'none'})" for row in summary.rows]
+
+
 def _draw_panel(axes: Axes, summary: TableSummary, quantity: Quantity) -> None:
     reference = summary.row(summary.table.reference).estimate(quantity)
     if reference is not None:
@@ -96,7 +103,7 @@ def _draw_panel(axes: Axes, summary: TableSummary, quantity: Quantity) -> None:
             ha="center", va="bottom", color=TEXT, fontsize=8.5, zorder=4,
             bbox=WHITE_BOX,
         )  # fmt: skip
-    axes.set_yticks(range(len(summary.rows)), [row.label for row in summary.rows])
+    axes.set_yticks(range(len(summary.rows)), _labels(summary))
     axes.set_ylim(len(summary.rows) - 0.45, -0.65)
     axes.margins(x=0.12)
     style_axes(axes, grid="x")

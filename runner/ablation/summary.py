@@ -38,6 +38,11 @@ class Row:
     runs: Mapping[int, FinishedRun]
     published: Published | None = None
 
+    @property
+    def seeds(self) -> str:
+        """Finished seeds, such as `0,1,2`."""
+        return ",".join(map(str, self.runs))
+
     def values(self, quantity: Quantity) -> dict[int, float | None]:
         """Value of each run by seed; None if a run does not have it."""
         return {seed: value_of(run, quantity) for seed, run in self.runs.items()}
@@ -121,6 +126,11 @@ class TableSummary:
     def runs(self) -> list[tuple[Key, FinishedRun]]:
         """All finished runs with row and seed."""
         return [((row.name, seed), run) for row in self.rows for seed, run in row.runs.items()]
+
+    @property
+    def has_equal_seeds(self) -> bool:
+        """Whether all rows with finished runs have the same seeds."""
+        return len({row.seeds for row in self.rows if row.runs}) < 2
 
     @property
     def missing(self) -> list[Key]:

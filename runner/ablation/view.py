@@ -27,7 +27,7 @@ _COSTS = (
     "num_fusion_parameters", "fusion_flops", "image_flops", "fusion_ms", "image_ms", "memory_bytes",
 )  # fmt: skip
 _ROW = Column("row", "", align="left", wrap=True, min_width=12)
-_SEEDS = Column("seeds")
+_SEEDS = Column("seeds", wrap=True, min_width=5)
 _NARROW_HEADINGS = {"trained parameters": "trained", "images/s": "images\n/s"}
 
 
@@ -42,7 +42,7 @@ def console_table(summary: TableSummary) -> Table:
     rows = [
         (
             row.label,
-            len(row.runs),
+            row.seeds,
             *(_stacked([row.estimate(each) for each in scores]) for scores in quantities.groups),
             *(_cost(row.estimate(each), each) for each in quantities.costs),
         )
@@ -58,7 +58,7 @@ def full_table(summary: TableSummary) -> Table:
     rows = [
         (
             row.label,
-            len(row.runs),
+            row.seeds,
             *(format_estimate(row.estimate(each)) for each in quantities.scores),
             *(_cost(row.estimate(each), each) for each in quantities.costs),
         )

@@ -26,6 +26,7 @@ from rich.console import Console
 from runner import lifelong
 from runner.ablation.cells import plan_cells, read_cells, table_folder
 from runner.ablation.mlflow import send_table
+from runner.ablation.plot import draw_table
 from runner.ablation.quantities import OF_DOMAINS, value_of
 from runner.ablation.summary import TableSummary, summarise
 from runner.ablation.table_file import load_table, table_names
@@ -315,7 +316,7 @@ def test_output_and_files(finished: tuple[Path, str]) -> None:
     with Image.open(folder / "table.png") as picture:
         assert picture.width > 800
     page = (folder / "table.md").read_text()
-    assert "| half and half | 2 |" in page
+    assert "| half and half | 0,1 |" in page
     assert "Published: a paper." in page
     assert str(storage) not in page
 
@@ -463,6 +464,10 @@ def test_missing_seeds_are_excluded_from_differences(
     assert pair.estimate.deviation is None
     text = to_markdown(partial)
     assert "Not finished: plain seed 0." in text
+    assert "Rows have different seeds" in text
+    assert "Rows have different seeds" not in to_markdown(summary)
+    labels = [each.get_text() for each in draw_table(partial).axes[0].get_yticklabels()]
+    assert [label.rpartition("(")[2] for label in labels] == ["seeds 1)", "seeds 0,1)"]
 
 
 def test_published_numbers_are_shown(finished: tuple[Path, str], tiny_arguments: Arguments) -> None:
