@@ -136,7 +136,7 @@ def _check_gpus(config: RunConfig) -> None:
     num_needed = max(1, cluster.num_workers)
     if cluster.use_gpu and not is_elsewhere and torch.cuda.device_count() < num_needed:
         raise ValueError(
-            f"cluster.use_gpu: expected at least {num_needed} CUDA devices, one per worker, got "
+            f"cluster.use_gpu: expected a CUDA device for each worker, at least {num_needed}, got "
             f"{torch.cuda.device_count()}; set cluster.use_gpu=false"
             + (", or lower cluster.num_workers" if cluster.num_workers > 1 else "")
         )

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
@@ -209,3 +210,13 @@ class Batch:
     camera_ids: Tensor
     views: Mapping[str, Tensor]
     replay: Batch | None = None
+
+    def to(self, device: torch.device) -> Batch:
+        """Copy all tensors to a device."""
+        return Batch(
+            self.indices.to(device),
+            self.person_ids.to(device),
+            self.camera_ids.to(device),
+            {name: view.to(device) for name, view in self.views.items()},
+            None if self.replay is None else self.replay.to(device),
+        )

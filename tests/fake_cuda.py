@@ -111,7 +111,11 @@ def fake_cuda() -> Iterator[FakeCudaMode]:
         with (
             mock.patch("torch.cuda._lazy_init"),
             mock.patch("torch.cuda.is_available", return_value=True),
+            mock.patch("torch.cuda.device_count", return_value=1),
             mock.patch("torch.cuda.manual_seed_all"),
+            # Pinned memory needs a driver; other threads allocate it outside the mode.
+            mock.patch("torch.empty", _unpinned_empty),
+            mock.patch("torch.Tensor.pin_memory", lambda tensor: tensor),
             mock.patch("torch.cuda.is_current_stream_capturing", return_value=False),
             FakeCudaMode() as mode,
         ):
@@ -120,6 +124,14 @@ def fake_cuda() -> Iterator[FakeCudaMode]:
         torch.backends.cudnn.enabled = cudnn
         torch._C._set_only_lift_cpu_tensors(only_lift)
         torch.__future__.set_overwrite_module_params_on_conversion(overwrite)
+
+
+_empty = torch.empty
+
+
+def _unpinned_empty(*size: Any, pin_memory: bool = False, **options: Any) -> Tensor:
+    del pin_memory
+    return _empty(*size, **options)
 
 
 def _tensors(values: Any) -> tuple[list[FakeCudaTensor], list[Tensor]]:

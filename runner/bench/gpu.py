@@ -39,7 +39,6 @@ from tasks.loading.transforms import (
     view_pixels,
 )
 from tasks.retrieval.ranking import evaluate_ranking
-from tasks.schema import Batch
 
 IMAGES_PER_PERSON = 4
 NUM_WARMUP = 3
@@ -151,7 +150,7 @@ def _build_step(
     set_learning_rate(optimizer, stage.optimizer.lr)
     if compiled:
         learner.network.image.compile()
-    batch = _on_device(random_batch(second, sizes.image_height, generator), device)
+    batch = random_batch(second, sizes.image_height, generator).to(device)
 
     def step() -> None:
         with autocast(precision, device):
@@ -161,15 +160,6 @@ def _build_step(
         optimizer.step()
 
     return step
-
-
-def _on_device(batch: Batch, device: torch.device) -> Batch:
-    return Batch(
-        batch.indices.to(device),
-        batch.person_ids.to(device),
-        batch.camera_ids.to(device),
-        {name: view.to(device) for name, view in batch.views.items()},
-    )
 
 
 def has_open_clip() -> bool:

@@ -155,7 +155,7 @@ def test_missing_gpus_leave_no_run_behind(
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     errors = refused("cluster.use_gpu=true", f"cluster.num_workers={num_workers}")
     assert errors.count("CUDA") == 1
-    assert f"at least {max(1, num_workers)} CUDA devices" in errors
+    assert f"a CUDA device for each worker, at least {max(1, num_workers)}" in errors
     assert not (tmp_path / "runs").exists()
 
 

@@ -248,8 +248,10 @@ def test_nothing_else_unpickles_or_executes_files():
     )
     files = [path for name in ("models", "runner", "tasks") for path in (ROOT / name).rglob("*.py")]
     sources = {path: path.read_text(encoding="utf-8") for path in files}
-    # The command in a message of torchscript.py is a text.
-    assert [path.name for path, text in sources.items() if calls.search(text)] == ["torchscript.py"]
+    # The command in a message of torchscript.py is a text; script_graph.py is used to check a file
+    # directly after it is written.
+    found = {path.name for path, text in sources.items() if calls.search(text)}
+    assert found == {"script_graph.py", "torchscript.py"}
     for path, text in sources.items():
         for call in re.findall(r"torch\.load\(.*", text):
             assert "weights_only=True" in call, path

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from models.learner import LearnerState
-from runner.training.batching import to_device
 from tests.fake_cuda import DEVICE, FakeCudaTensor, fake_cuda
 from tests.models.conftest import Trainer
 from tests.models.learner_cases import CASES, LEARNING
@@ -19,7 +18,7 @@ class CudaTrainer(Trainer):
     """A trainer whose batches and images are on `DEVICE`, as the training loop places them."""
 
     def batch(self, stage, number):
-        return to_device(super().batch(stage, number), DEVICE)
+        return super().batch(stage, number).to(DEVICE)
 
     def probe(self, encode):
         images, self.images = self.images, self.images.to(DEVICE)
@@ -86,7 +85,7 @@ def near(first, second):
     return torch.allclose(first, second, rtol=1e-3, atol=1e-4)
 
 
-LAST_STAGE_WAITS = {"bdam": 2}
+LAST_STAGE_WAITS = {"bdam": 1}
 """Waits per step of the last stage: bdam cuts its captions to the longest of the batch."""
 
 

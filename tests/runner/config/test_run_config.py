@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runner.config.hashed_fields import in_hash
 from runner.config.run_config import (
     PRESETS,
     ConfigError,
@@ -234,7 +235,7 @@ NUMBERS = {
     for key, value in flatten(DEMO).items()
     if isinstance(value, (int, float))
     and not isinstance(value, bool)
-    and key.split(".")[0] not in ("cluster", "tracking", "storage", "run", "checkpoints")
+    and in_hash(key)
     # Disabled sections.
     and not key.startswith(("learner.gradnorm.", "benchmark.style_options."))
 }

@@ -16,9 +16,9 @@ from runner.commands import sweep
 from runner.config.run_config import RunConfig, load_config
 from runner.experiment import read_benchmark
 from runner.sweep.objectives import parse_objectives
-from runner.sweep.optuna_searcher import check_sampler
 from runner.sweep.plan import SweepPlan, check_objectives, make_plan
 from runner.sweep.resources import Allocation, allocate
+from runner.sweep.samplers import check_sampler
 from runner.sweep.settings import SPACE_FILE, write_settings
 from tasks.schema import Split
 

@@ -262,8 +262,8 @@ def fail_within_each_epoch(patch: pytest.MonkeyPatch) -> None:
     """Fails once in the second iteration of each epoch."""
     add, died = StepLogger.add, set[tuple[str, str, int]]()
 
-    def add_or_die(self: StepLogger, iteration: int, result: Any, learning_rate: float) -> None:
-        add(self, iteration, result, learning_rate)
+    def add_or_die(self: StepLogger, iteration: int, *arguments: Any) -> None:
+        add(self, iteration, *arguments)
         epoch = (self.position["domain"], self.position["stage"], self.position["epoch"])
         if len(self.steps) == 2 and epoch not in died:
             died.add(epoch)
