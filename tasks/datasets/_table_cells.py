@@ -195,8 +195,8 @@ def _delimiter(header: str) -> str:
     """Return the separator that finds most known columns in a header; a comma if none does."""
 
     def num_known(delimiter: str) -> int:
-        names = next(csv.reader([header], delimiter=delimiter))
-        return sum(bool(_standard_name(name)) for name in names)
+        names = header.split(delimiter)
+        return sum(bool(_standard_name(name.strip().strip('"'))) for name in names)
 
     return max(_DELIMITERS, key=num_known)
 

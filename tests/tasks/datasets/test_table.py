@@ -240,6 +240,13 @@ def test_domains_are_learned_in_the_order_of_the_file(tmp_path: Path) -> None:
     assert [domain.name for domain in benchmark.domains] == ["street", "mall", "shop"]
 
 
+def test_line_ends_of_old_macs_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "shop.csv"
+    file.write_bytes(b"image_path,person_id,camera_id,split\ra.png,1,1,train\r")
+    with pytest.raises(TableError, match=r"shop\.csv"):
+        seen_and_unseen(config_for(file))
+
+
 def test_unknown_domain(tmp_path: Path) -> None:
     file = shop(tmp_path, with_domains("shop", "mall"))
     with pytest.raises(TableError, match=r"no domain 'shp'; did you mean shop\?; .*has shop, mall"):
