@@ -53,7 +53,6 @@ class Kill:
         num_starts: commands until success.
         recovery_s: seconds from the kill to the next new iteration, or to the end if it was the
             last one.
-        outcome: results of the run.
         problems: differences from the unbroken run; empty if there are none.
     """
 
@@ -61,22 +60,18 @@ class Kill:
     was_alive: bool
     num_starts: int
     recovery_s: float
-    outcome: Outcome
     problems: Sequence[str]
 
 
 def measure(workbench: Workbench) -> BenchResult:
     """Kills `workbench.repeats` runs, the targets in turn; moments are drawn from a fixed seed."""
-    reference, duration_s = _unbroken(workbench, 0), dict[int, float]()
-    for workers in (0, 1):
-        start_s = time.monotonic()
-        _unbroken(workbench, workers)
-        duration_s[workers] = time.monotonic() - start_s
+    unbroken = [workbench.run("vladr", f"cluster.num_workers={workers}") for workers in (0, 1)]
+    reference = outcome_of(unbroken[0].results, Iterations.of(unbroken[0].events))
     generator = random.Random(0)
     kills = list[Kill]()
     for number in range(workbench.repeats):
         target = list(TARGETS)[number % len(TARGETS)]
-        limit_s = duration_s[int(target != IN_PROCESS)]
+        limit_s = unbroken[int(target != IN_PROCESS)].wall_s
         kills.append(
             _kill(workbench, number, target, generator.uniform(0, 0.9 * limit_s), reference)
         )
@@ -102,11 +97,6 @@ def _result(kills: Sequence[Kill]) -> BenchResult:
             name = target.replace(", ", "_").replace(" ", "_").replace("-", "_")
             measurements.append(Measurement(f"chaos.recovery.{name}", "s", seconds))
     return BenchResult(tuple(measurements))
-
-
-def _unbroken(workbench: Workbench, workers: int) -> Outcome:
-    trace = workbench.run("vladr", f"cluster.num_workers={workers}")
-    return outcome_of(trace.results, Iterations.of(trace.events))
 
 
 def _kill(
@@ -144,9 +134,7 @@ def _kill(
     if process.returncode != 0:
         text = log.read_text(errors="replace")[-500:]
         problems = (f"status {process.returncode} after {num_starts} starts: {text}",)
-        return Kill(
-            target, was_alive, num_starts, recovery_s, Outcome("", Iterations({})), problems
-        )
+        return Kill(target, was_alive, num_starts, recovery_s, problems)
     # A run in one process is not tracked before this command.
     subprocess.run(
         [sys.executable, str(ENTRY), "sync", str(folder)], check=True, capture_output=True
@@ -155,7 +143,7 @@ def _kill(
     events = read_events(folder / "events.jsonl").events
     outcome = outcome_of(results, Iterations.of(events))
     problems = [*deviations(reference, outcome), *tracked_steps(database, outcome)]
-    return Kill(target, was_alive, num_starts, recovery_s, outcome, problems)
+    return Kill(target, was_alive, num_starts, recovery_s, problems)
 
 
 def _start(command: Sequence[str], log: Path) -> psutil.Popen:

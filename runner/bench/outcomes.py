@@ -1,4 +1,4 @@
-"""What a run computed, for comparison with another run of the same configuration."""
+"""Outcome of a run, for comparison with another run of the same configuration."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from runner import experiment
+from runner.bench.outcomes import RESULTS
 from runner.config.run_config import RunConfig, load_config
 from runner.tracking.event_log import read_events
 
@@ -96,11 +97,7 @@ def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def numbers_of() -> Callable[[Mapping[str, Any]], dict[str, Any]]:
     """Selects the entries of results.json that must be bit-equal between equivalent runs."""
-    names = (
-        *("domains", "scores", "validation", "summary", "validation_summary", "num_iterations"),
-        *("memory_version", "memory_versions"),
-    )
-    return lambda results: {name: results[name] for name in names}
+    return lambda results: {name: results[name] for name in RESULTS}
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from models.learner import Learner, Probe, Stage, StepResult
@@ -20,6 +19,7 @@ from runner.config.json_files import read_object
 from runner.config.run_config import load_config
 from runner.results.run_folder import RunStorage
 from runner.results.run_lookup import find_run
+from runner.training.device import compute_device
 from runner.training.model_selection import Which
 from tasks.loading.transforms import TransformConfig, denormalise
 from tasks.schema import Batch, Domain
@@ -95,13 +95,9 @@ class GraphLearner(Learner):
         return self._graphs["image"]({"images": self._pixels(images), "tokens": tokens})
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """Embed N texts as L2-normalised [N, D].
-
-        Raises:
-            NotImplementedError: the model has no text graph.
-        """
+        """Embed N texts as L2-normalised [N, D]; see `Learner.embed_texts`."""
         if not self.embeds_texts:
-            raise NotImplementedError("the exported model does not embed texts")
+            return super().embed_texts(texts)
         return self._graphs["text"]({"tokens": self._tokens(texts)})
 
     def begin_domain(self, domain: Domain, probe: Probe) -> None:
@@ -174,7 +170,7 @@ def load_export(folder: Path, *, use_gpu: bool = False, trusted: bool = False) -
             f"--gpu: expected a model exported to safetensors, got {kind}, whose graph runs on the "
             "CPU here; omit --gpu"
         )
-    device = torch.device("cuda" if use_gpu else "cpu")
+    device = compute_device(use_gpu, "--gpu")
     if kind == "safetensors":
         learner = read_weights(config, folder / WEIGHTS_FILE)
     else:

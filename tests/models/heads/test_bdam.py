@@ -6,24 +6,12 @@ from pydantic import ValidationError
 from torch.nn import functional
 
 from models.heads.bdam import Bdam, BdamConfig
+from tests.models.heads.random_modules import draw, scrambled
 
 
 def build(seed=0, **values):
     sizes = {"dim": 8, "num_layers": 2, "num_heads": 2, "mlp_ratio": 2.0} | values
     return Bdam(BdamConfig(**sizes), 6, torch.Generator().manual_seed(seed)).eval()
-
-
-def draw(*shape, seed=1):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def scrambled(module):
-    """Every parameter away from the ones and zeros it begins with."""
-    generator = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
-    return module
 
 
 def norm(layer, row):

@@ -5,6 +5,7 @@ import torch
 from pydantic import ValidationError
 
 from models.heads.fusion import Fusion, FusionConfig, Modality
+from tests.models.heads.random_modules import draw, scrambled
 
 MIXERS = ["mamba", "transformer", "simple"]
 
@@ -13,19 +14,6 @@ def build(seed=0, **values):
     sizes = {"dim": 8, "state_size": 3, "num_heads": 2, "mlp_ratio": 2.0, "dropout": 0.0}
     config = FusionConfig(**(sizes | values))
     return Fusion(config, 6, 5, 7, torch.Generator().manual_seed(seed)).eval()
-
-
-def scrambled(module):
-    """Every parameter away from the ones and zeros it begins with."""
-    generator = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
-    return module
-
-
-def draw(*shape, seed=1):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def pair(num=3, num_image_tokens=4, num_text_tokens=3, mask=None):

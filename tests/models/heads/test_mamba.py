@@ -14,19 +14,7 @@ from torch.nn import functional
 
 from models.heads.mamba import MambaBlock, MambaStack, choose_kernel
 from tests.fake_cuda import DEVICE, fake_cuda
-
-
-def scrambled(module):
-    """Move every parameter away from the ones and zeros it begins with."""
-    generator = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
-    return module
-
-
-def draw(*shape, seed=1):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+from tests.models.heads.random_modules import draw, scrambled
 
 
 def stack(num_layers=1, width=6, dropout=0.0, block="auto"):
